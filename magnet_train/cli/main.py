@@ -1,0 +1,95 @@
+"""Find the command that was asked for and run it.
+
+Nothing heavy is imported here: `magnet-train --help` answers at once, and each command imports torch and
+friends only when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from magnet_train import __version__
+from magnet_train.errors import UserError
+
+# A command stands here once it is built. Those of LightningCLI share one module.
+COMMANDS = {
+    "quickstart": "watch the whole chain learn on two CPU cores, offline, in minutes",
+    "tokenize": "turn a folder of captioned audio into token shards",
+    "verify": "check every byte and token of a folder of shards",
+    "inspect": "show what is in shards, a checkpoint or an exported model",
+    "fit": "train a model",
+    "validate": "measure a checkpoint on validation data",
+    "test": "measure a checkpoint on test data",
+    "predict": "generate one clip for each caption of the data",
+    "generate": "make audio from text with a trained model",
+    "export": "write a self-contained model folder from a checkpoint",
+}
+LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
+
+USAGE_ERROR = 2
+FAILURE = 1
+INTERRUPTED = 130  # what a shell reports for Ctrl-C
+
+
+def _overview() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="magnet-train",
+        usage="magnet-train COMMAND [options]",
+        description="Train masked audio-token models (MAGNeT): audio in, audio that obeys its caption out.",
+        epilog=f"commands:\n{listing}\n\n`magnet-train COMMAND --help` lists the options of one, with their units.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"magnet-train {__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
+    return parser
+
+
+def _run_command(name: str, arguments: Sequence[str]) -> None:
+    if name in LIGHTNING_COMMANDS:
+        module = importlib.import_module("magnet_train.cli.lightning")
+        module.run([name, *arguments])
+        return
+    module = importlib.import_module(f"magnet_train.cli.{name}")
+    parser = argparse.ArgumentParser(prog=f"magnet-train {name}", description=module.__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    module.add_arguments(parser)
+    module.run(parser.parse_args(arguments))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The words after `magnet-train`; those of this process when None.
+
+    Returns:
+        0 on success, 1 after an error that the user can mend (told in one sentence on stderr), 130 when
+        interrupted. Wrong usage leaves through `SystemExit(2)`, as argparse has it.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        _overview().print_help(sys.stderr)
+        return USAGE_ERROR
+    command = _overview().parse_args(arguments[:1]).command
+    try:
+        _run_command(command, arguments[1:])
+    except UserError as error:
+        print(f"magnet-train: error: {error}", file=sys.stderr)
+        return FAILURE
+    except KeyboardInterrupt:
+        print("magnet-train: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `magnet-train inspect ... | head` is not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())

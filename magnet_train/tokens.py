@@ -1,0 +1,95 @@
+"""What tokens are and who made them.
+
+Shapes: tokens int64 [B, K, T] with B clips, K = n_q codebooks (coarse to fine), T frames. Ids 0..card-1 are
+codes, `card` itself is the mask id. `valid` bool [B, T] is True where a clip has audio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from magnet_train.errors import UserError
+
+
+@dataclass(frozen=True)
+class CodecInfo:
+    """Identify a codec and the shape of its tokens.
+
+    Args:
+        id: What `load_codec` takes: a hub id, a packaged name or a folder.
+        sha256: Hash of the weights in hexadecimal; two codecs with different hashes make different tokens.
+        sample_rate: Audio samples per second (Hz).
+        channels: Audio channels, 1 or 2.
+        frame_rate: Token frames per second (Hz).
+        n_q: Number of codebooks, K.
+        card: Entries in each codebook.
+    """
+
+    id: str
+    sha256: str
+    sample_rate: int
+    channels: int
+    frame_rate: float
+    n_q: int
+    card: int
+
+    @property
+    def mask_id(self) -> int:
+        """The id that stands for "not known yet"; one past the last code."""
+        return self.card
+
+    def frames(self, seconds: float) -> int:
+        """Return how many whole token frames cover `seconds` of audio (at least 0)."""
+        return max(0, round(seconds * self.frame_rate))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON primitives that `from_dict` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], where: str = "codec record") -> CodecInfo:
+        """Read the record that `to_dict` made.
+
+        Args:
+            record: The fields by name; others are ignored, so that later versions can add some.
+            where: File or key named in errors.
+
+        Raises:
+            UserError: A field is missing or is not a number where one is needed.
+        """
+        missing = [field.name for field in fields(cls) if field.name not in record]
+        if missing:
+            raise UserError(f"{where} lacks {', '.join(missing)}; write it again with this version's tokenize or export.")
+        try:
+            return cls(
+                id=str(record["id"]),
+                sha256=str(record["sha256"]),
+                sample_rate=int(record["sample_rate"]),
+                channels=int(record["channels"]),
+                frame_rate=float(record["frame_rate"]),
+                n_q=int(record["n_q"]),
+                card=int(record["card"]),
+            )
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where} has a field that is not a number ({error}); write it again.") from error
+
+    def require_same_tokens(self, other: CodecInfo, mine: str, theirs: str) -> None:
+        """Refuse two codecs whose tokens do not mean the same.
+
+        Args:
+            other: The codec to compare with.
+            mine: Who uses this codec, for the message ("the model").
+            theirs: Who uses the other ("shards/").
+
+        Raises:
+            UserError: The number or size of the codebooks, the frame rate or the weights differ.
+        """
+        for name in ("n_q", "card", "frame_rate", "sha256"):
+            a, b = getattr(self, name), getattr(other, name)
+            if a != b and not (name == "sha256" and not (a and b)):  # an unknown hash proves nothing
+                raise UserError(
+                    f"{mine} speaks the tokens of codec {self.id} ({name} {a}) but {theirs} holds those of "
+                    f"{other.id} ({name} {b}); tokenize the audio again with --codec {self.id}."
+                )
