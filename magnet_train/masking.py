@@ -1,0 +1,198 @@
+"""Decide what is masked: the cosine schedule, span masks, and who may look at whom.
+
+Training and decoding share the schedule. Masks are bool and True where masked. Shapes: B clips, K codebooks,
+T frames, L = span_len frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def mask_rate(progress: Tensor) -> Tensor:
+    """Give the share of a codebook that is masked after `progress` of the way.
+
+    Args:
+        progress: Float tensor of any shape, 0 (nothing known yet) to 1 (all known). In training a uniform
+            draw for each clip; in decoding the step's place among the steps.
+
+    Returns:
+        cos(pi/2 * progress), same shape: 1 down to 0.
+
+    Source: arXiv 2401.04577, eq. 3.
+    """
+    return torch.cos(progress * (math.pi * 0.5))
+
+
+@lru_cache(maxsize=64)
+def span_count_table(num_frames: int, span_len: int) -> tuple[int, ...]:
+    """Give how many span starts make the wanted mean mask rate, for 0, 1, ..., 100 %.
+
+    Spans overlap, so u starts mask fewer than u * L frames: on average 1 - C(T-L, u) / C(T, u) of them.
+    The table holds the smallest u that reaches each percentage.
+
+    Args:
+        num_frames: T, frames in a clip; at least `span_len`.
+        span_len: L, frames in a span; at least 1.
+
+    Returns:
+        101 counts, in 0..T-L+1.
+
+    Raises:
+        ValueError: The clip is shorter than a span.
+
+    Source: arXiv 2401.04577, appendix C.
+    """
+    if not 1 <= span_len <= num_frames:
+        raise ValueError(f"span_len {span_len} must lie in 1..{num_frames}, the number of frames.")
+    # C(T-L, u) / C(T, u) as a running product: the binomials themselves overflow.
+    rates = [0.0]
+    kept = 1.0
+    for taken in range(num_frames - span_len + 1):
+        kept *= (num_frames - span_len - taken) / (num_frames - taken)
+        rates.append(1.0 - kept)
+    wanted = torch.arange(101, dtype=torch.float64) / 100.0
+    table = torch.searchsorted(torch.tensor(rates, dtype=torch.float64), wanted, right=False)
+    return tuple(table.tolist())
+
+
+def spans_from_starts(starts: Tensor, span_len: int) -> Tensor:
+    """Mask `span_len` frames from each start on; spans are cut at the end of the clip.
+
+    Args:
+        starts: bool [..., T].
+        span_len: L, frames.
+
+    Returns:
+        bool [..., T].
+    """
+    mask = starts.clone()
+    for shift in range(1, min(span_len, starts.shape[-1])):
+        mask[..., shift:] |= starts[..., :-shift]
+    return mask
+
+
+def span_mask(rate: Tensor, order: Tensor, span_len: int, table_frames: int | None = None) -> Tensor:
+    """Draw the training mask of one codebook for each clip.
+
+    Args:
+        rate: float [B], wanted mask rate in 0..1.
+        order: [B, T], any numbers without ties; the frames with the smallest ones start a span. Uniform
+            noise makes the starts uniform.
+        span_len: L, frames; 1 masks single frames, exactly round(T * rate) of them.
+        table_frames: T of the count table when it is not that of the batch (the reference takes the
+            configured segment's).
+
+    Returns:
+        bool [B, T]; at least one span in each row.
+
+    Source: arXiv 2401.04577, section 3.1 and appendix C.
+    """
+    num_frames = order.shape[-1]
+    if span_len <= 1:
+        count = torch.round(num_frames * rate).long()
+    else:
+        table = span_count_table(table_frames or num_frames, span_len)
+        percent = torch.round(rate * 100).long()
+        count = torch.tensor(table, device=rate.device)[percent]
+    rank = order.argsort(dim=-1).argsort(dim=-1)
+    starts = rank < count.clamp(min=1)[:, None]
+    return spans_from_starts(starts, max(span_len, 1))
+
+
+def mask_for_stage(tokens: Tensor, mask: Tensor, stage: int, mask_id: int) -> Tensor:
+    """Hide what the model must not see while it learns or fills codebook `stage`.
+
+    Codebooks below the stage stay visible, the stage's own is hidden where `mask` says so, and those above
+    it are hidden everywhere.
+
+    Args:
+        tokens: int64 [B, K, T].
+        mask: bool [B, T].
+        stage: k, 0..K-1.
+        mask_id: The id to put there.
+
+    Returns:
+        int64 [B, K, T], a new tensor.
+
+    Source: arXiv 2401.04577, section 3.1.
+    """
+    hidden = torch.zeros_like(tokens, dtype=torch.bool)
+    hidden[:, stage] = mask
+    hidden[:, stage + 1 :] = True
+    return tokens.masked_fill(hidden, mask_id)
+
+
+def context_mask(num_frames: int, context: int, device: torch.device | str = "cpu") -> Tensor:
+    """Say which frames each frame may attend to under the restricted context.
+
+    Args:
+        num_frames: T.
+        context: Frames on each side; the frame itself comes on top.
+        device: Where to put the mask.
+
+    Returns:
+        bool [T, T], True where attention is allowed (SDPA's convention).
+
+    Source: arXiv 2401.04577, section 3.2.
+    """
+    frames = torch.arange(num_frames, device=device)
+    return (frames[:, None] - frames[None, :]).abs() <= context
+
+
+def least_probable_spans(scores: Tensor, span_len: int, num_masked: int) -> Tensor:
+    """Choose overlapping spans, least probable first, until about `num_masked` frames are masked.
+
+    How many spans that takes depends on how they overlap, so the number is found by bisection. As in the
+    reference the last mask tried is the answer, which is not always the closest one.
+
+    Args:
+        scores: float [T]; high = improbable.
+        span_len: L, frames, at most T.
+        num_masked: Wanted number of masked frames; raised to L if smaller.
+
+    Returns:
+        bool [T].
+    """
+    span_scores = scores.unfold(0, span_len, 1).sum(dim=-1)
+    worst_first = span_scores.argsort(descending=True)
+    num_masked = max(num_masked, span_len)
+    low, high = num_masked // span_len, num_masked - span_len + 1
+
+    def mask_of(num_spans: int) -> Tensor:
+        starts = torch.zeros_like(scores, dtype=torch.bool)
+        starts[worst_first[:num_spans]] = True
+        return spans_from_starts(starts, span_len)
+
+    middle = round(0.5 * (low + high))
+    mask = mask_of(middle)
+    while low < middle < high:
+        mask = mask_of(middle)
+        if int(mask.sum()) > num_masked:
+            high = middle
+        else:
+            low = middle
+        middle = round(0.5 * (low + high))
+    return mask
+
+
+def draw_stage(seed: int, step: int, stage_weights: Sequence[float]) -> int:
+    """Draw the codebook that a training step is about: the same on every rank, and again after a resume.
+
+    Args:
+        seed: Of the run.
+        step: Optimizer step, from 0.
+        stage_weights: K relative probabilities; equal ones are the paper's choice.
+
+    Returns:
+        The stage, 0..K-1.
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) & 0x7FFF_FFFF_FFFF_FFFF)
+    # A fresh Mersenne Twister's first number is correlated between neighbouring seeds; the later ones are not.
+    torch.rand(8, generator=generator)
+    return int(torch.multinomial(torch.tensor(stage_weights, dtype=torch.float64), 1, generator=generator))

@@ -1,0 +1,218 @@
+"""The MAGNeT transformer, top to bottom: attention, layer, model.
+
+Shapes: B clips, K codebooks, T frames, S text positions, D = dim, H heads.
+
+Sources: arXiv 2401.04577 (MAGNeT), section 3; arXiv 2306.05284 (MusicGen), whose layer it shares.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magnet_train.masking import context_mask
+
+POSITION_PERIOD = 10_000
+FEED_FORWARD_SCALE = 4
+NORM_EPS = 1e-5
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases; q comes from one sequence, k and v from another or the same."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(dim, dim, bias=False)
+        self.k_proj = nn.Linear(dim, dim, bias=False)
+        self.v_proj = nn.Linear(dim, dim, bias=False)
+        self.out_proj = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor, memory: Tensor, allowed: Tensor | None) -> Tensor:
+        q = self._split_heads(self.q_proj(x))  # [B, H, T, D/H]
+        k = self._split_heads(self.k_proj(memory))  # [B, H, S, D/H]
+        v = self._split_heads(self.v_proj(memory))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # [B, T, D]
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """Pre-norm layer: self-attention, cross-attention to the text, feed-forward."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm_self = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.self_attention = Attention(dim, num_heads)
+        self.norm_cross = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.cross_attention = Attention(dim, num_heads)
+        self.norm_feed_forward = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.linear_in = nn.Linear(dim, FEED_FORWARD_SCALE * dim, bias=False)
+        self.linear_out = nn.Linear(FEED_FORWARD_SCALE * dim, dim, bias=False)
+
+    def forward(self, x: Tensor, near: Tensor | None, memory: Tensor | None, readable: Tensor | None) -> Tensor:
+        h = self.norm_self(x)
+        x = x + self.self_attention(h, h, near)
+        if memory is not None:  # the null condition adds exactly zero: values are zero and nothing has a bias
+            x = x + self.cross_attention(self.norm_cross(x), memory, readable)
+        return x + self.linear_out(F.gelu(self.linear_in(self.norm_feed_forward(x))))  # type: ignore[no-any-return]
+
+
+class MagnetTransformer(nn.Module):
+    """Predict the tokens of one codebook from all that is visible, in both directions, given a text.
+
+    Args:
+        n_q: K, number of codebooks.
+        card: Entries in each codebook; `card` itself is the mask id.
+        dim: Width of the model; even.
+        num_heads: Attention heads; divides `dim`.
+        num_layers: Transformer layers.
+        text_dim: Width of the text encoder's states.
+        span_len: Frames in a masked span that the model is trained for (3 frames are 60 ms at 50 Hz).
+        subcodes_context: Frames each side that codebooks above the first attend to; -1 for all.
+        text_key_mask: Hide the padding behind a text, so that a clip does not depend on the other texts of
+            its batch. False keeps padding as keys with zero value, as the released weights were trained.
+
+    Raises:
+        ValueError: Sizes that do not fit together.
+
+    Source: arXiv 2401.04577, section 3.
+    """
+
+    def __init__(
+        self,
+        n_q: int,
+        card: int,
+        dim: int = 1024,
+        num_heads: int = 16,
+        num_layers: int = 24,
+        text_dim: int = 768,
+        span_len: int = 3,
+        subcodes_context: int = 5,
+        text_key_mask: bool = True,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads or dim % 2 or dim < 4:
+            raise ValueError(f"dim {dim} must be even, at least 4 and a multiple of num_heads {num_heads}.")
+        if span_len < 1 or subcodes_context < -1:
+            raise ValueError(f"span_len {span_len} must be >= 1 and subcodes_context {subcodes_context} >= -1.")
+        self.n_q, self.card, self.dim = n_q, card, dim
+        self.span_len, self.subcodes_context, self.text_key_mask = span_len, subcodes_context, text_key_mask
+        self.config: dict[str, Any] = {
+            "n_q": n_q,
+            "card": card,
+            "dim": dim,
+            "num_heads": num_heads,
+            "num_layers": num_layers,
+            "text_dim": text_dim,
+            "span_len": span_len,
+            "subcodes_context": subcodes_context,
+            "text_key_mask": text_key_mask,
+        }
+        self.embeddings = nn.ModuleList(nn.Embedding(card + 1, dim) for _ in range(n_q))
+        self.text_proj = nn.Linear(text_dim, dim)
+        self.layers = nn.ModuleList(Layer(dim, num_heads) for _ in range(num_layers))
+        self.out_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        # One parameter for all K heads: the gradient of those that a step does not use is zero, not missing,
+        # which is what the reference's optimizer sees and what DDP needs.
+        self.heads = nn.Parameter(torch.empty(n_q, card, dim))
+        self._init_weights()
+
+    @property
+    def mask_id(self) -> int:
+        """The id that stands for "not known yet"."""
+        return self.card
+
+    def forward(
+        self, tokens: Tensor, stage: int, text: Tensor | None = None, text_mask: Tensor | None = None
+    ) -> Tensor:
+        """Predict codebook `stage` at every frame.
+
+        Args:
+            tokens: int64 [B, K, T], ids 0..card (card = masked).
+            stage: k, 0..K-1.
+            text: float [B, S, text_dim], raw states of the text encoder; None is the null condition.
+            text_mask: bool or int [B, S], true where `text` holds a token; a row without any is the null
+                condition. None: all of `text` counts.
+
+        Returns:
+            float [B, T, card], logits.
+
+        Raises:
+            ValueError: `tokens` or `stage` do not fit the model.
+        """
+        return self.head(self.hidden(tokens, stage, text, text_mask), stage)
+
+    def head(self, hidden: Tensor, stage: int) -> Tensor:
+        """Turn hidden states [..., D] into logits [..., card] of codebook `stage`."""
+        return F.linear(hidden, self.heads[stage])
+
+    def hidden(
+        self, tokens: Tensor, stage: int, text: Tensor | None = None, text_mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute the states [B, T, D] that `head` reads; arguments as in `forward`."""
+        if tokens.dim() != 3 or tokens.shape[1] != self.n_q:
+            raise ValueError(f"tokens of shape {list(tokens.shape)} should be [B, {self.n_q}, T].")
+        if not 0 <= stage < self.n_q:
+            raise ValueError(f"stage {stage} should lie in 0..{self.n_q - 1}.")
+        num_frames = tokens.shape[-1]
+        x: Tensor = sum(emb(tokens[:, k]) for k, emb in enumerate(self.embeddings))  # type: ignore[assignment]
+        x = x + sinusoidal_positions(num_frames, self.dim, x.device).to(x.dtype)  # [B, T, D]
+        restricted = stage > 0 and self.subcodes_context >= 0
+        near = context_mask(num_frames, self.subcodes_context, x.device) if restricted else None
+        memory, readable = self._project_text(text, text_mask)
+        for layer in self.layers:
+            x = layer(x, near, memory, readable)
+        return self.out_norm(x)  # type: ignore[no-any-return]
+
+    def _project_text(self, text: Tensor | None, text_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        if text is None:
+            return None, None
+        memory = self.text_proj(text.to(self.text_proj.weight.dtype))  # [B, S, D]
+        if text_mask is None:
+            return memory, None
+        present = text_mask.to(memory.device, torch.bool)
+        memory = memory * present[..., None].to(memory.dtype)
+        if not self.text_key_mask:
+            return memory, None
+        # A row without text may read everything: its values are all zero, and softmax over no key is NaN.
+        readable = present | ~present.any(dim=-1, keepdim=True)
+        return memory, readable[:, None, None, :]  # [B, 1, 1, S]
+
+    @torch.no_grad()
+    def _init_weights(self) -> None:
+        """Draw truncated Gaussians of std 1/sqrt(fan in), smaller in deeper layers as in the reference."""
+        for emb in self.embeddings:
+            _truncated_normal(emb.weight, self.dim**-0.5)  # type: ignore[arg-type]
+        _truncated_normal(self.heads, self.dim**-0.5)
+        for depth, layer in enumerate(self.layers, start=1):
+            for module in layer.modules():
+                if isinstance(module, nn.Linear):
+                    _truncated_normal(module.weight, (module.in_features * 2 * depth) ** -0.5)
+
+
+def sinusoidal_positions(num_frames: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
+    """Code positions 0..T-1 as cosines, then sines, of dim/2 frequencies from 1 down to 1/10,000.
+
+    Returns:
+        float32 [T, dim].
+    """
+    half = dim // 2
+    frequency = torch.arange(half, device=device, dtype=torch.float32) / (half - 1)
+    position = torch.arange(num_frames, device=device, dtype=torch.float32)[:, None]
+    phase = position / POSITION_PERIOD**frequency
+    return torch.cat([phase.cos(), phase.sin()], dim=-1)
+
+
+def _truncated_normal(weight: Tensor, std: float) -> None:
+    nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
+
+
+def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
+    """Count the numbers in `module`'s parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
