@@ -1,0 +1,33 @@
+"""Token data: shards on disk, the position in a run, and the LightningDataModule that feeds a model.
+
+Bottom to top: `atomic`, `problems`, `npy`, `tar` (bytes); `manifest`, `index` (what stands beside the tars);
+`scan` (every byte of one shard); `writer`, `verify`, `reading` (a folder of shards); `order`, `sampler`
+(which clip when); `dataset`, `tokens`, `position` (Lightning). `audio_files` lists audio with its captions.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+# webdataset reads this when it is imported: no pickles and no `pipe:` commands out of somebody's tar.
+os.environ.setdefault("WDS_SECURE", "1")
+
+if TYPE_CHECKING:
+    from datamodules.position import DataPosition
+    from datamodules.tokens import TokenDataModule
+
+__all__ = ["DataPosition", "TokenDataModule"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the two Lightning classes when they are first asked for; the shards need no Lightning."""
+    if name == "DataPosition":
+        from datamodules.position import DataPosition
+
+        return DataPosition
+    if name == "TokenDataModule":
+        from datamodules.tokens import TokenDataModule
+
+        return TokenDataModule
+    raise AttributeError(f"module 'datamodules' has no attribute {name!r}")

@@ -1,0 +1,28 @@
+"""How bad shards are described: what is wrong, in which shard, at which key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class MalformedError(ValueError):
+    """Bytes that are not what format 1 promises; says what, and leaves where to the caller."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a folder of shards.
+
+    Args:
+        shard: File name within the folder.
+        key: Sample within the shard, or None where the shard as a whole is meant.
+        what: What is wrong, in words.
+    """
+
+    shard: str
+    key: str | None
+    what: str
+
+    def __str__(self) -> str:
+        where = self.shard if self.key is None else f"{self.shard}, key {self.key}"
+        return f"{where}: {self.what}"
