@@ -1,0 +1,106 @@
+"""Keep a run's place in its data: one number, the same for every rank and any number of them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from datamodules.order import ORDER_VERSION
+from magnet_train.errors import UserError
+
+
+class _SlotData(Protocol):
+    """The part of `TokenDataModule` that the position needs."""
+
+    batch_size: int
+
+    def identity(self) -> dict[str, int | str]: ...
+
+    def start_at(self, slot: int) -> None: ...
+
+
+class DataPosition(Callback):
+    """Count the slots that optimizer steps have used up, and resume at the very next one.
+
+    Loader state is of no use here: Lightning and the workers fetch ahead, and only rank 0's state is saved. A
+    resume with another seed, other clips or another order is refused, because it could not continue the same
+    run.
+    """
+
+    def __init__(self) -> None:
+        self.slots = 0
+        self._pending = 0  # batches of an accumulation whose step is still to come
+        self._last_step = 0
+        self._restored: dict[str, Any] | None = None
+        self._identity: dict[str, int | str] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return primitives only, so that the checkpoint loads with `weights_only=True`."""
+        return {"slots": self.slots, "order_version": ORDER_VERSION, **self._identity}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until the data it has to fit is known."""
+        self._restored = dict(state_dict)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand the position to the data before Lightning builds its loader.
+
+        Raises:
+            UserError: The checkpoint is from another seed, other clips or another order; shows both.
+        """
+        data = _data(trainer)
+        self._identity = data.identity()
+        self._pending = 0
+        if self._restored is not None:
+            for name, now in {"order_version": ORDER_VERSION, **self._identity}.items():
+                then = self._restored.get(name)
+                if then != now:
+                    raise UserError(
+                        f"the checkpoint was trained with {name} {then} and this run has {now}; resume with "
+                        "the same data, or start a new run from its weights."
+                    )
+            self.slots = int(self._restored["slots"])
+            self._restored = None
+        data.start_at(self.slots)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to repeat data in silence.
+
+        Raises:
+            UserError: The checkpoint has made steps but says nothing of its position.
+        """
+        self._last_step = trainer.global_step
+        if trainer.global_step and not self.slots:
+            raise UserError(
+                "the checkpoint does not say where in the data it stopped (it was saved without the callback "
+                "datamodules.DataPosition); start a new run from its weights."
+            )
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count a batch once the optimizer step it belongs to is done."""
+        data = _data(trainer)
+        self._pending += data.batch_size * trainer.world_size
+        if trainer.global_step != self._last_step:
+            self._last_step = trainer.global_step
+            self.slots += self._pending
+            self._pending = 0
+            data.start_at(self.slots)  # where the next epoch of Lightning's, if there is one, begins
+
+
+def _data(trainer: pl.Trainer) -> _SlotData:
+    data = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "start_at"):
+        raise UserError(
+            "the callback DataPosition needs data of class datamodules.TokenDataModule; set `data`."
+        )
+    return cast(_SlotData, data)
