@@ -52,7 +52,8 @@ class ShardWriter:
         self._keys: set[str] = set()
         self._stream: IO[bytes] | None = None
         self._tar: Any = None
-        self._made_folder = not folder.exists()
+        self._manifest: Manifest | None = None
+        self._made_folders = [path for path in (folder, *folder.parents) if not path.exists()]
         if any(folder.glob("*.tar")):
             raise UserError(f"{folder} holds shards already; name another folder or remove them.")
         with explain_disk_errors(folder):
@@ -89,7 +90,7 @@ class ShardWriter:
             self._finish_shard()
 
     def close(self) -> Manifest:
-        """Finish the last tar, then write index and manifest.
+        """Finish the last tar, then write index and manifest; a second call only gives the manifest again.
 
         Returns:
             What was written.
@@ -97,16 +98,19 @@ class ShardWriter:
         Raises:
             UserError: No room on disk, or no clip was added.
         """
+        if self._manifest is not None:
+            return self._manifest
         if not self.samples:
             raise UserError(f"no clip to write to {self.folder}; give at least one usable file.")
         self._finish_shard()
         digest = write_index(self.folder, np.concatenate(self._rows))
         manifest = Manifest(self.codec, tuple(self._entries), digest)
         write_manifest(self.folder, manifest)
+        self._manifest = manifest
         return manifest
 
     def discard(self) -> None:
-        """Remove everything this writer wrote, and the folder if it made it and nothing else is in it."""
+        """Remove everything this writer wrote, and the folders it made if nothing else is in them."""
         with contextlib.suppress(OSError):  # a full disk fails once more when buffers are flushed
             self._close_tar()
         if self._stream is not None:
@@ -118,9 +122,9 @@ class ShardWriter:
             (self.folder / entry.file).unlink(missing_ok=True)
         for name in ("index.npy", "manifest.json"):
             (self.folder / name).unlink(missing_ok=True)
-        if self._made_folder:
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
+        with contextlib.suppress(OSError):
+            for made in self._made_folders:
+                made.rmdir()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,96 @@
+"""Check every byte and token of a folder of shards; problems name shard and key, and the exit status is 1."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from magnet_train.errors import UserError
+
+if TYPE_CHECKING:
+    from datamodules.manifest import Manifest
+    from datamodules.verify import Progress
+    from magnet_train.tokens import CodecInfo
+
+_MOST_LINES = 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what can be set on the command line."""
+    parser.add_argument("shards", type=Path, metavar="DIR", help="folder of shards")
+    parser.add_argument(
+        "--write-index",
+        action="store_true",
+        help="make manifest and index for tars of KEY.npy and KEY.json from elsewhere, or a lost index again",
+    )
+    parser.add_argument(
+        "--codec",
+        metavar="NAME",
+        help="with --write-index: the codec that made the tokens, if the shards do not say it",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that read shards side by side (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Verify or adopt a folder.
+
+    Raises:
+        UserError: Something is wrong with it.
+    """
+    from datamodules.manifest import read_manifest
+    from datamodules.verify import adopt_shards, verify_shards
+
+    if args.write_index:
+        codec = None if args.codec is None else _codec_info(args.codec)
+        with _progress() as progress:
+            manifest = adopt_shards(args.shards, codec, workers=args.workers, progress=progress)
+        print(f"indexed {_sizes(manifest)} in {args.shards}")
+        return
+    with _progress() as progress:
+        problems = verify_shards(args.shards, workers=args.workers, progress=progress)
+    if problems:
+        for problem in problems[:_MOST_LINES]:
+            print(problem)
+        if len(problems) > _MOST_LINES:
+            print(f"... and {len(problems) - _MOST_LINES} more")
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UserError(
+            f"{args.shards} has {count}, the first in {problems[0]}; copy it again or tokenize again."
+        )
+    print(f"all sound: {_sizes(read_manifest(args.shards))} in {args.shards}, every byte and token checked")
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show a bar of shards, and give the function that moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("verify"), BarColumn(), MofNCompleteColumn(), TextColumn("shards, left"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("verify", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _sizes(manifest: Manifest) -> str:
+    megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
+    return (
+        f"{manifest.samples} clips, {manifest.seconds / 3600:.2f} h, {len(manifest.shards)} shards, "
+        f"{megabytes:.1f} MB, codec {manifest.codec.id}"
+    )
+
+
+def _codec_info(name: str) -> CodecInfo:
+    from magnet_train.codecs import load_codec
+
+    return load_codec(name).info
