@@ -111,10 +111,7 @@ def test_manifest_paths_and_fields(tmp_path: Path) -> None:
         ('{"path": "a.wav", "text": "x"}\n{', "line 2 is no JSON"),
         ('{"text": "x"}', "line 1 has no path"),
         ("[1]", "line 1 has no path"),
-        (
-            '{"path": "a.wav", "text": "x"}\n{"path": "a.wav", "text": "x"}\n{"path": "a.wav", "text": "x"}',
-            "twice",
-        ),
+        ('{"path": "a.wav"}\n{"path": "b.wav"}\n{"path": "a.wav"}', "lists a.wav more than once"),
     ],
 )
 def test_bad_manifests(tmp_path: Path, content: str, message: str) -> None:

@@ -1,0 +1,83 @@
+"""`verify` through the real command line."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datamodules.writer import ShardWriter
+from magnet_train.cli.main import main
+from magnet_train.tokens import CodecInfo
+
+CODEC = CodecInfo(id="tiny", sha256="ab" * 32, sample_rate=16000, channels=1, frame_rate=50.0, n_q=4, card=64)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    folder = tmp_path / "shards"
+    with ShardWriter(folder, CODEC, shard_bytes=8_000) as writer:
+        for number in range(6):
+            writer.add(f"clip{number}", np.full((4, 60), number), {"text": f"sound {number}"})
+    return folder
+
+
+def test_sound_shards(shards: Path, capsys: Any) -> None:
+    assert main(["verify", str(shards)]) == 0
+    assert "all sound: 6 clips" in capsys.readouterr().out
+
+
+def test_damage_names_shard_and_key(shards: Path, capsys: Any) -> None:
+    path = shards / "shard-000000.tar"
+    with tarfile.open(path) as tar:
+        token = tar.getmember("clip1.npy").offset_data + 129
+    data = bytearray(path.read_bytes())
+    data[token] = 7
+    path.write_bytes(data)
+    assert main(["verify", str(shards), "--workers", "1"]) == 1
+    captured = capsys.readouterr()
+    assert "shard-000000.tar, key clip1: tokens 1..1793 leave 0..63" in captured.out
+    assert captured.err.count("magnet-train: error:") == 1
+    assert "key clip1" in captured.err
+
+
+def test_many_problems_are_cut_short(shards: Path, capsys: Any) -> None:
+    for number in range(60):
+        (shards / f"stray{number}.tar").touch()
+    assert main(["verify", str(shards)]) == 1
+    captured = capsys.readouterr()
+    assert "... and 10 more" in captured.out
+    assert "60 problems" in captured.err
+
+
+def test_a_codec_that_is_named_nowhere(shards: Path, capsys: Any) -> None:
+    (shards / "manifest.json").unlink()
+    assert main(["verify", str(shards), "--write-index"]) == 1
+    assert "does not say which codec" in capsys.readouterr().err
+
+
+def test_a_lost_index_is_made_again(shards: Path, capsys: Any) -> None:
+    (shards / "index.npy").unlink()
+    assert main(["verify", str(shards)]) == 1
+    assert main(["verify", str(shards), "--write-index"]) == 0
+    assert main(["verify", str(shards)]) == 0
+    assert "indexed 6 clips" in capsys.readouterr().out
+
+
+def test_foreign_tars_with_a_named_codec(shards: Path, capsys: Any) -> None:
+    """The quickstart codec has 4 codebooks of more than 6 entries, so it might have made these."""
+    (shards / "index.npy").unlink()
+    (shards / "manifest.json").unlink()
+    assert main(["verify", str(shards)]) == 1
+    assert "--write-index" in capsys.readouterr().err
+    assert main(["verify", str(shards), "--write-index", "--codec", "quickstart"]) == 0
+    assert main(["verify", str(shards)]) == 0
+    assert "codec quickstart" in capsys.readouterr().out
+
+
+def test_no_folder(tmp_path: Path, capsys: Any) -> None:
+    assert main(["verify", str(tmp_path / "nowhere")]) == 1
+    assert "magnet-train tokenize" in capsys.readouterr().err
