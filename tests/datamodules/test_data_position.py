@@ -170,3 +170,20 @@ def test_a_checkpoint_without_position_is_refused(make_shards: Any, tmp_path: Pa
     torch.save(checkpoint, path)
     with pytest.raises(UserError, match="does not say where in the data"):
         fit(folder, tmp_path / "b", 2, path)
+
+
+def test_the_callback_without_its_data_is_refused(tmp_path: Path) -> None:
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, callbacks=[DataPosition()], default_root_dir=tmp_path, max_steps=1
+    )
+    with pytest.raises(UserError, match=r"datamodules\.TokenDataModule"):
+        trainer.fit(Recorder(), torch.utils.data.DataLoader([1]))
+
+
+def test_the_package_gives_both_by_name() -> None:
+    import datamodules
+
+    assert datamodules.DataPosition is DataPosition
+    assert datamodules.TokenDataModule is TokenDataModule
+    with pytest.raises(AttributeError, match="Nothing"):
+        datamodules.Nothing  # noqa: B018

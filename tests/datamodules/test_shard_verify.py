@@ -322,3 +322,49 @@ def test_reading_a_damaged_clip_names_shard_and_key(make_shards: Any) -> None:
     flip(first_tar(folder), token + 1, 6)  # the high byte: far above card
     with pytest.raises(UserError, match=r"clip clip0001 in .*shard-000000\.tar is damaged: tokens"):
         ShardReader(folder)[1]
+
+
+def damage_index(folder: Path, change: Callable[[Any], Any]) -> None:
+    rows = np.load(folder / "index.npy")
+    np.save(folder / "index.npy", change(rows))
+
+
+def beyond_the_end(rows: Any) -> Any:
+    rows["npy_offset"][0] = 2**40
+    return rows
+
+
+def another_shard(rows: Any) -> Any:
+    rows["shard"][0] = 7
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:-1], "has 9 clips and the manifest 10"),
+        (lambda rows: rows["frames"].copy(), "not an index of this version"),
+        (beyond_the_end, "points outside its shards"),
+        (another_shard, "points outside its shards"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_refused(make_shards: Any, change: Any, message: str) -> None:
+    folder = make_shards(clips=10)
+    damage_index(folder, change)
+    with pytest.raises(UserError, match=message):
+        ShardReader(folder)
+
+
+def test_an_index_cut_short_is_refused(make_shards: Any) -> None:
+    folder = make_shards(clips=10)
+    path = folder / "index.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"index\.npy is unreadable"):
+        ShardReader(folder)
+
+
+def test_files_are_closed_and_opened_again(make_shards: Any) -> None:
+    reader = ShardReader(make_shards(clips=3))
+    assert reader[0].key == "clip0000"
+    reader.close()
+    assert reader[0].key == "clip0000"
