@@ -1,0 +1,1 @@
+"""Reading and writing models: our export, Lightning checkpoints, the reference's format."""
