@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,16 +22,3 @@ def masked_cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
     Source: arXiv 2401.04577, section 3.1.
     """
     return F.cross_entropy(logits.float(), targets, reduction="sum")
-
-
-def positions_to_learn(mask: Tensor, valid: Tensor) -> Tensor:
-    """Say where the loss counts: masked and not padding.
-
-    Args:
-        mask: bool [B, T], true where masked.
-        valid: bool [B, T], true where the clip has audio.
-
-    Returns:
-        bool [B, T].
-    """
-    return torch.logical_and(mask, valid)

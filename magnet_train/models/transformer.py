@@ -69,10 +69,10 @@ class MagnetTransformer(nn.Module):
     Args:
         n_q: K, number of codebooks.
         card: Entries in each codebook; `card` itself is the mask id.
+        text_dim: Width of the text encoder's states.
         dim: Width of the model; even.
         num_heads: Attention heads; divides `dim`.
         num_layers: Transformer layers.
-        text_dim: Width of the text encoder's states.
         span_len: Frames in a masked span that the model is trained for (3 frames are 60 ms at 50 Hz).
         subcodes_context: Frames each side that codebooks above the first attend to; -1 for all.
         text_key_mask: Hide the padding behind a text, so that a clip does not depend on the other texts of
@@ -88,10 +88,10 @@ class MagnetTransformer(nn.Module):
         self,
         n_q: int,
         card: int,
+        text_dim: int = 768,
         dim: int = 1024,
         num_heads: int = 16,
         num_layers: int = 24,
-        text_dim: int = 768,
         span_len: int = 3,
         subcodes_context: int = 5,
         text_key_mask: bool = True,
@@ -106,10 +106,10 @@ class MagnetTransformer(nn.Module):
         self.config: dict[str, Any] = {
             "n_q": n_q,
             "card": card,
+            "text_dim": text_dim,
             "dim": dim,
             "num_heads": num_heads,
             "num_layers": num_layers,
-            "text_dim": text_dim,
             "span_len": span_len,
             "subcodes_context": subcodes_context,
             "text_key_mask": text_key_mask,

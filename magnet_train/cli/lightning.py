@@ -1,0 +1,88 @@
+"""`fit`, `validate`, `test` and `predict`: LightningCLI with our module and data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import lightning.pytorch as pl
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from datamodules import DataPosition
+from magnet_train.errors import UserError
+from magnet_train.module import MagnetModule
+
+CONFIG_OPTIONS = ("-c", "--config")
+
+
+class MagnetCLI(LightningCLI):
+    """Joins data and model; the data's codec decides n_q and card."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--run` and link what has one source of truth."""
+        parser.add_argument(
+            "--run",
+            type=str,
+            default="runs/default",
+            help="folder of this run: config.yaml, metrics, checkpoints, samples",
+        )
+        parser.link_arguments("run", "trainer.default_root_dir")
+        parser.link_arguments("data.init_args.segment_duration", "model.init_args.segment_duration")
+        parser.link_arguments("data.init_args.seed", "model.init_args.seed")
+        parser.link_arguments("data.codec", "model.init_args.codec", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Put what the run writes into its folder, and load checkpoints without running their code."""
+        config = self.config[self.subcommand]
+        config.weights_only = True
+        checkpoint = config.get("ckpt_path")
+        if checkpoint and checkpoint not in ("best", "last", "hpc") and not Path(checkpoint).exists():
+            raise UserError(f"--ckpt_path {checkpoint} does not exist; name a checkpoint that `fit` saved.")
+        loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
+        for component in [*loggers, *(config.trainer.callbacks or [])]:
+            for option in ("save_dir", "dirpath"):
+                if isinstance(component, Namespace) and component.init_args.get(option, "") in (None, "."):
+                    component.init_args[option] = config.run
+
+
+def packaged_config(name: str) -> str:
+    """Find `configs/...yaml` in the working directory, else the copy in the package."""
+    if Path(name).exists() or not name.startswith("configs/"):
+        return name
+    shipped = resources.files("magnet_train") / name
+    return str(shipped) if shipped.is_file() else name
+
+
+def _with_found_configs(arguments: Sequence[str]) -> list[str]:
+    found = list(arguments)
+    for index, word in enumerate(found):
+        if word in CONFIG_OPTIONS and index + 1 < len(found):
+            found[index + 1] = packaged_config(found[index + 1])
+        elif word.startswith("--config="):
+            found[index] = "--config=" + packaged_config(word.removeprefix("--config="))
+        else:
+            continue
+        path = Path(found[index].removeprefix("--config=") if "=" in word else found[index + 1])
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; the shipped ones are configs/base.yaml and those beside it.")
+    return found
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run `fit`, `validate`, `test` or `predict` with LightningCLI's own options.
+
+    Args:
+        arguments: The subcommand and its options.
+    """
+    MagnetCLI(
+        model_class=MagnetModule,
+        datamodule_class=pl.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"callbacks": [DataPosition()]},
+        args=_with_found_configs(arguments),
+    )
