@@ -1,0 +1,147 @@
+"""What a clip of the quickstart world is, and the words that say so.
+
+An event has a pitch (8 notes, none for noise), a timbre (4) and a rhythm (3): 75 combinations. A caption
+names one event or two, each value by one of three synonyms, in one of several phrases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+ATTRIBUTES = ("pitch", "timbre", "rhythm")
+
+# Each value, with the three ways in which a caption says it.
+PITCHES: dict[str, tuple[str, str, str]] = {
+    "c4": ("c4", "low do", "note one"),
+    "d4": ("d4", "re", "note two"),
+    "e4": ("e4", "mi", "note three"),
+    "f4": ("f4", "fa", "note four"),
+    "g4": ("g4", "sol", "note five"),
+    "a4": ("a4", "la", "note six"),
+    "b4": ("b4", "ti", "note seven"),
+    "c5": ("c5", "high do", "note eight"),
+}
+TIMBRES: dict[str, tuple[str, str, str]] = {
+    "sine": ("sine", "flute", "pure tone"),
+    "square": ("square", "clarinet", "hollow tone"),
+    "saw": ("saw", "trumpet", "buzzing tone"),
+    "noise": ("noise", "hiss", "static"),
+}
+RHYTHMS: dict[str, tuple[str, str, str]] = {
+    "steady": ("steady", "held", "sustained"),
+    "slow": ("slow", "calm", "lazy"),
+    "fast": ("fast", "quick", "rapid"),
+}
+
+TONE_PHRASES = (
+    "a {rhythm} {timbre} on {pitch}",
+    "{timbre} playing {pitch}, {rhythm}",
+    "{rhythm} {pitch} from a {timbre}",
+)
+NOISE_PHRASES = ("{rhythm} {timbre}", "{timbre}, {rhythm}", "nothing but {rhythm} {timbre}")
+PAIR_PHRASES = (
+    "first {first}, then {second}",
+    "{first}, followed by {second}",
+    "{first}; after that {second}",
+)
+
+
+@dataclass(frozen=True, order=True)
+class Event:
+    """One sound.
+
+    Args:
+        pitch: A key of `PITCHES`, or "" for noise, which has none.
+        timbre: A key of `TIMBRES`.
+        rhythm: A key of `RHYTHMS`.
+    """
+
+    pitch: str
+    timbre: str
+    rhythm: str
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence and the one or two events that it asks for, in the order in which they sound."""
+
+    text: str
+    events: tuple[Event, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what stands in the `.json` beside a clip: `text`, and the events as metadata."""
+        return {"text": self.text, "events": [asdict(event) for event in self.events]}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Caption:
+        """Read what `to_dict` made."""
+        return cls(text=record["text"], events=tuple(Event(**event) for event in record["events"]))
+
+
+def all_events() -> list[Event]:
+    """Return the 75 combinations: 8 notes x 3 tonal timbres x 3 rhythms, and noise in 3 rhythms."""
+    tonal = [Event(*values) for values in product(PITCHES, [t for t in TIMBRES if t != "noise"], RHYTHMS)]
+    return tonal + [Event("", "noise", rhythm) for rhythm in RHYTHMS]
+
+
+# Never shown in training, though each of their notes, timbres and rhythms is: every tonal timbre and every
+# rhythm twice, so that no value becomes rare by leaving these out.
+HELD_OUT = (
+    Event("c4", "sine", "fast"),
+    Event("d4", "saw", "fast"),
+    Event("e4", "square", "slow"),
+    Event("g4", "saw", "steady"),
+    Event("a4", "square", "steady"),
+    Event("b4", "sine", "slow"),
+)
+
+
+def seen_events() -> list[Event]:
+    """Return the 69 combinations that training may show."""
+    return [event for event in all_events() if event not in HELD_OUT]
+
+
+def describe(event: Event, rng: np.random.Generator) -> str:
+    """Say `event` in one of its phrases, each value by one of its synonyms."""
+    phrases = TONE_PHRASES if event.pitch else NOISE_PHRASES
+    return _pick(phrases, rng).format(
+        pitch=_pick(PITCHES[event.pitch], rng) if event.pitch else "",
+        timbre=_pick(TIMBRES[event.timbre], rng),
+        rhythm=_pick(RHYTHMS[event.rhythm], rng),
+    )
+
+
+def caption_for(events: Sequence[Event], rng: np.random.Generator) -> Caption:
+    """Return a caption that asks for `events`, one or two of them.
+
+    Raises:
+        ValueError: There are neither one nor two events.
+    """
+    if len(events) == 1:
+        return Caption(describe(events[0], rng), tuple(events))
+    if len(events) != 2:
+        raise ValueError(f"a caption names one event or two, not {len(events)}")
+    first, second = (describe(event, rng) for event in events)
+    return Caption(_pick(PAIR_PHRASES, rng).format(first=first, second=second), tuple(events))
+
+
+def vocabulary() -> list[str]:
+    """Return every word and punctuation mark that a caption can hold, sorted, each once."""
+    names = (PITCHES | TIMBRES | RHYTHMS).values()
+    values = [synonym for synonyms in names for synonym in synonyms]
+    blank = dict.fromkeys(("pitch", "timbre", "rhythm", "first", "second"), "")
+    phrases = [phrase.format(**blank) for phrase in TONE_PHRASES + NOISE_PHRASES + PAIR_PHRASES]
+    text = " ".join(values + phrases)
+    marks = {mark for mark in text if not mark.isalnum() and not mark.isspace()}
+    for mark in marks:
+        text = text.replace(mark, f" {mark} ")
+    return sorted(set(text.split()))
+
+
+def _pick(choices: Sequence[str], rng: np.random.Generator) -> str:
+    return choices[int(rng.integers(len(choices)))]
