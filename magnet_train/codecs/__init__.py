@@ -1,0 +1,34 @@
+"""Codecs by name."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from magnet_train.codecs.protocol import Codec
+
+__all__ = ["Codec", "load_codec"]
+
+QUICKSTART = "quickstart"
+
+
+def load_codec(name: str, device: str = "cpu") -> Codec:
+    """Load a codec.
+
+    Args:
+        name: "quickstart" (the small one in the package), "encodec_24khz" or "encodec_48khz" (the `encodec`
+            package), else a folder or hub id in transformers' EnCodec format, facebook/encodec_32khz say.
+        device: Where to put it.
+
+    Raises:
+        UserError: It cannot be found or read.
+    """
+    # Imported here: transformers takes seconds, and only some commands load a codec.
+    from magnet_train.codecs import encodec_package
+    from magnet_train.codecs.encodec_hf import EncodecCodec
+
+    if name == QUICKSTART:
+        folder = str(resources.files("magnet_train.quickstart") / "codec")
+        return EncodecCodec.from_pretrained(folder, id=QUICKSTART).to(device)
+    if name in encodec_package.NAMES:
+        return encodec_package.EncodecPackageCodec.from_name(name).to(device)
+    return EncodecCodec.from_pretrained(name).to(device)

@@ -1,0 +1,101 @@
+"""The 24 kHz mono and 48 kHz stereo models of the `encodec` package behind the codec protocol."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from magnet_train.codecs.encodec_hf import explain_loading
+from magnet_train.errors import UserError
+from magnet_train.tokens import CodecInfo
+
+NAMES = ("encodec_24khz", "encodec_48khz")
+BANDWIDTH_KBPS = {"encodec_24khz": 6.0, "encodec_48khz": 6.0}  # 8 and 4 codebooks
+
+
+class EncodecPackageCodec:
+    """An `encodec.EncodecModel` used as one chunk without loudness normalisation.
+
+    The 48 kHz model normalises each second of audio and stores the scale beside the tokens; a token model
+    has no place for it, so the signal goes through as it is and comes back at its own loudness.
+
+    Args:
+        model: The package's model.
+        id: One of `NAMES`.
+        bandwidth: kbit/s; decides how many codebooks are used.
+    """
+
+    def __init__(self, model: Any, id: str, bandwidth: float) -> None:
+        self.model = model.eval()
+        self.model.set_target_bandwidth(bandwidth)
+        self.id = id
+        self.sha256 = _hash_of(model)
+        self.sample_rate = int(model.sample_rate)
+        self.channels = int(model.channels)
+        self.frame_rate = self.sample_rate / int(model.encoder.hop_length)
+        self.n_q = int(model.quantizer.get_num_quantizers_for_bandwidth(model.frame_rate, bandwidth))
+        self.card = int(model.quantizer.bins)
+
+    @classmethod
+    def from_name(cls, name: str, repository: Path | None = None) -> Self:
+        """Load published weights.
+
+        Args:
+            name: One of `NAMES`.
+            repository: Folder that holds the package's weight files; None fetches them.
+
+        Raises:
+            UserError: The weights cannot be had.
+        """
+        from encodec import EncodecModel
+
+        build = {"encodec_24khz": EncodecModel.encodec_model_24khz, "encodec_48khz": EncodecModel.encodec_model_48khz}
+        try:
+            model = build[name](pretrained=True, repository=repository)
+        except (OSError, RuntimeError, AssertionError) as error:
+            raise UserError(explain_loading(name, "codec", error)) from error
+        return cls(model, name, BANDWIDTH_KBPS[name])
+
+    @property
+    def info(self) -> CodecInfo:
+        """Who makes these tokens."""
+        return CodecInfo(
+            self.id, self.sha256, self.sample_rate, self.channels, self.frame_rate, self.n_q, self.card
+        )
+
+    @torch.inference_mode()
+    def encode(self, audio: Tensor) -> Tensor:
+        """See `Codec.encode`."""
+        latent = self.model.encoder(audio.to(self._device))
+        codes: Tensor = self.model.quantizer.encode(latent, self.model.frame_rate, self.model.bandwidth)  # [K, B, T]
+        return codes.transpose(0, 1).contiguous().clone()
+
+    @torch.inference_mode()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """See `Codec.decode`."""
+        latent = self.model.quantizer.decode(tokens.to(self._device).transpose(0, 1))
+        audio: Tensor = self.model.decoder(latent)
+        return audio.clone()
+
+    def to(self, device: torch.device | str) -> Self:
+        """See `Codec.to`."""
+        self.model.to(device)
+        return self
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+
+def _hash_of(model: Any) -> str:
+    """Hash the weights themselves: the package's file names do not tell a user's own weights apart."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

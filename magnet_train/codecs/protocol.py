@@ -1,0 +1,35 @@
+"""What every codec can do. Shapes: audio float32 [B, channels, samples], tokens int64 [B, K, T]."""
+
+from __future__ import annotations
+
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from magnet_train.tokens import CodecInfo
+
+
+class Codec(Protocol):
+    """Audio to tokens and back, without gradients."""
+
+    id: str
+    sha256: str
+    sample_rate: int
+    channels: int
+    frame_rate: float
+    n_q: int
+    card: int
+
+    @property
+    def info(self) -> CodecInfo:
+        """The attributes above as one record."""
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Turn audio [B, channels, samples] into tokens [B, K, T], T = samples / hop rounded up."""
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Turn tokens [B, K, T] into audio [B, channels, T * hop]."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the weights."""
