@@ -43,7 +43,8 @@ class MagnetModule(pl.LightningModule):
     """Train a MAGNeT: one codebook a step, spans masked on the cosine schedule.
 
     Args:
-        codec: Who made the tokens; linked from the data, so n_q and card have one source.
+        codec: Who made the tokens (a `CodecInfo` or its record); linked from the data, so that n_q and card
+            have one source.
         lm: Builds the model from (n_q, card, text_dim); in YAML its class and remaining arguments.
         text: Turns captions into states [B, S, dim] and a mask [B, S]; see `magnet_train.text`.
         optimizer: Builds the optimizer from the parameters that train.
@@ -64,7 +65,7 @@ class MagnetModule(pl.LightningModule):
 
     def __init__(
         self,
-        codec: CodecInfo,
+        codec: CodecInfo | dict[str, Any],
         lm: Callable[[int, int, int], MagnetTransformer],
         text: nn.Module,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -77,21 +78,21 @@ class MagnetModule(pl.LightningModule):
         sample_prompts: list[str] | None = None,
     ) -> None:
         super().__init__()
-        self.codec = codec
+        self.codec = CodecInfo.from_dict(codec) if isinstance(codec, dict) else codec
         self.text = text
-        self.lm = lm(codec.n_q, codec.card, text.dim)  # type: ignore[arg-type]
+        self.lm = lm(self.codec.n_q, self.codec.card, text.dim)  # type: ignore[arg-type]
         self.optimizer_callable = optimizer
         self.segment_duration = segment_duration
         self.seed = seed
         self.warmup_steps = warmup_steps
         self.cfg_dropout = cfg_dropout
-        self.stage_weights = stage_weights or [1.0] * codec.n_q
+        self.stage_weights = stage_weights or [1.0] * self.codec.n_q
         self.decoding = decoding
         self.sample_prompts = sample_prompts or []
         self.sampled_tokens: Tensor | None = None  # int64 [prompts, K, T] of the last validation
         self._check_settings()
-        self.val_losses = nn.ModuleList(MeanMetric() for _ in range(codec.n_q))
-        self.val_accuracies = nn.ModuleList(MeanMetric() for _ in range(codec.n_q))
+        self.val_losses = nn.ModuleList(MeanMetric() for _ in range(self.codec.n_q))
+        self.val_accuracies = nn.ModuleList(MeanMetric() for _ in range(self.codec.n_q))
 
     def _check_settings(self) -> None:
         frames = self.codec.frames(self.segment_duration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -76,6 +77,7 @@ def run(arguments: Sequence[str]) -> None:
     Args:
         arguments: The subcommand and its options.
     """
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # argv was given to us as it is
     MagnetCLI(
         model_class=MagnetModule,
         datamodule_class=pl.LightningDataModule,
