@@ -1,7 +1,7 @@
 """Read pitch, timbre and rhythm back from audio, by measuring; nothing here is learned.
 
 Shapes: audio float [samples] at 8 kHz. A clip is cut into windows of 1.28 s and each is read for itself; one
-event over two windows reads as the same event twice, two events as one each. A value that cannot be read is "".
+event over two windows reads as the same event twice, two events as one each. What cannot be read is "".
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _rhythm(loudness: Floats) -> str:
 
 
 def _sounding(loudness: Floats) -> npt.NDArray[np.bool_]:
-    """True where it sounds, [steps]: from half of the loud level on until a quarter, or noise would chop it."""
+    """True where it sounds, [steps]: from half of the loud level on to a quarter, or noise would chop it."""
     loud = np.quantile(loudness, 0.9)
     sounding = np.zeros(len(loudness), dtype=bool)
     on = False
