@@ -6,7 +6,6 @@ A release is `state_dict.bin`: `{"best_state": tensors, "xp.cfg": YAML text, "ve
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from magnet_train.checkpoints.stored import load_plain
 from magnet_train.errors import UserError
 
 STATE_FILE = "state_dict.bin"
@@ -71,13 +71,7 @@ def read_audiocraft(path: Path) -> AudiocraftModel:
         UserError: The file is missing, damaged, would run code, or lacks what a model needs.
     """
     file = path / STATE_FILE if path.is_dir() else path
-    try:
-        package = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist; name a folder that holds {STATE_FILE}, or the file itself.") from error
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{file} cannot be read as plain weights ({reason}); fetch it again.") from error
+    package = load_plain(file)
     if not isinstance(package, dict) or not {"best_state", "xp.cfg"} <= package.keys():
         raise UserError(f"{file} lacks 'best_state' or 'xp.cfg'; it is not a model that audiocraft exported.")
     try:

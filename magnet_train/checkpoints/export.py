@@ -1,0 +1,143 @@
+"""Our export: a folder with safetensors, config.json and a model card that holds all it needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from magnet_train.checkpoints.stored import StoredModel, decoding_from_dict
+from magnet_train.errors import UserError
+from magnet_train.tokens import CodecInfo
+
+FORMAT = "magnet-train/1"
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CODEC_FOLDER, TEXT_FOLDER = "codec", "text"
+
+
+def save_export(model: StoredModel, folder: Path, licence: str = "unspecified") -> None:
+    """Write the folder, whole or not at all.
+
+    Args:
+        model: What to write; its local codec and text folders are copied along.
+        folder: Target; must not exist or be empty.
+        licence: SPDX id or a word, for the card.
+
+    Raises:
+        UserError: The target holds something, or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds something already; choose another --out or remove it.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            _write(model, partial, licence)
+            partial.chmod(0o755)
+            if folder.exists():
+                folder.rmdir()
+            os.replace(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror or error}); make room or choose another --out.") from error
+
+
+def load_export(folder: Path) -> StoredModel:
+    """Read a folder that `save_export` wrote.
+
+    Raises:
+        UserError: A file is missing or damaged, or the format is unknown.
+    """
+    config_file, weights_file = folder / CONFIG, folder / WEIGHTS
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{config_file} cannot be read ({error}); name a folder that `export` wrote.") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(f"{config_file} is not of format {FORMAT}; name a folder that `export` wrote.")
+    try:
+        weights = load_file(weights_file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{weights_file} cannot be read ({error}); copy or export the model again.") from error
+    try:
+        return StoredModel(
+            source=str(folder),
+            lm=config["lm"],
+            text=config["text"],
+            codec=CodecInfo.from_dict(config["codec"], str(config_file)),
+            decoding=decoding_from_dict(config["decoding"], str(config_file)),
+            segment_duration=float(config["segment_duration"]),
+            weights=weights,
+            codec_folder=_if_there(folder / CODEC_FOLDER),
+            text_folder=_if_there(folder / TEXT_FOLDER),
+            training=config.get("training", {}),
+        )
+    except KeyError as error:
+        raise UserError(f"{config_file} lacks {error}; export the model again.") from error
+
+
+def _write(model: StoredModel, folder: Path, licence: str) -> None:
+    # Tied tensors (a T5's embedding stands in its state dict twice) have to be copies of their own.
+    save_file({name: tensor.detach().clone().contiguous() for name, tensor in model.weights.items()}, folder / WEIGHTS)
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "lm": model.lm,
+        "text": model.text,
+        "codec": model.codec.to_dict(),
+        "decoding": dict(vars(model.decoding), decoding_steps=list(model.decoding.decoding_steps)),
+        "segment_duration": model.segment_duration,
+        "licence": licence,
+        "training": model.training,
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    for source, name in ((model.codec_folder, CODEC_FOLDER), (model.text_folder, TEXT_FOLDER)):
+        if source is not None:
+            shutil.copytree(source, folder / name)
+    (folder / CARD).write_text(model_card(model, licence), encoding="utf-8")
+
+
+def model_card(model: StoredModel, licence: str) -> str:
+    """Say in Markdown what the model is and how to use it."""
+    lm, codec = model.lm, model.codec
+    parameters = sum(tensor.numel() for tensor in model.weights.values())
+    return f"""---
+license: {licence}
+library_name: magnet-train
+tags: [text-to-audio, magnet]
+---
+
+# A MAGNeT model
+
+| | |
+|---|---|
+| architecture | {lm["num_layers"]} layers, width {lm["dim"]}, {lm["num_heads"]} heads, {parameters:,} stored parameters |
+| masking | spans of {lm["span_len"]} frames, context of {lm["subcodes_context"]} frames above the first codebook |
+| clips | up to {model.segment_duration:g} s at {codec.sample_rate} Hz, {codec.channels} channel(s) |
+| codec | `{codec.id}`, {codec.n_q} codebooks of {codec.card}, {codec.frame_rate:g} frames/s, sha256 `{codec.sha256}` |
+| text | `{json.dumps(model.text)}` |
+| training | {json.dumps(model.training)} |
+| licence | {licence} |
+
+```python
+from magnet_train import Magnet
+
+magnet = Magnet.from_pretrained("this folder")
+audio = magnet.generate(["a caption"], seed=0)  # float [1, channels, samples] at magnet.sample_rate
+```
+
+Made with magnet-train after "Masked Audio Generation using a Single Non-Autoregressive Transformer"
+(arXiv 2401.04577).
+"""
+
+
+def _if_there(folder: Path) -> Path | None:
+    return folder if folder.is_dir() else None
