@@ -2,9 +2,9 @@
 
 Shapes: audio [samples]; basis float [bins, 2 * hop]; latents [vectors, dims].
 
-From random weights a small EnCodec learns the fundamentals of tones in minutes and their harmonics not at all.
-So it starts as an exact MDCT, reduced by PCA: the downsampling convolutions cut the audio into phases and then
-multiply by the basis, the decoder does the reverse. What training adds is what a linear transform cannot do.
+From random weights a small EnCodec learns the fundamentals of tones in minutes and their harmonics not at
+all. So it starts as an exact MDCT, reduced by PCA: the downsampling convolutions cut the audio into phases
+and then multiply by the basis, the decoder does the reverse. Training adds what a linear transform cannot do.
 Source: Princen, Johnson & Bradley 1987 (the MDCT); layer order as in EnCodec, arXiv 2210.13438, section 3.1.
 """
 
@@ -42,8 +42,8 @@ def fit_projection(audio: Tensor, hop: int, dims: int) -> tuple[Tensor, Tensor]:
         dims: Directions to keep.
 
     Returns:
-        Analysis and synthesis, both [dims, 2 * hop]: latents = analysis @ samples, and samples = synthesis.T @
-        latents, overlapped and added. Latents are within about -1..1.
+        Analysis and synthesis, both [dims, 2 * hop]: latents = analysis @ samples, and
+        samples = synthesis.T @ latents, overlapped and added. Latents are within about -1..1.
     """
     basis = mdct_basis(hop)
     frames = audio.unfold(-1, 2 * hop, hop).reshape(-1, 2 * hop)
@@ -96,7 +96,7 @@ def start_from_mdct(model: Any, analysis: Tensor, synthesis: Tensor) -> None:
 
 
 def run_layers(part: Any, x: Tensor) -> Tensor:
-    """Run an encoder or decoder without its LSTM, whose weights are zero and which costs a tenth of the time."""
+    """Run an encoder or decoder without its LSTM: with zero weights it only costs a tenth of the time."""
     for layer in part.layers:
         if not _is_lstm(layer):
             x = layer(x)
