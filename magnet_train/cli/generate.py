@@ -1,0 +1,212 @@
+"""Make audio from text with a trained model: numbered WAV files, and results.jsonl that says how each was made."""
+
+# Shapes: audio float [B, channels, samples].
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magnet_train.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from magnet_train.decoding import DecodingConfig
+    from magnet_train.magnet import Magnet
+
+RESULTS = "results.jsonl"
+NAME_LENGTH = 40  # characters of a caption in a file's name
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A caption, or None for a clip without one, and the id under which results.jsonl lists it."""
+
+    text: str | None
+    id: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `magnet-train generate`."""
+    parser.add_argument("--model", required=True, metavar="PATH", help="exported folder, .ckpt of `fit`, or hub id")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text", action="append", metavar="CAPTION", help="caption of a clip; may be given several times")
+    what.add_argument(
+        "--prompts", type=Path, metavar="FILE", help=".txt with a caption a line, or .jsonl with `text` and maybe `id`"
+    )
+    what.add_argument("--unconditional", type=int, metavar="N", help="make N clips without a caption")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the WAVs; without results yet")
+    parser.add_argument("--seconds", type=float, metavar="S", help="length in seconds (default: the model's clip length)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same sound (default: 0)")
+    parser.add_argument("--prompt", type=Path, metavar="WAV", help="audio that every clip begins with")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="B", help="clips made at once (default: 16)")
+    parser.add_argument("--device", help="where to compute: cpu, cuda, ... (default: cuda if there is one)")
+    sampler = parser.add_argument_group("sampler", "what is left out is as the model was saved")
+    sampler.add_argument("--steps", type=_integers, metavar="20,10,10,10", help="decoding steps, one number per codebook")
+    sampler.add_argument("--temperature", type=float, metavar="T", help="randomness at the start of each codebook")
+    sampler.add_argument("--top-p", type=float, metavar="P", help="sample from this share of the probability, 0..1")
+    sampler.add_argument("--top-k", type=int, metavar="K", help="sample from the K most probable tokens (with --top-p 0)")
+    sampler.add_argument("--cfg", type=_floats, metavar="10,1", help="guidance while all is masked, and at the end")
+    sampler.add_argument("--arrangement", choices=["nonoverlap", "stride1"], help="how spans are laid when masking again")
+    sampler.add_argument("--scoring", choices=["max", "prod"], help="how a span is judged: best token, or all of them")
+    sampler.add_argument("--greedy", action="store_true", help="take the most probable token each time")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the clips and write them.
+
+    Raises:
+        UserError: A bad caption, model, prompt or setting, or a folder that cannot be written.
+    """
+    prompts = read_prompts(args)
+    if args.out.exists() and (args.out / RESULTS).exists():
+        raise UserError(f"{args.out} holds results already; choose another --out or remove it.")
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size} must be at least 1.")
+    import torch
+
+    from magnet_train.audio import read_audio
+    from magnet_train.magnet import Magnet
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    magnet = Magnet.from_pretrained(args.model, device=device)
+    decoding = chosen_decoding(magnet.decoding, args)
+    decoding.check(magnet.lm.n_q, magnet.lm.card)
+    start = None if args.prompt is None else read_audio(args.prompt, magnet.sample_rate, magnet.codec.channels)
+    began = time.monotonic()
+    seconds = _generate_all(magnet, decoding, prompts, start, args)
+    took = time.monotonic() - began
+    print(f"wrote {len(prompts)} clips ({seconds:.1f} s of audio in {took:.1f} s) and {RESULTS} to {args.out}")
+
+
+def _generate_all(
+    magnet: Magnet, decoding: DecodingConfig, prompts: list[Prompt], start: Tensor | None, args: argparse.Namespace
+) -> float:
+    """Make and write all clips in batches; return the seconds of audio."""
+    from magnet_train.audio import write_audio
+
+    seconds = 0.0
+    lines: list[str] = []
+    width = len(str(len(prompts) - 1))
+    with _progress(len(prompts) * sum(decoding.decoding_steps)) as advance:
+        for first in range(0, len(prompts), args.batch_size):
+            batch = prompts[first : first + args.batch_size]
+            audio = magnet.generate(
+                [prompt.text for prompt in batch],
+                seconds=args.seconds,
+                seed=args.seed + first,
+                decoding=decoding,
+                prompt=start,
+                progress=lambda done, total, clips=len(batch): advance(clips),
+            )
+            _make_folder(args.out)  # only now: a setting that does not fit leaves nothing behind
+            for index, (prompt, clip) in enumerate(zip(batch, audio, strict=True), start=first):
+                name = f"{index:0{width}d}_{_safe(prompt.text or 'unconditional')}.wav"
+                write_audio(args.out / name, clip, magnet.sample_rate)
+                seconds += clip.shape[-1] / magnet.sample_rate
+                record = {"file": name, "id": prompt.id, "text": prompt.text, "seed": args.seed + first}
+                lines.append(json.dumps({**record, "model": str(args.model), "decoding": asdict(decoding)}))
+    (args.out / RESULTS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return seconds
+
+
+def read_prompts(args: argparse.Namespace) -> list[Prompt]:
+    """Collect the captions that were asked for.
+
+    Raises:
+        UserError: There is none, one is empty, or the file cannot be read.
+    """
+    if args.unconditional is not None:
+        if args.unconditional < 1:
+            raise UserError(f"--unconditional {args.unconditional} must be at least 1.")
+        return [Prompt(None, str(index)) for index in range(args.unconditional)]
+    if args.text is not None:
+        prompts = [Prompt(text, str(index)) for index, text in enumerate(args.text)]
+        where = "--text"
+    else:
+        prompts = list(_prompts_of_file(args.prompts))
+        where = str(args.prompts)
+    for number, prompt in enumerate(prompts, start=1):
+        if not (prompt.text or "").strip():
+            raise UserError(f"caption {number} of {where} is empty; write one, or use --unconditional N.")
+    if not prompts:
+        raise UserError(f"{where} holds no caption; write one a line.")
+    return prompts
+
+
+def _prompts_of_file(path: Path) -> Iterator[Prompt]:
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--prompts {path} cannot be read ({error}); give a .txt or .jsonl file.") from error
+    for index, line in enumerate(lines):
+        if path.suffix != ".jsonl":
+            yield Prompt(line.strip(), str(index))
+            continue
+        try:
+            record = json.loads(line)
+            yield Prompt(str(record["text"]), str(record.get("id", index)))
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f'line {index + 1} of {path} should look like {{"text": "..."}} ({error}); correct it.') from error
+
+
+def chosen_decoding(default: DecodingConfig, args: argparse.Namespace) -> DecodingConfig:
+    """Put the options that were given over the model's own settings."""
+    given: dict[str, Any] = {
+        "decoding_steps": args.steps,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k,
+        "span_arrangement": args.arrangement,
+        "span_scoring": args.scoring,
+        "use_sampling": False if args.greedy else None,
+    }
+    if args.cfg is not None:
+        given["max_cfg_coef"], given["min_cfg_coef"] = args.cfg[0], args.cfg[-1]
+    return replace(default, **{name: value for name, value in given.items() if value is not None})
+
+
+class _progress:
+    """A bar over decoding steps of clips, with rate and time left; calling what it gives advances it."""
+
+    def __init__(self, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("generate"), BarColumn(), MofNCompleteColumn(), TextColumn("steps, left"), TimeRemainingColumn()
+        )
+        self._task = self._bar.add_task("generate", total=total)
+
+    def __enter__(self) -> Callable[[int], None]:
+        self._bar.start()
+        return lambda count: self._bar.advance(self._task, count)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder} cannot be made ({error.strerror}); choose another folder.") from error
+
+
+def _safe(text: str) -> str:
+    """Turn a caption into a part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:NAME_LENGTH] or "clip"
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
