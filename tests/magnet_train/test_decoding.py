@@ -1,0 +1,173 @@
+"""The decoder against fake models whose answers are known; exact generations are in tests/reference."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from magnet_train.decoding import DecodingConfig, decoding_schedule, filter_probs, generate_tokens
+from magnet_train.errors import UserError
+
+CARD, SPAN = 11, 3
+STEPS = (5, 3, 2, 2)
+
+
+def target_of(batch: int, frames: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(CARD, (batch, 4, frames), generator=torch.Generator().manual_seed(seed))
+
+
+class Oracle:
+    """Knows the answer, and remembers what it was asked."""
+
+    def __init__(self, target: torch.Tensor) -> None:
+        self.target, self.calls = target, []
+
+    def __call__(self, tokens, stage, cfg_coef):
+        self.calls.append((tokens.clone(), stage, cfg_coef))
+        return torch.nn.functional.one_hot(self.target[:, stage], CARD).float() * 50
+
+
+def random_logits(tokens, stage, cfg_coef):
+    generator = torch.Generator().manual_seed(int(tokens.sum()) + stage)
+    return torch.randn(tokens.shape[0], tokens.shape[2], CARD, generator=generator)
+
+
+def generate(logits_fn, shape, **options):
+    decoding = options.pop("decoding", DecodingConfig(decoding_steps=STEPS))
+    options.setdefault("generator", torch.Generator().manual_seed(0))
+    return generate_tokens(logits_fn, shape, decoding, card=CARD, span_len=options.pop("span_len", SPAN), **options)
+
+
+@pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1"])
+@pytest.mark.parametrize("frames", [30, 31, 32])
+@pytest.mark.parametrize("span_len", [1, 3])
+def test_an_oracle_gives_back_its_target(arrangement, frames, span_len):
+    target = target_of(2, frames)
+    oracle = Oracle(target)
+    decoding = DecodingConfig(decoding_steps=STEPS, span_arrangement=arrangement)
+    assert torch.equal(generate(oracle, (2, 4, frames), decoding=decoding, span_len=span_len), target)
+    assert len(oracle.calls) == sum(STEPS)
+    assert [stage for _, stage, _ in oracle.calls] == [k for k, n in enumerate(STEPS) for _ in range(n)]
+
+
+@pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1"])
+@pytest.mark.parametrize("scoring", ["max", "prod"])
+def test_no_mask_is_left_and_seeds_repeat(arrangement, scoring):
+    decoding = DecodingConfig(decoding_steps=STEPS, span_arrangement=arrangement, span_scoring=scoring)
+    first = generate(random_logits, (3, 4, 32), decoding=decoding)
+    assert first.max() < CARD
+    assert first.shape == (3, 4, 32)
+    assert torch.equal(first, generate(random_logits, (3, 4, 32), decoding=decoding))
+    other = generate(random_logits, (3, 4, 32), decoding=decoding, generator=torch.Generator().manual_seed(1))
+    assert not torch.equal(first, other)
+
+
+def test_stages_see_only_what_is_known():
+    oracle = Oracle(target_of(1, 30))
+    generate(oracle, (1, 4, 30))
+    for tokens, stage, _ in oracle.calls:
+        assert (tokens[:, :stage] < CARD).all()
+        assert (tokens[:, stage + 1 :] == CARD).all()
+
+
+def test_what_was_kept_never_changes_within_a_stage():
+    seen = []
+
+    def watch(tokens, stage, cfg_coef):
+        seen.append((stage, tokens[0, stage].clone()))
+        return random_logits(tokens, stage, cfg_coef)
+
+    generate(watch, (1, 4, 30))
+    for (stage, before), (later_stage, after) in zip(seen, seen[1:], strict=False):
+        if stage == later_stage:
+            kept = (before != CARD) & (after != CARD)
+            assert torch.equal(before[kept], after[kept])
+            assert (after == CARD).sum() <= (before == CARD).sum()
+
+
+@pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1"])
+def test_kept_tokens_stay_wherever_they_are(arrangement):
+    prompt = target_of(2, 32, seed=3)
+    keep = torch.ones(2, 4, 32, dtype=torch.bool)
+    keep[0, :, 10:17] = False
+    keep[1, 2, 5:9] = False
+    decoding = DecodingConfig(decoding_steps=STEPS, span_arrangement=arrangement)
+    out = generate(random_logits, (2, 4, 32), decoding=decoding, prompt=prompt, keep=keep)
+    assert torch.equal(out[keep], prompt[keep])
+    assert (out < CARD).all()
+    assert not torch.equal(out[~keep], prompt[~keep])
+
+
+def test_keep_of_frames_means_all_codebooks():
+    prompt = target_of(1, 30)
+    keep = torch.zeros(1, 30, dtype=torch.bool)
+    keep[:, 20:] = True
+    out = generate(random_logits, (1, 4, 30), prompt=prompt, keep=keep)
+    assert torch.equal(out[..., 20:], prompt[..., 20:])
+
+
+def test_everything_kept_comes_back():
+    prompt = target_of(1, 30)
+    assert torch.equal(generate(random_logits, (1, 4, 30), prompt=prompt), prompt)
+
+
+def test_a_clip_keeps_its_length_unless_parity_is_asked_for():
+    assert generate(random_logits, (1, 4, 32)).shape[-1] == 32
+    parity = DecodingConfig(decoding_steps=STEPS, parity=True)
+    assert generate(random_logits, (1, 4, 32), decoding=parity).shape[-1] == 30
+
+
+def test_progress_counts_to_the_end():
+    seen = []
+    generate(random_logits, (1, 4, 30), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i + 1, sum(STEPS)) for i in range(sum(STEPS))]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"decoding_steps": (5, 3)}, "decoding_steps"),
+        ({"decoding_steps": (5, 3, 2, 0)}, "decoding_steps"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"top_k": CARD + 1}, "top_k"),
+        ({"temperature": -1.0}, "temperature"),
+    ],
+)
+def test_settings_that_do_not_fit(change, words):
+    decoding = dataclasses.replace(DecodingConfig(decoding_steps=STEPS), **change)
+    with pytest.raises(UserError, match=words):
+        generate(random_logits, (1, 4, 30), decoding=decoding)
+
+
+def test_prompts_that_do_not_fit():
+    with pytest.raises(UserError, match="40 frames"):
+        generate(random_logits, (1, 4, 30), prompt=target_of(1, 40))
+    with pytest.raises(UserError, match="keep"):
+        generate(random_logits, (1, 4, 30), keep=torch.ones(1, 30, dtype=torch.bool))
+    with pytest.raises(UserError, match="keep"):
+        generate(random_logits, (1, 4, 30), prompt=target_of(1, 30), keep=torch.ones(1, 29, dtype=torch.bool))
+    with pytest.raises(UserError, match="shorter than one span"):
+        generate(random_logits, (1, 4, 2))
+
+
+def test_schedule_of_the_paper():
+    # facts of the released settings: 166 chunks, 20 steps
+    steps = list(decoding_schedule(DecodingConfig(decoding_steps=(20,))))
+    counts = [max(int(step.mask_rate * 166), 1) for step in steps]
+    assert counts[:4] == [166, 165, 163, 160]
+    assert counts[-3:] == [27, 13, 1]
+    assert steps[0].temperature == pytest.approx(2.85)
+    assert steps[-1].temperature == 0.0
+    assert steps[0].cfg_coef == 10.0
+    assert steps[-1].cfg_coef == pytest.approx(1.0, abs=1e-5)
+
+
+def test_filters_renormalise():
+    probs = torch.softmax(torch.randn(5, CARD, generator=torch.Generator().manual_seed(0)), dim=-1)
+    for top_p, top_k in ((0.5, 0), (0.0, 3), (0.0, 0), (1.0, 0)):
+        filtered = filter_probs(probs, top_p, top_k)
+        torch.testing.assert_close(filtered.sum(dim=-1), torch.ones(5))
+    assert ((filter_probs(probs, 0.0, 3) > 0).sum(dim=-1) == 3).all()
+    assert ((filter_probs(probs, 1e-9, 0) > 0).sum(dim=-1) == 1).all()

@@ -1,0 +1,72 @@
+"""Imports go in one direction, and the command line starts without heavy ones."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(p for package in ("magnet_train", "datamodules") for p in (ROOT / package).rglob("*.py"))
+
+# What each part may import of ours; the first entry that a file's module name starts with decides.
+ALLOWED = {
+    "magnet_train.errors": (),
+    "magnet_train.tokens": ("magnet_train.errors",),
+    "magnet_train.masking": ("magnet_train.errors", "magnet_train.tokens"),
+    "magnet_train.losses": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.masking"),
+    "magnet_train.decoding": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.masking"),
+    "magnet_train.models": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.masking", "magnet_train.models"),
+    "magnet_train.codecs": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.codecs"),
+    "magnet_train.text": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.text"),
+    "datamodules": ("magnet_train.errors", "magnet_train.tokens", "datamodules"),
+}
+
+
+def module_name(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+    return names
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_direction(file):
+    name = module_name(file)
+    ours = {i for i in imports_of(file) if i.split(".")[0] in ("magnet_train", "datamodules")}
+    for part, allowed in ALLOWED.items():
+        if name == part or name.startswith(part + "."):
+            wrong = {i for i in ours if not i.startswith(tuple(allowed) or ("-",))}
+            assert not wrong, f"{name} must not import {wrong}"
+    if name.startswith("magnet_train") and not name.startswith("magnet_train.cli"):
+        assert not any(i.startswith("datamodules") for i in ours)
+
+
+def test_torchaudio_stays_in_one_file():
+    users = {module_name(f) for f in FILES if any(i.split(".")[0] == "torchaudio" for i in imports_of(f))}
+    assert users == {"magnet_train.audio"}
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from magnet_train.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'lightning', 'transformers', 'numpy', 'soundfile', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+
+def test_no_init_under_tests():
+    assert not list((ROOT / "tests").rglob("__init__.py"))
