@@ -1,4 +1,4 @@
-"""Write the packaged text encoder: a word-level tokenizer for the world's captions and a small T5's configuration.
+"""Write the text encoder of the quickstart: a tokenizer that knows its words, and a small T5's shape.
 
 `python -m magnet_train.quickstart.text_files FOLDER`. No weights: they train along with the model.
 """

@@ -36,7 +36,8 @@ GATE_SEED = 777  # a world that training never draws from
 CLIPS = 1200  # for training, of each preset
 PROJECTION = 48  # of the 64 latent dimensions start as the MDCT's strongest directions
 BATCH, CROP = 12, 24 * FRAME  # clips in a step, samples of each
-RATE = 2e-3  # learning rate at the start; it falls along a cosine to a fiftieth
+RATE = 2e-3  # highest learning rate
+WARM_UP = 0.04  # of the time: full steps at once would undo the start
 COMMITMENT = 0.25
 NOISY_SHARE = 2.5  # how much more often noise is drawn: rare in the world, and hardest for the codec
 
@@ -83,7 +84,7 @@ def train(audio: Sequence[Tensor], minutes: float, seed: int, say: Any = print) 
     crops = _Crops(audio)
     begin, step, done = time.monotonic(), 0, 0.0
     while done < 1:
-        optimizer.param_groups[0]["lr"] = RATE * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done)))
+        optimizer.param_groups[0]["lr"] = learning_rate(done)
         batch = crops.draw()
         quantized, commitment = quantize(model.quantizer, run_layers(model.encoder, batch[:, None]))
         loss = codec_loss(run_layers(model.decoder, quantized)[:, 0], batch) + COMMITMENT * commitment
@@ -97,6 +98,11 @@ def train(audio: Sequence[Tensor], minutes: float, seed: int, say: Any = print) 
         done = (time.monotonic() - begin) / (60 * minutes)
     say(f"  {step} steps in {time.monotonic() - begin:.0f} s")
     return model
+
+
+def learning_rate(done: float) -> float:
+    """Return the rate when `done` (0..1) of the time is over: up from 0, then along a cosine to a fiftieth."""
+    return RATE * min(1.0, done / WARM_UP) * (0.51 + 0.49 * math.cos(math.pi * done))
 
 
 class _Crops:

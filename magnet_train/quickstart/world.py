@@ -7,7 +7,7 @@ frames at 50 Hz) or the whole clip; a clip is one window or two.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from magnet_train.quickstart.captions import HELD_OUT, PITCHES, Caption, Event, 
 
 Audio = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
+Track = Callable[[Iterable[tuple[Caption, Audio]]], Iterable[tuple[Caption, Audio]]]
 
 SAMPLE_RATE = 8000  # Hz
 FRAME = 160  # samples in a token frame of 20 ms
@@ -109,20 +110,21 @@ class ToneWorld:
         audio += 0.002 * rng.standard_normal(len(audio))
         return audio.astype(np.float32)
 
-    def write(self, folder: Path, count: int, split: str = "train") -> list[Caption]:
+    def write(self, folder: Path, count: int, split: str = "train", track: Track = iter) -> list[Caption]:
         """Write `count` clips of a split as NAME.wav (16 bit) with NAME.json beside each.
 
         Args:
             folder: Made if it is not there.
             count: How many clips.
             split: One of `SPLITS`; also the first part of each name.
+            track: Wraps the loop over the clips, to show how far it is.
 
         Returns:
             The captions in the order of the names.
         """
         folder.mkdir(parents=True, exist_ok=True)
         captions = []
-        for index, (caption, audio) in enumerate(self.clips(count, split)):
+        for index, (caption, audio) in enumerate(track(self.clips(count, split))):
             path = folder / f"{split}-{index:05d}.wav"
             soundfile.write(path, audio, SAMPLE_RATE, subtype="PCM_16")
             path.with_suffix(".json").write_text(json.dumps(caption.to_dict()) + "\n", encoding="utf-8")

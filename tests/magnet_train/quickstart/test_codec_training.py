@@ -1,0 +1,131 @@
+"""The codec's training: where it starts is a transform codec, what it writes is an EncodecModel."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import EncodecModel
+
+from magnet_train.quickstart import train_codec
+from magnet_train.quickstart.codec_training.losses import codec_loss, flatness, tonality
+from magnet_train.quickstart.codec_training.quantizer import fit_codebooks, nearest, quantize
+from magnet_train.quickstart.codec_training.start import (
+    fit_projection,
+    mdct_basis,
+    run_layers,
+    start_from_mdct,
+)
+from magnet_train.quickstart.world import FRAME, PRESETS, ToneWorld
+
+CODEC = Path(train_codec.__file__).parent / "codec"
+
+
+@pytest.fixture(scope="module")
+def audio():
+    return torch.from_numpy(np.stack([clip for _, clip in ToneWorld("default", 2).clips(60)]))
+
+
+@pytest.fixture(scope="module")
+def started(audio):
+    torch.manual_seed(0)
+    model = EncodecModel(train_codec.codec_config())
+    projection = fit_projection(audio, FRAME, train_codec.PROJECTION)
+    start_from_mdct(model, *projection)
+    return model, projection
+
+
+def si_sdr(output, audio):
+    """Signal to distortion in decibels whatever the scale, [B]."""
+    target = (output * audio).sum(-1, keepdim=True) / audio.square().sum(-1, keepdim=True) * audio
+    return 10 * (target.square().sum(-1) / (output - target).square().sum(-1)).log10()
+
+
+def test_the_basis_reconstructs_what_two_frames_cover():
+    basis = mdct_basis(16)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(16), atol=1e-6, rtol=0)
+    audio = torch.randn(160)
+    frames = audio.unfold(0, 32, 16) @ basis.T @ basis
+    output = torch.zeros(160)
+    for index, frame in enumerate(frames):
+        output[16 * index : 16 * index + 32] += frame
+    torch.testing.assert_close(output[16:-16], audio[16:-16])
+
+
+def test_the_convolutions_compute_the_projection(started, audio):
+    model, (analysis, _) = started
+    with torch.no_grad():
+        latents = run_layers(model.encoder, audio[:, None])  # [B, 64, 64]
+        padded = torch.nn.functional.pad(audio, (FRAME // 2, FRAME // 2))
+        expected = torch.einsum("bfn,dn->bdf", padded.unfold(-1, 2 * FRAME, FRAME), analysis)
+        error = (latents[:, : len(analysis)] - expected).abs().mean() / expected.abs().mean()
+        assert error < 0.1  # what the activations bend
+        torch.testing.assert_close(model.encoder(audio[:, None]), latents)  # the LSTM adds nothing
+        output = run_layers(model.decoder, latents)[:, 0]
+    assert si_sdr(output, audio).median() > 12  # no step of training yet; random weights give less than 0
+
+
+def test_codebooks_are_placed_and_follow(started, audio):
+    model, _ = started
+    with torch.no_grad():
+        latents = run_layers(model.encoder, audio[:, None])
+    fit_codebooks(model.quantizer, latents.transpose(1, 2).flatten(0, 1), iterations=4)
+    first = model.quantizer.layers[0].codebook
+    codes = nearest(latents.transpose(1, 2).flatten(0, 1), first.embed)
+    assert len(codes.unique()) > 200  # of 256
+    latents.requires_grad_()
+    before = first.embed.clone()
+    quantized, commitment = quantize(model.quantizer, latents)
+    codes_of_model = model.quantizer.encode(latents.detach())
+    assert codes_of_model.shape == (4, len(audio), 64)
+    assert 0 < commitment < 1.5
+    quantized.sum().backward()
+    torch.testing.assert_close(latents.grad, torch.ones_like(latents))  # straight through
+    assert not torch.equal(first.embed, before)
+
+
+def test_a_code_that_nobody_uses_moves_to_where_vectors_are():
+    model = EncodecModel(train_codec.codec_config())
+    book = model.quantizer.layers[0].codebook
+    book.embed[:] = 100.0
+    book.embed[0] = 0.0
+    quantize(model.quantizer, torch.randn(2, 64, 50))
+    assert (book.embed.abs().amax(dim=1) < 50).all()
+
+
+def test_the_loss_listens_to_waves_of_tones_and_to_the_power_of_noise():
+    torch.manual_seed(0)
+    time = torch.arange(3840) / 8000
+    tone = 0.5 * torch.sin(2 * torch.pi * 440 * time)[None]
+    noise, other_noise = 0.3 * torch.randn(1, 3840), 0.3 * torch.randn(1, 3840)
+    assert flatness(tone) < 0.01 < 0.5 < flatness(noise)
+    assert tonality(tone) == 1
+    assert tonality(noise) == pytest.approx(0.05)
+    assert codec_loss(tone, tone) < 1e-3
+    assert (
+        codec_loss(other_noise, noise) < codec_loss(torch.zeros_like(noise), noise) / 3
+    )  # silence is no answer
+    assert codec_loss(-tone, tone) > 1  # a tone upside down is wrong
+
+
+def test_the_script_writes_a_codec_that_loads(tmp_path, capsys):
+    arguments = ["--out", str(tmp_path), "--minutes", "0.03", "--clips", "40", "--gate-clips", "20"]
+    assert train_codec.main(arguments) in (0, 1)  # three seconds need not pass the gate
+    assert "steps in" in capsys.readouterr().out
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert set(record["ceiling"]) == set(PRESETS)
+    assert record["ceiling"]["default"]["pitch"] > 0.9  # by its start alone
+    model = EncodecModel.from_pretrained(tmp_path)
+    assert model.dtype == torch.float32
+    assert model.encode(torch.zeros(1, 1, 1600)).audio_codes.shape == (1, 1, 4, 10)
+
+
+def test_the_packaged_codec_is_small_and_lets_the_oracle_hear():
+    assert (CODEC / "model.safetensors").stat().st_size <= 2_000_000
+    config = json.loads((CODEC / "config.json").read_text())
+    assert config["sampling_rate"] == 8000
+    assert config["codebook_size"] == 256
+    for preset in PRESETS:
+        heard = train_codec.ceiling(CODEC, preset, clips=100, seed=4321)
+        assert min(heard.values()) >= train_codec.GATE, (preset, heard)
