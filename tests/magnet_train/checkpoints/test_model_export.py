@@ -1,0 +1,146 @@
+"""Checkpoint to export to model: nothing changes on the way, and nothing goes missing in silence."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from magnet_train import Magnet
+from magnet_train.errors import UserError
+
+Change = Callable[[Callable[[dict[str, Any]], None]], Path]
+
+
+def logits_of(magnet: Magnet) -> Tensor:
+    """Logits of all codebooks, with texts, so that every weight has its say."""
+    tokens = torch.randint(magnet.lm.card + 1, (2, 4, 24), generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        hidden, mask = magnet.text(["a low bell", "a short high flute"])
+        return torch.stack([magnet.lm(tokens, stage, hidden, mask) for stage in range(4)])
+
+
+@pytest.fixture
+def exported(checkpoint: Path, tmp_path: Path) -> Path:
+    Magnet.from_pretrained(checkpoint).save_pretrained(tmp_path / "exported", licence="CC-BY-4.0")
+    return tmp_path / "exported"
+
+
+def test_export_gives_the_same_logits_as_the_checkpoint(checkpoint: Path, exported: Path) -> None:
+    expected = logits_of(Magnet.from_pretrained(checkpoint))
+    assert torch.equal(logits_of(Magnet.from_pretrained(exported)), expected)
+
+
+def test_export_of_an_export_is_the_same(exported: Path, tmp_path: Path) -> None:
+    Magnet.from_pretrained(exported).save_pretrained(tmp_path / "again", licence="CC-BY-4.0")
+    assert (tmp_path / "again" / "config.json").read_text() == (exported / "config.json").read_text()
+    first, second = load_file(exported / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("raw", "stored_as"), [(False, "state_dict"), (True, "current_model_state")])
+def test_averaged_weights_unless_raw_ones_are_asked_for(checkpoint: Path, raw: bool, stored_as: str) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    assert not torch.equal(content["state_dict"]["lm.heads"], content["current_model_state"]["lm.heads"])
+    magnet = Magnet.from_pretrained(checkpoint, raw=raw)
+    for name, tensor in magnet.lm.state_dict().items():
+        assert torch.equal(tensor, content[stored_as][f"lm.{name}"])
+    for name, tensor in magnet.text.state_dict().items():
+        assert torch.equal(tensor, content[stored_as][f"text.{name}"])
+
+
+def test_settings_come_along(checkpoint: Path, exported: Path) -> None:
+    magnet, again = Magnet.from_pretrained(checkpoint), Magnet.from_pretrained(exported)
+    assert again.decoding == magnet.decoding
+    assert again.decoding.decoding_steps == (3, 2, 2, 2)
+    assert again.segment_duration == pytest.approx(0.48)
+    assert again.lm.config == magnet.lm.config
+
+
+def test_card_names_licence_codec_and_hash(exported: Path) -> None:
+    card = (exported / "README.md").read_text()
+    config = json.loads((exported / "config.json").read_text())
+    assert config["format"] == "magnet-train/1"
+    assert config["licence"] == "CC-BY-4.0"
+    for fact in ("license: CC-BY-4.0", config["codec"]["sha256"], "quickstart", "from_pretrained", "32"):
+        assert fact in card
+
+
+def test_local_codec_travels_with_the_export(
+    change_checkpoint: Change, checkpoint: Path, tmp_path: Path
+) -> None:
+    from importlib import resources
+
+    local = tmp_path / "my_codec"
+    shutil.copytree(str(resources.files("magnet_train.quickstart") / "codec"), local)
+    changed = change_checkpoint(lambda content: content["magnet_train"]["codec"].update(id=str(local)))
+    Magnet.from_pretrained(changed).save_pretrained(tmp_path / "exported")
+    shutil.rmtree(local)
+    moved = tmp_path / "moved"
+    (tmp_path / "exported").rename(moved)
+    tokens = torch.zeros(1, 4, 24, dtype=torch.int64)
+    expected = Magnet.from_pretrained(checkpoint).codec.decode(tokens)
+    assert torch.equal(Magnet.from_pretrained(moved).codec.decode(tokens), expected)
+
+
+def test_refuses_a_folder_in_use_and_leaves_it_alone(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="full"):
+        Magnet.from_pretrained(checkpoint).save_pretrained(tmp_path / "full")
+    assert [file.name for file in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+def test_failure_in_the_middle_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    magnet = Magnet.from_pretrained(checkpoint)
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(UserError, match="No space left"):
+        magnet.save_pretrained(tmp_path / "exported")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_key_that_does_not_fit_is_named(exported: Path) -> None:
+    weights = load_file(exported / "model.safetensors")
+    del weights["lm.heads"]
+    del weights["lm.text_proj.bias"]
+    weights["lm.surplus"] = torch.zeros(1)
+    weights["lm.out_norm.weight"] = torch.zeros(7)
+    save_file(weights, exported / "model.safetensors")
+    with pytest.raises(UserError) as caught:
+        Magnet.from_pretrained(exported)
+    for name in ("heads", "text_proj.bias", "surplus", "out_norm.weight", "[7]", "[16]"):
+        assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_damaged_export_is_one_sentence(exported: Path, name: str, damage: str) -> None:
+    file = exported / name
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=name) as caught:
+        Magnet.from_pretrained(exported)
+    assert "\n" not in str(caught.value)
+
+
+def test_empty_folder_holds_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no model"):
+        Magnet.from_pretrained(tmp_path)

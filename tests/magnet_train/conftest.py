@@ -1,0 +1,95 @@
+"""One real checkpoint, saved by Lightning after three steps with averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch.utils.data import DataLoader
+
+from magnet_train.codecs import load_codec
+from magnet_train.decoding import DecodingConfig
+from magnet_train.models import MagnetTransformer
+from magnet_train.module import MagnetModule
+from magnet_train.text import T5Text
+
+STEPS = 3
+SECONDS = 0.48  # 24 frames
+FRAMES = 24
+
+
+def random_batches(card: int) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        {
+            "tokens": torch.randint(card, (2, 4, FRAMES), generator=generator),
+            "valid": torch.ones(2, FRAMES, dtype=torch.bool),
+            "noise": torch.rand(2, 2 + FRAMES, generator=generator),
+            "text": ["a low bell", "a high flute"],
+            "key": ["a", "b"],
+            "slot": torch.arange(2),
+        }
+        for _ in range(STEPS)
+    ]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `.ckpt` of a tiny model with the packaged codec and text encoder; its EMA and raw weights differ."""
+    path = tmp_path_factory.mktemp("fit") / "last.ckpt"
+    torch.manual_seed(0)
+    codec = load_codec("quickstart").info
+    module = MagnetModule(
+        codec=codec,
+        lm=_tiny_lm,
+        text=T5Text("quickstart", trainable=True, pretrained=False),
+        optimizer=partial(torch.optim.AdamW, lr=1e-2),
+        segment_duration=SECONDS,
+        warmup_steps=1,
+        decoding=DecodingConfig(decoding_steps=(3, 2, 2, 2), max_cfg_coef=3.0),
+    )
+    trainer = pl.Trainer(
+        max_steps=STEPS,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[EMAWeightAveraging(decay=0.9), _SaveAfter(STEPS, path)],
+    )
+    trainer.fit(module, DataLoader(random_batches(codec.card), batch_size=None))  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture
+def change_checkpoint(checkpoint: Path, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
+    """Return a function that writes a copy of the checkpoint after `change(content)`."""
+
+    def write(change: Callable[[dict[str, Any]], None]) -> Path:
+        content = torch.load(checkpoint, weights_only=True)
+        change(content)
+        torch.save(content, tmp_path / "changed.ckpt")
+        return tmp_path / "changed.ckpt"
+
+    return write
+
+
+class _SaveAfter(pl.Callback):
+    """Saves in the middle of `fit`, where the averaged and the raw weights are both at hand."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def _tiny_lm(n_q: int, card: int, text_dim: int) -> MagnetTransformer:
+    return MagnetTransformer(n_q, card, text_dim, dim=16, num_heads=2, num_layers=1)
