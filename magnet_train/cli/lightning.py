@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from datamodules import DataPosition
+from magnet_train.callbacks import StepProgressBar
 from magnet_train.errors import UserError
 from magnet_train.module import MagnetModule
 
@@ -38,6 +39,8 @@ class MagnetCLI(LightningCLI):
         """Put what the run writes into its folder, and load checkpoints without running their code."""
         config = self.config[self.subcommand]
         config.weights_only = True
+        if config.trainer.enable_progress_bar is not False:
+            self.trainer_defaults["callbacks"].append(StepProgressBar())
         checkpoint = config.get("ckpt_path")
         if checkpoint and checkpoint not in ("best", "last", "hpc") and not Path(checkpoint).exists():
             raise UserError(f"--ckpt_path {checkpoint} does not exist; name a checkpoint that `fit` saved.")

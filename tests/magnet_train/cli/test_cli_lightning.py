@@ -1,0 +1,173 @@
+"""fit, validate, test and predict through the real command line, on real shards."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datamodules.writer import ShardWriter
+
+from magnet_train.cli.main import main
+from magnet_train.tokens import CodecInfo
+
+ROOT = Path(__file__).parents[3]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CODEC = CodecInfo("quickstart", "0" * 64, 8000, 1, 50.0, n_q=4, card=256)
+SMALL = [
+    *("-c", "configs/base.yaml", "-c", "configs/quickstart.yaml", "-c", "configs/trainer/cpu.yaml"),
+    *("--data.batch_size", "4", "--model.lm.dim", "32", "--model.lm.num_layers", "1"),
+    *("--trainer.max_steps", "6", "--trainer.val_check_interval", "3", "--trainer.log_every_n_steps", "1"),
+    *("--trainer.enable_progress_bar", "false", "--model.warmup_steps", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    rng = np.random.default_rng(0)
+    with ShardWriter(folder, CODEC) as writer:
+        for index in range(40):
+            tokens = rng.integers(0, 256, (4, 64 + index)).astype(np.int16)
+            writer.add(f"clip{index:03d}", tokens, {"text": f"a {['calm', 'fast'][index % 2]} flute on c4"})
+    return folder
+
+
+def fit(shards: Path, run: Path, *options: str) -> int:
+    return main(["fit", *SMALL, "--data.shards", str(shards), "--run", str(run), *options])
+
+
+def losses_of(run: Path, column: str = "train/loss") -> list[float]:
+    with open(run / "metrics.csv") as file:
+        return [float(row[column]) for row in csv.DictReader(file) if row[column]]
+
+
+def test_fit_writes_a_run_that_the_other_commands_read(shards, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert fit(shards, run) == 0
+    assert {"config.yaml", "last.ckpt", "metrics.csv"} <= {p.name for p in run.iterdir()}
+    assert len(losses_of(run)) == 6
+    for k in range(4):
+        for kind in ("loss", "perplexity", "accuracy"):
+            assert len(losses_of(run, f"val/{kind}_codebook_{k}")) == 2
+    checkpoint = torch.load(run / "last.ckpt", weights_only=True)
+    assert checkpoint["callbacks"]["DataPosition"]["slots"] == 6 * 4
+    assert "current_model_state" in checkpoint
+
+    options = [*SMALL, "--data.shards", str(shards), "--run", str(tmp_path / "again")]
+    for command in ("validate", "test", "predict"):
+        assert main([command, *options, "--ckpt_path", str(run / "last.ckpt")]) == 0
+
+
+def test_fixed_prompts_become_audio_in_tensorboard_and_files(shards, tmp_path):
+    run = tmp_path / "run"
+    prompts = ["--model.sample_prompts", '["a calm flute on c4"]']
+    # The shards claim another codec's hash, so the decoder is named.
+    overlay = tmp_path / "samples.yaml"
+    overlay.write_text("trainer: {callbacks: [{class_path: magnet_train.callbacks.SampleAudio}]}\n")
+    assert fit(shards, run, "-c", "configs/logger/tensorboard.yaml", "-c", str(overlay), *prompts) == 0
+    assert sorted(p.name for p in (run / "samples").iterdir()) == ["step_0000003", "step_0000006"]
+    assert (run / "samples" / "step_0000006" / "0.wav").stat().st_size > 10_000
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"audio": 0}).Reload()
+    assert events.Tags()["audio"] == ["samples/0 a calm flute on c4"]
+    assert "train/loss" in events.Tags()["scalars"]
+
+
+def test_wandb_offline_needs_no_account(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    prompts = ["--model.sample_prompts", '["a calm flute on c4"]']
+    assert fit(shards, tmp_path, "-c", "configs/logger/wandb_offline.yaml", *prompts) == 0
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert list(tmp_path.glob("wandb/offline-run-*/files/media/audio/*.wav"))
+
+
+def test_resume_goes_on_bit_for_bit(shards, tmp_path):
+    steps = ["--trainer.val_check_interval", "100", "--trainer.callbacks.every_n_train_steps", "3"]
+    assert fit(shards, tmp_path / "whole", *steps) == 0
+    middle = tmp_path / "whole" / "step=0000003.ckpt"
+    if not middle.exists():  # save_top_k keeps the newest: make the middle one by stopping there
+        assert fit(shards, tmp_path / "half", *steps, "--trainer.limit_train_batches", "3", "--trainer.max_epochs", "1") == 0
+        middle = tmp_path / "half" / "last.ckpt"
+    assert fit(shards, tmp_path / "rest", *steps, "--ckpt_path", str(middle)) == 0
+    assert losses_of(tmp_path / "rest") == losses_of(tmp_path / "whole")[3:]
+    whole = torch.load(tmp_path / "whole" / "last.ckpt", weights_only=True)
+    rest = torch.load(tmp_path / "rest" / "last.ckpt", weights_only=True)
+    for key in ("state_dict", "current_model_state"):
+        assert all(torch.equal(tensor, rest[key][name]) for name, tensor in whole[key].items())
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_every_config_goes_through_the_real_parser(config, shards, capsys):
+    overlay = [] if config.name == "base.yaml" else ["-c", str(config)]
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "-c", str(ROOT / "configs/base.yaml"), *overlay, "--data.shards", str(shards), "--print_config"])
+    assert exit_.value.code in (0, None)
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["class_path"] == "magnet_train.module.MagnetModule"
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_overlays_are_short_and_say_what_they_are(config):
+    lines = config.read_text().splitlines()
+    assert lines[0].startswith("# ")
+    assert config.name in ("base.yaml", "quickstart.yaml", "quickstart_full.yaml") or len(lines) <= 15
+
+
+def test_configs_are_found_from_any_folder(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "-c", "configs/base.yaml", "--data.shards", str(shards), "--print_config"])
+    assert exit_.value.code in (0, None)
+
+
+def test_bad_input_is_one_sentence(shards, tmp_path, capsys):
+    def message(*options: str) -> str:
+        assert fit(shards, tmp_path / "run", *options) == 1
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("magnet-train: error:")]
+        assert len(lines) == 1
+        return lines[0]
+
+    assert "nothing.yaml" in message("-c", "nothing.yaml")
+    assert "nothing.ckpt" in message("--ckpt_path", "nothing.ckpt")
+    assert "no_shards" in message("--data.shards", str(tmp_path / "no_shards"))
+    assert "decoding_steps" in message("--model.decoding.decoding_steps", "[3, 2]")
+    assert "shorter than one span" in message("--data.segment_duration", "0.04")
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_unknown_key_is_wrong_usage(shards, tmp_path, capsys):
+    overlay = tmp_path / "typo.yaml"
+    overlay.write_text("model:\n  init_args:\n    warm_up: 3\n")
+    with pytest.raises(SystemExit) as exit_:
+        fit(shards, tmp_path / "run", "-c", str(overlay))
+    assert exit_.value.code == 2
+    assert re.search("warm_up", capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_curve_of_one(shards, tmp_path):
+    """DDP over gloo, global batch 8 both times; 1e-5 for 20 steps."""
+    common = ["--trainer.max_steps", "20", "--trainer.val_check_interval", "20", "--trainer.log_every_n_steps", "1"]
+    curves = []
+    for devices, batch in (("1", "8"), ("2", "4")):
+        run = tmp_path / devices
+        arguments = [*common, "--data.batch_size", batch, "--trainer.devices", devices]
+        arguments += ["--trainer.strategy", "ddp"] if devices == "2" else []
+        command = [sys.executable, "-m", "magnet_train", "fit", *SMALL, "--data.shards", str(shards), "--run", str(run)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        curves.append((losses_of(run), losses_of(run, "val/loss")))
+    (one, one_val), (two, two_val) = curves
+    assert len(one) == len(two) == 20
+    assert two == pytest.approx(one, rel=1e-5)
+    assert two_val == pytest.approx(one_val, rel=1e-5)

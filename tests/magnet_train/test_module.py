@@ -1,0 +1,124 @@
+"""The LightningModule by itself: what the loss counts, what is logged, what a checkpoint holds."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from magnet_train.decoding import DecodingConfig
+from magnet_train.errors import UserError
+from magnet_train.models import MagnetTransformer
+from magnet_train.module import MagnetModule
+from magnet_train.text import ClassLabels, NoText
+from magnet_train.tokens import CodecInfo
+
+CODEC = CodecInfo("tiny", "0" * 64, 8000, 1, 50.0, n_q=2, card=16)
+FRAMES = 32
+
+
+def build(**changes) -> MagnetModule:
+    torch.manual_seed(0)
+    options = {
+        "codec": CODEC,
+        "lm": partial(MagnetTransformer, dim=32, num_heads=4, num_layers=2),
+        "text": ClassLabels(["a", "b"], dim=8),
+        "segment_duration": FRAMES / 50,
+        "decoding": DecodingConfig(decoding_steps=(3, 2)),
+    } | changes
+    return MagnetModule(**options)
+
+
+def batch_of(count: int = 4, seed: int = 0) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "tokens": torch.randint(16, (count, 2, FRAMES), generator=generator),
+        "valid": torch.ones(count, FRAMES, dtype=torch.bool),
+        "noise": torch.rand(count, 2 + FRAMES, generator=generator),
+        "text": ["a", "b"] * (count // 2),
+        "key": [str(i) for i in range(count)],
+        "slot": torch.arange(count),
+    }
+
+
+def test_loss_ignores_padding_and_what_is_not_masked():
+    module, batch = build(), batch_of()
+    batch["valid"][:, 20:] = False
+    before = module._stage_loss(batch, 1, None)
+    changed = dict(batch, tokens=batch["tokens"].clone())
+    changed["tokens"][..., 20:] = 16  # what a padded position holds
+    padded = module._stage_loss(changed, 0, None)
+    assert padded[2] == module._stage_loss(batch, 0, None)[2]
+    masked = before[2]
+    assert 0 < int(masked) < 4 * 20
+
+
+def test_loss_of_a_batch_is_that_of_its_parts():
+    module, batch = build(), batch_of(4)
+    whole = module._stage_loss(batch, 1, None)
+    parts = [
+        module._stage_loss({key: value[rows] for key, value in batch.items()}, 1, None)
+        for rows in (slice(0, 2), slice(2, 4))
+    ]
+    for index in range(3):
+        torch.testing.assert_close(whole[index].float(), sum(part[index].float() for part in parts))
+
+
+def test_a_batch_of_padding_alone_counts_nothing():
+    module, batch = build(), batch_of()
+    batch["valid"][:] = False
+    loss, correct, count = module._stage_loss(batch, 0, None)
+    assert (loss.item(), correct.item(), count.item()) == (0.0, 0, 0)
+
+
+def test_dropped_captions_are_the_null_condition():
+    module, batch = build(), batch_of()
+    dropped = module._stage_loss(batch, 0, torch.ones(4, dtype=torch.bool))[0]
+    nothing = module._stage_loss(dict(batch, text=[""] * 4), 0, None)[0]
+    torch.testing.assert_close(dropped, nothing)
+    assert not torch.allclose(dropped, module._stage_loss(batch, 0, None)[0])
+
+
+def test_samples_repeat_with_their_seed():
+    module = build().eval()
+    first = module.sample(["a", None], seed=3)
+    assert first.shape == (2, 2, FRAMES)
+    assert torch.equal(first, module.sample(["a", None], seed=3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"segment_duration": 0.02}, "shorter than one span"),
+        ({"stage_weights": [1.0]}, "stage_weights"),
+        ({"cfg_dropout": 1.5}, "cfg_dropout"),
+        ({"decoding": DecodingConfig()}, "decoding_steps"),
+    ],
+)
+def test_settings_that_do_not_fit(changes, words):
+    with pytest.raises(UserError, match=words):
+        build(**changes)
+
+
+def test_checkpoint_describes_the_model_in_primitives(tmp_path):
+    module = build(text=NoText())
+    checkpoint: dict = {}
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "c.ckpt")
+    stored = torch.load(tmp_path / "c.ckpt", weights_only=True)["magnet_train"]
+    assert MagnetTransformer(**stored["lm"]).config == module.lm.config
+    assert CodecInfo.from_dict(stored["codec"]) == CODEC
+    module.on_load_checkpoint(checkpoint)
+
+
+def test_resume_refuses_another_model_or_codec():
+    checkpoint: dict = {}
+    build().on_save_checkpoint(checkpoint)
+    with pytest.raises(UserError, match="num_layers 2"):
+        build(lm=partial(MagnetTransformer, dim=32, num_heads=4, num_layers=3)).on_load_checkpoint(checkpoint)
+    other = CodecInfo("tiny", "1" * 64, 8000, 1, 50.0, n_q=2, card=16)
+    with pytest.raises(UserError, match="sha256"):
+        build(codec=other).on_load_checkpoint(checkpoint)
+    with pytest.raises(UserError, match="not written by magnet-train"):
+        build().on_load_checkpoint({})
