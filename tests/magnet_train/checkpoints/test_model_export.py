@@ -42,7 +42,10 @@ def test_export_gives_the_same_logits_as_the_checkpoint(checkpoint: Path, export
 def test_export_of_an_export_is_the_same(exported: Path, tmp_path: Path) -> None:
     Magnet.from_pretrained(exported).save_pretrained(tmp_path / "again", licence="CC-BY-4.0")
     assert (tmp_path / "again" / "config.json").read_text() == (exported / "config.json").read_text()
-    first, second = load_file(exported / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors")
+    first, second = (
+        load_file(exported / "model.safetensors"),
+        load_file(tmp_path / "again" / "model.safetensors"),
+    )
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 

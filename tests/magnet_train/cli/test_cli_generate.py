@@ -1,0 +1,197 @@
+"""`generate` through the real command line: WAVs that can be read, and nothing left behind by a mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from magnet_train.cli.main import main
+
+RATE = 8000  # of the packaged codec
+SAMPLES = 24 * 160
+
+
+def generate(model: Path, out: Path, *options: str) -> int:
+    return main(["generate", "--model", str(model), "--out", str(out), *options])
+
+
+def results_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def write_tone(path: Path, seconds: float) -> Path:
+    time = np.arange(int(seconds * 44100)) / 44100
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 220 * time), 44100)
+    return path
+
+
+def test_texts_become_numbered_wavs(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "clips"
+    texts = ["A low bell / slow?", "../../etc/passwd"]
+    assert generate(checkpoint, out, "--text", texts[0], "--text", texts[1]) == 0
+    results = results_of(out)
+    assert [result["text"] for result in results] == texts
+    assert sorted(file.name for file in out.iterdir()) == sorted(
+        [*(result["file"] for result in results), "results.jsonl"]
+    )
+    for number, result in enumerate(results):
+        assert result["file"].startswith(str(number))
+        audio, rate = soundfile.read(out / result["file"])
+        assert rate == RATE
+        assert audio.shape == (SAMPLES,)
+        assert np.abs(audio).max() > 0
+    assert "1.0 s of audio" in capsys.readouterr().out
+
+
+def test_same_seed_same_sound(checkpoint: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+        assert generate(checkpoint, tmp_path / name, "--text", "a flute", "--seed", seed) == 0
+    clips = [next((tmp_path / name).glob("*.wav")).read_bytes() for name in "abc"]
+    assert clips[0] == clips[1] != clips[2]
+
+
+def test_jsonl_prompts_keep_their_ids(checkpoint: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(
+        '{"text": "a flute", "id": "x7"}\n{"text": "eine Glöcke", "id": "x8"}\n', encoding="utf-8"
+    )
+    assert generate(checkpoint, tmp_path / "clips", "--prompts", str(prompts), "--batch-size", "1") == 0
+    assert [(r["id"], r["text"]) for r in results_of(tmp_path / "clips")] == [
+        ("x7", "a flute"),
+        ("x8", "eine Glöcke"),
+    ]
+
+
+def test_txt_prompts_a_line_each(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a flute\n\n  a bell \n")
+    assert generate(checkpoint, tmp_path / "clips", "--prompts", str(tmp_path / "prompts.txt")) == 0
+    assert [result["text"] for result in results_of(tmp_path / "clips")] == ["a flute", "a bell"]
+
+
+def test_unconditional(checkpoint: Path, tmp_path: Path) -> None:
+    assert generate(checkpoint, tmp_path / "clips", "--unconditional", "3", "--batch-size", "2") == 0
+    assert [result["text"] for result in results_of(tmp_path / "clips")] == [None] * 3
+    assert len(list((tmp_path / "clips").glob("*.wav"))) == 3
+
+
+def test_options_reach_the_sampler(checkpoint: Path, tmp_path: Path) -> None:
+    options = [
+        "--steps",
+        "2,1,1,1",
+        "--cfg",
+        "4,2",
+        "--temperature",
+        "1.5",
+        "--top-p",
+        "0.5",
+        "--seconds",
+        "0.2",
+    ]
+    choices = ["--arrangement", "stride1", "--scoring", "prod", "--greedy"]
+    assert generate(checkpoint, tmp_path / "clips", "--text", "a flute", *options, *choices) == 0
+    decoding = results_of(tmp_path / "clips")[0]["decoding"]
+    assert decoding["decoding_steps"] == [2, 1, 1, 1]
+    assert (decoding["max_cfg_coef"], decoding["min_cfg_coef"]) == (4.0, 2.0)
+    assert (decoding["temperature"], decoding["top_p"], decoding["use_sampling"]) == (1.5, 0.5, False)
+    assert (decoding["span_arrangement"], decoding["span_scoring"]) == ("stride1", "prod")
+    audio, _ = soundfile.read(next((tmp_path / "clips").glob("*.wav")))
+    assert audio.shape == (10 * 160,)
+
+
+def test_defaults_are_the_models_own(checkpoint: Path, tmp_path: Path) -> None:
+    assert generate(checkpoint, tmp_path / "clips", "--text", "a flute") == 0
+    decoding = results_of(tmp_path / "clips")[0]["decoding"]
+    assert decoding["decoding_steps"] == [3, 2, 2, 2]
+    assert decoding["max_cfg_coef"] == 3.0
+
+
+def test_prompt_is_resampled_and_continued(checkpoint: Path, tmp_path: Path) -> None:
+    prompt = write_tone(tmp_path / "tone.wav", 0.2)
+    assert generate(checkpoint, tmp_path / "clips", "--text", "a flute", "--prompt", str(prompt)) == 0
+    audio, rate = soundfile.read(next((tmp_path / "clips").glob("*.wav")))
+    assert (rate, audio.shape) == (RATE, (SAMPLES,))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--text", ""], "--text"),
+        (["--text", "a flute", "--text", "  "], "caption 2"),
+        (["--text", "a flute", "--steps", "2,1"], "decoding_steps"),
+        (["--text", "a flute", "--steps", "2,1,0,1"], "decoding_steps"),
+        (["--text", "a flute", "--seconds", "9"], "9 s"),
+        (["--text", "a flute", "--top-p", "1.5"], "top_p"),
+        (["--text", "a flute", "--temperature", "-1"], "temperature"),
+        (["--text", "a flute", "--batch-size", "0"], "--batch-size"),
+        (["--text", "a flute", "--prompt", "nowhere.wav"], "nowhere.wav"),
+        (["--prompts", "nowhere.txt"], "nowhere.txt"),
+        (["--unconditional", "0"], "--unconditional"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], named: str
+) -> None:
+    assert generate(checkpoint, tmp_path / "clips", *options) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("magnet-train: error: ")
+    assert named in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "not json\n", '{"caption": "a flute"}\n', '{"text": ""}\n', "[1]\n"])
+def test_unusable_prompt_files(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(content)
+    assert generate(checkpoint, tmp_path / "clips", "--prompts", str(prompts)) == 1
+    assert "prompts.jsonl" in capsys.readouterr().err
+    assert not (tmp_path / "clips").exists()
+
+
+def test_prompt_longer_than_the_clip(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt = write_tone(tmp_path / "tone.wav", 1.0)
+    assert generate(checkpoint, tmp_path / "clips", "--text", "a flute", "--prompt", str(prompt)) == 1
+    assert "prompt" in capsys.readouterr().err
+    assert not (tmp_path / "clips").exists()
+
+
+def test_results_are_not_overwritten(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(checkpoint, tmp_path / "clips", "--text", "a flute") == 0
+    before = {file.name: file.read_bytes() for file in (tmp_path / "clips").iterdir()}
+    assert generate(checkpoint, tmp_path / "clips", "--text", "a bell") == 1
+    assert "--out" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in (tmp_path / "clips").iterdir()} == before
+
+
+def test_unreadable_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.ckpt").write_bytes(b"not a checkpoint")
+    assert generate(tmp_path / "bad.ckpt", tmp_path / "clips", "--text", "a flute") == 1
+    assert "bad.ckpt" in capsys.readouterr().err
+    assert not (tmp_path / "clips").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--text", "a", "--unconditional", "2"],
+        ["--text", "a", "--steps", "x"],
+        ["--text", "a", "--scoring", "y"],
+    ],
+)
+def test_wrong_usage_exits_2(checkpoint: Path, tmp_path: Path, options: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        generate(checkpoint, tmp_path / "clips", *options)
+    assert caught.value.code == 2
