@@ -101,7 +101,7 @@ def train(audio: Sequence[Tensor], minutes: float, seed: int, say: Any = print) 
 
 
 def learning_rate(done: float) -> float:
-    """Return the rate when `done` (0..1) of the time is over: up from 0, then along a cosine to a fiftieth."""
+    """Return the rate when `done` (0..1) of the time is over: up from 0, then a cosine to a fiftieth."""
     return RATE * min(1.0, done / WARM_UP) * (0.51 + 0.49 * math.cos(math.pi * done))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 # ELU(v) - ELU(-v) is 2v for small v, so a value passes an activation as a pair (+v, -v) scaled down by this.
 SMALL = 0.15
+ELEMENT = 0.05  # root mean square of the elements of a direction, see `_lengthen`
 
 
 def mdct_basis(hop: int) -> Tensor:
@@ -120,6 +121,18 @@ def _set(conv: Any, taps: dict[int, Tensor]) -> None:
     for tap, matrix in taps.items():
         view[:outputs, :inputs, tap] = matrix
     conv.weight = weight  # weight normalisation splits it into length and direction
+    _lengthen(conv)
+
+
+def _lengthen(conv: Any) -> None:
+    """Make the directions of a weight-normalised convolution long, which changes nothing but how fast they turn.
+
+    Adam moves every element by about the learning rate, a zero no less than the few that matter. Left as short
+    as they are, the directions would be lost in a few dozen steps.
+    """
+    direction = conv.parametrizations.weight.original1
+    root_mean_square = direction.square().mean(dim=(1, 2), keepdim=True).sqrt()
+    direction.mul_(ELEMENT / root_mean_square)
 
 
 def _centre(conv: Any) -> int:
