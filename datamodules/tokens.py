@@ -142,6 +142,10 @@ class TokenDataModule(pl.LightningDataModule):
         """Return the validation loader: there is no third split."""
         return self.val_dataloader()
 
+    def predict_dataloader(self) -> DataLoader[TokenBatch]:
+        """Return the validation loader: its captions are what `predict` turns into clips."""
+        return self.val_dataloader()
+
     def _loader(
         self, folder: Path, purpose: Purpose, batches: SlotBatchSampler | EveryClipOnce
     ) -> DataLoader[TokenBatch]:

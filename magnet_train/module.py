@@ -81,7 +81,8 @@ class MagnetModule(pl.LightningModule):
         self.codec = CodecInfo.from_dict(codec) if isinstance(codec, dict) else codec
         self.text = text
         self.lm = lm(self.codec.n_q, self.codec.card, text.dim)  # type: ignore[arg-type]
-        self.optimizer_callable = optimizer
+        # A function is not deep-copied; the command line's own callable holds a lock that EMA's copy trips over.
+        self._build_optimizer = lambda parameters: optimizer(parameters)
         self.segment_duration = segment_duration
         self.seed = seed
         self.warmup_steps = warmup_steps
@@ -205,7 +206,7 @@ class MagnetModule(pl.LightningModule):
         """Build the optimizer, with warm-up and cosine by optimizer step."""
         if self.trainer.max_steps < 1:
             raise UserError("the learning rate needs to know where it ends; set trainer.max_steps.")
-        optimizer = self.optimizer_callable([p for p in self.parameters() if p.requires_grad])
+        optimizer = self._build_optimizer([p for p in self.parameters() if p.requires_grad])
         scheduler = get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -81,13 +81,23 @@ def run(arguments: Sequence[str]) -> None:
         arguments: The subcommand and its options.
     """
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # argv was given to us as it is
-    MagnetCLI(
-        model_class=MagnetModule,
-        datamodule_class=pl.LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [DataPosition()]},
-        args=_with_found_configs(arguments),
-    )
+    try:
+        MagnetCLI(
+            model_class=MagnetModule,
+            datamodule_class=pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [DataPosition()]},
+            args=_with_found_configs(arguments),
+        )
+    except ValueError as error:  # the parser wraps what a class says about its arguments
+        raise _user_error_within(error) or error from None
+
+
+def _user_error_within(error: BaseException | None) -> UserError | None:
+    """Return the UserError that `error` was raised from, if there is one."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
