@@ -125,10 +125,10 @@ def _set(conv: Any, taps: dict[int, Tensor]) -> None:
 
 
 def _lengthen(conv: Any) -> None:
-    """Make the directions of a weight-normalised convolution long, which changes nothing but how fast they turn.
+    """Make the directions of a weight-normalised convolution long, which changes only how fast they turn.
 
-    Adam moves every element by about the learning rate, a zero no less than the few that matter. Left as short
-    as they are, the directions would be lost in a few dozen steps.
+    Adam moves every element by about the learning rate, a zero no less than the few that matter. Left as
+    short as they are, the directions would be lost in a few dozen steps.
     """
     direction = conv.parametrizations.weight.original1
     root_mean_square = direction.square().mean(dim=(1, 2), keepdim=True).sqrt()
