@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from magnet_train.checkpoints.audiocraft import STATE_FILE
 from magnet_train.checkpoints.export import CONFIG, load_export
 from magnet_train.checkpoints.lightning import read_checkpoint
 from magnet_train.checkpoints.stored import StoredModel
 from magnet_train.errors import UserError
+from magnet_train.hub import SETTINGS, WEIGHTS, find_folder
+
+FILE_SUFFIXES = (".ckpt", ".bin")
 
 
 def read_model(path_or_hub_id: str | Path, raw: bool = False) -> StoredModel:
@@ -28,7 +28,9 @@ def read_model(path_or_hub_id: str | Path, raw: bool = False) -> StoredModel:
     if path.is_file():
         return read_checkpoint(path, raw)
     if not path.exists():
-        path = _download(str(path_or_hub_id))
+        if path.suffix in FILE_SUFFIXES:
+            raise UserError(f"{path} does not exist; check the path.")
+        path = find_folder(str(path_or_hub_id), "model", SETTINGS + WEIGHTS)
     if (path / CONFIG).is_file():
         return load_export(path)
     if (path / STATE_FILE).is_file():
@@ -36,17 +38,6 @@ def read_model(path_or_hub_id: str | Path, raw: bool = False) -> StoredModel:
             f"{path} holds a model of audiocraft; this version reads its weights only through "
             "magnet_train.checkpoints.audiocraft."
         )
-    raise UserError(f"{path} holds no model ({CONFIG} is missing); name a folder that `export` wrote, or a .ckpt.")
-
-
-def _download(name: str) -> Path:
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith((".ckpt", ".bin")):
-        raise UserError(f"{name} does not exist; check the path.")
-    try:
-        return Path(snapshot_download(name))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{name} is neither a path here nor a model that could be fetched from the hub ({reason}); check the "
-            "name and the network."
-        ) from error
+    raise UserError(
+        f"{path} holds no model ({CONFIG} is missing); name a folder that `export` wrote, or a .ckpt."
+    )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from magnet_train.codecs.encodec_hf import explain_loading
 from magnet_train.errors import UserError
+from magnet_train.hub import first_line
 from magnet_train.tokens import CodecInfo
 
 NAMES = ("encodec_24khz", "encodec_48khz")
+ADDRESS = "https://dl.fbaipublicfiles.com/encodec/v0/"
+WEIGHTS = {"encodec_24khz": "encodec_24khz-d7cc33bc.th", "encodec_48khz": "encodec_48khz-7e698e3e.th"}
 BANDWIDTH_KBPS = {"encodec_24khz": 6.0, "encodec_48khz": 6.0}  # 8 and 4 codebooks
 
 
@@ -46,18 +49,26 @@ class EncodecPackageCodec:
 
         Args:
             name: One of `NAMES`.
-            repository: Folder that holds the package's weight files; None fetches them.
+            repository: Folder that holds the package's weight files (`WEIGHTS`); None fetches them once.
 
         Raises:
-            UserError: The weights cannot be had.
+            UserError: The weights cannot be had, or are not those of this model.
         """
         from encodec import EncodecModel
 
-        build = {"encodec_24khz": EncodecModel.encodec_model_24khz, "encodec_48khz": EncodecModel.encodec_model_48khz}
-        try:
-            model = build[name](pretrained=True, repository=repository)
-        except (OSError, RuntimeError, AssertionError) as error:
-            raise UserError(explain_loading(name, "codec", error)) from error
+        build = {
+            "encodec_24khz": EncodecModel.encodec_model_24khz,
+            "encodec_48khz": EncodecModel.encodec_model_48khz,
+        }
+        model = build[name](pretrained=False)
+        try:  # not left to the package, which would unpickle whatever the address answers
+            model.load_state_dict(_weights(WEIGHTS[name], repository))
+        except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            where = f"in {repository}" if repository else f"at {ADDRESS}"
+            raise UserError(
+                f"the weights of codec {name} are not to be had {where} ({first_line(error)}); check "
+                f"the network, or put {WEIGHTS[name]} into {torch.hub.get_dir()}/checkpoints."
+            ) from error
         return cls(model, name, BANDWIDTH_KBPS[name])
 
     @property
@@ -67,19 +78,21 @@ class EncodecPackageCodec:
             self.id, self.sha256, self.sample_rate, self.channels, self.frame_rate, self.n_q, self.card
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """See `Codec.encode`."""
         latent = self.model.encoder(audio.to(self._device))
-        codes: Tensor = self.model.quantizer.encode(latent, self.model.frame_rate, self.model.bandwidth)  # [K, B, T]
-        return codes.transpose(0, 1).contiguous().clone()
+        codes: Tensor = self.model.quantizer.encode(
+            latent, self.model.frame_rate, self.model.bandwidth
+        )  # [K, B, T]
+        return codes.transpose(0, 1).contiguous()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """See `Codec.decode`."""
         latent = self.model.quantizer.decode(tokens.to(self._device).transpose(0, 1))
         audio: Tensor = self.model.decoder(latent)
-        return audio.clone()
+        return audio
 
     def to(self, device: torch.device | str) -> Self:
         """See `Codec.to`."""
@@ -90,6 +103,15 @@ class EncodecPackageCodec:
     def _device(self) -> torch.device:
         device: torch.device = next(self.model.parameters()).device
         return device
+
+
+def _weights(file: str, repository: Path | None) -> dict[str, Tensor]:
+    if repository is None:
+        return torch.hub.load_state_dict_from_url(
+            ADDRESS + file, map_location="cpu", check_hash=True, weights_only=True
+        )
+    weights: dict[str, Tensor] = torch.load(repository / file, map_location="cpu", weights_only=True)
+    return weights
 
 
 def _hash_of(model: Any) -> str:

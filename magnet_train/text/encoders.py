@@ -17,16 +17,19 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, T5EncoderModel
 
 from magnet_train.errors import UserError
+from magnet_train.hub import SETTINGS, WEIGHTS, find_folder, unreadable
 
 QUICKSTART = "quickstart"
 
 
-def _folder_of(name: str) -> str:
-    return str(resources.files("magnet_train.quickstart") / "text") if name == QUICKSTART else name
+def _folder_of(name: str, files: tuple[str, ...] = SETTINGS) -> Path:
+    if name == QUICKSTART:
+        return Path(str(resources.files("magnet_train.quickstart") / "text"))
+    return find_folder(name, "text encoder", files)
 
 
 class _Frozen:
-    """Holds a module that neither trains nor is saved: out of `state_dict`, and shared by deep copies (EMA)."""
+    """Hold a module that neither trains nor is saved: not in `state_dict`, shared by deep copies (EMA)."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval().requires_grad_(False)
@@ -47,31 +50,32 @@ class Tokenizer:
     """
 
     def __init__(self, name: str, max_length: int) -> None:
+        folder = _folder_of(name)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(_folder_of(name))
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
         except Exception as error:  # transformers raises many kinds here
-            raise UserError(_explain(name, error)) from error
+            raise unreadable(name, "text encoder", error) from error
         self.max_length = max_length
         self._warned = False
 
     def __call__(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """Return ids int64 [B, S] and mask bool [B, S]."""
         filled = [text or "" for text in texts]
-        batch = self.tokenizer(filled, padding=True, return_tensors="pt")
-        ids, mask = batch["input_ids"], batch["attention_mask"].bool()
-        if ids.shape[1] > self.max_length:
-            self._warn(filled, mask)
-            ids, mask = ids[:, : self.max_length], mask[:, : self.max_length]
+        batch = self.tokenizer(filled)
+        lengths = [len(ids) for ids in batch["input_ids"]]
+        if max(lengths) > self.max_length:
+            self._warn(filled[lengths.index(max(lengths))])
+            batch = self.tokenizer(filled, truncation=True, max_length=self.max_length)  # keeps the end token
+        batch = self.tokenizer.pad(batch, return_tensors="pt")
         present = torch.tensor([bool(text) for text in filled])
-        return ids, mask & present[:, None]
+        return batch["input_ids"], batch["attention_mask"].bool() & present[:, None]
 
-    def _warn(self, texts: Sequence[str], mask: Tensor) -> None:
+    def _warn(self, text: str) -> None:
         if not self._warned:
             self._warned = True
-            longest = texts[int(mask.sum(dim=1).argmax())]
             warnings.warn(
-                f"captions are cut at {self.max_length} tokens, first of all '{longest[:60]}...'; raise max_length "
-                "of the text encoder to keep them whole.",
+                f"captions are cut at {self.max_length} tokens, first of all '{text[:60]}...'; raise "
+                "max_length of the text encoder to keep them whole.",
                 stacklevel=4,
             )
 
@@ -85,6 +89,9 @@ class T5Text(nn.Module):
         pretrained: False starts from random weights of the folder's configuration.
         max_length: Longest caption in tokens; longer ones are cut with a warning.
 
+    Raises:
+        UserError: It cannot be found or read, or is to be random and frozen, which no checkpoint could keep.
+
     Source: arXiv 2401.04577, section 4.
     """
 
@@ -92,6 +99,10 @@ class T5Text(nn.Module):
         self, name: str = "t5-base", trainable: bool = False, pretrained: bool = True, max_length: int = 256
     ) -> None:
         super().__init__()
+        if not (trainable or pretrained):
+            raise UserError(
+                f"text encoder {name} would be random and frozen; set trainable or pretrained to true."
+            )
         self.id, self.trainable, self.pretrained, self.max_length = name, trainable, pretrained, max_length
         self.tokenizer = Tokenizer(name, max_length)
         model = _load_t5(name, pretrained)
@@ -102,13 +113,14 @@ class T5Text(nn.Module):
             self._frozen = _Frozen(model)
 
     @property
-    def _t5(self) -> nn.Module:
+    def _t5(self) -> Any:  # T5EncoderModel; transformers is loosely typed
         return self.encoder if self.trainable else self._frozen.module
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         if not self.trainable:
-            self._frozen.module._apply(fn, recurse)
-        return super()._apply(fn, recurse)
+            self._frozen.module._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """Encode captions; float [B, S, dim] and bool [B, S]."""
@@ -126,12 +138,12 @@ class T5Text(nn.Module):
         return {"kind": "t5", "name": self.id, "trainable": self.trainable, "max_length": self.max_length}
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer and configuration, and the weights unless they are saved as trained ones elsewhere."""
+        """Write tokenizer and configuration, and frozen weights; trained ones are saved with the model."""
         self.tokenizer.tokenizer.save_pretrained(folder)
         if self.trainable:
             self._t5.config.save_pretrained(folder)
         else:
-            self._t5.save_pretrained(folder)  # type: ignore[operator]
+            self._t5.save_pretrained(folder)
 
 
 class WordText(nn.Module):
@@ -188,7 +200,9 @@ class ClassLabels(nn.Module):
         """
         unknown = [text for text in texts if text and text not in self._index]
         if unknown:
-            raise UserError(f"'{unknown[0]}' is not one of the labels {', '.join(self.labels)}; correct it or add it.")
+            raise UserError(
+                f"'{unknown[0]}' is not one of the labels {', '.join(self.labels)}; correct it or add it."
+            )
         device = self.embedding.weight.device
         index = torch.tensor([self._index.get(text or "", 0) for text in texts], device=device)
         present = torch.tensor([bool(text) for text in texts], device=device)
@@ -245,7 +259,9 @@ def text_encoder_from_spec(spec: dict[str, Any], folder: Path | None = None) -> 
         if kind == "t5":
             name = spec["name"] if folder is None else str(folder)
             # Trained weights come with the model; a frozen encoder brings its own.
-            encoder = T5Text(name, spec["trainable"], pretrained=not spec["trainable"], max_length=spec["max_length"])
+            encoder = T5Text(
+                name, spec["trainable"], pretrained=not spec["trainable"], max_length=spec["max_length"]
+            )
             encoder.id = spec["name"]
             return encoder
         if kind == "words":
@@ -261,23 +277,15 @@ def text_encoder_from_spec(spec: dict[str, Any], folder: Path | None = None) -> 
     raise UserError(f"unknown text encoder kind '{kind}'; this version knows t5, words, labels and none.")
 
 
-def _load_t5(name: str, pretrained: bool) -> nn.Module:
-    source = _folder_of(name)
+def _load_t5(name: str, pretrained: bool) -> Any:
+    folder = _folder_of(name, SETTINGS + WEIGHTS if pretrained else SETTINGS)
     try:
-        if pretrained:
-            model: nn.Module = T5EncoderModel.from_pretrained(source, dtype=torch.float32)
-        else:
-            model = T5EncoderModel(AutoConfig.from_pretrained(source))
+        if not pretrained:
+            return T5EncoderModel(AutoConfig.from_pretrained(folder))
+        model, report = T5EncoderModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # transformers raises many kinds here
-        raise UserError(_explain(name, error)) from error
+        raise unreadable(name, "text encoder", error) from error
+    if report["missing_keys"]:  # transformers would go on with random weights
+        missing = ", ".join(sorted(report["missing_keys"]))
+        raise UserError(f"text encoder {name} lacks the weights {missing}; save it again.")
     return model
-
-
-def _explain(name: str, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if Path(name).exists():
-        return f"text encoder {name} cannot be loaded ({reason}); it needs config.json, tokenizer.json and weights."
-    return (
-        f"text encoder {name} is neither a folder here nor a model that could be fetched from the hub ({reason}); "
-        "check the name and the network, or give a local folder."
-    )

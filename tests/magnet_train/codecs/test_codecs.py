@@ -1,0 +1,218 @@
+"""Both kinds of EnCodec from folders in their own formats, with random weights, and the packaged one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import EncodecConfig, EncodecModel
+
+from magnet_train.codecs import load_codec
+from magnet_train.codecs.encodec_hf import EncodecCodec
+from magnet_train.codecs.encodec_package import WEIGHTS, EncodecPackageCodec
+from magnet_train.errors import UserError
+
+
+def random_encodec(**changes: Any) -> EncodecModel:
+    """A small one whose codebooks hold something; transformers starts them at zero."""
+    settings: dict[str, Any] = {
+        "sampling_rate": 1600,
+        "target_bandwidths": [0.2, 0.4],  # kbit/s: 2 and 4 codebooks of 4 bits at 25 Hz
+        "upsampling_ratios": [8, 8],
+        "num_filters": 4,
+        "hidden_size": 8,
+        "codebook_size": 16,
+        "codebook_dim": 8,
+        "num_lstm_layers": 1,
+        "normalize": False,
+        "chunk_length_s": None,
+    }
+    torch.manual_seed(0)
+    model = EncodecModel(EncodecConfig(**{**settings, **changes}))
+    for layer in model.quantizer.layers:
+        layer.codebook.embed.normal_()
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    random_encodec().save_pretrained(tmp_path / "codec")
+    return tmp_path / "codec"
+
+
+def test_a_folder_of_transformers_describes_itself(folder: Path) -> None:
+    info = load_codec(str(folder)).info
+    assert (info.sample_rate, info.channels, info.frame_rate, info.n_q, info.card) == (1600, 1, 25.0, 4, 16)
+    assert info.id == str(folder)
+    assert info.sha256 == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_encode_and_decode_have_the_promised_shapes(folder: Path) -> None:
+    codec = load_codec(str(folder))
+    audio = torch.randn(3, 1, 1000, generator=torch.Generator().manual_seed(1))
+    tokens = codec.encode(audio)
+    assert tokens.dtype == torch.int64
+    assert tokens.shape == (3, 4, math.ceil(1000 / 64))
+    assert 0 <= int(tokens.min()) <= int(tokens.max()) < 16
+    assert tokens.unique().numel() > 4  # the codebooks are in use
+    decoded = codec.decode(tokens)
+    assert decoded.shape == (3, 1, 16 * 64)
+    assert not decoded.requires_grad
+    assert not decoded.is_inference()  # usable in training
+
+
+def test_tokens_do_not_depend_on_the_batch(folder: Path) -> None:
+    codec = load_codec(str(folder))
+    audio = torch.randn(3, 1, 640, generator=torch.Generator().manual_seed(1))
+    alone = torch.cat([codec.encode(clip[None]) for clip in audio])
+    assert torch.equal(codec.encode(audio), alone)
+
+
+def test_loading_gives_the_tokens_of_the_model_that_was_saved(folder: Path) -> None:
+    audio = torch.randn(1, 1, 640, generator=torch.Generator().manual_seed(1))
+    expected = EncodecCodec(random_encodec(), "x", "").encode(audio)
+    assert torch.equal(load_codec(str(folder)).encode(audio), expected)
+
+
+def test_stereo(tmp_path: Path) -> None:
+    random_encodec(audio_channels=2).save_pretrained(tmp_path / "codec")
+    codec = load_codec(str(tmp_path / "codec"))
+    tokens = codec.encode(torch.randn(2, 2, 640))
+    assert codec.channels == 2
+    assert codec.decode(tokens).shape == (2, 2, 640)
+
+
+def test_the_packaged_codec_keeps_a_tone() -> None:
+    codec = load_codec("quickstart")
+    assert (codec.id, codec.sample_rate, codec.frame_rate, codec.n_q, codec.card) == (
+        "quickstart",
+        8000,
+        50.0,
+        4,
+        256,
+    )
+    audio = 0.5 * torch.sin(2 * math.pi * 330 * torch.arange(8000) / 8000)[None, None]
+    decoded = codec.decode(codec.encode(audio))
+    loudest = [float(torch.fft.rfft(sound[0, 0]).abs().argmax()) for sound in (audio, decoded)]
+    assert loudest[1] == pytest.approx(loudest[0], abs=3)  # Hz: one second of audio
+
+
+@pytest.mark.parametrize("change", [{"normalize": True}, {"chunk_length_s": 1.0, "overlap": 0.01}])
+def test_a_codec_whose_tokens_are_not_all_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    random_encodec(**change).save_pretrained(tmp_path / "codec")
+    with pytest.raises(UserError, match="tokens alone"):
+        load_codec(str(tmp_path / "codec"))
+
+
+def test_missing_weights_are_not_made_up(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    gone = sorted(weights)[0]
+    save_file(
+        {name: w for name, w in weights.items() if name != gone},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(UserError, match="lacks the weights"):
+        load_codec(str(folder))
+
+
+def test_unusable_folders_are_one_sentence(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    cut = (folder / "model.safetensors").read_bytes()[:1000]
+    (folder / "model.safetensors").write_bytes(cut)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    for bad in (folder, tmp_path / "empty", other, tmp_path / "a" / "b" / "nowhere"):
+        with pytest.raises(UserError) as caught:
+            load_codec(str(bad))
+        assert str(bad) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_pickled_weights_that_would_run_code_are_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    mark = tmp_path / "ran"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (mark,)
+
+    torch.save({"encoder": Trap()}, folder / "pytorch_model.bin", pickle_module=pickle)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_codec(str(folder))
+    assert not mark.exists()
+
+
+def test_without_a_network_the_answer_comes_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    began = time.monotonic()
+    with pytest.raises(UserError, match="network"):
+        load_codec("nobody/no-such-codec")
+    assert time.monotonic() - began < 5
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the `encodec` package's models under their published names, but random."""
+    from encodec import EncodecModel as PackageModel
+
+    folder = tmp_path_factory.mktemp("weights")
+    builders = {
+        "encodec_24khz": PackageModel.encodec_model_24khz,
+        "encodec_48khz": PackageModel.encodec_model_48khz,
+    }
+    torch.manual_seed(0)
+    for name, build in builders.items():
+        state = build(pretrained=False).state_dict()
+        for key in state:
+            if key.endswith("_codebook.embed"):
+                state[key].normal_()
+        torch.save(state, folder / WEIGHTS[name])
+    return folder
+
+
+# 6 kbit/s: 75 Hz x 8 x 10 bits, and 150 Hz x 4 x 10 bits.
+@pytest.mark.parametrize(
+    ("name", "rate", "channels", "frame_rate", "n_q"),
+    [("encodec_24khz", 24_000, 1, 75.0, 8), ("encodec_48khz", 48_000, 2, 150.0, 4)],
+)
+def test_the_encodec_package(
+    repository: Path, name: str, rate: int, channels: int, frame_rate: float, n_q: int
+) -> None:
+    codec = EncodecPackageCodec.from_name(name, repository)
+    info = codec.info
+    assert (info.sample_rate, info.channels, info.frame_rate, info.n_q, info.card) == (
+        rate, channels, frame_rate, n_q, 1024,
+    )  # fmt: skip
+    audio = 0.1 * torch.randn(2, channels, rate // 5, generator=torch.Generator().manual_seed(1))
+    tokens = codec.encode(audio)
+    assert tokens.dtype == torch.int64
+    assert tokens.shape == (2, n_q, frame_rate // 5)
+    assert 0 <= int(tokens.min()) <= int(tokens.max()) < 1024
+    assert codec.decode(tokens).shape == audio.shape
+    assert len(info.sha256) == 64
+
+
+def test_package_weights_that_are_absent_or_hostile(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="encodec_24khz"):
+        EncodecPackageCodec.from_name("encodec_24khz", tmp_path)
+    mark = tmp_path / "ran"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (mark,)
+
+    torch.save({"encoder": Trap()}, tmp_path / WEIGHTS["encodec_24khz"], pickle_module=pickle)
+    with pytest.raises(UserError, match="encodec_24khz"):
+        EncodecPackageCodec.from_name("encodec_24khz", tmp_path)
+    assert not mark.exists()

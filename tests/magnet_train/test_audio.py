@@ -1,0 +1,95 @@
+"""Real files of each format, read back and measured."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from magnet_train.audio import read_audio, resample, write_audio
+from magnet_train.errors import UserError
+
+
+def tone(frequency: float, rate: int, seconds: float = 0.5) -> torch.Tensor:
+    return 0.5 * torch.sin(2 * math.pi * frequency * torch.arange(int(rate * seconds)) / rate)
+
+
+def loudest_frequency(audio: torch.Tensor, rate: int) -> float:
+    spectrum = torch.fft.rfft(audio * torch.hann_window(audio.shape[-1])).abs()
+    return float(spectrum.argmax()) * rate / audio.shape[-1]
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_every_format_is_read_at_the_rate_asked_for(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"tone.{suffix}"
+    soundfile.write(path, tone(440, 44_100).numpy(), 44_100)
+    audio = read_audio(path, sample_rate=16_000, channels=1)
+    assert audio.dtype == torch.float32
+    assert audio.shape[0] == 1
+    assert audio.shape[1] == pytest.approx(8_000, abs=1_200)  # mp3 encoders pad the ends
+    assert loudest_frequency(audio[0], 16_000) == pytest.approx(440, abs=4)
+
+
+def test_channels_are_mixed_and_doubled(tmp_path: Path) -> None:
+    stereo = np.stack([np.full(100, 0.5), np.full(100, -0.25)], axis=1)
+    soundfile.write(tmp_path / "stereo.wav", stereo, 8_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "mono.wav", stereo[:, 0], 8_000, subtype="FLOAT")
+    soundfile.write(
+        tmp_path / "four.wav", np.concatenate([stereo, stereo * 0], axis=1), 8_000, subtype="FLOAT"
+    )
+    assert read_audio(tmp_path / "stereo.wav", 8_000, 1).eq(0.125).all()
+    assert read_audio(tmp_path / "mono.wav", 8_000, 2).eq(0.5).all()
+    assert read_audio(tmp_path / "mono.wav", 8_000, 2).shape == (2, 100)
+    assert read_audio(tmp_path / "four.wav", 8_000, 2)[:, 0].tolist() == [0.5, -0.25]
+
+
+def test_an_odd_rate_needs_no_giant_filter() -> None:
+    audio = resample(tone(440, 22_051)[None], 22_051, 32_000)
+    assert audio.shape[1] == pytest.approx(16_000, abs=3)
+    assert loudest_frequency(audio[0], 32_000) == pytest.approx(440, abs=3)
+
+
+def test_write_and_read_back_within_16_bits(tmp_path: Path) -> None:
+    audio = torch.stack([tone(300, 8_000), tone(500, 8_000)])
+    write_audio(tmp_path / "new" / "clip.wav", audio, 8_000)
+    back = read_audio(tmp_path / "new" / "clip.wav", 8_000, 2)
+    assert (back - audio).abs().max() <= 1 / 2**15
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["clip.wav"]
+
+
+def test_too_loud_audio_is_turned_down_not_clipped(tmp_path: Path) -> None:
+    audio = 4 * tone(300, 8_000)[None]  # peak 2
+    write_audio(tmp_path / "loud.wav", audio, 8_000)
+    back = read_audio(tmp_path / "loud.wav", 8_000, 1)
+    torch.testing.assert_close(back, audio / audio.abs().max(), atol=1 / 2**14, rtol=0)
+
+
+def test_audio_that_is_not_numbers_is_a_bug_and_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        write_audio(tmp_path / "x.wav", torch.full((1, 5), math.nan), 8_000)
+    with pytest.raises(ValueError, match="channels, samples"):
+        write_audio(tmp_path / "x.wav", torch.zeros(5), 8_000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unusable_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("no audio")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 8_000)
+    soundfile.write(tmp_path / "nan.wav", np.full(5, np.nan, dtype=np.float32), 8_000, subtype="FLOAT")
+    for name, reason in [
+        ("text.wav", "cannot read"),
+        ("empty.wav", "no audio samples"),
+        ("nan.wav", "not numbers"),
+        ("absent.wav", "no audio file"),
+    ]:
+        with pytest.raises(UserError, match=reason) as caught:
+            read_audio(tmp_path / name, 8_000, 1)
+        assert name in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write_audio(tmp_path / "file" / "clip.wav", torch.zeros(1, 5), 8_000)
