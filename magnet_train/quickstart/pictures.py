@@ -56,8 +56,9 @@ def draw_losses(metrics: Path, card: int, path: Path) -> None:
                 )
             axes.plot(steps, losses, color=colour, lw=2.2, marker="o", ms=4, label=f"codebook {codebook}")
         axes.axhline(math.log(card), color=GREY, ls=":", lw=1)
-        axes.annotate(f"a guess among {card}", (0.01, math.log(card)), xycoords=("axes fraction", "data"),
-                      xytext=(0, 3), textcoords="offset points", color=GREY, fontsize=9)  # fmt: skip
+        guess = (0.99, math.log(card))
+        style = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "color": GREY, "fontsize": 9}
+        axes.annotate(f"a guess among {card}", guess, xycoords=("axes fraction", "data"), **style)
         axes.set(xlabel="step", ylabel="loss (nats per masked token)", xlim=(0, None), ylim=(0, None))
         axes.set_title("Loss by codebook: validation (thick), training (thin)")
         axes.legend(frameon=False, ncols=4, loc="lower center")
@@ -67,21 +68,21 @@ def draw_losses(metrics: Path, card: int, path: Path) -> None:
 def draw_accuracy(report: Report, path: Path) -> None:
     """Draw the accuracy of each attribute beside chance, clips without caption, and the codec's ceiling."""
     bars = (
-        ("chance", report.chance, "#d0d3d4"),
-        ("no caption", report.unconditional, "#a6acaf"),
-        ("generated", report.accuracy, "#1f618d"),
-        ("combinations never shown", report.unseen, "#5dade2"),
+        ("chance", report.chance, "#d0d3d4", "#333333"),
+        ("no caption", report.unconditional, "#a6acaf", "#222222"),
+        ("generated", report.accuracy, "#1f618d", "white"),
+        ("combinations never shown", report.unseen, "#5dade2", "white"),
     )
     width = 0.2
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 4.4))
         axes = figure.subplots()
-        for place, (label, scores, colour) in enumerate(bars):
+        for place, (label, scores, colour, ink) in enumerate(bars):
             x = [index + (place - 1.5) * width for index in range(len(ATTRIBUTES))]
             drawn = axes.bar(
                 x, [scores[name] for name in ATTRIBUTES], width * 0.92, color=colour, label=label
             )
-            axes.bar_label(drawn, fmt="%.2f", fontsize=8, padding=2, color="#444444")
+            axes.bar_label(drawn, fmt="%.2f", fontsize=8, padding=-11, color=ink)
         for index, name in enumerate(ATTRIBUTES):
             ends = (index - 2.1 * width, index + 2.1 * width)
             label = "through the codec: the ceiling" if index == 0 else "_"  # named once in the legend
