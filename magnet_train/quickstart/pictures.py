@@ -57,7 +57,13 @@ def draw_losses(metrics: Path, card: int, path: Path) -> None:
             axes.plot(steps, losses, color=colour, lw=2.2, marker="o", ms=4, label=f"codebook {codebook}")
         axes.axhline(math.log(card), color=GREY, ls=":", lw=1)
         guess = (0.99, math.log(card))
-        style = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "color": GREY, "fontsize": 9}
+        style: dict[str, Any] = {
+            "xytext": (0, 3),
+            "textcoords": "offset points",
+            "ha": "right",
+            "color": GREY,
+            "fontsize": 9,
+        }
         axes.annotate(f"a guess among {card}", guess, xycoords=("axes fraction", "data"), **style)
         axes.set(xlabel="step", ylabel="loss (nats per masked token)", xlim=(0, None), ylim=(0, None))
         axes.set_title("Loss by codebook: validation (thick), training (thin)")
