@@ -17,7 +17,9 @@ from torch import Tensor
 from magnet_train.errors import UserError
 from magnet_train.masking import least_probable_spans, mask_rate
 
-LogitsFn = Callable[[Tensor, int, float], Tensor]  # (tokens [B, K, T], stage, cfg_coef) -> logits [B, T, card]
+LogitsFn = Callable[
+    [Tensor, int, float], Tensor
+]  # (tokens [B, K, T], stage, cfg_coef) -> logits [B, T, card]
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 SETTLED = -1e4  # score of what must not be masked again; every true score is above it
@@ -69,7 +71,9 @@ class DecodingConfig:
         if not 0.0 <= self.top_p <= 1.0:
             raise UserError(f"top_p {self.top_p} must lie in 0..1 (0 turns it off).")
         if not 0 <= self.top_k <= card:
-            raise UserError(f"top_k {self.top_k} must lie in 0..{card}, the codebook's size (0 turns it off).")
+            raise UserError(
+                f"top_k {self.top_k} must lie in 0..{card}, the codebook's size (0 turns it off)."
+            )
         if self.temperature < 0:
             raise UserError(f"temperature {self.temperature} must not be negative.")
 
@@ -182,7 +186,7 @@ class ChunkRemasking:
         self.missing = -num_frames % chunk_len  # frames that the last chunk lacks
 
     def start(self, keep: Tensor) -> Tensor:
-        settled = F.pad(keep, (0, self.missing), value=True).unflatten(-1, (-1, self.chunk_len)).all(dim=-1)
+        settled = self._chunks(F.pad(keep, (0, self.missing), value=True)).all(dim=-1)
         self.num_open = (~settled).sum(dim=-1)  # [B]
         return torch.zeros(settled.shape, device=keep.device).masked_fill(settled, SETTLED)
 
@@ -194,9 +198,13 @@ class ChunkRemasking:
 
     def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
         # A short last chunk is judged as if its last token went on.
-        chunks = F.pad(probs, (0, self.missing), mode="replicate").unflatten(-1, (-1, self.chunk_len))
+        chunks = self._chunks(F.pad(probs, (0, self.missing), mode="replicate"))
         scores = 1 - chunks.amax(dim=-1) if self.scoring == "max" else -chunks.log().sum(dim=-1)
         return scores.masked_fill(~chosen[:, :: self.chunk_len], SETTLED)
+
+    def _chunks(self, frames: Tensor) -> Tensor:
+        """Cut [B, whole chunks x L] into [B, chunks, L]."""
+        return frames.view(frames.shape[0], -1, self.chunk_len)
 
 
 class OverlappingRemasking:
@@ -216,7 +224,10 @@ class OverlappingRemasking:
     def choose(self, scores: Tensor, rate: Tensor) -> Tensor:
         counts = (rate.to(scores.device) * self.num_open).int().clamp(min=1).tolist()
         return torch.stack(
-            [least_probable_spans(row, self.span_len, count) for row, count in zip(scores, counts, strict=True)]
+            [
+                least_probable_spans(row, self.span_len, count)
+                for row, count in zip(scores, counts, strict=True)
+            ]
         )
 
     def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
@@ -274,7 +285,9 @@ def generate_tokens(
     batch, n_q, num_frames = shape
     decoding.check(n_q, card)
     if num_frames < span_len:
-        raise UserError(f"a clip of {num_frames} frames is shorter than one span of {span_len}; ask for more seconds.")
+        raise UserError(
+            f"a clip of {num_frames} frames is shorter than one span of {span_len}; ask for more seconds."
+        )
     if decoding.parity and decoding.span_arrangement == "nonoverlap":
         num_frames -= num_frames % span_len
     given, keep = _given_tokens(prompt, keep, (batch, n_q, num_frames), card, device)
@@ -302,7 +315,11 @@ def generate_tokens(
 
 
 def _given_tokens(
-    prompt: Tensor | None, keep: Tensor | None, shape: tuple[int, int, int], card: int, device: torch.device | str
+    prompt: Tensor | None,
+    keep: Tensor | None,
+    shape: tuple[int, int, int],
+    card: int,
+    device: torch.device | str,
 ) -> tuple[Tensor, Tensor]:
     """Lay the prompt into an otherwise masked clip; return it and what of it stays, both [B, K, T]."""
     given = torch.full(shape, card, dtype=torch.int64, device=device)
@@ -321,7 +338,9 @@ def _given_tokens(
     elif keep.dim() == 2:
         keep = keep[:, None].expand(-1, shape[1], -1)
     if keep.shape != prompt.shape:
-        raise UserError(f"keep of shape {list(keep.shape)} should have that of the prompt, {list(prompt.shape)}.")
+        raise UserError(
+            f"keep of shape {list(keep.shape)} should have that of the prompt, {list(prompt.shape)}."
+        )
     stays = torch.zeros(shape, dtype=torch.bool, device=device)
     stays[..., :length] = keep.to(device)
     given[..., :length] = prompt.to(device)

@@ -13,7 +13,9 @@ WEIGHTS = ("*.safetensors",)
 PICKLED_WEIGHTS = ("pytorch_model.bin",)  # only where nothing better is there, and read as plain data
 
 
-def find_folder(name: str, what: str, files: tuple[str, ...] = SETTINGS + WEIGHTS) -> Path:
+def find_folder(
+    name: str, what: str, files: tuple[str, ...] = SETTINGS + WEIGHTS, revision: str | None = None
+) -> Path:
     """Return the folder `name`, or fetch that model's files from the hub into its cache.
 
     Everything comes at once rather than file by file as transformers does it: without a network that answers
@@ -23,6 +25,7 @@ def find_folder(name: str, what: str, files: tuple[str, ...] = SETTINGS + WEIGHT
         name: Folder or hub id.
         what: What it should be ("codec"), for messages.
         files: Patterns of the files to fetch.
+        revision: Commit on the hub; the newest when None.
 
     Raises:
         UserError: It is no folder, and the hub does not have it or cannot be reached.
@@ -31,15 +34,20 @@ def find_folder(name: str, what: str, files: tuple[str, ...] = SETTINGS + WEIGHT
         return Path(name)
     if name.count("/") > 1 or name.startswith((".", "/", "~")):  # no hub id looks like this
         raise UserError(f"{what} {name} does not exist; check the path.")
-    folder = _fetch(name, what, files)
+    folder = _fetch(name, what, files, revision)
     if set(WEIGHTS) <= set(files) and not any(folder.rglob("*.safetensors")):
-        folder = _fetch(name, what, files + PICKLED_WEIGHTS)
+        folder = _fetch(name, what, files + PICKLED_WEIGHTS, revision)
     return folder
 
 
-def _fetch(name: str, what: str, files: tuple[str, ...]) -> Path:
+def revision_of(folder: Path) -> str | None:
+    """Return the commit of a folder in the hub's cache (`.../snapshots/COMMIT`), None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _fetch(name: str, what: str, files: tuple[str, ...], revision: str | None) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=list(files)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except (OSError, ValueError) as error:  # the kinds that all of the hub's errors, and its name check, are
         raise UserError(
             f"{what} {name} is neither a folder here nor could it be fetched from the hub "

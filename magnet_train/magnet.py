@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.load import read_model
-from magnet_train.checkpoints.stored import LM, TEXT, StoredModel, load_weights
+from magnet_train.checkpoints.stored import StoredModel, load_weights
 from magnet_train.codecs import QUICKSTART, Codec, load_codec
 from magnet_train.decoding import DecodingConfig, Progress, generate_tokens
 from magnet_train.errors import UserError
@@ -37,13 +37,12 @@ class Magnet:
 
     def __init__(self, stored: StoredModel, device: str = "cpu") -> None:
         self._stored = stored
-        self.device = torch.device(device)
+        self.device = _device(device)
         self.decoding: DecodingConfig = stored.decoding
         self.segment_duration = stored.segment_duration
-        self.lm = MagnetTransformer(**stored.lm)
-        load_weights(self.lm, stored.weights_of(LM), stored.source)
+        self.lm = _build_lm(stored)
         self.text: TextEncoder = text_encoder_from_spec(stored.text, stored.text_folder)
-        load_weights(self.text, stored.weights_of(TEXT), stored.source)
+        load_weights(self._parts(), stored.weights, stored.source)
         self.lm.eval().to(self.device)
         self.text.eval().to(self.device)
         self._codec: Codec | None = None
@@ -108,8 +107,9 @@ class Magnet:
         """
         tokens = None
         if prompt is not None:
-            prompt = prompt if prompt.dim() == 3 else prompt[None]
-            tokens = self.codec.encode(prompt.expand(len(texts), -1, -1))
+            tokens = self._encode_prompt(
+                prompt, len(texts), self.segment_duration if seconds is None else seconds
+            )
         return self.codec.decode(self.generate_tokens(texts, seconds, seed, decoding, tokens, progress)).cpu()
 
     def generate_tokens(
@@ -128,6 +128,8 @@ class Magnet:
                 f"{seconds:g} s cannot be made in one go: the model was trained on clips of "
                 f"{self.segment_duration:g} s; ask for more than 0 and at most that."
             )
+        if not texts or isinstance(texts, str):
+            raise UserError(f"texts is {texts!r}; give a list with one caption or None for each clip.")
         with torch.inference_mode():
             hidden, mask = self.text(texts)
         guided = GuidedLogits(self.lm, hidden, mask) if bool(mask.any()) else GuidedLogits(self.lm, None)
@@ -144,6 +146,29 @@ class Magnet:
             device=self.device,
         )
 
+    def _encode_prompt(self, prompt: Tensor, clips: int, seconds: float) -> Tensor:
+        """Turn audio [channels, samples] or [B, channels, samples] into tokens int64 [B, K, P]."""
+        codec = self._stored.codec
+        prompt = prompt if prompt.dim() == 3 else prompt[None]
+        if prompt.dim() != 3 or prompt.shape[0] not in (1, clips) or prompt.shape[1] != codec.channels:
+            raise UserError(
+                f"the prompt's shape {list(prompt.shape)} should be [{clips}, {codec.channels}, samples], or the same "
+                "without the number of clips."
+            )
+        length = prompt.shape[-1] / codec.sample_rate
+        if length < 1 / codec.frame_rate:
+            raise UserError(
+                f"the prompt of {length:g} s is shorter than one frame of {1 / codec.frame_rate:g} s."
+            )
+        if codec.frames(length) > codec.frames(seconds):
+            raise UserError(
+                f"the prompt lasts {length:g} s but the clip only {seconds:g} s; shorten the prompt or ask for more."
+            )
+        return self.codec.encode(prompt).expand(clips, -1, -1)
+
+    def _parts(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"lm": self.lm, "text": self.text})
+
     def save_pretrained(self, folder: str | Path, licence: str = "unspecified") -> None:
         """Write an export folder that `from_pretrained` reads: self-contained unless codec or text are on the hub.
 
@@ -157,15 +182,42 @@ class Magnet:
         with tempfile.TemporaryDirectory() as scratch:
             text_folder = self._stored.text_folder
             name = self._stored.text.get("name")
-            if text_folder is None and name and name != QUICKSTART and Path(name).is_dir():
+            local = name is not None and name != QUICKSTART and Path(name).is_dir()
+            if text_folder is None and name and (local or self.text.trainable):
                 text_folder = Path(scratch)
                 self.text.save(text_folder)
             codec_folder = self._stored.codec_folder
-            if codec_folder is None and Path(self._stored.codec.id).is_dir():
-                codec_folder = Path(self._stored.codec.id)
-            weights = {f"{LM}{name}": tensor for name, tensor in self.lm.state_dict().items()}
-            weights |= {f"{TEXT}{name}": tensor for name, tensor in self.text.state_dict().items()}
+            codec = Path(self._stored.codec.id)
+            if codec_folder is None and (codec.is_dir() or codec.is_absolute()):
+                _ = self.codec  # refuses one that is gone or has changed since it made the tokens
+                codec_folder = codec
+            weights = dict(self._parts().state_dict())
             stored = replace(
                 self._stored, weights=weights, codec_folder=codec_folder, text_folder=text_folder
             )
             save_export(stored, Path(folder), licence)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch raises the latter when it was built without CUDA
+        raise UserError(
+            f"device {name} is not there ({str(error).splitlines()[0][:80]}); try cpu."
+        ) from error
+
+
+def _build_lm(stored: StoredModel) -> MagnetTransformer:
+    try:
+        lm = MagnetTransformer(**stored.lm)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{stored.source} describes no model that can be built ({error}); export it again."
+        ) from error
+    codec = stored.codec
+    if (lm.n_q, lm.card) != (codec.n_q, codec.card):
+        raise UserError(
+            f"{stored.source} has a model of {lm.n_q} codebooks of {lm.card} entries but a codec of {codec.n_q} of "
+            f"{codec.card}; export it again."
+        )
+    return lm

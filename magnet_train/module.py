@@ -6,13 +6,14 @@ Shapes: B clips, K codebooks, T frames. A batch is a dict, see `TokenBatch`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers import get_cosine_schedule_with_warmup
 
@@ -82,7 +83,9 @@ class MagnetModule(pl.LightningModule):
         self.text = text
         self.lm = lm(self.codec.n_q, self.codec.card, text.dim)  # type: ignore[arg-type]
         # A function is not deep-copied; the command line's own callable holds a lock that EMA's copy trips over.
-        self._build_optimizer = lambda parameters: optimizer(parameters)
+        self._build_optimizer: Callable[[list[nn.Parameter]], Optimizer] = lambda parameters: optimizer(
+            parameters
+        )
         self.segment_duration = segment_duration
         self.seed = seed
         self.warmup_steps = warmup_steps
@@ -102,7 +105,11 @@ class MagnetModule(pl.LightningModule):
                 f"segment_duration {self.segment_duration} s is {frames} frames, shorter than one span of "
                 f"{self.lm.span_len}; make data.segment_duration longer."
             )
-        if len(self.stage_weights) != self.codec.n_q or min(self.stage_weights) < 0 or not any(self.stage_weights):
+        if (
+            len(self.stage_weights) != self.codec.n_q
+            or min(self.stage_weights) < 0
+            or not any(self.stage_weights)
+        ):
             raise UserError(
                 f"stage_weights {self.stage_weights} must hold {self.codec.n_q} numbers >= 0, one per codebook."
             )
@@ -132,8 +139,9 @@ class MagnetModule(pl.LightningModule):
         for stage in range(self.codec.n_q):
             loss_sum, correct, count = self._stage_loss(batch, stage, None)
             if count > 0:
-                self.val_losses[stage].update(loss_sum / count, weight=count)
-                self.val_accuracies[stage].update(correct / count, weight=count)
+                loss, accuracy = self._metrics_of(stage)
+                loss.update(loss_sum / count, weight=count)
+                accuracy.update(correct / count, weight=count)
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, perplexity and accuracy by codebook, then sample the fixed prompts."""
@@ -175,7 +183,9 @@ class MagnetModule(pl.LightningModule):
             device=self.device,
         )
 
-    def _stage_loss(self, batch: TokenBatch, stage: int, dropped: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _stage_loss(
+        self, batch: TokenBatch, stage: int, dropped: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return summed loss, number of right guesses and number of masked tokens, all scalars."""
         noise = batch["noise"]
         mask = span_mask(mask_rate(noise[:, RATE]), noise[:, ORDER:], self.lm.span_len)  # [B, T]
@@ -190,9 +200,13 @@ class MagnetModule(pl.LightningModule):
         correct = (logits.argmax(dim=-1) == targets).sum()
         return masked_cross_entropy_sum(logits, targets), correct, learn.sum()
 
+    def _metrics_of(self, stage: int) -> tuple[MeanMetric, MeanMetric]:
+        return cast(MeanMetric, self.val_losses[stage]), cast(MeanMetric, self.val_accuracies[stage])
+
     def _log_validation(self, prefix: str) -> None:
         losses = []
-        for k, (loss, accuracy) in enumerate(zip(self.val_losses, self.val_accuracies, strict=True)):
+        for k in range(self.codec.n_q):
+            loss, accuracy = self._metrics_of(k)
             mean = loss.compute()
             losses.append(mean)
             self.log(f"{prefix}/loss_codebook_{k}", mean)
@@ -235,4 +249,6 @@ class MagnetModule(pl.LightningModule):
         for name, now in self.lm.config.items():
             then = stored["lm"].get(name)
             if then != now:
-                raise UserError(f"the checkpoint's model has {name} {then}, this run's has {now}; give the same config.")
+                raise UserError(
+                    f"the checkpoint's model has {name} {then}, this run's has {now}; give the same config."
+                )

@@ -61,7 +61,9 @@ class CodecInfo:
         """
         missing = [field.name for field in fields(cls) if field.name not in record]
         if missing:
-            raise UserError(f"{where} lacks {', '.join(missing)}; write it again with this version's tokenize or export.")
+            raise UserError(
+                f"{where} lacks {', '.join(missing)}; write it again with this version's tokenize or export."
+            )
         try:
             return cls(
                 id=str(record["id"]),

@@ -20,9 +20,24 @@ ALLOWED = {
     "magnet_train.masking": ("magnet_train.errors", "magnet_train.tokens"),
     "magnet_train.losses": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.masking"),
     "magnet_train.decoding": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.masking"),
-    "magnet_train.models": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.masking", "magnet_train.models"),
-    "magnet_train.codecs": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.hub", "magnet_train.codecs"),
-    "magnet_train.text": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.hub", "magnet_train.text"),
+    "magnet_train.models": (
+        "magnet_train.errors",
+        "magnet_train.tokens",
+        "magnet_train.masking",
+        "magnet_train.models",
+    ),
+    "magnet_train.codecs": (
+        "magnet_train.errors",
+        "magnet_train.tokens",
+        "magnet_train.hub",
+        "magnet_train.codecs",
+    ),
+    "magnet_train.text": (
+        "magnet_train.errors",
+        "magnet_train.tokens",
+        "magnet_train.hub",
+        "magnet_train.text",
+    ),
     "datamodules": ("magnet_train.errors", "magnet_train.tokens", "datamodules"),
 }
 

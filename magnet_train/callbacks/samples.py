@@ -57,4 +57,6 @@ class SampleAudio(Callback):
             elif isinstance(logger, TensorBoardLogger):
                 for index, (clip, prompt) in enumerate(zip(clips, prompts, strict=True)):
                     tag = f"samples/{index} {prompt}"
-                    logger.experiment.add_audio(tag, clip.mean(0, keepdim=True), trainer.global_step, sample_rate)
+                    logger.experiment.add_audio(
+                        tag, clip.mean(0, keepdim=True), trainer.global_step, sample_rate
+                    )

@@ -77,7 +77,9 @@ def read_audiocraft(path: Path) -> AudiocraftModel:
     try:
         return _read_package(package)
     except (KeyError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{file} has a configuration without {error}; export it again from audiocraft.") from error
+        raise UserError(
+            f"{file} has a configuration without {error}; export it again from audiocraft."
+        ) from error
 
 
 def _read_package(package: Mapping[str, Any]) -> AudiocraftModel:

@@ -6,19 +6,20 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from magnet_train.checkpoints.stored import StoredModel, decoding_from_dict
+from magnet_train.checkpoints.stored import StoredModel, describe
 from magnet_train.errors import UserError
-from magnet_train.tokens import CodecInfo
 
 FORMAT = "magnet-train/1"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 CODEC_FOLDER, TEXT_FOLDER = "codec", "text"
+CODEC_FILES = ("config.json", "preprocessor_config.json", "model.safetensors", "pytorch_model.bin")
 
 
 def save_export(model: StoredModel, folder: Path, licence: str = "unspecified") -> None:
@@ -47,8 +48,11 @@ def save_export(model: StoredModel, folder: Path, licence: str = "unspecified") 
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror or error}); make room or choose another --out.") from error
+    except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in its own error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{folder} cannot be written ({reason}); make room or choose another --out."
+        ) from error
 
 
 def load_export(folder: Path) -> StoredModel:
@@ -61,33 +65,38 @@ def load_export(folder: Path) -> StoredModel:
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{config_file} cannot be read ({error}); name a folder that `export` wrote.") from error
+        raise UserError(
+            f"{config_file} cannot be read ({error}); name a folder that `export` wrote."
+        ) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(f"{config_file} is not of format {FORMAT}; name a folder that `export` wrote.")
     try:
         weights = load_file(weights_file)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{weights_file} cannot be read ({error}); copy or export the model again.") from error
-    try:
-        return StoredModel(
-            source=str(folder),
-            lm=config["lm"],
-            text=config["text"],
-            codec=CodecInfo.from_dict(config["codec"], str(config_file)),
-            decoding=decoding_from_dict(config["decoding"], str(config_file)),
-            segment_duration=float(config["segment_duration"]),
-            weights=weights,
-            codec_folder=_if_there(folder / CODEC_FOLDER),
-            text_folder=_if_there(folder / TEXT_FOLDER),
-            training=config.get("training", {}),
-        )
-    except KeyError as error:
-        raise UserError(f"{config_file} lacks {error}; export the model again.") from error
+        raise UserError(
+            f"{weights_file} cannot be read ({error}); copy or export the model again."
+        ) from error
+    return describe(
+        config,
+        str(config_file),
+        weights,
+        source=str(folder),
+        codec_folder=_if_there(folder / CODEC_FOLDER),
+        text_folder=_if_there(folder / TEXT_FOLDER),
+        training=config.get("training", {}),
+    )
 
 
 def _write(model: StoredModel, folder: Path, licence: str) -> None:
+    if model.codec_folder is not None:  # the copy goes by its name inside, not by a path of this machine
+        model = replace(model, codec=replace(model.codec, id=CODEC_FOLDER))
+    if model.text_folder is not None:
+        model = replace(model, text={**model.text, "name": TEXT_FOLDER})
     # Tied tensors (a T5's embedding stands in its state dict twice) have to be copies of their own.
-    save_file({name: tensor.detach().clone().contiguous() for name, tensor in model.weights.items()}, folder / WEIGHTS)
+    save_file(
+        {name: tensor.detach().clone().contiguous() for name, tensor in model.weights.items()},
+        folder / WEIGHTS,
+    )
     config: dict[str, Any] = {
         "format": FORMAT,
         "lm": model.lm,
@@ -99,9 +108,13 @@ def _write(model: StoredModel, folder: Path, licence: str) -> None:
         "training": model.training,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    for source, name in ((model.codec_folder, CODEC_FOLDER), (model.text_folder, TEXT_FOLDER)):
-        if source is not None:
-            shutil.copytree(source, folder / name)
+    if model.codec_folder is not None:
+        (folder / CODEC_FOLDER).mkdir()
+        for file in CODEC_FILES:
+            if (model.codec_folder / file).is_file():
+                shutil.copyfile(model.codec_folder / file, folder / CODEC_FOLDER / file)
+    if model.text_folder is not None:
+        shutil.copytree(model.text_folder, folder / TEXT_FOLDER)
     (folder / CARD).write_text(model_card(model, licence), encoding="utf-8")
 
 

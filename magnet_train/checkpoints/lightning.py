@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from magnet_train.checkpoints.stored import LM, TEXT, StoredModel, decoding_from_dict, load_plain
+from magnet_train.checkpoints.stored import StoredModel, describe, load_plain
 from magnet_train.errors import UserError
-from magnet_train.tokens import CodecInfo
 
 KEY = "magnet_train"
 FORMAT = 1
@@ -25,18 +26,18 @@ def read_checkpoint(path: Path, raw: bool = False) -> StoredModel:
     """
     checkpoint = load_plain(path)
     stored = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
-    if stored is None:
+    if not isinstance(stored, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
         raise UserError(f"{path} was not written by magnet-train; name a checkpoint that `fit` saved.")
-    if stored["format"] != FORMAT:
-        raise UserError(f"{path} has format {stored['format']}, this version reads {FORMAT}; update magnet-train.")
-    weights = checkpoint[RAW] if raw and RAW in checkpoint else checkpoint["state_dict"]
-    return StoredModel(
-        source=str(path),
-        lm=stored["lm"],
-        text=stored["text"],
-        codec=CodecInfo.from_dict(stored["codec"], str(path)),
-        decoding=decoding_from_dict(stored["decoding"], str(path)),
-        segment_duration=float(stored["segment_duration"]),
-        weights={name: tensor for name, tensor in weights.items() if name.startswith((LM, TEXT))},
-        training={"steps": int(checkpoint["global_step"]), "weights": "raw" if raw or RAW not in checkpoint else "ema"},
-    )
+    if stored.get("format") != FORMAT:
+        raise UserError(
+            f"{path} has format {stored.get('format')}, this version reads {FORMAT}; update magnet-train."
+        )
+    averaged = RAW in checkpoint and not raw and _was_averaged(checkpoint)
+    weights = checkpoint["state_dict" if averaged or RAW not in checkpoint else RAW]
+    training = {"steps": int(checkpoint.get("global_step", 0)), "weights": "ema" if averaged else "raw"}
+    return describe(stored, str(path), dict(weights), source=str(path), training=training)
+
+
+def _was_averaged(checkpoint: Mapping[str, Any]) -> bool:
+    """Tell a true average from the weights that training began with, which stand there until the first update."""
+    return int(checkpoint.get("averaging_state", {}).get("n_averaged", 1)) > 0

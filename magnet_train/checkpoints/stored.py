@@ -15,7 +15,7 @@ from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 
-LM, TEXT = "lm.", "text."  # prefixes of the weights' names
+SETTINGS = ("lm", "text", "codec", "decoding", "segment_duration")
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,40 @@ class StoredModel:
     text_folder: Path | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
-    def weights_of(self, prefix: str) -> dict[str, Tensor]:
-        """Return the weights whose names begin with `prefix`, without it."""
-        return {name.removeprefix(prefix): w for name, w in self.weights.items() if name.startswith(prefix)}
 
+def describe(record: Mapping[str, Any], where: str, weights: dict[str, Tensor], **more: Any) -> StoredModel:
+    """Read the settings, which a checkpoint and a config.json hold under the same names.
 
-def decoding_from_dict(record: Mapping[str, Any], where: str) -> DecodingConfig:
-    """Read stored sampler settings.
+    Args:
+        record: `lm`, `text`, `codec`, `decoding` and `segment_duration`; others are ignored.
+        where: File named in errors.
+        weights: The model's weights.
+        more: Remaining fields of `StoredModel`.
 
     Raises:
-        UserError: A field is unknown to this version.
+        UserError: A setting is missing or cannot be one.
     """
+    missing = [name for name in SETTINGS if name not in record]
+    if missing:
+        raise UserError(f"{where} does not say {', '.join(missing)} of its model; save or export it again.")
+    wrong = [name for name in SETTINGS[:-1] if not isinstance(record[name], Mapping)]
+    if wrong:
+        raise UserError(f"{where} has no fields under {', '.join(wrong)}; save or export it again.")
     try:
-        return DecodingConfig(**{**record, "decoding_steps": tuple(record["decoding_steps"])})
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{where} has decoding settings that this version does not know ({error}); update it.") from error
+        decoding = {**record["decoding"], "decoding_steps": tuple(record["decoding"]["decoding_steps"])}
+        return StoredModel(
+            lm=dict(record["lm"]),
+            text=dict(record["text"]),
+            codec=CodecInfo.from_dict(record["codec"], where),
+            decoding=DecodingConfig(**decoding),
+            segment_duration=float(record["segment_duration"]),
+            weights=weights,
+            **more,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{where} has settings that this version cannot read ({error}); export it again."
+        ) from error
 
 
 def load_plain(path: Path) -> Any:
@@ -73,9 +92,16 @@ def load_plain(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:  # torch's own text advises how to run such a file; nobody should
+        raise UserError(
+            f"{path} is damaged or holds objects that could run code, so it was not loaded; save it again as "
+            "plain tensors."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} cannot be read as plain weights ({reason[:120]}); copy or save it again.") from error
+        raise UserError(
+            f"{path} cannot be read as plain weights ({reason[:120]}); copy or save it again."
+        ) from error
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
@@ -93,5 +119,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -
         if name in weights and weights[name].shape != own[name].shape
     ]
     if problems:
-        raise UserError(f"{where} does not fit its own description: {'; '.join(problems)}; export the model again.")
+        raise UserError(
+            f"{where} does not fit its own description: {'; '.join(problems)}; export the model again."
+        )
     module.load_state_dict(dict(weights))

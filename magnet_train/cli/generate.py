@@ -9,7 +9,9 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,27 +37,54 @@ class Prompt:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `magnet-train generate`."""
-    parser.add_argument("--model", required=True, metavar="PATH", help="exported folder, .ckpt of `fit`, or hub id")
+    parser.add_argument(
+        "--model", required=True, metavar="PATH", help="exported folder, .ckpt of `fit`, or hub id"
+    )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--text", action="append", metavar="CAPTION", help="caption of a clip; may be given several times")
     what.add_argument(
-        "--prompts", type=Path, metavar="FILE", help=".txt with a caption a line, or .jsonl with `text` and maybe `id`"
+        "--text", action="append", metavar="CAPTION", help="caption of a clip; may be given several times"
+    )
+    what.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help=".txt with a caption a line, or .jsonl with `text` and maybe `id`",
     )
     what.add_argument("--unconditional", type=int, metavar="N", help="make N clips without a caption")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the WAVs; without results yet")
-    parser.add_argument("--seconds", type=float, metavar="S", help="length in seconds (default: the model's clip length)")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="folder for the WAVs; without results yet"
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="length in seconds (default: the model's clip length)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same sound (default: 0)")
     parser.add_argument("--prompt", type=Path, metavar="WAV", help="audio that every clip begins with")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="B", help="clips made at once (default: 16)")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, metavar="B", help="clips made at once (default: 16)"
+    )
     parser.add_argument("--device", help="where to compute: cpu, cuda, ... (default: cuda if there is one)")
     sampler = parser.add_argument_group("sampler", "what is left out is as the model was saved")
-    sampler.add_argument("--steps", type=_integers, metavar="20,10,10,10", help="decoding steps, one number per codebook")
-    sampler.add_argument("--temperature", type=float, metavar="T", help="randomness at the start of each codebook")
-    sampler.add_argument("--top-p", type=float, metavar="P", help="sample from this share of the probability, 0..1")
-    sampler.add_argument("--top-k", type=int, metavar="K", help="sample from the K most probable tokens (with --top-p 0)")
-    sampler.add_argument("--cfg", type=_floats, metavar="10,1", help="guidance while all is masked, and at the end")
-    sampler.add_argument("--arrangement", choices=["nonoverlap", "stride1"], help="how spans are laid when masking again")
-    sampler.add_argument("--scoring", choices=["max", "prod"], help="how a span is judged: best token, or all of them")
+    sampler.add_argument(
+        "--steps", type=_integers, metavar="20,10,10,10", help="decoding steps, one number per codebook"
+    )
+    sampler.add_argument(
+        "--temperature", type=float, metavar="T", help="randomness at the start of each codebook"
+    )
+    sampler.add_argument(
+        "--top-p", type=float, metavar="P", help="sample from this share of the probability, 0..1"
+    )
+    sampler.add_argument(
+        "--top-k", type=int, metavar="K", help="sample from the K most probable tokens instead"
+    )
+    sampler.add_argument(
+        "--cfg", type=_floats, metavar="10,1", help="guidance while all is masked, and at the end"
+    )
+    sampler.add_argument(
+        "--arrangement", choices=["nonoverlap", "stride1"], help="how spans are laid when masking again"
+    )
+    sampler.add_argument(
+        "--scoring", choices=["max", "prod"], help="how a span is judged: best token, or all of them"
+    )
     sampler.add_argument("--greedy", action="store_true", help="take the most probable token each time")
 
 
@@ -66,7 +95,9 @@ def run(args: argparse.Namespace) -> None:
         UserError: A bad caption, model, prompt or setting, or a folder that cannot be written.
     """
     prompts = read_prompts(args)
-    if args.out.exists() and (args.out / RESULTS).exists():
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file; name a folder.")
+    if (args.out / RESULTS).exists():
         raise UserError(f"{args.out} holds results already; choose another --out or remove it.")
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size} must be at least 1.")
@@ -79,15 +110,23 @@ def run(args: argparse.Namespace) -> None:
     magnet = Magnet.from_pretrained(args.model, device=device)
     decoding = chosen_decoding(magnet.decoding, args)
     decoding.check(magnet.lm.n_q, magnet.lm.card)
-    start = None if args.prompt is None else read_audio(args.prompt, magnet.sample_rate, magnet.codec.channels)
+    start = (
+        None if args.prompt is None else read_audio(args.prompt, magnet.sample_rate, magnet.codec.channels)
+    )
     began = time.monotonic()
     seconds = _generate_all(magnet, decoding, prompts, start, args)
     took = time.monotonic() - began
-    print(f"wrote {len(prompts)} clips ({seconds:.1f} s of audio in {took:.1f} s) and {RESULTS} to {args.out}")
+    print(
+        f"wrote {len(prompts)} clips ({seconds:.1f} s of audio in {took:.1f} s) and {RESULTS} to {args.out}"
+    )
 
 
 def _generate_all(
-    magnet: Magnet, decoding: DecodingConfig, prompts: list[Prompt], start: Tensor | None, args: argparse.Namespace
+    magnet: Magnet,
+    decoding: DecodingConfig,
+    prompts: list[Prompt],
+    start: Tensor | None,
+    args: argparse.Namespace,
 ) -> float:
     """Make and write all clips in batches; return the seconds of audio."""
     from magnet_train.audio import write_audio
@@ -104,7 +143,7 @@ def _generate_all(
                 seed=args.seed + first,
                 decoding=decoding,
                 prompt=start,
-                progress=lambda done, total, clips=len(batch): advance(clips),
+                progress=partial(_advance_by, advance, len(batch)),
             )
             _make_folder(args.out)  # only now: a setting that does not fit leaves nothing behind
             for index, (prompt, clip) in enumerate(zip(batch, audio, strict=True), start=first):
@@ -154,7 +193,9 @@ def _prompts_of_file(path: Path) -> Iterator[Prompt]:
             record = json.loads(line)
             yield Prompt(str(record["text"]), str(record.get("id", index)))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f'line {index + 1} of {path} should look like {{"text": "..."}} ({error}); correct it.') from error
+            raise UserError(
+                f'line {index + 1} of {path} should look like {{"text": "..."}} ({error}); correct it.'
+            ) from error
 
 
 def chosen_decoding(default: DecodingConfig, args: argparse.Namespace) -> DecodingConfig:
@@ -170,38 +211,49 @@ def chosen_decoding(default: DecodingConfig, args: argparse.Namespace) -> Decodi
     }
     if args.cfg is not None:
         given["max_cfg_coef"], given["min_cfg_coef"] = args.cfg[0], args.cfg[-1]
+    if args.top_k is not None and args.top_p is None:
+        given["top_p"] = 0.0  # top_p goes first, so --top-k alone would do nothing
     return replace(default, **{name: value for name, value in given.items() if value is not None})
 
 
-class _progress:
-    """A bar over decoding steps of clips, with rate and time left; calling what it gives advances it."""
+def _advance_by(advance: Callable[[int], None], clips: int, done: int, total: int) -> None:
+    advance(clips)  # a step of a batch is one of each of its clips
 
-    def __init__(self, total: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._bar = Progress(
-            TextColumn("generate"), BarColumn(), MofNCompleteColumn(), TextColumn("steps, left"), TimeRemainingColumn()
-        )
-        self._task = self._bar.add_task("generate", total=total)
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar over decoding steps of clips, with rate and time left; calling what it gives advances it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __enter__(self) -> Callable[[int], None]:
-        self._bar.start()
-        return lambda count: self._bar.advance(self._task, count)
+    columns = (
+        TextColumn("generate"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps, {task.fields[rate]}/s, left"),
+    )
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("generate", total=total, rate="-")
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            bar.update(task, rate=f"{bar.tasks[0].speed or 0:.0f}")
+
+        yield advance
 
 
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {folder} cannot be made ({error.strerror}); choose another folder.") from error
+        raise UserError(
+            f"--out {folder} cannot be made ({error.strerror}); choose another folder."
+        ) from error
 
 
 def _safe(text: str) -> str:
     """Turn a caption into a part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:NAME_LENGTH] or "clip"
+    return re.sub(r"[\W_]+", "_", text.lower()).strip("_")[:NAME_LENGTH] or "clip"
 
 
 def _integers(text: str) -> tuple[int, ...]:
@@ -209,4 +261,7 @@ def _integers(text: str) -> tuple[int, ...]:
 
 
 def _floats(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    numbers = tuple(float(part) for part in text.split(","))
+    if len(numbers) > 2:
+        raise argparse.ArgumentTypeError(f"{text} holds more than two numbers")
+    return numbers

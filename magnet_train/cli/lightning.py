@@ -44,7 +44,9 @@ class MagnetCLI(LightningCLI):
         checkpoint = config.get("ckpt_path")
         if checkpoint and checkpoint not in ("best", "last", "hpc") and not Path(checkpoint).exists():
             raise UserError(f"--ckpt_path {checkpoint} does not exist; name a checkpoint that `fit` saved.")
-        loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
+        loggers = (
+            config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
+        )
         for component in [*loggers, *(config.trainer.callbacks or [])]:
             for option in ("save_dir", "dirpath"):
                 if isinstance(component, Namespace) and component.init_args.get(option, "") in (None, "."):
@@ -70,7 +72,9 @@ def _with_found_configs(arguments: Sequence[str]) -> list[str]:
             continue
         path = Path(found[index].removeprefix("--config=") if "=" in word else found[index + 1])
         if not path.is_file():
-            raise UserError(f"{path} does not exist; the shipped ones are configs/base.yaml and those beside it.")
+            raise UserError(
+                f"{path} does not exist; the shipped ones are configs/base.yaml and those beside it."
+            )
     return found
 
 
@@ -80,7 +84,9 @@ def run(arguments: Sequence[str]) -> None:
     Args:
         arguments: The subcommand and its options.
     """
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # argv was given to us as it is
+    warnings.filterwarnings(
+        "ignore", message="LightningCLI's args parameter"
+    )  # argv was given to us as it is
     try:
         MagnetCLI(
             model_class=MagnetModule,

@@ -21,13 +21,13 @@ class GuidedLogits:
 
     def __init__(self, lm: MagnetTransformer, text: Tensor | None, text_mask: Tensor | None = None) -> None:
         self.lm = lm
-        if text is None:
-            self.text, self.text_mask = None, None
-            return
-        if text_mask is None:
-            text_mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
-        self.text: Tensor | None = torch.cat([text, torch.zeros_like(text)])
-        self.text_mask: Tensor | None = torch.cat([text_mask.bool(), torch.zeros_like(text_mask, dtype=torch.bool)])
+        self.text: Tensor | None = None
+        self.text_mask: Tensor | None = None
+        if text is not None:
+            present = torch.ones(text.shape[:2]) if text_mask is None else text_mask
+            present = present.to(text.device, torch.bool)
+            self.text = torch.cat([text, torch.zeros_like(text)])
+            self.text_mask = torch.cat([present, torch.zeros_like(present)])
 
     def __call__(self, tokens: Tensor, stage: int, cfg_coef: float) -> Tensor:
         """Return guided logits of codebook `stage`.

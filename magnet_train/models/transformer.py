@@ -36,10 +36,12 @@ class Attention(nn.Module):
         k = self._split_heads(self.k_proj(memory))  # [B, H, S, D/H]
         v = self._split_heads(self.v_proj(memory))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-        return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # [B, T, D]
+        merged: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))  # [B, T, D]
+        return merged
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        batch, length, dim = x.shape
+        return x.view(batch, length, self.num_heads, dim // self.num_heads).transpose(1, 2)
 
 
 class Layer(nn.Module):
@@ -55,7 +57,9 @@ class Layer(nn.Module):
         self.linear_in = nn.Linear(dim, FEED_FORWARD_SCALE * dim, bias=False)
         self.linear_out = nn.Linear(FEED_FORWARD_SCALE * dim, dim, bias=False)
 
-    def forward(self, x: Tensor, near: Tensor | None, memory: Tensor | None, readable: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, near: Tensor | None, memory: Tensor | None, readable: Tensor | None
+    ) -> Tensor:
         h = self.norm_self(x)
         x = x + self.self_attention(h, h, near)
         if memory is not None:  # the null condition adds exactly zero: values are zero and nothing has a bias
@@ -100,7 +104,9 @@ class MagnetTransformer(nn.Module):
         if dim % num_heads or dim % 2 or dim < 4:
             raise ValueError(f"dim {dim} must be even, at least 4 and a multiple of num_heads {num_heads}.")
         if span_len < 1 or subcodes_context < -1:
-            raise ValueError(f"span_len {span_len} must be >= 1 and subcodes_context {subcodes_context} >= -1.")
+            raise ValueError(
+                f"span_len {span_len} must be >= 1 and subcodes_context {subcodes_context} >= -1."
+            )
         self.n_q, self.card, self.dim = n_q, card, dim
         self.span_len, self.subcodes_context, self.text_key_mask = span_len, subcodes_context, text_key_mask
         self.config: dict[str, Any] = {
@@ -161,7 +167,7 @@ class MagnetTransformer(nn.Module):
         if not 0 <= stage < self.n_q:
             raise ValueError(f"stage {stage} should lie in 0..{self.n_q - 1}.")
         num_frames = tokens.shape[-1]
-        x: Tensor = sum(emb(tokens[:, k]) for k, emb in enumerate(self.embeddings))  # type: ignore[assignment]
+        x: Tensor = sum(emb(tokens[:, k]) for k, emb in enumerate(self.embeddings))
         x = x + sinusoidal_positions(num_frames, self.dim, x.device).to(x.dtype)  # [B, T, D]
         restricted = stage > 0 and self.subcodes_context >= 0
         near = context_mask(num_frames, self.subcodes_context, x.device) if restricted else None
@@ -170,7 +176,9 @@ class MagnetTransformer(nn.Module):
             x = layer(x, near, memory, readable)
         return self.out_norm(x)  # type: ignore[no-any-return]
 
-    def _project_text(self, text: Tensor | None, text_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def _project_text(
+        self, text: Tensor | None, text_mask: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         if text is None:
             return None, None
         memory = self.text_proj(text.to(self.text_proj.weight.dtype))  # [B, S, D]

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, T5EncoderModel
 
 from magnet_train.errors import UserError
-from magnet_train.hub import SETTINGS, WEIGHTS, find_folder, unreadable
+from magnet_train.hub import SETTINGS, WEIGHTS, find_folder, revision_of, unreadable
 
 QUICKSTART = "quickstart"
 
 
-def _folder_of(name: str, files: tuple[str, ...] = SETTINGS) -> Path:
+def _folder_of(name: str, files: tuple[str, ...] = SETTINGS, revision: str | None = None) -> Path:
     if name == QUICKSTART:
         return Path(str(resources.files("magnet_train.quickstart") / "text"))
-    return find_folder(name, "text encoder", files)
+    return find_folder(name, "text encoder", files, revision)
 
 
 class _Frozen:
@@ -44,13 +44,14 @@ class Tokenizer:
     Args:
         name: Hub id, folder, or "quickstart" for the packaged one.
         max_length: Longest caption in tokens.
+        revision: Commit on the hub; the newest when None.
 
     Raises:
         UserError: Nothing readable is there.
     """
 
-    def __init__(self, name: str, max_length: int) -> None:
-        folder = _folder_of(name)
+    def __init__(self, name: str, max_length: int, revision: str | None = None) -> None:
+        folder = _folder_of(name, revision=revision)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
         except Exception as error:  # transformers raises many kinds here
@@ -88,6 +89,7 @@ class T5Text(nn.Module):
         trainable: Train it along; its weights are then part of checkpoints and exports.
         pretrained: False starts from random weights of the folder's configuration.
         max_length: Longest caption in tokens; longer ones are cut with a warning.
+        revision: Commit on the hub; the newest when None, and which that was is kept in checkpoints.
 
     Raises:
         UserError: It cannot be found or read, or is to be random and frozen, which no checkpoint could keep.
@@ -96,7 +98,12 @@ class T5Text(nn.Module):
     """
 
     def __init__(
-        self, name: str = "t5-base", trainable: bool = False, pretrained: bool = True, max_length: int = 256
+        self,
+        name: str = "t5-base",
+        trainable: bool = False,
+        pretrained: bool = True,
+        max_length: int = 256,
+        revision: str | None = None,
     ) -> None:
         super().__init__()
         if not (trainable or pretrained):
@@ -104,8 +111,10 @@ class T5Text(nn.Module):
                 f"text encoder {name} would be random and frozen; set trainable or pretrained to true."
             )
         self.id, self.trainable, self.pretrained, self.max_length = name, trainable, pretrained, max_length
-        self.tokenizer = Tokenizer(name, max_length)
-        model = _load_t5(name, pretrained)
+        folder = _folder_of(name, SETTINGS + WEIGHTS if pretrained else SETTINGS, revision)
+        self.revision = revision_of(folder)
+        self.tokenizer = Tokenizer(name, max_length, self.revision)
+        model = _load_t5(folder, name, pretrained)
         self.dim = int(model.config.d_model)
         if trainable:
             self.encoder = model
@@ -135,7 +144,8 @@ class T5Text(nn.Module):
 
     def spec(self) -> dict[str, Any]:
         """Describe the encoder in JSON primitives."""
-        return {"kind": "t5", "name": self.id, "trainable": self.trainable, "max_length": self.max_length}
+        spec = {"kind": "t5", "name": self.id, "trainable": self.trainable, "max_length": self.max_length}
+        return spec if self.revision is None else {**spec, "revision": self.revision}
 
     def save(self, folder: Path) -> None:
         """Write tokenizer and configuration, and frozen weights; trained ones are saved with the model."""
@@ -260,7 +270,11 @@ def text_encoder_from_spec(spec: dict[str, Any], folder: Path | None = None) -> 
             name = spec["name"] if folder is None else str(folder)
             # Trained weights come with the model; a frozen encoder brings its own.
             encoder = T5Text(
-                name, spec["trainable"], pretrained=not spec["trainable"], max_length=spec["max_length"]
+                name,
+                spec["trainable"],
+                pretrained=not spec["trainable"],
+                max_length=spec["max_length"],
+                revision=spec.get("revision") if folder is None else None,
             )
             encoder.id = spec["name"]
             return encoder
@@ -277,8 +291,7 @@ def text_encoder_from_spec(spec: dict[str, Any], folder: Path | None = None) -> 
     raise UserError(f"unknown text encoder kind '{kind}'; this version knows t5, words, labels and none.")
 
 
-def _load_t5(name: str, pretrained: bool) -> Any:
-    folder = _folder_of(name, SETTINGS + WEIGHTS if pretrained else SETTINGS)
+def _load_t5(folder: Path, name: str, pretrained: bool) -> Any:
     try:
         if not pretrained:
             return T5EncoderModel(AutoConfig.from_pretrained(folder))

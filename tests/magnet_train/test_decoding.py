@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -37,7 +38,9 @@ def random_logits(tokens, stage, cfg_coef):
 def generate(logits_fn, shape, **options):
     decoding = options.pop("decoding", DecodingConfig(decoding_steps=STEPS))
     options.setdefault("generator", torch.Generator().manual_seed(0))
-    return generate_tokens(logits_fn, shape, decoding, card=CARD, span_len=options.pop("span_len", SPAN), **options)
+    return generate_tokens(
+        logits_fn, shape, decoding, card=CARD, span_len=options.pop("span_len", SPAN), **options
+    )
 
 
 @pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1"])
@@ -80,7 +83,7 @@ def test_what_was_kept_never_changes_within_a_stage():
         return random_logits(tokens, stage, cfg_coef)
 
     generate(watch, (1, 4, 30))
-    for (stage, before), (later_stage, after) in zip(seen, seen[1:], strict=False):
+    for (stage, before), (later_stage, after) in itertools.pairwise(seen):
         if stage == later_stage:
             kept = (before != CARD) & (after != CARD)
             assert torch.equal(before[kept], after[kept])

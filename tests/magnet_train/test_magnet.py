@@ -107,3 +107,20 @@ def test_refuses_a_codec_with_other_weights(checkpoint: Path, tmp_path: Path) ->
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="sha256"):
         _ = Magnet.from_pretrained(tmp_path / "other.ckpt").codec
+
+
+@pytest.mark.parametrize("shape", [(2, 1600), (3, 1, 1600), (1, 10), (1, 0)])
+def test_prompt_of_an_impossible_shape(magnet: Magnet, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="prompt"):
+        magnet.generate(["a flute", "a bell"], prompt=torch.zeros(shape))
+
+
+@pytest.mark.parametrize("texts", ["a flute", []])
+def test_texts_are_a_list_of_clips(magnet: Magnet, texts: list[str | None]) -> None:
+    with pytest.raises(UserError, match="list"):
+        magnet.generate_tokens(texts)
+
+
+def test_unknown_device(checkpoint: Path) -> None:
+    with pytest.raises(UserError, match="cudaa"):
+        Magnet.from_pretrained(checkpoint, device="cudaa")

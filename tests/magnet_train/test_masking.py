@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -24,7 +25,9 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_rate_follows_the_cosine():
-    assert mask_rate(torch.tensor([0.0, 1 / 3, 1.0])).tolist() == pytest.approx([1.0, math.cos(math.pi / 6), 0.0], abs=1e-6)
+    assert mask_rate(torch.tensor([0.0, 1 / 3, 1.0])).tolist() == pytest.approx(
+        [1.0, math.cos(math.pi / 6), 0.0], abs=1e-6
+    )
 
 
 def test_table_of_published_lengths():
@@ -100,7 +103,7 @@ def test_stages_are_repeatable_and_even():
     counts = torch.bincount(torch.tensor(drawn), minlength=4)
     # chi-square with 3 degrees of freedom: 16.3 is exceeded once in a thousand
     assert float(((counts - 500) ** 2 / 500).sum()) < 16.3
-    pairs = torch.bincount(torch.tensor([4 * a + b for a, b in zip(drawn, drawn[1:], strict=False)]), minlength=16)
+    pairs = torch.bincount(torch.tensor([4 * a + b for a, b in itertools.pairwise(drawn)]), minlength=16)
     assert float(((pairs - 125) ** 2 / 125).sum()) < 37.7  # 15 degrees of freedom, one in a thousand
 
 

@@ -62,4 +62,3 @@ def load_conditions(model: str, name: str) -> tuple[Tensor, Tensor]:
     """Hidden states [2B, S, text_dim] and mask bool [2B, S]; the second half is the null condition."""
     tensors = read_tensors(f"lm_{model}/conditions.safetensors")
     return tensors[f"{name}.hidden"], tensors[f"{name}.mask"].bool()
-

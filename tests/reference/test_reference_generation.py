@@ -49,7 +49,9 @@ def generate(model, case, logits_fn=None):
 @pytest.mark.parametrize(("model", "case"), cases_of("generate"), ids=case_id)
 def test_generation(model, case, monkeypatch):
     if case["sampler"] == "argmax_of_filtered":
-        monkeypatch.setattr(decoding_module, "sample_categorical", lambda probs, generator: probs.argmax(dim=-1))
+        monkeypatch.setattr(
+            decoding_module, "sample_categorical", lambda probs, generator: probs.argmax(dim=-1)
+        )
     recorded = read_tensors(f"generate_{model}/cases.safetensors")[f"{case['name']}.tokens"].long()
     assert torch.equal(generate(model, case), recorded)
 
@@ -65,7 +67,9 @@ def test_trace(model, trace):
     """What the model is shown, how it is guided and what it answers, step by step."""
     description = read_json(f"generate_{model}/{trace}.json")
     tensors = read_tensors(f"generate_{model}/{trace}.safetensors")
-    case = next(case for _, case in cases_of("generate") if _ == model and case["name"] == description["case"])
+    case = next(
+        case for _, case in cases_of("generate") if _ == model and case["name"] == description["case"]
+    )
     recorded_steps = description["steps"]
     seen = []
 
@@ -76,7 +80,9 @@ def test_trace(model, trace):
         assert stage == step["stage"]
         assert cfg_coef == pytest.approx(step["cfg_coef"], abs=1e-6)
         assert torch.equal(tokens, tensors[f"{index}.tokens_in"].long())
-        assert torch.equal(tokens[:, stage : stage + 1] == guided.lm.card, tensors[f"{index}.filled_mask"].bool())
+        assert torch.equal(
+            tokens[:, stage : stage + 1] == guided.lm.card, tensors[f"{index}.filled_mask"].bool()
+        )
         if f"{index}.cfg_logits" in tensors:
             torch.testing.assert_close(logits[:, None], tensors[f"{index}.cfg_logits"], atol=5e-4, rtol=0)
         seen.append(step)

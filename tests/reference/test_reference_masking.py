@@ -43,7 +43,9 @@ def test_restricted_context(case):
     if case["stage1"] is None:
         assert case["context"] == -1
         return
-    assert torch.equal(context_mask(case["T"], case["context"]), bits(case["stage1"]["allowed_rows_of_first_TxT"]))
+    assert torch.equal(
+        context_mask(case["T"], case["context"]), bits(case["stage1"]["allowed_rows_of_first_TxT"])
+    )
 
 
 @pytest.mark.parametrize("index", range(len(RECORDED["least_probable_span_masking"]["cases"])))
@@ -53,7 +55,9 @@ def test_least_probable_spans(index):
     assert torch.equal(mask, bits([case["mask"]])[0])
 
 
-@pytest.mark.parametrize("case", RECORDED["empirical_mask_rate"], ids=lambda c: f"{label(c)}-{c['mask_prob']}")
+@pytest.mark.parametrize(
+    "case", RECORDED["empirical_mask_rate"], ids=lambda c: f"{label(c)}-{c['mask_prob']}"
+)
 def test_mean_mask_rate(case):
     generator = torch.Generator().manual_seed(0)
     order = torch.rand(case["n"], case["T"], generator=generator)
@@ -68,7 +72,9 @@ def test_mean_mask_rate(case):
 
 @pytest.mark.parametrize("case", RECORDED["schedule"], ids=label)
 def test_schedule(case):
-    settings = DecodingConfig(decoding_steps=(case["timesteps"],), temperature=3.0, max_cfg_coef=10.0, min_cfg_coef=1.0)
+    settings = DecodingConfig(
+        decoding_steps=(case["timesteps"],), temperature=3.0, max_cfg_coef=10.0, min_cfg_coef=1.0
+    )
     for step, recorded in zip(decoding_schedule(settings), case["steps"], strict=True):
         assert float(step.mask_rate) == pytest.approx(recorded["mask_p"], abs=1e-7)
         assert max(int(step.mask_rate * case["num_to_generate"]), 1) == recorded["num_masked"]

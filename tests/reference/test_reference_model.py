@@ -45,7 +45,9 @@ def test_loss_and_gradients(model, case):
     text_mask[case["rows_with_attention_mask_zeroed"]] = False
 
     lm.zero_grad()
-    states = lm.hidden(mask_for_stage(tokens, stage_mask, stage, lm.mask_id), stage, hidden[start:stop], text_mask)
+    states = lm.hidden(
+        mask_for_stage(tokens, stage_mask, stage, lm.mask_id), stage, hidden[start:stop], text_mask
+    )
     learn = stage_mask & valid
     loss = masked_cross_entropy_sum(lm.head(states[learn], stage), tokens[:, stage][learn]) / learn.sum()
     loss.backward()
@@ -60,7 +62,9 @@ def test_loss_and_gradients(model, case):
     assert float(total) == pytest.approx(case["total_grad_norm"], rel=1e-4)
     for key, recorded in tensors.items():
         if key.startswith(f"{name}.grad."):
-            torch.testing.assert_close(gradients[key.removeprefix(f"{name}.grad.")], recorded, rtol=1e-3, atol=2e-6)
+            torch.testing.assert_close(
+                gradients[key.removeprefix(f"{name}.grad.")], recorded, rtol=1e-3, atol=2e-6
+            )
 
 
 @pytest.mark.parametrize("model", sorted({model for model, _ in cases_of("lm", "logits.json")}))

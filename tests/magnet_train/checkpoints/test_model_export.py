@@ -90,6 +90,7 @@ def test_local_codec_travels_with_the_export(
     shutil.rmtree(local)
     moved = tmp_path / "moved"
     (tmp_path / "exported").rename(moved)
+    assert str(tmp_path) not in (moved / "config.json").read_text()
     tokens = torch.zeros(1, 4, 24, dtype=torch.int64)
     expected = Magnet.from_pretrained(checkpoint).codec.decode(tokens)
     assert torch.equal(Magnet.from_pretrained(moved).codec.decode(tokens), expected)
@@ -147,3 +148,52 @@ def test_damaged_export_is_one_sentence(exported: Path, name: str, damage: str) 
 def test_empty_folder_holds_no_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no model"):
         Magnet.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("lm", {"lm": {"n_q": 4, "surplus": 1}}),
+        ("lm", {"lm": 3}),
+        ("codec", {"codec": None}),
+        ("segment_duration", {"segment_duration": "long"}),
+        ("decoding", {"decoding": {"decoding_steps": [1], "surplus": 1}}),
+    ],
+)
+def test_config_that_makes_no_sense_is_one_sentence(
+    exported: Path, part: str, change: dict[str, Any]
+) -> None:
+    config = json.loads((exported / "config.json").read_text())
+    (exported / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match="export it again"):
+        Magnet.from_pretrained(exported)
+
+
+def test_codec_of_another_size_than_the_model(exported: Path) -> None:
+    config = json.loads((exported / "config.json").read_text())
+    config["codec"]["card"] = 9
+    (exported / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="of 9"):
+        Magnet.from_pretrained(exported)
+
+
+def test_keys_of_no_part_are_unexpected_too(exported: Path) -> None:
+    weights = load_file(exported / "model.safetensors")
+    save_file(weights | {"stray.weight": torch.zeros(1)}, exported / "model.safetensors")
+    with pytest.raises(UserError, match=r"unexpected stray\.weight"):
+        Magnet.from_pretrained(exported)
+
+
+def test_trained_text_encoder_brings_its_vocabulary(exported: Path) -> None:
+    assert json.loads((exported / "config.json").read_text())["text"]["name"] == "text"
+    assert (exported / "text" / "tokenizer.json").is_file()
+
+
+def test_local_codec_that_is_gone_is_no_silent_loss(change_checkpoint: Change, tmp_path: Path) -> None:
+    gone = str(tmp_path / "gone")
+    magnet = Magnet.from_pretrained(
+        change_checkpoint(lambda content: content["magnet_train"]["codec"].update(id=gone))
+    )
+    with pytest.raises(UserError, match="gone"):
+        magnet.save_pretrained(tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()

@@ -40,7 +40,7 @@ def refusal(source: str | Path) -> str:
 def test_pickle_that_would_run_code_is_refused(tmp_path: Path, save: Callable[[Any, Path], None]) -> None:
     mark, path = tmp_path / "ran", tmp_path / "evil.ckpt"
     save({"state_dict": {}, "magnet_train": Trap(mark)}, path)
-    refusal(path)
+    assert "could run code" in refusal(path)
     assert not mark.exists()
 
 
@@ -86,3 +86,18 @@ def test_hub_id_without_network(name: str, monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert "network" in refusal(name)
+
+
+@pytest.mark.parametrize("missing", ["lm", "text", "codec", "decoding", "segment_duration"])
+def test_checkpoint_that_lacks_a_setting(change_checkpoint: Change, missing: str) -> None:
+    assert missing in refusal(change_checkpoint(lambda content: content["magnet_train"].pop(missing)))
+
+
+def test_checkpoint_without_weights(change_checkpoint: Change) -> None:
+    refusal(change_checkpoint(lambda content: content.pop("state_dict")))
+
+
+def test_average_that_was_never_updated_gives_way_to_the_raw_weights(change_checkpoint: Change) -> None:
+    path = change_checkpoint(lambda content: content["averaging_state"]["n_averaged"].zero_())
+    raw = torch.load(path, weights_only=True)["current_model_state"]
+    assert torch.equal(Magnet.from_pretrained(path).lm.heads, raw["lm.heads"])

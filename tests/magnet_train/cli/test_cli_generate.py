@@ -195,3 +195,9 @@ def test_wrong_usage_exits_2(checkpoint: Path, tmp_path: Path, options: list[str
     with pytest.raises(SystemExit) as caught:
         generate(checkpoint, tmp_path / "clips", *options)
     assert caught.value.code == 2
+
+
+def test_top_k_alone_turns_top_p_off(checkpoint: Path, tmp_path: Path) -> None:
+    assert generate(checkpoint, tmp_path / "clips", "--text", "a flute", "--top-k", "5") == 0
+    decoding = results_of(tmp_path / "clips")[0]["decoding"]
+    assert (decoding["top_k"], decoding["top_p"]) == (5, 0.0)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from datamodules.writer import ShardWriter
 
+from datamodules.writer import ShardWriter
 from magnet_train.cli.main import main
 from magnet_train.tokens import CodecInfo
 
@@ -95,7 +95,18 @@ def test_resume_goes_on_bit_for_bit(shards, tmp_path):
     assert fit(shards, tmp_path / "whole", *steps) == 0
     middle = tmp_path / "whole" / "step=0000003.ckpt"
     if not middle.exists():  # save_top_k keeps the newest: make the middle one by stopping there
-        assert fit(shards, tmp_path / "half", *steps, "--trainer.limit_train_batches", "3", "--trainer.max_epochs", "1") == 0
+        assert (
+            fit(
+                shards,
+                tmp_path / "half",
+                *steps,
+                "--trainer.limit_train_batches",
+                "3",
+                "--trainer.max_epochs",
+                "1",
+            )
+            == 0
+        )
         middle = tmp_path / "half" / "last.ckpt"
     assert fit(shards, tmp_path / "rest", *steps, "--ckpt_path", str(middle)) == 0
     assert losses_of(tmp_path / "rest") == losses_of(tmp_path / "whole")[3:]
@@ -109,7 +120,17 @@ def test_resume_goes_on_bit_for_bit(shards, tmp_path):
 def test_every_config_goes_through_the_real_parser(config, shards, capsys):
     overlay = [] if config.name == "base.yaml" else ["-c", str(config)]
     with pytest.raises(SystemExit) as exit_:
-        main(["fit", "-c", str(ROOT / "configs/base.yaml"), *overlay, "--data.shards", str(shards), "--print_config"])
+        main(
+            [
+                "fit",
+                "-c",
+                str(ROOT / "configs/base.yaml"),
+                *overlay,
+                "--data.shards",
+                str(shards),
+                "--print_config",
+            ]
+        )
     assert exit_.value.code in (0, None)
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["class_path"] == "magnet_train.module.MagnetModule"
@@ -132,7 +153,9 @@ def test_configs_are_found_from_any_folder(shards, tmp_path, monkeypatch):
 def test_bad_input_is_one_sentence(shards, tmp_path, capsys):
     def message(*options: str) -> str:
         assert fit(shards, tmp_path / "run", *options) == 1
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("magnet-train: error:")]
+        lines = [
+            line for line in capsys.readouterr().err.splitlines() if line.startswith("magnet-train: error:")
+        ]
         assert len(lines) == 1
         return lines[0]
 
@@ -156,15 +179,34 @@ def test_unknown_key_is_wrong_usage(shards, tmp_path, capsys):
 @pytest.mark.slow
 def test_two_processes_give_the_curve_of_one(shards, tmp_path):
     """DDP over gloo, global batch 8 both times; 1e-5 for 20 steps."""
-    common = ["--trainer.max_steps", "20", "--trainer.val_check_interval", "20", "--trainer.log_every_n_steps", "1"]
+    common = [
+        "--trainer.max_steps",
+        "20",
+        "--trainer.val_check_interval",
+        "20",
+        "--trainer.log_every_n_steps",
+        "1",
+    ]
     curves = []
     for devices, batch in (("1", "8"), ("2", "4")):
         run = tmp_path / devices
         arguments = [*common, "--data.batch_size", batch, "--trainer.devices", devices]
         arguments += ["--trainer.strategy", "ddp"] if devices == "2" else []
-        command = [sys.executable, "-m", "magnet_train", "fit", *SMALL, "--data.shards", str(shards), "--run", str(run)]
+        command = [
+            sys.executable,
+            "-m",
+            "magnet_train",
+            "fit",
+            *SMALL,
+            "--data.shards",
+            str(shards),
+            "--run",
+            str(run),
+        ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         curves.append((losses_of(run), losses_of(run, "val/loss")))
     (one, one_val), (two, two_val) = curves

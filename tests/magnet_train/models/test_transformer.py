@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
@@ -26,11 +28,12 @@ def tokens_of(batch: int, frames: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("name", "parameters"), PRESETS.items())
 def test_preset_sizes(name, parameters):
-    overlay = yaml.safe_load(open(packaged_config(f"configs/model_scale/{name}.yaml")))
+    text = Path(packaged_config(f"configs/model_scale/{name}.yaml")).read_text()
+    overlay = yaml.safe_load(text)
     with torch.device("meta"):
         lm = MagnetTransformer(4, 2048, **overlay["model"]["init_args"]["lm"]["init_args"])
     assert count_parameters(lm) == parameters
-    assert f"{parameters:,}" in open(packaged_config(f"configs/model_scale/{name}.yaml")).read()
+    assert f"{parameters:,}" in text
 
 
 @pytest.mark.parametrize("frames", [1, 2, 7, 104, 131])
@@ -61,7 +64,10 @@ def test_clips_do_not_depend_on_the_batch():
     alone = lm(tokens_of(2, 20)[:1], 0, text[:1, :2], mask[:1, :2])
     torch.testing.assert_close(both[:1], alone)
     parity = tiny(text_key_mask=False)
-    assert (parity(tokens_of(2, 20), 0, text, mask)[:1] - parity(tokens_of(2, 20)[:1], 0, text[:1, :2], mask[:1, :2])).abs().max() > 1e-3
+    assert (
+        parity(tokens_of(2, 20), 0, text, mask)[:1]
+        - parity(tokens_of(2, 20)[:1], 0, text[:1, :2], mask[:1, :2])
+    ).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("text_key_mask", [True, False])
@@ -78,7 +84,9 @@ def test_only_the_stage_head_learns_and_the_others_get_zeros():
     norms = lm.heads.grad.flatten(1).norm(dim=1)
     assert norms[2] > 0
     assert norms[[0, 1, 3]].tolist() == [0, 0, 0]
-    assert all(p.grad is not None for name, p in lm.named_parameters() if "cross" not in name and "text" not in name)
+    assert all(
+        p.grad is not None for name, p in lm.named_parameters() if "cross" not in name and "text" not in name
+    )
 
 
 def test_guidance_of_one_is_the_conditional_prediction():
@@ -91,7 +99,9 @@ def test_guidance_of_one_is_the_conditional_prediction():
     torch.testing.assert_close(GuidedLogits(lm, None)(tokens, 1, 3.0), lm(tokens, 1))
 
 
-@pytest.mark.parametrize("changes", [{"dim": 30}, {"num_heads": 5}, {"span_len": 0}, {"subcodes_context": -2}])
+@pytest.mark.parametrize(
+    "changes", [{"dim": 30}, {"num_heads": 5}, {"span_len": 0}, {"subcodes_context": -2}]
+)
 def test_sizes_that_do_not_fit(changes):
     with pytest.raises(ValueError, match="must be"):
         tiny(**changes)

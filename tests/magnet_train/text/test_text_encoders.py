@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -200,6 +201,32 @@ def test_unusable_folders_are_one_sentence(
 def test_random_and_frozen_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="random and frozen"):
         T5Text(str(folder), pretrained=False)
+
+
+def test_the_revision_of_a_hub_model_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The hub's cache as a download leaves it, so that all but the download is the real thing."""
+    old, new = "1" * 40, "2" * 40
+    home = tmp_path / "models--nobody--tiny-t5"
+    for commit in (old, new):
+        shutil.copytree(folder, home / "snapshots" / commit)
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: 2 * w for name, w in weights.items()},
+        home / "snapshots" / new / "model.safetensors",
+        {"format": "pt"},
+    )
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(old)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    encoder = T5Text("nobody/tiny-t5")
+    assert encoder.spec()["revision"] == old
+    (home / "refs" / "main").write_text(new)  # the author uploads other weights
+    again = text_encoder_from_spec(encoder.spec())
+    assert torch.equal(again(["a bell"])[0], encoder(["a bell"])[0])
+    assert not torch.equal(T5Text("nobody/tiny-t5")(["a bell"])[0], encoder(["a bell"])[0])
 
 
 def test_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
