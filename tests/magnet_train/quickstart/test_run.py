@@ -4,6 +4,7 @@ The whole chain, with real training, is `test_quickstart_learns` (slow) and `mak
 """
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,7 +76,8 @@ def test_a_command_that_fails_stops_the_run(tmp_path, capsys):
 
 def test_prompts_are_files_that_generate_reads(tmp_path):
     captions = ToneWorld("full", 1).captions(3, "test")
-    lines = open(run._write_prompts(tmp_path, "seen", captions), encoding="utf-8").read().splitlines()
+    path = Path(run._write_prompts(tmp_path, "seen", captions))
+    lines = path.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["text"] for line in lines] == [caption.text for caption in captions]
 
 
