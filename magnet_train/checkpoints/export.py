@@ -19,7 +19,7 @@ from magnet_train.errors import UserError
 FORMAT = "magnet-train/1"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 CODEC_FOLDER, TEXT_FOLDER = "codec", "text"
-CODEC_FILES = ("config.json", "preprocessor_config.json", "model.safetensors", "pytorch_model.bin")
+CODEC_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 
 
 def save_export(model: StoredModel, folder: Path, licence: str = "unspecified") -> None:
@@ -109,13 +109,27 @@ def _write(model: StoredModel, folder: Path, licence: str) -> None:
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if model.codec_folder is not None:
-        (folder / CODEC_FOLDER).mkdir()
-        for file in CODEC_FILES:
-            if (model.codec_folder / file).is_file():
-                shutil.copyfile(model.codec_folder / file, folder / CODEC_FOLDER / file)
+        _copy_codec(model.codec_folder, folder / CODEC_FOLDER)
     if model.text_folder is not None:
         shutil.copytree(model.text_folder, folder / TEXT_FOLDER)
     (folder / CARD).write_text(model_card(model, licence), encoding="utf-8")
+
+
+def _copy_codec(source: Path, target: Path) -> None:
+    """Copy what loading the codec needs.
+
+    Raises:
+        UserError: Its weights are there only as a pickle, which nobody should have to load.
+    """
+    if not (source / "model.safetensors").is_file():
+        raise UserError(
+            f"codec {source} has no model.safetensors to put into the export; save it again with save_pretrained of "
+            "transformers, and tokenize and train with that folder."
+        )
+    target.mkdir()
+    for file in CODEC_FILES:
+        if (source / file).is_file():
+            shutil.copyfile(source / file, target / file)
 
 
 def model_card(model: StoredModel, licence: str) -> str:

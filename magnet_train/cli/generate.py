@@ -134,7 +134,8 @@ def _generate_all(
     seconds = 0.0
     lines: list[str] = []
     width = len(str(len(prompts) - 1))
-    with _progress(len(prompts) * sum(decoding.decoding_steps)) as advance:
+    steps = len(prompts) * sum(decoding.decoding_steps)
+    with _all_or_nothing(args.out) as written, _progress(steps) as advance:
         for first in range(0, len(prompts), args.batch_size):
             batch = prompts[first : first + args.batch_size]
             audio = magnet.generate(
@@ -148,12 +149,38 @@ def _generate_all(
             _make_folder(args.out)  # only now: a setting that does not fit leaves nothing behind
             for index, (prompt, clip) in enumerate(zip(batch, audio, strict=True), start=first):
                 name = f"{index:0{width}d}_{_safe(prompt.text or 'unconditional')}.wav"
+                written.append(args.out / name)
                 write_audio(args.out / name, clip, magnet.sample_rate)
                 seconds += clip.shape[-1] / magnet.sample_rate
                 record = {"file": name, "id": prompt.id, "text": prompt.text, "seed": args.seed + first}
                 lines.append(json.dumps({**record, "model": str(args.model), "decoding": asdict(decoding)}))
-    (args.out / RESULTS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        written.append(args.out / RESULTS)
+        _write_results(args.out / RESULTS, lines)
     return seconds
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[list[Path]]:
+    """Give a list for what is written into `folder`, and remove all of it if the work does not end well."""
+    existed = folder.exists()
+    written: list[Path] = []
+    try:
+        yield written
+    except BaseException:
+        for file in written:
+            file.unlink(missing_ok=True)
+        if not existed and folder.exists():
+            folder.rmdir()
+        raise
+
+
+def _write_results(path: Path, lines: list[str]) -> None:
+    try:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror}); make room or choose another --out."
+        ) from error
 
 
 def read_prompts(args: argparse.Namespace) -> list[Prompt]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +83,6 @@ def test_card_names_licence_codec_and_hash(exported: Path) -> None:
 def test_local_codec_travels_with_the_export(
     change_checkpoint: Change, checkpoint: Path, tmp_path: Path
 ) -> None:
-    from importlib import resources
-
     local = tmp_path / "my_codec"
     shutil.copytree(str(resources.files("magnet_train.quickstart") / "codec"), local)
     changed = change_checkpoint(lambda content: content["magnet_train"]["codec"].update(id=str(local)))
@@ -94,6 +94,27 @@ def test_local_codec_travels_with_the_export(
     tokens = torch.zeros(1, 4, 24, dtype=torch.int64)
     expected = Magnet.from_pretrained(checkpoint).codec.decode(tokens)
     assert torch.equal(Magnet.from_pretrained(moved).codec.decode(tokens), expected)
+
+
+def test_no_pickle_gets_into_an_export(change_checkpoint: Change, tmp_path: Path) -> None:
+    """A local codec may have pickles beside its weights, or pickled weights only."""
+    local = tmp_path / "my_codec"
+    shutil.copytree(str(resources.files("magnet_train.quickstart") / "codec"), local)
+    torch.save({}, local / "optimizer.pt")
+    changed = change_checkpoint(lambda content: content["magnet_train"]["codec"].update(id=str(local)))
+    Magnet.from_pretrained(changed).save_pretrained(tmp_path / "exported")
+    suffixes = {file.suffix for file in (tmp_path / "exported").rglob("*") if file.is_file()}
+    assert suffixes <= {".json", ".safetensors", ".md"}
+
+    torch.save(load_file(local / "model.safetensors"), local / "pytorch_model.bin")
+    (local / "model.safetensors").unlink()
+    sha256 = hashlib.sha256((local / "pytorch_model.bin").read_bytes()).hexdigest()
+    changed = change_checkpoint(
+        lambda content: content["magnet_train"]["codec"].update(id=str(local), sha256=sha256)
+    )
+    with pytest.raises(UserError, match=r"no model\.safetensors"):
+        Magnet.from_pretrained(changed).save_pretrained(tmp_path / "second")
+    assert not (tmp_path / "second").exists()
 
 
 def test_refuses_a_folder_in_use_and_leaves_it_alone(checkpoint: Path, tmp_path: Path) -> None:
