@@ -41,7 +41,9 @@ def save_export(model: StoredModel, folder: Path, licence: str = "unspecified") 
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             _write(model, partial, licence)
-            partial.chmod(0o755)
+            partial.chmod(0o755)  # mkdtemp, and safetensors for its files, let only the owner in
+            for path in partial.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)
             if folder.exists():
                 folder.rmdir()
             os.replace(partial, folder)

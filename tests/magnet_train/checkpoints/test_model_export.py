@@ -117,6 +117,10 @@ def test_no_pickle_gets_into_an_export(change_checkpoint: Change, tmp_path: Path
     assert not (tmp_path / "second").exists()
 
 
+def test_others_may_read_an_export(exported: Path) -> None:
+    assert all(path.stat().st_mode & 0o004 for path in [exported, *exported.rglob("*")])
+
+
 def test_refuses_a_folder_in_use_and_leaves_it_alone(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
