@@ -152,8 +152,19 @@ def _generate_all(
                 written.append(args.out / name)
                 write_audio(args.out / name, clip, magnet.sample_rate)
                 seconds += clip.shape[-1] / magnet.sample_rate
-                record = {"file": name, "id": prompt.id, "text": prompt.text, "seed": args.seed + first}
-                lines.append(json.dumps({**record, "model": str(args.model), "decoding": asdict(decoding)}))
+                record = {
+                    "file": name,
+                    "id": prompt.id,
+                    "text": prompt.text,
+                    "seconds": clip.shape[-1] / magnet.sample_rate,
+                    # These three make the same clip again: randomness is drawn for a batch at once.
+                    "seed": args.seed + first,
+                    "batch_size": len(batch),
+                    "place_in_batch": index - first,
+                    "model": str(args.model),
+                    "decoding": asdict(decoding),
+                }
+                lines.append(json.dumps(record))
         written.append(args.out / RESULTS)
         _write_results(args.out / RESULTS, lines)
     return seconds
