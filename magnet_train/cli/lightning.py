@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from importlib import resources
@@ -10,10 +11,12 @@ from pathlib import Path
 import lightning.pytorch as pl
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules import DataPosition
 from magnet_train.callbacks import StepProgressBar
 from magnet_train.errors import UserError
+from magnet_train.models.transformer import count_parameters
 from magnet_train.module import MagnetModule
 
 CONFIG_OPTIONS = ("-c", "--config")
@@ -51,6 +54,18 @@ class MagnetCLI(LightningCLI):
             for option in ("save_dir", "dirpath"):
                 if isinstance(component, Namespace) and component.init_args.get(option, "") in (None, "."):
                     component.init_args[option] = config.run
+
+    def before_fit(self) -> None:
+        """Say once what is about to be trained on what."""
+        lm, text, data = self.model.lm, self.model.text, self.datamodule
+        trainer = self.trainer
+        batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        rank_zero_info(
+            f"{count_parameters(lm):,} parameters, {count_parameters(text, trainable_only=True):,} more in the text "
+            f"encoder train along; codec {data.codec.id}\n"
+            f"{batch} clips of {data.segment_duration:g} s ({data.segment_frames} frames) a step, "
+            f"{trainer.max_steps:,} steps; everything goes to {trainer.default_root_dir}"
+        )
 
 
 def packaged_config(name: str) -> str:
@@ -100,6 +115,21 @@ def run(arguments: Sequence[str]) -> None:
         )
     except ValueError as error:  # the parser wraps what a class says about its arguments
         raise _user_error_within(error) or error from None
+
+
+def _quieten() -> None:
+    """Keep what nobody can act on out of the terminal."""
+    for message in (
+        "LightningCLI's args parameter",  # argv was given to us as it is
+        "Checkpoint directory .* exists and is not empty",  # it is the run's own folder
+        ".*isinstance.treespec, LeafSpec.. is deprecated",
+        ".*does not have many workers",  # a choice of the configuration
+        "The dirpath has changed from",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage()  # an advertisement
+    )
 
 
 def _user_error_within(error: BaseException | None) -> UserError | None:
