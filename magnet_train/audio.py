@@ -19,6 +19,7 @@ from magnet_train.errors import UserError
 # Sample rates whose ratio has larger terms get the nearest ratio with smaller ones: the filter bank has
 # target x source taps, gigabytes for 22051 -> 32000 Hz. The pitch moves by less than a cent.
 _LARGEST_RATIO_TERM = 2000
+_LOWEST_RATE = 100  # Hz; below it the ratio would round to zero, and nothing could be heard
 
 
 def read_audio(path: str | Path, sample_rate: int, channels: int) -> Tensor:
@@ -33,17 +34,19 @@ def read_audio(path: str | Path, sample_rate: int, channels: int) -> Tensor:
         float32 [channels, samples].
 
     Raises:
-        UserError: The file is absent, is no audio, has no samples or has samples that are no numbers.
+        UserError: The file is absent, is no audio, has no samples, samples that are no numbers or a rate
+            that is none of audio.
     """
     if not Path(path).is_file():
         raise UserError(f"there is no audio file {path}; check the path.")
     try:
         samples, file_rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        reason = _reason(error)
+    except (soundfile.SoundFileError, MemoryError, TypeError) as error:  # a lying header; headerless .raw
         raise UserError(
-            f"cannot read {path} as audio ({reason}); convert it to wav, flac, ogg or mp3."
+            f"cannot read {path} as audio ({_reason(error)}); convert it to wav, flac, ogg or mp3."
         ) from error
+    if file_rate < _LOWEST_RATE:
+        raise UserError(f"{path} says it has {file_rate} samples a second; correct its sample rate.")
     audio = torch.from_numpy(samples.T.copy())
     if not audio.shape[1]:
         raise UserError(f"{path} holds no audio samples; remove it or record it again.")

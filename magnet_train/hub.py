@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
 from magnet_train.errors import UserError
 
 SETTINGS = ("*.json", "*.txt", "*.model")  # configurations and tokenizers
 WEIGHTS = ("*.safetensors",)
+PATIENCE = 10.0  # seconds until a server that does not answer counts as none
 PICKLED_WEIGHTS = ("pytorch_model.bin",)  # only where nothing better is there, and read as plain data
 
 
@@ -46,13 +47,22 @@ def revision_of(folder: Path) -> str | None:
 
 
 def _fetch(name: str, what: str, files: tuple[str, ...], revision: str | None) -> Path:
+    refusal: Exception | None = None
+    try:  # asked first, since snapshot_download waits for ever for a server that does not answer
+        HfApi().model_info(name, revision=revision, timeout=PATIENCE)
+    except Exception as error:  # errors of the hub and of the transport below it have no base in common
+        refusal = error
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
-    except (OSError, ValueError) as error:  # the kinds that all of the hub's errors, and its name check, are
+        cached_only = refusal is not None
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=list(files), local_files_only=cached_only
+        )
+    except Exception as error:
         raise UserError(
             f"{what} {name} is neither a folder here nor could it be fetched from the hub "
-            f"({first_line(error)}); check the name and the network, or give a local folder."
+            f"({first_line(refusal or error)}); check the name and the network, or give a local folder."
         ) from error
+    return Path(folder)
 
 
 def unreadable(name: str, what: str, error: Exception) -> UserError:
@@ -60,6 +70,13 @@ def unreadable(name: str, what: str, error: Exception) -> UserError:
     return UserError(
         f"{what} {name} cannot be loaded ({first_line(error)}); it needs config.json and undamaged weights."
     )
+
+
+def lacking(name: str, what: str, missing: set[str] | list[str]) -> UserError:
+    """Say that weights are missing, where transformers would go on with random ones."""
+    first = sorted(missing)[:3]
+    more = f" and {len(missing) - len(first)} more" if len(missing) > len(first) else ""
+    return UserError(f"{what} {name} lacks the weights {', '.join(first)}{more}; save it again.")
 
 
 def first_line(error: Exception) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import resources
 
 from magnet_train.codecs.protocol import Codec
+from magnet_train.errors import UserError
+from magnet_train.hub import first_line
 
 __all__ = ["Codec", "load_codec"]
 
@@ -20,7 +22,7 @@ def load_codec(name: str, device: str = "cpu") -> Codec:
         device: Where to put it.
 
     Raises:
-        UserError: It cannot be found or read.
+        UserError: It cannot be found or read, or there is no such device.
     """
     # Imported here: transformers takes seconds, and only some commands load a codec.
     from magnet_train.codecs import encodec_package
@@ -28,7 +30,14 @@ def load_codec(name: str, device: str = "cpu") -> Codec:
 
     if name == QUICKSTART:
         folder = str(resources.files("magnet_train.quickstart") / "codec")
-        return EncodecCodec.from_pretrained(folder, id=QUICKSTART).to(device)
-    if name in encodec_package.NAMES:
-        return encodec_package.EncodecPackageCodec.from_name(name).to(device)
-    return EncodecCodec.from_pretrained(name).to(device)
+        codec: Codec = EncodecCodec.from_pretrained(folder, id=QUICKSTART)
+    elif name in encodec_package.NAMES:
+        codec = encodec_package.EncodecPackageCodec.from_name(name)
+    else:
+        codec = EncodecCodec.from_pretrained(name)
+    try:
+        return codec.to(device)
+    except (RuntimeError, AssertionError) as error:  # the second where torch was built without CUDA
+        raise UserError(
+            f"device {device} is not there or has no room ({first_line(error)}); try cpu."
+        ) from error

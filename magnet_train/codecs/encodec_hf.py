@@ -13,7 +13,7 @@ from transformers import EncodecModel
 from transformers.utils import logging
 
 from magnet_train.errors import UserError
-from magnet_train.hub import find_folder, unreadable
+from magnet_train.hub import find_folder, lacking, unreadable
 from magnet_train.tokens import CodecInfo
 
 logging.disable_progress_bar()  # a bar for a file that loads in milliseconds is noise
@@ -74,9 +74,8 @@ class EncodecCodec:
             raise
         except Exception as error:  # transformers raises many kinds, down to those of safetensors
             raise unreadable(name, "codec", error) from error
-        if report["missing_keys"]:  # transformers would go on with random weights
-            missing = ", ".join(sorted(report["missing_keys"]))
-            raise UserError(f"codec {name} lacks the weights {missing}; save it again.")
+        if report["missing_keys"]:
+            raise lacking(name, "codec", report["missing_keys"])
         return cls(model, id or name, hashlib.sha256(_weights_file(folder).read_bytes()).hexdigest())
 
     @property

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +15,7 @@ import torch
 from torch import Tensor
 
 from magnet_train.errors import UserError
-from magnet_train.hub import first_line
+from magnet_train.hub import PATIENCE, first_line
 from magnet_train.tokens import CodecInfo
 
 NAMES = ("encodec_24khz", "encodec_48khz")
@@ -60,7 +64,9 @@ class EncodecPackageCodec:
             "encodec_24khz": EncodecModel.encodec_model_24khz,
             "encodec_48khz": EncodecModel.encodec_model_48khz,
         }
-        model = build[name](pretrained=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the package's own, about torch's weight_norm
+            model = build[name](pretrained=False)
         try:  # not left to the package, which would unpickle whatever the address answers
             model.load_state_dict(_weights(WEIGHTS[name], repository))
         except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
@@ -107,11 +113,23 @@ class EncodecPackageCodec:
 
 def _weights(file: str, repository: Path | None) -> dict[str, Tensor]:
     if repository is None:
-        return torch.hub.load_state_dict_from_url(
-            ADDRESS + file, map_location="cpu", check_hash=True, weights_only=True
-        )
+        with _impatient():
+            return torch.hub.load_state_dict_from_url(
+                ADDRESS + file, map_location="cpu", check_hash=True, weights_only=True
+            )
     weights: dict[str, Tensor] = torch.load(repository / file, map_location="cpu", weights_only=True)
     return weights
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Give up on a server that does not answer; torch.hub itself would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _hash_of(model: Any) -> str:

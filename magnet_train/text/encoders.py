@@ -10,16 +10,17 @@ import warnings
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, T5EncoderModel
 
 from magnet_train.errors import UserError
-from magnet_train.hub import SETTINGS, WEIGHTS, find_folder, revision_of, unreadable
+from magnet_train.hub import SETTINGS, WEIGHTS, find_folder, lacking, revision_of, unreadable
 
 QUICKSTART = "quickstart"
+_T = TypeVar("_T")
 
 
 def _folder_of(name: str, files: tuple[str, ...] = SETTINGS, revision: str | None = None) -> Path:
@@ -53,7 +54,8 @@ class Tokenizer:
     def __init__(self, name: str, max_length: int, revision: str | None = None) -> None:
         folder = _folder_of(name, revision=revision)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            # Said outright: left open, transformers asks at the terminal whether to run a folder's code.
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds here
             raise unreadable(name, "text encoder", error) from error
         self.max_length = max_length
@@ -138,9 +140,12 @@ class T5Text(nn.Module):
         ids, mask = ids.to(device), mask.to(device)
         # A row without any key would be NaN; its states are never used, so let it see the padding.
         readable = mask | ~mask.any(dim=1, keepdim=True)
-        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
-            hidden = self._t5(input_ids=ids, attention_mask=readable.long()).last_hidden_state
-        return hidden, mask
+        readable = readable.long()
+        if self.trainable:
+            return self._t5(input_ids=ids, attention_mask=readable).last_hidden_state, mask
+        # In its own precision, as the reference has it: T5 overflows under a trainer's 16-mixed.
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return self._t5(input_ids=ids, attention_mask=readable).last_hidden_state, mask
 
     def spec(self) -> dict[str, Any]:
         """Describe the encoder in JSON primitives."""
@@ -262,43 +267,53 @@ def text_encoder_from_spec(spec: dict[str, Any], folder: Path | None = None) -> 
         folder: Where tokenizer and configuration lie when the export carries them; None takes the name.
 
     Raises:
-        UserError: The kind is unknown or a field is missing.
+        UserError: The kind is unknown, or a field is missing or of the wrong type.
     """
     kind = spec.get("kind")
-    try:
-        if kind == "t5":
-            name = spec["name"] if folder is None else str(folder)
-            # Trained weights come with the model; a frozen encoder brings its own.
-            encoder = T5Text(
-                name,
-                spec["trainable"],
-                pretrained=not spec["trainable"],
-                max_length=spec["max_length"],
-                revision=spec.get("revision") if folder is None else None,
-            )
-            encoder.id = spec["name"]
-            return encoder
-        if kind == "words":
-            words = WordText(spec["name"] if folder is None else str(folder), spec["dim"], spec["max_length"])
-            words.id = spec["name"]
-            return words
-        if kind == "labels":
-            return ClassLabels(spec["labels"], spec["dim"])
-        if kind == "none":
-            return NoText(spec["dim"])
-    except KeyError as error:
-        raise UserError(f"the text encoder's description lacks {error}; export the model again.") from error
+    if kind == "t5":
+        trainable = _field(spec, "trainable", bool)
+        encoder = T5Text(
+            _field(spec, "name", str) if folder is None else str(folder),
+            trainable,
+            pretrained=not trainable,  # trained weights come with the model; a frozen encoder brings its own
+            max_length=_field(spec, "max_length", int),
+            revision=spec.get("revision") if folder is None else None,
+        )
+        encoder.id = _field(spec, "name", str)
+        return encoder
+    if kind == "words":
+        words = WordText(
+            _field(spec, "name", str) if folder is None else str(folder),
+            _field(spec, "dim", int),
+            _field(spec, "max_length", int),
+        )
+        words.id = _field(spec, "name", str)
+        return words
+    if kind == "labels":
+        return ClassLabels(_field(spec, "labels", list), _field(spec, "dim", int))
+    if kind == "none":
+        return NoText(_field(spec, "dim", int))
     raise UserError(f"unknown text encoder kind '{kind}'; this version knows t5, words, labels and none.")
+
+
+def _field(spec: dict[str, Any], name: str, kind: type[_T]) -> _T:
+    """Take a field of a description that was read from a file."""
+    value = spec.get(name)
+    if not isinstance(value, kind):
+        raise UserError(
+            f"the text encoder's description lacks '{name}' or it is no {kind.__name__}; "
+            "export the model again."
+        )
+    return value
 
 
 def _load_t5(folder: Path, name: str, pretrained: bool) -> Any:
     try:
         if not pretrained:
-            return T5EncoderModel(AutoConfig.from_pretrained(folder))
+            return T5EncoderModel(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         model, report = T5EncoderModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # transformers raises many kinds here
         raise unreadable(name, "text encoder", error) from error
-    if report["missing_keys"]:  # transformers would go on with random weights
-        missing = ", ".join(sorted(report["missing_keys"]))
-        raise UserError(f"text encoder {name} lacks the weights {missing}; save it again.")
+    if report["missing_keys"]:
+        raise lacking(name, "text encoder", report["missing_keys"])
     return model

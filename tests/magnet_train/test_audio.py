@@ -78,7 +78,11 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("no audio")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 8_000)
     soundfile.write(tmp_path / "nan.wav", np.full(5, np.nan, dtype=np.float32), 8_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "slow.wav", np.zeros(5), 3)
+    (tmp_path / "headerless.raw").write_bytes(bytes(100))
     for name, reason in [
+        ("slow.wav", "3 samples a second"),
+        ("headerless.raw", "cannot read"),
         ("text.wav", "cannot read"),
         ("empty.wav", "no audio samples"),
         ("nan.wav", "not numbers"),

@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import pickle
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +122,7 @@ def test_missing_weights_are_not_made_up(folder: Path) -> None:
         folder / "model.safetensors",
         {"format": "pt"},
     )
-    with pytest.raises(UserError, match="lacks the weights"):
+    with pytest.raises(UserError, match=f"lacks the weights {gone}; save"):
         load_codec(str(folder))
 
 
@@ -159,6 +161,57 @@ def test_without_a_network_the_answer_comes_at_once(monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match="network"):
         load_codec("nobody/no-such-codec")
     assert time.monotonic() - began < 5
+
+
+@pytest.fixture
+def mute_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server that takes connections and never answers, and little patience with it."""
+    for module in ("hub", "codecs.encodec_package"):
+        monkeypatch.setattr(f"magnet_train.{module}.PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_hub_that_does_not_answer(
+    mute_server: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", mute_server)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="timed out"):
+        load_codec("nobody/tiny-codec")
+    home = tmp_path / "cache" / "models--nobody--tiny-codec"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("1" * 40)
+    (home / "snapshots").mkdir()
+    folder.rename(home / "snapshots" / ("1" * 40))
+    assert load_codec("nobody/tiny-codec").info.n_q == 4  # what was fetched before still serves
+
+
+def test_a_weights_server_that_does_not_answer(
+    mute_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("magnet_train.codecs.encodec_package.ADDRESS", f"{mute_server}/")
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    with pytest.raises(UserError, match="timed out"):
+        load_codec("encodec_24khz")
+    assert socket.getdefaulttimeout() is None
+
+
+def test_old_names_of_normalised_weights_are_understood(folder: Path) -> None:
+    """The hub's EnCodecs were saved when torch's weight_norm still called its parts weight_g and weight_v."""
+    audio = torch.randn(1, 1, 640, generator=torch.Generator().manual_seed(1))
+    expected = load_codec(str(folder)).encode(audio)
+    weights = load_file(folder / "model.safetensors")
+    for part, old in (("original0", "weight_g"), ("original1", "weight_v")):
+        weights = {name.replace(f"parametrizations.weight.{part}", old): w for name, w in weights.items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert torch.equal(load_codec(str(folder)).encode(audio), expected)
+
+
+@pytest.mark.parametrize("device", ["no-such-device", "cuda:99"])
+def test_a_device_that_is_not_there(device: str) -> None:
+    with pytest.raises(UserError, match=f"device {device} is not there"):
+        load_codec("quickstart", device=device)
 
 
 @pytest.fixture(scope="module")

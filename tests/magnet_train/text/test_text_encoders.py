@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,6 +118,13 @@ def test_frozen_t5_is_neither_saved_nor_copied_but_moves(folder: Path) -> None:
     assert not owner.text._t5.training  # its dropout stays off
     assert owner.to(torch.float64).text(["flute"])[0].dtype == torch.float64
     assert not owner.text(["flute"])[0].requires_grad
+
+
+def test_frozen_t5_keeps_its_precision_under_autocast(folder: Path) -> None:
+    encoder = T5Text(str(folder))
+    expected, _ = encoder(["a low bell"])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(encoder(["a low bell"])[0], expected)
 
 
 def test_trainable_t5_gets_gradients_and_is_saved(folder: Path) -> None:
@@ -229,6 +239,18 @@ def test_the_revision_of_a_hub_model_is_kept(
     assert not torch.equal(T5Text("nobody/tiny-t5")(["a bell"])[0], encoder(["a bell"])[0])
 
 
+def test_a_folder_with_code_of_its_own_is_not_run(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "t5")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"auto_map": {"AutoTokenizer": [None, "theirs.Theirs"]}, "tokenizer_class": "Theirs"}
+    (tmp_path / "t5" / "tokenizer_config.json").write_text(json.dumps(settings))
+    mark = tmp_path / "ran"
+    (tmp_path / "t5" / "theirs.py").write_text(f"open({str(mark)!r}, 'w')\nclass Theirs: pass\n")
+    with contextlib.suppress(UserError):  # it may be read by what tokenizer.json says
+        T5Text(str(tmp_path / "t5"))
+    assert not mark.exists()
+
+
 def test_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -237,8 +259,14 @@ def test_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("spec", "reason"), [({"kind": "clap"}, "clap"), ({"kind": "t5"}, "lacks 'name'"), ({}, "None")]
+    ("spec", "reason"),
+    [
+        ({"kind": "clap"}, "clap"),
+        ({"kind": "t5", "trainable": True}, "lacks 'name'"),
+        ({"kind": "none", "dim": "8"}, "'dim' or it is no int"),
+        ({}, "None"),
+    ],
 )
-def test_unknown_descriptions(spec: dict[str, str], reason: str) -> None:
+def test_unknown_descriptions(spec: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         text_encoder_from_spec(spec)
