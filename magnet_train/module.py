@@ -183,12 +183,23 @@ class MagnetModule(pl.LightningModule):
             device=self.device,
         )
 
+    def draw_mask(self, noise: Tensor) -> Tensor:
+        """Say which frames of the stage's codebook are masked; override it to try other masks.
+
+        Args:
+            noise: float [B, 2 + T], see `TokenBatch`; the only source of randomness, so that a resumed or
+                differently cut run masks the same.
+
+        Returns:
+            bool [B, T].
+        """
+        return span_mask(mask_rate(noise[:, RATE]), noise[:, ORDER:], self.lm.span_len)
+
     def _stage_loss(
         self, batch: TokenBatch, stage: int, dropped: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return summed loss, number of right guesses and number of masked tokens, all scalars."""
-        noise = batch["noise"]
-        mask = span_mask(mask_rate(noise[:, RATE]), noise[:, ORDER:], self.lm.span_len)  # [B, T]
+        mask = self.draw_mask(batch["noise"])  # [B, T]
         learn = mask & batch["valid"]
         hidden, text_mask = self.text(batch["text"])
         if dropped is not None:

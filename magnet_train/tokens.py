@@ -91,6 +91,11 @@ class CodecInfo:
         for name in ("n_q", "card", "frame_rate", "sha256"):
             a, b = getattr(self, name), getattr(other, name)
             if a != b and not (name == "sha256" and not (a and b)):  # an unknown hash proves nothing
+                if self.id == other.id:
+                    raise UserError(
+                        f"{mine} and {theirs} both name codec {self.id} but mean different versions of it ({name} "
+                        f"{a} and {b}); use the version of magnet-train or of the codec that made the tokens."
+                    )
                 raise UserError(
                     f"{mine} speaks the tokens of codec {self.id} ({name} {a}) but {theirs} holds those of "
                     f"{other.id} ({name} {b}); tokenize the audio again with --codec {self.id}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from importlib import resources
@@ -11,7 +12,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules import DataPosition
 from magnet_train.callbacks import StepProgressBar
@@ -47,6 +48,8 @@ class MagnetCLI(LightningCLI):
         checkpoint = config.get("ckpt_path")
         if checkpoint and checkpoint not in ("best", "last", "hpc") and not Path(checkpoint).exists():
             raise UserError(f"--ckpt_path {checkpoint} does not exist; name a checkpoint that `fit` saved.")
+        if self.subcommand == "fit":
+            _move_aside(Path(config.run) / "metrics.csv")
         loggers = (
             config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
         )
@@ -117,6 +120,16 @@ def run(arguments: Sequence[str]) -> None:
         raise _user_error_within(error) or error from None
 
 
+def _move_aside(metrics: Path) -> None:
+    """Keep the metrics of an earlier run in the same folder: Lightning's CSV logger empties the file."""
+    if not metrics.exists() or "LOCAL_RANK" in os.environ:  # the other ranks are started by the first
+        return
+    number = 1 + len(list(metrics.parent.glob("metrics.*.csv")))
+    kept = metrics.with_name(f"metrics.{number}.csv")
+    metrics.rename(kept)
+    print(f"kept the metrics of the run before as {kept}")
+
+
 def _quieten() -> None:
     """Keep what nobody can act on out of the terminal."""
     for message in (
@@ -125,6 +138,7 @@ def _quieten() -> None:
         ".*isinstance.treespec, LeafSpec.. is deprecated",
         ".*does not have many workers",  # a choice of the configuration
         "The dirpath has changed from",
+        "Experiment logs directory .* exists and is not empty",
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(

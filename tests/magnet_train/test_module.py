@@ -122,3 +122,14 @@ def test_resume_refuses_another_model_or_codec():
         build(codec=other).on_load_checkpoint(checkpoint)
     with pytest.raises(UserError, match="not written by magnet-train"):
         build().on_load_checkpoint({})
+
+
+def test_other_masks_are_one_method():
+    class Everything(MagnetModule):
+        def draw_mask(self, noise):
+            return torch.ones_like(super().draw_mask(noise))
+
+    torch.manual_seed(0)
+    lm = partial(MagnetTransformer, dim=32, num_heads=4, num_layers=2)
+    module = Everything(CODEC, lm, NoText(), decoding=DecodingConfig(decoding_steps=(3, 2)))
+    assert int(module._stage_loss(batch_of(), 0, None)[2]) == 4 * FRAMES

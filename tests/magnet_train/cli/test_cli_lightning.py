@@ -213,3 +213,12 @@ def test_two_processes_give_the_curve_of_one(shards, tmp_path):
     assert len(one) == len(two) == 20
     assert two == pytest.approx(one, rel=1e-5)
     assert two_val == pytest.approx(one_val, rel=1e-5)
+
+
+def test_a_second_run_in_a_folder_keeps_the_metrics_of_the_first(shards, tmp_path):
+    assert fit(shards, tmp_path) == 0
+    before = losses_of(tmp_path)
+    assert fit(shards, tmp_path, "--ckpt_path", str(tmp_path / "last.ckpt"), "--trainer.max_steps", "8") == 0
+    (tmp_path / "metrics.csv").rename(tmp_path / "second.csv")
+    (tmp_path / "metrics.1.csv").rename(tmp_path / "metrics.csv")
+    assert losses_of(tmp_path) == before
