@@ -76,7 +76,8 @@ def train(audio: Sequence[Tensor], minutes: float, seed: int, say: Any = print) 
     model = EncodecModel(codec_config())
     start_from_mdct(model, *fit_projection(audio[0][:600], FRAME, PROJECTION))
     with torch.no_grad():
-        latents = run_layers(model.encoder, audio[0][:600, None]).transpose(1, 2).flatten(0, 1)
+        few = torch.split(audio[0][:600, None], 50)  # all at once would take 5 GB
+        latents = torch.cat([run_layers(model.encoder, clips) for clips in few]).transpose(1, 2).flatten(0, 1)
         fit_codebooks(model.quantizer, latents[torch.randperm(len(latents))[:16_000]])
 
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
