@@ -24,7 +24,7 @@ $(VENV)/.developing: $(VENV)/.installed
 
 install: $(VENV)/.installed  ## install into .venv
 
-quickstart: $(VENV)/.installed  ## watch the whole chain learn, offline, about ten minutes on two cores
+quickstart: $(VENV)/.installed  ## watch the whole chain learn, offline, about five minutes on two cores
 	$(BIN)/magnet-train quickstart --out $(OUT) --overwrite
 
 test: $(VENV)/.developing  ## the fast tests, with coverage of both packages
