@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=("default", "full"),
         default="default",
-        help="default: one sound in 1.28 s, about 10 minutes on two cores; full: one sound or two in 2.56 s, "
+        help="default: one sound in 1.28 s, about 5 minutes on two cores; full: one sound or two in 2.56 s, "
         "at uneven times, which takes longer",
     )
     parser.add_argument(
