@@ -175,6 +175,7 @@ def mute_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_hub_that_does_not_answer(
     mute_server: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # whatever this machine is set to
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", mute_server)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match="timed out"):
