@@ -16,7 +16,10 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules import DataPosition
 from magnet_train.callbacks import StepProgressBar
+from magnet_train.checkpoints.load import read_model
+from magnet_train.checkpoints.stored import StoredModel
 from magnet_train.errors import UserError
+from magnet_train.finetune import Tuning, average_what_trains, start, take_architecture
 from magnet_train.models.transformer import count_parameters
 from magnet_train.module import MagnetModule
 
@@ -26,6 +29,8 @@ CONFIG_OPTIONS = ("-c", "--config")
 class MagnetCLI(LightningCLI):
     """Joins data and model; the data's codec decides n_q and card."""
 
+    _base: StoredModel | None = None  # of --init_from
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `--run` and link what has one source of truth."""
         parser.add_argument(
@@ -33,6 +38,19 @@ class MagnetCLI(LightningCLI):
             type=str,
             default="runs/default",
             help="folder of this run: config.yaml, metrics, checkpoints, samples",
+        )
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="model to begin with, weights alone, in any format that we read; sizes and text encoder become its "
+            "own. To go on with an interrupted run give --ckpt_path (as well, if the run had an --init_from)",
+        )
+        parser.add_subclass_arguments(
+            Tuning,
+            "tuning",
+            required=False,
+            help="what of the model trains, magnet_train.finetune.LoRA say; else all",
         )
         parser.link_arguments("run", "trainer.default_root_dir")
         parser.link_arguments("data.init_args.segment_duration", "model.init_args.segment_duration")
@@ -45,6 +63,9 @@ class MagnetCLI(LightningCLI):
         config.weights_only = True
         if config.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(StepProgressBar())
+        if config.init_from is not None:
+            self._base = read_model(config.init_from)
+            take_architecture(config.model.init_args, self._base)
         checkpoint = config.get("ckpt_path")
         if checkpoint and checkpoint not in ("best", "last", "hpc") and not Path(checkpoint).exists():
             raise UserError(f"--ckpt_path {checkpoint} does not exist; name a checkpoint that `fit` saved.")
@@ -57,6 +78,15 @@ class MagnetCLI(LightningCLI):
             for option in ("save_dir", "dirpath"):
                 if isinstance(component, Namespace) and component.init_args.get(option, "") in (None, "."):
                     component.init_args[option] = config.run
+
+    def instantiate_classes(self) -> None:
+        """Build everything, then begin with another model's weights if there is one."""
+        super().instantiate_classes()
+        tuning = self._get(self.config_init, "tuning")
+        start(self.model, self._base, tuning, getattr(self.datamodule, "summary", dict)())
+        if tuning is not None:
+            average_what_trains(self.trainer.callbacks)  # type: ignore[attr-defined]
+        self._base = None  # its weights are no longer needed
 
     def before_fit(self) -> None:
         """Say once what is about to be trained on what."""
