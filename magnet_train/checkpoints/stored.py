@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,9 @@ def load_plain(path: Path, mapped: bool = False) -> Any:
     """
     try:
         with torch.serialization.safe_globals(STAND_INS):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path)
+            )
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path.") from error
     except pickle.UnpicklingError as error:  # torch's own text advises how to run such a file; nobody should
