@@ -95,10 +95,22 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        record = json.loads(path.read_bytes())
+        return parse_manifest(path.read_bytes(), path)
     except FileNotFoundError as error:
         raise UserError(_explain_missing(folder)) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path} is unreadable ({error}); copy it again or tokenize again.") from error
+
+
+def parse_manifest(content: bytes, path: Path | str) -> Manifest:
+    """Decode the bytes of a `manifest.json`; `path` is named in errors.
+
+    Raises:
+        UserError: It is unreadable or of a later format.
+    """
+    try:
+        record = json.loads(content)
+    except ValueError as error:
         raise UserError(f"{path} is unreadable ({error}); copy it again or tokenize again.") from error
     found = record.get("format") if isinstance(record, dict) else None
     if found != FORMAT:
