@@ -81,7 +81,8 @@ class _Dice:
 
     def take(self, count: int) -> npt.NDArray[np.float32]:
         start, self._used = self._used, self._used + count
-        return uniforms(random_bits(self._seed, self._slot, Purpose.CAPTION, self._used)[start:])
+        words = -(-self._used // 2)
+        return uniforms(random_bits(self._seed, self._slot, Purpose.CAPTION, words))[start : self._used]
 
 
 def _as_text(value: Any) -> str:

@@ -88,40 +88,42 @@ class TokenDataset(Dataset[TokenBatch]):
             UserError: A clip is damaged and must not be skipped, or too many are; names shard and key.
         """
         codec = self.readers[0].manifest.codec
-        slots = np.array(slots)
-        tokens = np.full((len(slots), codec.n_q, self.frames), codec.mask_id, dtype=np.int64)
-        valid = np.zeros((len(slots), self.frames), dtype=np.bool_)
+        shape = (len(slots), codec.n_q, self.frames)
+        tokens = np.full(shape, codec.mask_id, dtype=np.int64)
         noise = np.zeros((len(slots), 2 + self.frames), dtype=np.float32)
+        lengths = np.zeros(len(slots), dtype=np.int64)
         text, key = [""] * len(slots), [""] * len(slots)
         skipped: list[str] = []
         used = np.flatnonzero(slots >= 0)
-        bits = random_bits(self.seed, slots[used], self.purpose, 3 + self.frames)  # [used, 3 + T]
-        noise[used] = uniforms(bits[:, 1:])
+        slots = slots.copy()
+        bits = random_bits(self.seed, slots[used], self.purpose, 2 + self.frames // 2 + 1)
+        noise[used] = uniforms(bits[:, 1:])[:, : noise.shape[1]]
         samples = self._samples(slots[used], skipped)
-        for row, crop_bits, sample in zip(used, bits[:, 0], samples, strict=True):
+        for row, crop_bits, sample in zip(used.tolist(), bits[:, 0].tolist(), samples, strict=True):
             if sample is None:
                 slots[row], noise[row] = -1, 0
                 continue
             spare = max(0, sample.tokens.shape[1] - self.frames)
             start = below(crop_bits, spare + 1)
             crop = sample.tokens[:, start : start + self.frames]  # [K, <= T]
-            tokens[row, :, : crop.shape[1]] = crop
-            valid[row, : crop.shape[1]] = True
-            text[row] = (
-                sample.metadata.get("text", "")
-                if self.captions is None
-                else self.captions.caption(sample.metadata, self.seed, int(slots[row]))
-            )
+            lengths[row] = length = crop.shape[1]
+            tokens[row, :, :length] = crop
+            text[row] = self._caption(sample, slots[row])
             key[row] = sample.key
         return TokenBatch(
             tokens=torch.from_numpy(tokens),
-            valid=torch.from_numpy(valid),
+            valid=torch.from_numpy(np.arange(self.frames) < lengths[:, None]),
             noise=torch.from_numpy(noise),
             text=text,
             key=key,
             slot=torch.from_numpy(slots),
             skipped=skipped,
         )
+
+    def _caption(self, sample: Sample, slot: int) -> str:
+        if self.captions is None:
+            return str(sample.metadata.get("text", ""))
+        return self.captions.caption(sample.metadata, self.seed, slot)
 
     def _samples(self, slots: Slots, skipped: list[str]) -> list[Sample | None]:
         """Return the slots' clips, None where one is damaged and nothing may stand in for it."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 ORDER_VERSION = 2  # raise when a slot gets another clip, crop or dice: a resume across the change is refused
-_ROUNDS = 8
+_ROUNDS = 6
 
 
 class Purpose(enum.IntEnum):
@@ -61,8 +61,16 @@ def random_bits(
 
 
 def uniforms(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
-    """Turn random words into float32 in [0, 1): their upper 24 bits, which float32 holds exactly."""
-    return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+    """Turn each random word into two float32 in [0, 1): the upper 24 bits of its lower and its upper half.
+
+    Args:
+        bits: uint64 [..., n].
+
+    Returns:
+        float32 [..., 2 n]; 24 bits are what float32 holds exactly.
+    """
+    halves = bits.astype("<u8", copy=False).view("<u4")
+    return (halves >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
 
 
 def below(word: np.uint64, limit: int) -> int:
@@ -127,8 +135,8 @@ class ClipOrder:
         """Return the clips, each in 0..clips-1, of places, each 0 or more; [n] for [n]."""
         epochs, within = np.divmod(np.asarray(places, dtype=np.int64), self.clips)
         chosen = np.empty_like(within)
-        for epoch in np.unique(epochs):
+        for epoch in set(epochs.tolist()):
             here = epochs == epoch
-            keys = _round_keys(self.seed, int(epoch), self.source)
+            keys = _round_keys(self.seed, epoch, self.source)
             chosen[here] = permute(within[here], self.clips, keys)
         return chosen

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -218,6 +218,7 @@ class TokenDataModule(pl.LightningDataModule):
             dataset,
             sampler=batches,
             batch_size=None,  # one index is one batch: the worker makes it whole
+            collate_fn=_as_it_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -243,3 +244,8 @@ class TokenDataModule(pl.LightningDataModule):
                 raise UserError(f"data.{name} is {getattr(self, name)} and has to be at least {least}.")
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"data.val_fraction is {self.val_fraction} and has to be in 0..1, 1 excluded.")
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Spare the batch the walk through every string of it that PyTorch would take."""
+    return batch
