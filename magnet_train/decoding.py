@@ -6,9 +6,9 @@ L = span_len frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,24 @@ from torch import Tensor
 from magnet_train.errors import UserError
 from magnet_train.masking import least_probable_spans, mask_rate
 
-LogitsFn = Callable[
-    [Tensor, int, float], Tensor
-]  # (tokens [B, K, T], stage, cfg_coef) -> logits [B, T, card]
+# (tokens [B, K, T], stage, cfg_coef) -> logits [B, T, card]
+LogitsFn = Callable[[Tensor, int, float], Tensor]
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 SETTLED = -1e4  # score of what must not be masked again; every true score is above it
+ROUNDING = 1e-5  # more than sums of probabilities in float32 are off by
 MIN_TEMPERATURE = 1e-2  # the annealed temperature ends at 0, where softmax is undefined
+
+
+@runtime_checkable
+class LogitsAtFrames(Protocol):
+    """A `LogitsFn` that can also answer for some of the frames, for less work."""
+
+    def __call__(self, tokens: Tensor, stage: int, cfg_coef: float) -> Tensor:
+        """Return logits float [B, T, card]."""
+
+    def at(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor) -> Tensor:
+        """Return logits float [B, M, card] of the frames int64 [B, M]."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ def filter_probs(probs: Tensor, top_p: float, top_k: int) -> Tensor:
         float [..., card], in vocabulary order.
     """
     if top_p > 0.0:
-        ranked, index = probs.sort(dim=-1, descending=True)
+        ranked, index = torch.sort(probs, dim=-1, descending=True, stable=True)
         before = ranked.cumsum(dim=-1) - ranked
         kept = torch.zeros_like(probs).scatter(-1, index, ranked * (before <= top_p))
     elif top_k > 0:
@@ -124,46 +135,96 @@ def filter_probs(probs: Tensor, top_p: float, top_k: int) -> Tensor:
     return kept / kept.sum(dim=-1, keepdim=True)
 
 
-def sample_categorical(probs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw one id for each distribution: float [..., card] -> int64 [...]."""
-    flat = probs.reshape(-1, probs.shape[-1])
-    return torch.multinomial(flat, 1, generator=generator).view(probs.shape[:-1])
+def sample_categorical(probs: Tensor, noise: Tensor) -> Tensor:
+    """Draw one id for each distribution, by inverting the distribution function.
+
+    Args:
+        probs: float [..., card].
+        noise: float [...], uniform in [0, 1).
+
+    Returns:
+        int64 [...], never an id of probability 0.
+    """
+    cumulative = probs.cumsum(dim=-1)
+    total = cumulative[..., -1:].contiguous()
+    token = torch.searchsorted(cumulative, noise[..., None] * total, right=True)
+    last = torch.searchsorted(cumulative, total)  # the product may be rounded up to `total` itself
+    return torch.minimum(token, last)[..., 0]
+
+
+def sample_nucleus(probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
+    """Draw from the smallest set of tokens whose probability exceeds `top_p`, sorting as little as possible.
+
+    A token drawn from the whole distribution is right if it lies in the set, which one sum tells; only where
+    it does not, the set itself is needed for a second draw. That gives every token of the set its probability
+    divided by that of the set: what `filter_probs` and one draw give.
+
+    Args:
+        probs: float [..., card].
+        top_p: Above 0.
+        noise: float [..., 2], uniform in [0, 1).
+
+    Returns:
+        int64 [...].
+    """
+    probs, noise = probs.flatten(0, -2), noise.flatten(0, -2)
+    token = sample_categorical(probs, noise[:, 0])
+    if probs.is_cuda:  # to learn how many draws are wrong would be to wait for the GPU
+        return _draw_again_outside(token, probs, top_p, noise[:, 1])
+    own = probs.gather(-1, token[:, None])
+    # With all its equals before it, so that neither ties nor rounding let a token in that sorting leaves out.
+    before = (probs * (probs >= own)).sum(dim=-1, keepdim=True) - own
+    rows = (before > top_p - ROUNDING)[:, 0].nonzero()[:, 0]
+    token[rows] = _draw_again_outside(token[rows], probs[rows], top_p, noise[rows, 1])
+    return token
+
+
+def _draw_again_outside(token: Tensor, probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
+    """Keep the tokens int64 [N] that lie in the nucleus; draw from it for the others."""
+    nucleus = filter_probs(probs, top_p, 0)
+    inside = nucleus.gather(-1, token[:, None])[:, 0] > 0
+    return torch.where(inside, token, sample_categorical(nucleus, noise))
 
 
 def choose_tokens(
-    logits: Tensor, temperature: float, decoding: DecodingConfig, generator: torch.Generator | None
+    logits: Tensor, temperature: float, decoding: DecodingConfig, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Sample a token at every frame and say how probable it was.
 
     Args:
-        logits: float [B, T, card], guided.
+        logits: float [B, M, card], guided.
         temperature: Of this step; at least `MIN_TEMPERATURE` is used.
         decoding: Which tokens are candidates.
-        generator: Source of randomness; None uses torch's global one.
+        noise: float [B, M, 2], uniform in [0, 1).
 
     Returns:
-        Ids int64 [B, T] and their probabilities float [B, T]. As in the reference the probabilities are
+        Ids int64 [B, M] and their probabilities float [B, M]. As in the reference the probabilities are
         those before `top_p` but after `top_k`.
     """
     probs = torch.softmax(logits / max(temperature, MIN_TEMPERATURE), dim=-1)
     if not decoding.use_sampling:
         tokens = logits.argmax(dim=-1)
+    elif decoding.top_p > 0.0:
+        tokens = sample_nucleus(probs, decoding.top_p, noise).view(probs.shape[:-1])
     else:
-        candidates = filter_probs(probs, decoding.top_p, decoding.top_k)
-        tokens = sample_categorical(candidates, generator)
-        if decoding.top_p == 0.0:
-            probs = candidates
+        probs = filter_probs(probs, 0.0, decoding.top_k)
+        tokens = sample_categorical(probs, noise[..., 0])
     return tokens, probs.gather(-1, tokens[..., None])[..., 0]
 
 
 class Remasking(Protocol):
-    """Chooses which frames of a codebook are masked again before a step, from how improbable they were."""
+    """Chooses which frames of a codebook are masked again before a step, from how improbable they were.
+
+    How many that can be is known before the step, so that a GPU need not be asked.
+    """
 
     def start(self, keep: Tensor) -> Tensor:
         """Return scores before the first step, given what stays (bool [B, T])."""
 
-    def choose(self, scores: Tensor, rate: Tensor) -> Tensor:
-        """Return bool [B, T], the frames to mask for a wanted mask rate."""
+    def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
+        """Return the frames to mask for a wanted mask rate, bool [B, T], and how many frames a clip
+        needs at most, these and those still open.
+        """
 
     def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
         """Score again from the probabilities float [B, T] of the tokens just sampled.
@@ -187,14 +248,15 @@ class ChunkRemasking:
 
     def start(self, keep: Tensor) -> Tensor:
         settled = self._chunks(F.pad(keep, (0, self.missing), value=True)).all(dim=-1)
-        self.num_open = (~settled).sum(dim=-1)  # [B]
+        self.num_open = (~settled).sum(dim=-1).cpu()  # [B]
         return torch.zeros(settled.shape, device=keep.device).masked_fill(settled, SETTLED)
 
-    def choose(self, scores: Tensor, rate: Tensor) -> Tensor:
-        count = (rate.to(scores.device) * self.num_open).int().clamp(min=1)  # [B], truncated in float32
+    def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
+        count = (rate * self.num_open).int().clamp(min=1)  # [B], truncated in float32
         rank = scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-        chunks = rank < count[:, None]
-        return chunks.repeat_interleave(self.chunk_len, dim=-1)[:, : self.num_frames]
+        chunks = rank < count.to(scores.device, non_blocking=True)[:, None]
+        frames = chunks.repeat_interleave(self.chunk_len, dim=-1)[:, : self.num_frames]
+        return frames, min(int(count.max()) * self.chunk_len, self.num_frames)
 
     def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
         # A short last chunk is judged as if its last token went on.
@@ -218,17 +280,15 @@ class OverlappingRemasking:
         self.span_len = span_len
 
     def start(self, keep: Tensor) -> Tensor:
-        self.num_open = (~keep).sum(dim=-1)  # [B]
+        self.num_open = (~keep).sum(dim=-1).cpu()  # [B]
         return torch.zeros(keep.shape, device=keep.device).masked_fill(keep, SETTLED)
 
-    def choose(self, scores: Tensor, rate: Tensor) -> Tensor:
-        counts = (rate.to(scores.device) * self.num_open).int().clamp(min=1).tolist()
-        return torch.stack(
-            [
-                least_probable_spans(row, self.span_len, count)
-                for row, count in zip(scores, counts, strict=True)
-            ]
-        )
+    def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
+        counts = (rate * self.num_open).int().clamp(min=1).tolist()
+        rows = zip(scores.cpu(), counts, strict=True)  # the search asks often: better there than on a GPU
+        frames = torch.stack([least_probable_spans(row, self.span_len, count) for row, count in rows])
+        # The first mask may miss frames, which are open all the same and get filled.
+        return frames.to(scores.device), max(*counts, int(frames.sum(dim=-1).max()))
 
     def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
         return (-probs.log()).masked_fill(~filled, SETTLED)
@@ -253,7 +313,7 @@ def generate_tokens(
     span_len: int,
     prompt: Tensor | None = None,
     keep: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
@@ -261,14 +321,16 @@ def generate_tokens(
 
     Args:
         logits_fn: Called once per step as `logits_fn(tokens, stage, cfg_coef)` with int64 [B, K, T] (`card` =
-            masked); returns guided logits float [B, T, card] of codebook `stage`.
+            masked); returns guided logits float [B, T, card] of codebook `stage`. Its method `at` is called
+            instead if it has one, see `LogitsAtFrames`.
         shape: (B, K, T).
         decoding: Steps, sampling and guidance.
         card: Entries in each codebook, and the mask id.
         span_len: L, frames in a span that the model was trained for.
         prompt: int64 [B, K, P], P <= T, tokens given from the start of the clip on.
         keep: bool [B, K, T] or [B, T], which tokens of a prompt of T frames stay; all of them by default.
-        generator: Makes sampling repeatable; on `device`.
+        generator: Makes sampling repeatable; on `device`. One for each clip makes a clip independent of the
+            others in its batch.
         progress: Called after each step with (steps done, steps in all).
         device: Where the tokens live.
 
@@ -300,18 +362,43 @@ def generate_tokens(
             stage = step.stage
             current = given[:, stage]  # [B, T], the codebook at work
             scores = remasking.start(keep[:, stage])
-        chosen = remasking.choose(scores, step.mask_rate)
+        chosen, most = remasking.choose(scores, step.mask_rate)
         current = current.masked_fill(chosen & ~keep[:, stage], card)
-        tokens[:, stage] = current
-        logits = logits_fn(tokens, stage, step.cfg_coef)
-        sampled, probs = choose_tokens(logits, step.temperature, decoding, generator)
         masked = current == card
-        current = torch.where(masked, sampled, current)
         tokens[:, stage] = current
+        # Clips that need fewer frames than others have some computed that nothing reads.
+        frames = (chosen | masked).int().argsort(dim=-1, descending=True, stable=True)[:, :most]  # [B, M]
+        logits = _logits_at(logits_fn, tokens, step, frames)
+        noise = _draw((batch, num_frames, 2), generator, device).gather(
+            1, frames[..., None].expand(-1, -1, 2)
+        )
+        sampled, sampled_probs = choose_tokens(logits, step.temperature, decoding, noise)
+        current = torch.where(masked, current.scatter(1, frames, sampled), current)
+        tokens[:, stage] = current
+        probs = torch.ones((batch, num_frames), device=device).scatter(1, frames, sampled_probs)
         scores = remasking.score(probs, chosen, masked)
         if progress is not None:
             progress(done, len(schedule))
     return tokens
+
+
+def _logits_at(logits_fn: LogitsFn, tokens: Tensor, step: DecodingStep, frames: Tensor) -> Tensor:
+    """Ask for logits float32 [B, M, card] of the frames int64 [B, M]."""
+    if isinstance(logits_fn, LogitsAtFrames):
+        return logits_fn.at(tokens, step.stage, step.cfg_coef, frames).float()
+    logits = logits_fn(tokens, step.stage, step.cfg_coef).float()
+    return logits.gather(1, frames[..., None].expand(-1, -1, logits.shape[-1]))
+
+
+def _draw(
+    shape: tuple[int, ...],
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    device: torch.device | str,
+) -> Tensor:
+    """Draw uniform noise for all frames, so that it does not depend on which of them are computed."""
+    if isinstance(generator, Sequence):
+        return torch.stack([torch.rand(shape[1:], generator=each, device=device) for each in generator])
+    return torch.rand(shape, generator=generator, device=device)
 
 
 def _given_tokens(
