@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
 
 from magnet_train.errors import UserError
 
@@ -33,12 +35,17 @@ def find_folder(
     """
     if Path(name).is_dir():
         return Path(name)
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):  # no hub id looks like this
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise UserError(f"{what} {name} does not exist; check the path.")
     folder = _fetch(name, what, files, revision)
-    if set(WEIGHTS) <= set(files) and not any(folder.rglob("*.safetensors")):
+    if set(WEIGHTS) <= set(files) and not any(any(folder.rglob(kind)) for kind in ("*.safetensors", "*.bin")):
         folder = _fetch(name, what, files + PICKLED_WEIGHTS, revision)
     return folder
+
+
+def is_hub_id(name: str) -> bool:
+    """Tell "owner/name" from a folder and from the names that we package."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
 def revision_of(folder: Path) -> str | None:
@@ -63,6 +70,39 @@ def _fetch(name: str, what: str, files: tuple[str, ...], revision: str | None) -
             f"({first_line(refusal or error)}); check the name and the network, or give a local folder."
         ) from error
     return Path(folder)
+
+
+def upload_folder(folder: Path, repo_id: str, private: bool, dry_run: bool = False) -> list[str]:
+    """Upload a folder's files as one commit, making the repository if there is none.
+
+    Args:
+        folder: What to upload.
+        repo_id: "you/name" or "name".
+        private: Whether a repository made here can be seen by its owner alone.
+        dry_run: Check the name and list the files; reach no network.
+
+    Returns:
+        The files' names, sorted.
+
+    Raises:
+        UserError: The name cannot be one, or the hub refuses or cannot be reached.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"{repo_id} cannot be the name of a repository ({first_line(error)}).") from error
+    files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    if dry_run:
+        return files
+    try:
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a MAGNeT model")
+    except Exception as error:  # as in `_fetch`
+        raise UserError(
+            f"{repo_id} could not be uploaded ({first_line(error)}); check the network and `hf auth login`."
+        ) from error
+    return files
 
 
 def unreadable(name: str, what: str, error: Exception) -> UserError:

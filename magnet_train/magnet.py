@@ -9,17 +9,20 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from magnet_train.checkpoints.audiocraft import CODEC_FILE, THEIR_STORE
+from magnet_train.checkpoints.audiocraft_export import save_audiocraft
 from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.load import read_model
-from magnet_train.checkpoints.stored import StoredModel, load_weights
-from magnet_train.codecs import QUICKSTART, Codec, load_codec
+from magnet_train.checkpoints.stored import StoredModel, as_it_came, load_weights
+from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig, Progress, generate_tokens
 from magnet_train.errors import UserError
+from magnet_train.hub import upload_folder
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.text import TextEncoder, text_encoder_from_spec
 
@@ -41,20 +44,20 @@ class Magnet:
         self.decoding: DecodingConfig = stored.decoding
         self.segment_duration = stored.segment_duration
         self.lm = _build_lm(stored)
-        self.text: TextEncoder = text_encoder_from_spec(stored.text, stored.text_folder)
+        self._text: TextEncoder | None = None if _text_is_elsewhere(stored) else self._load_text()
+        self._codec: Codec | None = None
         load_weights(self._parts(), stored.weights, stored.source)
         self.lm.eval().to(self.device)
-        self.text.eval().to(self.device)
-        self._codec: Codec | None = None
 
     @classmethod
     def from_pretrained(cls, path_or_hub_id: str | Path, device: str = "cpu", raw: bool = False) -> Self:
         """Load a model.
 
         Args:
-            path_or_hub_id: Folder of our export, a checkpoint that `fit` saved, or a hub id.
+            path_or_hub_id: Folder of our export, a checkpoint that `fit` saved, a model of audiocraft (folder,
+                `state_dict.bin` or training checkpoint), or a hub id that holds one of these.
             device: Where to compute.
-            raw: For a checkpoint, take the weights without their moving average.
+            raw: For a checkpoint of ours, take the weights without their moving average.
 
         Raises:
             UserError: There is nothing readable.
@@ -62,18 +65,61 @@ class Magnet:
         return cls(read_model(path_or_hub_id, raw), device)
 
     @property
+    def text(self) -> TextEncoder:
+        """The text encoder; a frozen one, whose weights are not the model's, is loaded when first used.
+
+        Raises:
+            UserError: It cannot be found, or is not as wide as the model expects.
+        """
+        if self._text is None:
+            self._text = self._load_text()
+        return self._text
+
+    def _load_text(self) -> TextEncoder:
+        text = text_encoder_from_spec(self._stored.text, self._stored.text_folder)
+        needed = self._stored.lm.get("text_dim")
+        if text.dim != needed:
+            raise UserError(
+                f"{self._stored.source} expects text states of width {needed}, but text encoder {text.id} gives "
+                f"{text.dim}; name the encoder that it was trained with."
+            )
+        return text.eval().to(self.device)
+
+    @property
     def codec(self) -> Codec:
         """The codec, loaded when first used.
 
         Raises:
-            UserError: It cannot be found, or is not the one whose tokens the model speaks.
+            UserError: It cannot be found, is not the one whose tokens the model speaks, or is in audiocraft's
+                own format.
         """
         if self._codec is None:
+            folder = self._stored.codec_folder
+            if folder is not None and (folder / CODEC_FILE).is_file():
+                raise UserError(
+                    f"{self._stored.source} has a codec in audiocraft's own format ({folder / CODEC_FILE}), which "
+                    "this version cannot decode; take its tokens (generate_tokens), or decode them with audiocraft."
+                )
+            if self._stored.codec.id.startswith(THEIR_STORE) and folder is None:
+                raise UserError(
+                    f"{self._stored.source} names codec {self._stored.codec.id}, which lies in a store of audiocraft's "
+                    f"authors; put the release's {CODEC_FILE} beside the weights, or take the tokens alone."
+                )
             name = str(self._stored.codec_folder or self._stored.codec.id)
             codec = load_codec(name, device=str(self.device))
             self._stored.codec.require_same_tokens(codec.info, "the model", name)
             self._codec = codec
         return self._codec
+
+    @property
+    def licence(self) -> str:
+        """What the model may be used for: an SPDX id or a word."""
+        return self._stored.licence
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Steps and the like, as far as the source says."""
+        return dict(self._stored.training)
 
     @property
     def sample_rate(self) -> int:
@@ -167,35 +213,92 @@ class Magnet:
         return self.codec.encode(prompt).expand(clips, -1, -1)
 
     def _parts(self) -> nn.ModuleDict:
-        return nn.ModuleDict({"lm": self.lm, "text": self.text})
+        """Return what the model's weights are for: a frozen text encoder brings its own."""
+        parts: dict[str, nn.Module] = {"lm": self.lm}
+        return nn.ModuleDict(parts if self._text is None else {**parts, "text": self._text})
 
-    def save_pretrained(self, folder: str | Path, licence: str = "unspecified") -> None:
-        """Write an export folder that `from_pretrained` reads: self-contained unless codec or text are on the hub.
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        licence: str | None = None,
+        format: Literal["magnet", "audiocraft"] = "magnet",
+    ) -> None:
+        """Write a folder that `from_pretrained` reads, whole or not at all.
 
         Args:
             folder: Target; must not exist or be empty.
-            licence: SPDX id or a word, for the model card.
+            licence: SPDX id or a word, for the model card; that of the model it was made from when None.
+            format: "magnet": safetensors, self-contained unless codec or text encoder are on the hub;
+                "audiocraft": what `MAGNeT.get_pretrained(folder)` of the reference reads.
 
         Raises:
-            UserError: The target holds something, or cannot be written.
+            UserError: The target holds something or cannot be written, or audiocraft could not read the model.
         """
         with tempfile.TemporaryDirectory() as scratch:
-            text_folder = self._stored.text_folder
-            name = self._stored.text.get("name")
-            local = name is not None and name != QUICKSTART and Path(name).is_dir()
-            if text_folder is None and name and (local or self.text.trainable):
-                text_folder = Path(scratch)
-                self.text.save(text_folder)
-            codec_folder = self._stored.codec_folder
-            codec = Path(self._stored.codec.id)
-            if codec_folder is None and (codec.is_dir() or codec.is_absolute()):
-                _ = self.codec  # refuses one that is gone or has changed since it made the tokens
-                codec_folder = codec
-            weights = dict(self._parts().state_dict())
-            stored = replace(
-                self._stored, weights=weights, codec_folder=codec_folder, text_folder=text_folder
-            )
-            save_export(stored, Path(folder), licence)
+            stored = self._to_store(Path(scratch), licence)
+            {"magnet": save_export, "audiocraft": save_audiocraft}[format](stored, Path(folder))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        licence: str | None = None,
+        format: Literal["magnet", "audiocraft"] = "magnet",
+        private: bool = True,
+        dry_run: bool = False,
+    ) -> list[str]:
+        """Upload what `save_pretrained` writes, as one commit.
+
+        Args:
+            repo_id: "you/name"; made if it does not exist. Log in before with `hf auth login`.
+            licence: As in `save_pretrained`.
+            format: Likewise.
+            private: Whether a repository made here can be seen by you alone.
+            dry_run: Write and check everything, upload nothing.
+
+        Returns:
+            The files' names.
+
+        Raises:
+            UserError: The name cannot be one, or the hub refuses or cannot be reached.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            self.save_pretrained(folder, licence, format)
+            return upload_folder(folder, repo_id, private, dry_run)
+
+    def _to_store(self, scratch: Path, licence: str | None) -> StoredModel:
+        """Collect weights as they are now, and local copies of what the model needs."""
+        stored = self._stored
+        text_folder, name = stored.text_folder, stored.text.get("name")
+        local = name is not None and name != QUICKSTART and Path(name).is_dir()
+        if text_folder is None and name and (local or (self._text is not None and self._text.trainable)):
+            text_folder = scratch
+            self.text.save(text_folder)
+        codec_folder, codec = stored.codec_folder, Path(stored.codec.id)
+        if codec_folder is None and stored.codec.id == QUICKSTART:
+            codec_folder = packaged_codec()
+        elif codec_folder is None and not stored.codec.id.startswith(THEIR_STORE) and _is_local(codec):
+            _ = self.codec  # refuses one that is gone or has changed since it made the tokens
+            codec_folder = codec
+        return replace(
+            stored,
+            weights={
+                tensor_name: as_it_came(tensor, stored.weights.get(tensor_name))
+                for tensor_name, tensor in self._parts().state_dict().items()
+            },
+            codec_folder=codec_folder,
+            text_folder=text_folder,
+            licence=licence or stored.licence,
+        )
+
+
+def _is_local(path: Path) -> bool:
+    return path.is_dir() or path.is_absolute()
+
+
+def _text_is_elsewhere(stored: StoredModel) -> bool:
+    """Tell a frozen T5, which the weights do not hold."""
+    return stored.text.get("kind") == "t5" and stored.text.get("trainable") is False
 
 
 def _device(name: str) -> torch.device:

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from magnet_train.checkpoints.layout import FORMAT, KEY, ORIGIN
 from magnet_train.decoding import DecodingConfig, generate_tokens
 from magnet_train.errors import UserError
 from magnet_train.losses import masked_cross_entropy_sum, predict_masked
@@ -28,8 +29,6 @@ from magnet_train.optim import WarmupCosine
 from magnet_train.stages import draw_stage, stratified_stages
 from magnet_train.tokens import CodecInfo
 
-CHECKPOINT_KEY = "magnet_train"
-CHECKPOINT_FORMAT = 1
 LOSS, COUNT = 0, 1  # rows of `_sums`
 RATE, COIN, ORDER = 0, 1, 2  # columns of `noise`: mask rate, text-drop coin, and from here on the span order
 
@@ -103,6 +102,9 @@ class MagnetModule(pl.LightningModule):
         self.stage_sampling = stage_sampling
         self.decoding = decoding
         self.sample_prompts = sample_prompts or []
+        self.origin: dict[
+            str, Any
+        ] = {}  # what training began with, for checkpoints; see `magnet_train.finetune`
         self.sampled_tokens: Tensor | None = None  # int64 [prompts, K, T] of the last validation
         self._check_settings()
         self.held_out = MaskedTokenMetrics(self.codec.n_q)
@@ -288,13 +290,14 @@ class MagnetModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to build the model again, in primitives only."""
         decoding = dict(vars(self.decoding), decoding_steps=list(self.decoding.decoding_steps))
-        checkpoint[CHECKPOINT_KEY] = {
-            "format": CHECKPOINT_FORMAT,
+        checkpoint[KEY] = {
+            "format": FORMAT,
             "lm": dict(self.lm.config),
             "text": self.text.spec(),  # type: ignore[operator]
             "codec": self.codec.to_dict(),
             "decoding": decoding,
             "segment_duration": self.segment_duration,
+            **self.origin,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -303,10 +306,11 @@ class MagnetModule(pl.LightningModule):
         Raises:
             UserError: The checkpoint is not ours or does not fit.
         """
-        stored = checkpoint.get(CHECKPOINT_KEY)
+        stored = checkpoint.get(KEY)
         if stored is None:
             raise UserError("the checkpoint was not written by magnet-train; name one that `fit` saved.")
         self.codec.require_same_tokens(CodecInfo.from_dict(stored["codec"]), "the data", "the checkpoint")
+        self.origin = {name: stored[name] for name in ORIGIN if name in stored} | self.origin
         for name, now in self.lm.config.items():
             then = stored["lm"].get(name)
             if then != now:

@@ -1,14 +1,13 @@
-"""Read the reference's release format and translate names between its state dict and ours.
+"""Read the reference's formats: a release (`state_dict.bin`, `compression_state_dict.bin`) or a training checkpoint.
 
-A release is `state_dict.bin`: `{"best_state": tensors, "xp.cfg": YAML text, "version", "exported"}`, read with
-`weights_only=True`. Values travel as they are (fp16 stays fp16); only names and the packing of q, k, v change.
+A release is `{"best_state": tensors, "xp.cfg": YAML text, "version", "exported"}`; a training checkpoint has the
+tensors under `best_state.model` and the configuration as OmegaConf objects. Beside a release lies the codec, or
+`{"pretrained": hub id}`. All is read as plain data.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,138 +15,221 @@ import torch
 import yaml
 from torch import Tensor
 
-from magnet_train.checkpoints.stored import load_plain
+from magnet_train.checkpoints.audiocraft_names import from_audiocraft_names, to_audiocraft_names, unwrapped
+from magnet_train.checkpoints.licence import licence_of
+from magnet_train.checkpoints.omegaconf import to_plain
+from magnet_train.checkpoints.stored import StoredModel, load_plain, require_all
+from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError
+from magnet_train.models import MagnetTransformer
+from magnet_train.tokens import CodecInfo
 
-STATE_FILE = "state_dict.bin"
-HEAD = re.compile(r"linears\.(\d+)\.weight")
-PACKED = "in_proj_weight"  # rows [q; k; v]
-PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+STATE_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
+PRETRAINED = "//pretrained/"  # before a hub id in the reference's configurations
+THEIR_STORE = "//"  # begins a name in a store of the reference's authors, where nobody else can look
+MAX_CAPTION_TOKENS = 512  # the reference never cuts a caption; T5 was trained on this many
+TEXT_WEIGHT = "condition_provider.conditioners.description.output_proj.weight"
+OURS = "magnet_train"  # section that our exports add to the configuration; the reference passes over it
 
-# Our piece of a name for the reference's. No entry is a part of another's result, so the order does not matter.
-NAMES = {
-    "embeddings.": "emb.",
-    "text_proj.": "condition_provider.conditioners.description.output_proj.",
-    "layers.": "transformer.layers.",
-    ".self_attention.": ".self_attn.",
-    ".norm_self.": ".norm1.",
-    ".norm_feed_forward.": ".norm2.",
-    ".linear_in.": ".linear1.",
-    ".linear_out.": ".linear2.",
+# What the architecture must be, where the reference knows others. A setting that is left out has this value.
+ARCHITECTURE: dict[str, Any] = {
+    "lm_model": "transformer_lm_magnet",
+    "codebooks_pattern.modeling": "parallel",
+    "codebooks_pattern.parallel.empty_initial": -1,
+    "fuser.cross": ["description"],
+    "fuser.sum": [],
+    "fuser.prepend": [],
+    "fuser.input_interpolate": [],
+    "fuser.cross_attention_pos_emb": False,
+    "conditioners.description.model": "t5",
+    "conditioners.description.t5.finetune": False,
+    "conditioners.description.t5.normalize_text": False,
+    "transformer_lm.hidden_scale": 4,
+    "transformer_lm.activation": "gelu",
+    "transformer_lm.norm": "layer_norm",
+    "transformer_lm.norm_first": True,
+    "transformer_lm.bias_ff": False,
+    "transformer_lm.bias_attn": False,
+    "transformer_lm.bias_proj": False,
+    "transformer_lm.past_context": None,
+    "transformer_lm.causal": False,
+    "transformer_lm.layer_scale": None,
+    "transformer_lm.positional_embedding": "sin",
+    "transformer_lm.xpos": False,
+    "transformer_lm.qk_layer_norm": False,
+    "transformer_lm.qk_layer_norm_cross": False,
+    "transformer_lm.kv_repeat": 1,
+}
+
+# Setting of `generate.lm` -> ours.
+DECODING = {
+    "decoding_steps": "decoding_steps",
+    "span_arrangement": "span_arrangement",
+    "span_scoring": "span_scoring",
+    "temp": "temperature",
+    "anneal_temp": "anneal_temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "use_sampling": "use_sampling",
+    "max_cfg_coef": "max_cfg_coef",
+    "min_cfg_coef": "min_cfg_coef",
 }
 
 
-@dataclass(frozen=True)
-class AudiocraftModel:
-    """What a release says about a model.
+def is_audiocraft(package: object) -> bool:
+    """Tell a release or a training checkpoint of the reference from other torch files."""
+    return isinstance(package, Mapping) and {"best_state", "xp.cfg"} <= package.keys()
+
+
+def read_audiocraft(path: Path, package: Any = None) -> StoredModel:
+    """Read a release folder, its bare `state_dict.bin`, or a training checkpoint.
 
     Args:
-        lm_config: Arguments of `MagnetTransformer`.
-        state_dict: Its weights under our names, in the stored dtype.
-        segment_duration: Length of a training clip, seconds.
-        frame_rate: Token frames per second (Hz).
-        sample_rate: Audio samples per second (Hz).
-        channels: Audio channels.
-        text_name: The text encoder, "t5-base" say.
-        codec_name: The codec, "facebook/encodec_32khz" say.
-        decoding: The `generate.lm` section of its configuration, as it stands.
-    """
-
-    lm_config: dict[str, Any]
-    state_dict: dict[str, Tensor]
-    segment_duration: float
-    frame_rate: float
-    sample_rate: int
-    channels: int
-    text_name: str
-    codec_name: str
-    decoding: dict[str, Any]
-
-
-def read_audiocraft(path: Path) -> AudiocraftModel:
-    """Read a release folder or its bare `state_dict.bin`.
+        path: Folder or file.
+        package: The file's content where it has been read already.
 
     Raises:
-        UserError: The file is missing, damaged, would run code, or lacks what a model needs.
+        UserError: The file is missing, damaged, would run code, lacks what a model needs, or describes an
+            architecture that is not MAGNeT's.
     """
     file = path / STATE_FILE if path.is_dir() else path
-    package = load_plain(file)
-    if not isinstance(package, dict) or not {"best_state", "xp.cfg"} <= package.keys():
+    package = load_plain(file) if package is None else package
+    if not is_audiocraft(package):
         raise UserError(f"{file} lacks 'best_state' or 'xp.cfg'; it is not a model that audiocraft exported.")
     try:
-        return _read_package(package)
-    except (KeyError, TypeError, yaml.YAMLError) as error:
+        config = _config_of(package)
+        _require_architecture(config, file)
+        return _read_package(config, _weights_of(package), file)
+    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise UserError(
-            f"{file} has a configuration without {error}; export it again from audiocraft."
+            f"{file} has a configuration that makes no model ({type(error).__name__}: {first_words(error)}); "
+            "export it again from audiocraft."
         ) from error
 
 
-def _read_package(package: Mapping[str, Any]) -> AudiocraftModel:
-    config = yaml.safe_load(package["xp.cfg"])
-    lm = config["transformer_lm"]
-    state_dict = from_audiocraft_names(package["best_state"])
-    return AudiocraftModel(
-        lm_config={
-            "n_q": int(lm["n_q"]),
-            "card": int(lm["card"]),
-            "dim": int(lm["dim"]),
-            "num_heads": int(lm["num_heads"]),
-            "num_layers": int(lm["num_layers"]),
-            # The name in the YAML does not bind the width of the text encoder; the weights do.
-            "text_dim": int(state_dict["text_proj.weight"].shape[1]),
-            "span_len": int(config["masking"]["span_len"]),  # transformer_lm.span_len is often a placeholder
-            "subcodes_context": int(lm["subcodes_context"]),
-            "text_key_mask": False,  # the reference keeps padded text as keys
-        },
-        state_dict=state_dict,
-        segment_duration=float(config["dataset"]["segment_duration"]),  # likewise
-        frame_rate=float(lm["compression_model_framerate"]),
+def first_words(error: Exception) -> str:
+    """Return the beginning of an error's message on one line."""
+    return " ".join(str(error).split())[:120]
+
+
+def _config_of(package: Mapping[str, Any]) -> dict[str, Any]:
+    config = to_plain(package["xp.cfg"])
+    config = yaml.safe_load(config) if isinstance(config, str) else config
+    if not isinstance(config, dict):
+        raise TypeError("xp.cfg has no fields")
+    return config
+
+
+def _weights_of(package: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dict: of a release, of a training checkpoint, or of one that trained sharded."""
+    best = (package.get("fsdp_best_state") or {}).get("model") or package["best_state"]
+    best = best.get("model", best)
+    return unwrapped({str(name): tensor for name, tensor in best.items() if isinstance(tensor, Tensor)})
+
+
+def _require_architecture(config: Mapping[str, Any], file: Path) -> None:
+    wrong = []
+    for name, needed in ARCHITECTURE.items():
+        value: Any = config
+        for part in name.split("."):
+            value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+        if value is not _ABSENT and value != needed:
+            wrong.append(f"{name} {value!r} instead of {needed!r}")
+    if wrong:
+        raise UserError(
+            f"{file} is no MAGNeT model as magnet-train builds it: it has {'; '.join(wrong)}; train or export "
+            "one with the released settings."
+        )
+
+
+_ABSENT = object()
+
+
+def _read_package(config: dict[str, Any], state: dict[str, Tensor], file: Path) -> StoredModel:
+    ours = config.get(OURS, {})
+    if TEXT_WEIGHT not in state:
+        raise UserError(f"{file} has no weights named {TEXT_WEIGHT}; it is not a model conditioned on text.")
+    # The name in the YAML does not bind the width of the text encoder; the weights do.
+    lm = _lm_config(config, text_dim=int(state[TEXT_WEIGHT].shape[-1]))
+    require_all(reference_layout(lm), state, str(file))
+    codec_id, codec_folder = _codec_beside(file, str(config["compression_model_checkpoint"]))
+    codec = CodecInfo(
+        id=codec_id,
+        sha256="",  # a release does not say; an unknown hash proves nothing and refuses nothing
         sample_rate=int(config["sample_rate"]),
         channels=int(config["channels"]),
-        text_name=str(config["conditioners"]["description"]["t5"]["name"]),
-        codec_name=str(config["compression_model_checkpoint"]).removeprefix("//pretrained/"),
-        decoding=dict(config["generate"]["lm"]),
+        frame_rate=float(config["transformer_lm"]["compression_model_framerate"]),
+        n_q=lm["n_q"],
+        card=lm["card"],
+    )
+    text = {
+        "kind": "t5",
+        "name": str(config["conditioners"]["description"]["t5"]["name"]),
+        "trainable": False,
+        "max_length": MAX_CAPTION_TOKENS,
+    }
+    return StoredModel(
+        source=str(file),
+        lm=lm,
+        text=text | dict(ours.get("text", {})),
+        codec=CodecInfo.from_dict(codec.to_dict() | dict(ours.get("codec", {})), str(file)),
+        decoding=_decoding(config, bool(ours.get("parity", True))),
+        segment_duration=float(config["dataset"]["segment_duration"]),  # as with span_len
+        weights={f"lm.{name}": tensor for name, tensor in from_audiocraft_names(state).items()},
+        codec_folder=codec_folder,
+        licence=str(ours.get("licence") or licence_of(file.parent)),
+        training=dict(ours.get("training", {})),
+        data=dict(ours.get("data", {})),
+        base=dict(ours.get("base", {})),
     )
 
 
-def from_audiocraft_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the reference's tensors our names, with q, k, v apart and the K heads in one."""
-    ours: dict[str, Tensor] = {}
-    heads: dict[int, Tensor] = {}
-    for name, tensor in state.items():
-        head = HEAD.fullmatch(name)
-        if head:
-            heads[int(head[1])] = tensor
-        elif name.endswith(PACKED):
-            prefix = _translate(name.removesuffix(PACKED), {theirs: mine for mine, theirs in NAMES.items()})
-            for projection, part in zip(PROJECTIONS, tensor.chunk(3), strict=True):
-                ours[f"{prefix}{projection}.weight"] = part
-        else:
-            ours[_translate(name, {theirs: mine for mine, theirs in NAMES.items()})] = tensor
-    if heads:
-        ours["heads"] = torch.stack([heads[k] for k in sorted(heads)])
-    return ours
+def _lm_config(config: Mapping[str, Any], text_dim: int) -> dict[str, Any]:
+    lm = config["transformer_lm"]
+    return {
+        "n_q": int(lm["n_q"]),
+        "card": int(lm["card"]),
+        "text_dim": text_dim,
+        "dim": int(lm["dim"]),
+        "num_heads": int(lm["num_heads"]),
+        "num_layers": int(lm["num_layers"]),
+        "span_len": int(config["masking"]["span_len"]),  # transformer_lm.span_len is often a placeholder
+        "subcodes_context": int(lm["subcodes_context"]),
+        # The reference keeps padded text as keys; an export of ours says how it was trained.
+        "text_key_mask": bool(config.get(OURS, {}).get("text_key_mask", False)),
+    }
 
 
-def to_audiocraft_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give our tensors the reference's names; the inverse of `from_audiocraft_names`."""
-    theirs: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name == "heads":
-            theirs.update({f"linears.{k}.weight": head for k, head in enumerate(tensor)})
-        elif name.endswith(".q_proj.weight"):
-            prefix = name.removesuffix("q_proj.weight")
-            packed = torch.cat([state[f"{prefix}{projection}.weight"] for projection in PROJECTIONS])
-            theirs[_translate(prefix, NAMES) + PACKED] = packed
-        elif not name.endswith((".k_proj.weight", ".v_proj.weight")):
-            theirs[_translate(name, NAMES)] = tensor
-    return theirs
+def reference_layout(lm: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dict that the reference has for a model, without its numbers.
+
+    Args:
+        lm: Arguments of `MagnetTransformer`.
+
+    Returns:
+        Tensors on the meta device by the reference's names.
+    """
+    with torch.device("meta"):
+        return to_audiocraft_names(MagnetTransformer(**lm).state_dict())
 
 
-def _translate(name: str, pieces: Mapping[str, str]) -> str:
-    for old, new in pieces.items():
-        if old.startswith("."):
-            name = name.replace(old, new)
-        elif name.startswith(old):
-            name = new + name.removeprefix(old)
-    return name
+def _decoding(config: Mapping[str, Any], parity: bool) -> DecodingConfig:
+    theirs = config.get("generate", {}).get("lm", {})
+    settings = {ours: theirs[name] for name, ours in DECODING.items() if theirs.get(name) is not None}
+    if "decoding_steps" in settings:
+        settings["decoding_steps"] = tuple(int(steps) for steps in settings["decoding_steps"])
+    return DecodingConfig(**settings, parity=parity)
+
+
+def _codec_beside(state_file: Path, named: str) -> tuple[str, Path | None]:
+    """Say which codec a release is for, and the folder of its own weights where it carries them."""
+    file = state_file.parent / CODEC_FILE
+    named = named.removeprefix(PRETRAINED)
+    if not file.is_file():
+        return named, None
+    package = load_plain(file)
+    if isinstance(package, Mapping) and isinstance(package.get("pretrained"), str):
+        return package["pretrained"].removeprefix(PRETRAINED), None
+    if not is_audiocraft(package):
+        raise UserError(f"{file} holds neither a codec nor the name of one; copy it from the release again.")
+    return named, file.parent

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from magnet_train.checkpoints.audiocraft import CODEC_FILE, THEIR_STORE
+from magnet_train.checkpoints.card import model_card
 from magnet_train.checkpoints.stored import StoredModel, describe
 from magnet_train.errors import UserError
 
@@ -22,13 +26,23 @@ CODEC_FOLDER, TEXT_FOLDER = "codec", "text"
 CODEC_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 
 
-def save_export(model: StoredModel, folder: Path, licence: str = "unspecified") -> None:
+def save_export(model: StoredModel, folder: Path) -> None:
     """Write the folder, whole or not at all.
 
     Args:
         model: What to write; its local codec and text folders are copied along.
         folder: Target; must not exist or be empty.
-        licence: SPDX id or a word, for the card.
+
+    Raises:
+        UserError: The target holds something, or cannot be written.
+    """
+    with whole_folder(folder) as partial:
+        _write(model, partial)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `folder`, which takes its place if all goes well.
 
     Raises:
         UserError: The target holds something, or cannot be written.
@@ -40,7 +54,7 @@ def save_export(model: StoredModel, folder: Path, licence: str = "unspecified") 
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            _write(model, partial, licence)
+            yield partial
             partial.chmod(0o755)  # mkdtemp, and safetensors for its files, let only the owner in
             for path in partial.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
@@ -89,10 +103,11 @@ def load_export(folder: Path) -> StoredModel:
     )
 
 
-def _write(model: StoredModel, folder: Path, licence: str) -> None:
-    if model.codec_folder is not None:  # the copy goes by its name inside, not by a path of this machine
+def _write(model: StoredModel, folder: Path) -> None:
+    # What is copied along does not go by a path of this machine; a name of the hub or the package stays.
+    if model.codec_folder is not None and _is_path(model.codec.id):
         model = replace(model, codec=replace(model.codec, id=CODEC_FOLDER))
-    if model.text_folder is not None:
+    if model.text_folder is not None and Path(str(model.text.get("name"))).exists():
         model = replace(model, text={**model.text, "name": TEXT_FOLDER})
     # Tied tensors (a T5's embedding stands in its state dict twice) have to be copies of their own.
     save_file(
@@ -106,15 +121,17 @@ def _write(model: StoredModel, folder: Path, licence: str) -> None:
         "codec": model.codec.to_dict(),
         "decoding": dict(vars(model.decoding), decoding_steps=list(model.decoding.decoding_steps)),
         "segment_duration": model.segment_duration,
-        "licence": licence,
+        "licence": model.licence,
         "training": model.training,
+        "data": model.data,
+        "base": model.base,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if model.codec_folder is not None:
         _copy_codec(model.codec_folder, folder / CODEC_FOLDER)
     if model.text_folder is not None:
         shutil.copytree(model.text_folder, folder / TEXT_FOLDER)
-    (folder / CARD).write_text(model_card(model, licence), encoding="utf-8")
+    (folder / CARD).write_text(model_card(model), encoding="utf-8")
 
 
 def _copy_codec(source: Path, target: Path) -> None:
@@ -123,6 +140,10 @@ def _copy_codec(source: Path, target: Path) -> None:
     Raises:
         UserError: Its weights are there only as a pickle, which nobody should have to load.
     """
+    if (source / CODEC_FILE).is_file():  # audiocraft's own format; read as plain data if at all
+        target.mkdir()
+        shutil.copyfile(source / CODEC_FILE, target / CODEC_FILE)
+        return
     if not (source / "model.safetensors").is_file():
         raise UserError(
             f"codec {source} has no model.safetensors to put into the export; save it again with save_pretrained of "
@@ -134,38 +155,8 @@ def _copy_codec(source: Path, target: Path) -> None:
             shutil.copyfile(source / file, target / file)
 
 
-def model_card(model: StoredModel, licence: str) -> str:
-    """Say in Markdown what the model is and how to use it."""
-    lm, codec = model.lm, model.codec
-    parameters = sum(tensor.numel() for tensor in model.weights.values())
-    return f"""---
-license: {licence}
-library_name: magnet-train
-tags: [text-to-audio, magnet]
----
-
-# A MAGNeT model
-
-| | |
-|---|---|
-| architecture | {lm["num_layers"]} layers, width {lm["dim"]}, {lm["num_heads"]} heads, {parameters:,} stored parameters |
-| masking | spans of {lm["span_len"]} frames, context of {lm["subcodes_context"]} frames above the first codebook |
-| clips | up to {model.segment_duration:g} s at {codec.sample_rate} Hz, {codec.channels} channel(s) |
-| codec | `{codec.id}`, {codec.n_q} codebooks of {codec.card}, {codec.frame_rate:g} frames/s, sha256 `{codec.sha256}` |
-| text | `{json.dumps(model.text)}` |
-| training | {json.dumps(model.training)} |
-| licence | {licence} |
-
-```python
-from magnet_train import Magnet
-
-magnet = Magnet.from_pretrained("this folder")
-audio = magnet.generate(["a caption"], seed=0)  # float [1, channels, samples] at magnet.sample_rate
-```
-
-Made with magnet-train after "Masked Audio Generation using a Single Non-Autoregressive Transformer"
-(arXiv 2401.04577).
-"""
+def _is_path(codec_id: str) -> bool:
+    return Path(codec_id).is_absolute() and not codec_id.startswith(THEIR_STORE)
 
 
 def _if_there(folder: Path) -> Path | None:

@@ -6,25 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from magnet_train.checkpoints.layout import FORMAT, KEY, RAW_STATE
 from magnet_train.checkpoints.stored import StoredModel, describe, load_plain
 from magnet_train.errors import UserError
 
-KEY = "magnet_train"
-FORMAT = 1
-RAW = "current_model_state"  # Lightning's EMA callback keeps the averaged weights in `state_dict`
 
-
-def read_checkpoint(path: Path, raw: bool = False) -> StoredModel:
+def read_checkpoint(path: Path, raw: bool = False, checkpoint: Any = None) -> StoredModel:
     """Read model and settings, not the state of the training.
 
     Args:
         path: The `.ckpt`.
         raw: Take the weights as they were trained instead of their moving average, where both are there.
+        checkpoint: The file's content where it has been read already.
 
     Raises:
         UserError: Not a checkpoint of ours, or one that cannot be read.
     """
-    checkpoint = load_plain(path)
+    checkpoint = load_plain(path) if checkpoint is None else checkpoint
     stored = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(stored, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
         raise UserError(f"{path} was not written by magnet-train; name a checkpoint that `fit` saved.")
@@ -32,9 +30,13 @@ def read_checkpoint(path: Path, raw: bool = False) -> StoredModel:
         raise UserError(
             f"{path} has format {stored.get('format')}, this version reads {FORMAT}; update magnet-train."
         )
-    averaged = RAW in checkpoint and not raw and _was_averaged(checkpoint)
-    weights = checkpoint["state_dict" if averaged or RAW not in checkpoint else RAW]
-    training = {"steps": int(checkpoint.get("global_step", 0)), "weights": "ema" if averaged else "raw"}
+    averaged = RAW_STATE in checkpoint and not raw and _was_averaged(checkpoint)
+    weights = checkpoint["state_dict" if averaged or RAW_STATE not in checkpoint else RAW_STATE]
+    training: dict[str, Any] = {"steps": int(checkpoint.get("global_step", 0))}
+    position = (checkpoint.get("callbacks") or {}).get("DataPosition")
+    if isinstance(position, Mapping) and "slots" in position:
+        training["clips seen"] = int(position["slots"])
+    training["weights"] = "ema" if averaged else "raw"
     return describe(stored, str(path), dict(weights), source=str(path), training=training)
 
 

@@ -2,42 +2,73 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from magnet_train.checkpoints.audiocraft import STATE_FILE
-from magnet_train.checkpoints.export import CONFIG, load_export
+from magnet_train.checkpoints.audiocraft import CODEC_FILE, STATE_FILE, is_audiocraft, read_audiocraft
+from magnet_train.checkpoints.export import CARD, CONFIG, load_export
+from magnet_train.checkpoints.licence import RELEASED, UNSPECIFIED
 from magnet_train.checkpoints.lightning import read_checkpoint
-from magnet_train.checkpoints.stored import StoredModel
+from magnet_train.checkpoints.stored import StoredModel, load_plain
 from magnet_train.errors import UserError
 from magnet_train.hub import SETTINGS, WEIGHTS, find_folder
 
-FILE_SUFFIXES = (".ckpt", ".bin")
+FILE_SUFFIXES = (".ckpt", ".bin", ".th", ".pt")
+HUB_FILES = (*SETTINGS, *WEIGHTS, STATE_FILE, CODEC_FILE, CARD)
+RELEASES = ("facebook/magnet-", "facebook/audio-magnet-")
 
 
 def read_model(path_or_hub_id: str | Path, raw: bool = False) -> StoredModel:
-    """Read a model from an export folder, a checkpoint of ours, or the hub.
+    """Read a model in any format that we know.
 
     Args:
-        path_or_hub_id: `exported/`, `last.ckpt`, or the hub id of an export.
-        raw: For a checkpoint, take the weights without averaging.
+        path_or_hub_id: A folder that `export` wrote; a checkpoint that `fit` saved; a release of audiocraft
+            (its folder or `state_dict.bin`) or a training checkpoint of it; or a hub id that holds one of these.
+        raw: Take the weights as they were trained instead of their moving average.
 
     Raises:
-        UserError: There is nothing, or nothing readable.
+        UserError: There is nothing, nothing readable, or `raw` where there is only one set of weights.
     """
     path = Path(path_or_hub_id)
     if path.is_file():
-        return read_checkpoint(path, raw)
-    if not path.exists():
-        if path.suffix in FILE_SUFFIXES:
-            raise UserError(f"{path} does not exist; check the path.")
-        path = find_folder(str(path_or_hub_id), "model", SETTINGS + WEIGHTS)
+        return _read_file(path, raw)
+    if not path.exists() and path.suffix in FILE_SUFFIXES:
+        raise UserError(f"{path} does not exist; check the path.")
+    fetched = not path.exists()
+    if fetched:
+        path = find_folder(str(path_or_hub_id), "model", HUB_FILES)
+    stored = _read_folder(path)
+    if raw:
+        raise _only_one_set(path)
+    if fetched:
+        stored = replace(stored, source=str(path_or_hub_id))
+        if stored.licence == UNSPECIFIED and str(path_or_hub_id).startswith(RELEASES):
+            stored = replace(stored, licence=RELEASED)
+    return stored
+
+
+def _read_folder(path: Path) -> StoredModel:
     if (path / CONFIG).is_file():
         return load_export(path)
     if (path / STATE_FILE).is_file():
-        raise UserError(
-            f"{path} holds a model of audiocraft; this version reads its weights only through "
-            "magnet_train.checkpoints.audiocraft."
-        )
+        return read_audiocraft(path)
     raise UserError(
-        f"{path} holds no model ({CONFIG} is missing); name a folder that `export` wrote, or a .ckpt."
+        f"{path} holds no model (neither {CONFIG} nor {STATE_FILE}); name a folder that `export` wrote, a release "
+        "of audiocraft, or a .ckpt."
+    )
+
+
+def _read_file(path: Path, raw: bool) -> StoredModel:
+    package = load_plain(path)
+    if not is_audiocraft(package):
+        return read_checkpoint(path, raw, package)
+    if raw:
+        raise _only_one_set(path)
+    return read_audiocraft(path, package)
+
+
+def _only_one_set(path: Path) -> UserError:
+    return UserError(
+        f"{path} holds one set of weights, so there are no raw ones beside it; leave --raw out, or name the "
+        "checkpoint that `fit` saved."
     )

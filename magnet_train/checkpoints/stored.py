@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from magnet_train.checkpoints.licence import UNSPECIFIED
+from magnet_train.checkpoints.omegaconf import STAND_INS
 from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
@@ -32,7 +34,10 @@ class StoredModel:
         weights: Tensors named `lm.*` and, for a trained text encoder, `text.*`.
         codec_folder: Local copy of the codec that travels with the model.
         text_folder: Local copy of tokenizer and text encoder.
+        licence: SPDX id or a word.
         training: Steps and the like, for tables and cards.
+        data: What it was trained on: clips, hours, codec of the shards.
+        base: The model that training began with: source, licence, hash of its weights. Empty without one.
     """
 
     source: str
@@ -44,14 +49,17 @@ class StoredModel:
     weights: dict[str, Tensor]
     codec_folder: Path | None = None
     text_folder: Path | None = None
+    licence: str = UNSPECIFIED
     training: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    base: dict[str, Any] = field(default_factory=dict)
 
 
 def describe(record: Mapping[str, Any], where: str, weights: dict[str, Tensor], **more: Any) -> StoredModel:
     """Read the settings, which a checkpoint and a config.json hold under the same names.
 
     Args:
-        record: `lm`, `text`, `codec`, `decoding` and `segment_duration`; others are ignored.
+        record: `lm`, `text`, `codec`, `decoding` and `segment_duration`; maybe `licence`, `data` and `base`.
         where: File named in errors.
         weights: The model's weights.
         more: Remaining fields of `StoredModel`.
@@ -74,6 +82,9 @@ def describe(record: Mapping[str, Any], where: str, weights: dict[str, Tensor], 
             decoding=DecodingConfig(**decoding),
             segment_duration=float(record["segment_duration"]),
             weights=weights,
+            licence=str(record.get("licence") or UNSPECIFIED),
+            data=dict(record.get("data") or {}),
+            base=dict(record.get("base") or {}),
             **more,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -82,14 +93,19 @@ def describe(record: Mapping[str, Any], where: str, weights: dict[str, Tensor], 
         ) from error
 
 
-def load_plain(path: Path) -> Any:
+def load_plain(path: Path, mapped: bool = False) -> Any:
     """Read a torch file without running code.
+
+    Args:
+        path: The file.
+        mapped: Read tensors only when they are looked at: for a moment, since the file must not change meanwhile.
 
     Raises:
         UserError: The file is missing, damaged, or holds more than plain data.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(STAND_INS):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path.") from error
     except pickle.UnpicklingError as error:  # torch's own text advises how to run such a file; nobody should
@@ -110,7 +126,16 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -
     Raises:
         UserError: Names are missing, unexpected or of another shape; all of them are listed.
     """
-    own = module.state_dict()
+    require_all(module.state_dict(), weights, where)
+    module.load_state_dict(dict(weights))
+
+
+def require_all(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
+    """Compare names and shapes of weights with those that a model has.
+
+    Raises:
+        UserError: Names are missing, unexpected or of another shape; all of them are listed.
+    """
     problems = [f"missing {name}" for name in own if name not in weights]
     problems += [f"unexpected {name}" for name in weights if name not in own]
     problems += [
@@ -120,6 +145,13 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -
     ]
     if problems:
         raise UserError(
-            f"{where} does not fit its own description: {'; '.join(problems)}; export the model again."
+            f"{where} does not fit its own description: {'; '.join(problems)}; export or copy the model again."
         )
-    module.load_state_dict(dict(weights))
+
+
+def as_it_came(tensor: Tensor, stored: Tensor | None) -> Tensor:
+    """Return `tensor` in the type that it was stored in, where that loses nothing: fp16 in, fp16 out."""
+    if stored is None or stored.dtype == tensor.dtype:
+        return tensor
+    narrow = tensor.to(stored.dtype)
+    return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor

@@ -1,4 +1,4 @@
-"""Write a self-contained model folder from a checkpoint: safetensors, config.json, model card."""
+"""Write a model folder from a checkpoint or any other model: ours (safetensors, model card), or audiocraft's pair."""
 
 from __future__ import annotations
 
@@ -9,37 +9,56 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `magnet-train export`."""
     parser.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="CKPT", help="what `fit` saved, runs/x/last.ckpt"
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="what `fit` saved (runs/x/last.ckpt), or any model: a folder that `export` wrote, a release of "
+        "audiocraft (folder or state_dict.bin), a hub id",
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder to write; must not hold anything"
     )
     parser.add_argument(
-        "--format", choices=["magnet"], default="magnet", help="format of the export (default: magnet)"
+        "--format",
+        choices=["magnet", "audiocraft"],
+        default="magnet",
+        help="magnet: safetensors, config.json and a card; audiocraft: state_dict.bin and "
+        "compression_state_dict.bin, which its MAGNeT.get_pretrained(DIR) reads (default: magnet)",
     )
     parser.add_argument(
         "--raw", action="store_true", help="take the weights as trained instead of their moving average"
     )
     parser.add_argument(
         "--licence",
-        default="unspecified",
         metavar="ID",
-        help="licence for the model card, an SPDX id such as CC-BY-4.0",
+        help="licence for the model card, an SPDX id such as CC-BY-4.0 (default: that of the model it was made from)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read the checkpoint and write the folder.
+    """Read the model and write the folder.
 
     Raises:
-        UserError: The checkpoint cannot be read or the folder cannot be written.
+        UserError: The model cannot be read, the folder cannot be written, or audiocraft could not read it.
     """
+    from magnet_train.checkpoints.audiocraft import CODEC_FILE
+    from magnet_train.checkpoints.card import NO_CODEC
+    from magnet_train.checkpoints.licence import note_on
     from magnet_train.magnet import Magnet
     from magnet_train.models.transformer import count_parameters
 
     magnet = Magnet.from_pretrained(args.checkpoint, raw=args.raw)
-    magnet.save_pretrained(args.out, licence=args.licence)
+    magnet.save_pretrained(args.out, licence=args.licence, format=args.format)
+    weights = magnet.training.get("weights")
+    which = {"ema": ", averaged weights", "raw": ", raw weights"}.get(str(weights), "")
     print(
-        f"wrote {args.out}: {count_parameters(magnet.lm):,} parameters, {'raw' if args.raw else 'averaged'} weights"
+        f"wrote {args.out}: {count_parameters(magnet.lm):,} parameters{which}, licence {args.licence or magnet.licence}"
     )
-    print(f"try it: magnet-train generate --model {args.out} --text '...' --out clips")
+    if note_on(magnet.licence):
+        print(note_on(magnet.licence))
+    if args.format == "audiocraft":
+        if not (args.out / CODEC_FILE).exists():
+            print(NO_CODEC)
+        print(f"try it: audiocraft.models.MAGNeT.get_pretrained('{args.out}')")
+    else:
+        print(f"try it: magnet-train generate --model {args.out} --text '...' --out clips")

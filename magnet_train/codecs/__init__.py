@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 
 from magnet_train.codecs.protocol import Codec
 from magnet_train.errors import UserError
 from magnet_train.hub import first_line
 
-__all__ = ["Codec", "load_codec"]
+__all__ = ["QUICKSTART", "Codec", "load_codec", "packaged_codec"]
 
 QUICKSTART = "quickstart"
 
@@ -29,8 +30,7 @@ def load_codec(name: str, device: str = "cpu") -> Codec:
     from magnet_train.codecs.encodec_hf import EncodecCodec
 
     if name == QUICKSTART:
-        folder = str(resources.files("magnet_train.quickstart") / "codec")
-        codec: Codec = EncodecCodec.from_pretrained(folder, id=QUICKSTART)
+        codec: Codec = EncodecCodec.from_pretrained(packaged_codec(), id=QUICKSTART)
     elif name in encodec_package.NAMES:
         codec = encodec_package.EncodecPackageCodec.from_name(name)
     else:
@@ -41,3 +41,8 @@ def load_codec(name: str, device: str = "cpu") -> Codec:
         raise UserError(
             f"device {device} is not there or has no room ({first_line(error)}); try cpu."
         ) from error
+
+
+def packaged_codec() -> Path:
+    """Return the folder of the codec "quickstart"."""
+    return Path(str(resources.files("magnet_train.quickstart") / "codec"))

@@ -14,6 +14,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from magnet_train import Magnet
 from magnet_train.checkpoints.audiocraft import read_audiocraft
 from magnet_train.models import MagnetTransformer
 
@@ -44,17 +45,19 @@ def case_id(value: Any) -> str:
 
 
 @lru_cache
+def load_magnet(model: str) -> Magnet:
+    """The way that a user takes: the release folder in, everything else from what it says."""
+    return Magnet.from_pretrained(REFERENCE / f"lm_{model}")
+
+
 def load_lm(model: str) -> MagnetTransformer:
-    stored = read_audiocraft(REFERENCE / f"lm_{model}")
-    lm = MagnetTransformer(**stored.lm_config).eval()
-    lm.load_state_dict({name: tensor.float() for name, tensor in stored.state_dict.items()})
-    return lm
+    return load_magnet(model).lm
 
 
 @lru_cache
 def table_frames(model: str) -> int:
     stored = read_audiocraft(REFERENCE / f"lm_{model}")
-    return int(stored.segment_duration * stored.frame_rate)
+    return int(stored.segment_duration * stored.codec.frame_rate)
 
 
 @lru_cache

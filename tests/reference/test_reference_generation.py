@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from recorded import REFERENCE, case_id, cases_of, load_conditions, load_lm, read_json, read_tensors
+from recorded import (
+    REFERENCE,
+    case_id,
+    cases_of,
+    load_conditions,
+    load_lm,
+    load_magnet,
+    read_json,
+    read_tensors,
+    table_frames,
+)
 
+from magnet_train import Magnet
 from magnet_train import decoding as decoding_module
 from magnet_train.decoding import DecodingConfig, decoding_schedule, generate_tokens
 from magnet_train.models import GuidedLogits
@@ -54,6 +65,37 @@ def test_generation(model, case, monkeypatch):
         )
     recorded = read_tensors(f"generate_{model}/cases.safetensors")[f"{case['name']}.tokens"].long()
     assert torch.equal(generate(model, case), recorded)
+
+
+def released_cases():
+    """Those of the length that a whole model makes; the recorded ones reach beyond it in places."""
+    for model, case in cases_of("generate"):
+        if case["args"]["max_gen_len"] <= table_frames(model):
+            yield model, case
+
+
+@pytest.mark.parametrize(("model", "case"), list(released_cases()), ids=case_id)
+def test_generation_by_the_whole_model(model, case, monkeypatch):
+    """As a user does it: the release folder in, captions in, tokens out. Only the text encoder is the recorded one."""
+    if case["sampler"] == "argmax_of_filtered":
+        monkeypatch.setattr(
+            decoding_module, "sample_categorical", lambda probs, generator: probs.argmax(dim=-1)
+        )
+    hidden, mask = load_conditions(model, case["conditions"])
+    batch = case["B"]
+    monkeypatch.setattr(Magnet, "text", staticmethod(lambda texts: (hidden[:batch], mask[:batch])))
+    magnet = load_magnet(model)
+    recorded = read_tensors(f"generate_{model}/cases.safetensors")
+    prompt = None if case["prompt_len"] is None else recorded[f"{case['name']}.prompt"].long()
+    frame_rate = read_json(f"lm_{model}/model.json")["frame_rate"]
+    tokens = magnet.generate_tokens(
+        ["recorded"] * batch,
+        seconds=case["args"]["max_gen_len"] / frame_rate,
+        seed=0,
+        decoding=settings_of(case["args"]),
+        prompt=prompt,
+    )
+    assert torch.equal(tokens, recorded[f"{case['name']}.tokens"].long())
 
 
 def traces():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from recorded import case_id, cases_of, load_conditions, load_lm, read_json, read_tensors
 
-from magnet_train.checkpoints.audiocraft import to_audiocraft_names
+from magnet_train.checkpoints.audiocraft_names import to_audiocraft_names
 from magnet_train.losses import masked_cross_entropy_sum
 from magnet_train.masking import mask_for_stage
 from magnet_train.models.transformer import count_parameters

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def test_card_names_licence_codec_and_hash(exported: Path) -> None:
     config = json.loads((exported / "config.json").read_text())
     assert config["format"] == "magnet-train/1"
     assert config["licence"] == "CC-BY-4.0"
-    for fact in ("license: CC-BY-4.0", config["codec"]["sha256"], "quickstart", "from_pretrained", "32"):
+    for fact in ("license: cc-by-4.0", config["codec"]["sha256"], "quickstart", "from_pretrained", "32"):
         assert fact in card
 
 
@@ -115,6 +116,29 @@ def test_no_pickle_gets_into_an_export(change_checkpoint: Change, tmp_path: Path
     with pytest.raises(UserError, match=r"no model\.safetensors"):
         Magnet.from_pretrained(changed).save_pretrained(tmp_path / "second")
     assert not (tmp_path / "second").exists()
+
+
+def test_packaged_codec_travels_too(exported: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A later version's package may hold another one."""
+    monkeypatch.setattr("magnet_train.codecs.packaged_codec", lambda: tmp_path / "gone")
+    assert Magnet.from_pretrained(exported).codec.n_q == 4
+
+
+@pytest.mark.parametrize(
+    ("licence", "lines"),
+    [
+        ("MIT", "license: mit\n"),
+        ("unspecified", "license: other\nlicense_name: unspecified\n"),
+        ("ours: ask", "license: other\nlicense_name: 'ours: ask'\n"),
+    ],
+)
+def test_card_is_one_that_the_hub_accepts(checkpoint: Path, tmp_path: Path, licence: str, lines: str) -> None:
+    """The hub knows licences by lower-case names, and wants `other` for the rest."""
+    Magnet.from_pretrained(checkpoint).save_pretrained(tmp_path / "out", licence=licence)
+    assert f"---\n{lines}" in (tmp_path / "out" / "README.md").read_text()
+    assert Magnet.from_pretrained(tmp_path / "out").licence == licence
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.library_name == "magnet-train"
 
 
 def test_others_may_read_an_export(exported: Path) -> None:
@@ -210,7 +234,7 @@ def test_keys_of_no_part_are_unexpected_too(exported: Path) -> None:
 
 
 def test_trained_text_encoder_brings_its_vocabulary(exported: Path) -> None:
-    assert json.loads((exported / "config.json").read_text())["text"]["name"] == "text"
+    assert json.loads((exported / "config.json").read_text())["text"]["name"] == "quickstart"
     assert (exported / "text" / "tokenizer.json").is_file()
 
 

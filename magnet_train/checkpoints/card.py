@@ -1,0 +1,133 @@
+"""The model card: what a model is, what it was made from, what it may be used for and how to use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from magnet_train.checkpoints.audiocraft import THEIR_STORE
+from magnet_train.checkpoints.licence import RELEASED_NOTE, UNSPECIFIED, front_matter, note_on
+from magnet_train.checkpoints.stored import StoredModel
+
+USE = {
+    "magnet": """from magnet_train import Magnet
+
+magnet = Magnet.from_pretrained("this folder")
+audio = magnet.generate(["a caption"], seed=0)  # float [1, channels, samples] at magnet.sample_rate""",
+    "audiocraft": """from audiocraft.models import MAGNeT  # or magnet_train.Magnet.from_pretrained, which reads this as well
+
+magnet = MAGNeT.get_pretrained("this folder")
+audio = magnet.generate(["a caption"])""",
+}
+
+NO_CODEC = (
+    "The codec did not come with this model; put its compression_state_dict.bin beside state_dict.bin before "
+    "audiocraft loads it."
+)
+
+
+def model_card(model: StoredModel, format: str = "magnet") -> str:
+    """Write the card in Markdown, with the hub's front matter.
+
+    Args:
+        model: The model.
+        format: A key of `USE`.
+    """
+    base = f"\nbase_model: {model.base['source']}" if model.base.get("hub") else ""
+    table = "\n".join(f"| {name} | {text} |" for name, text in facts(model))
+    remarks = "\n\n".join(_remarks(model, format))
+    return f"""---
+{front_matter(model.licence)}
+library_name: magnet-train
+pipeline_tag: text-to-audio
+tags: [text-to-audio, magnet]{base}
+---
+
+# A MAGNeT model
+
+| | |
+|---|---|
+{table}
+{remarks and chr(10) + remarks + chr(10)}
+```python
+{USE[format]}
+```
+
+Made with magnet-train after "Masked Audio Generation using a Single Non-Autoregressive Transformer"
+(arXiv 2401.04577).
+"""
+
+
+def facts(model: StoredModel) -> Iterator[tuple[str, str]]:
+    """List what there is to say of a model, as (name, text) in Markdown."""
+    lm, codec = model.lm, model.codec
+    parameters = sum(tensor.numel() for tensor in model.weights.values())
+    yield (
+        "architecture",
+        f"{lm.get('num_layers')} layers, width {lm.get('dim')}, {lm.get('num_heads')} heads, "
+        f"{parameters:,} stored parameters",
+    )
+    yield (
+        "masking",
+        f"spans of {lm.get('span_len')} frames, {_context(lm)} above the first codebook",
+    )
+    yield (
+        "clips",
+        f"up to {model.segment_duration:g} s at {codec.sample_rate} Hz, {codec.channels} channel(s)",
+    )
+    yield (
+        "codec",
+        f"`{codec.id}`, {codec.n_q} codebooks of {codec.card}, {codec.frame_rate:g} frames/s, "
+        + (f"sha256 `{codec.sha256}`" if codec.sha256 else "hash unknown: its source does not say"),
+    )
+    yield "text encoder", describe_text(model.text)
+    if model.training:
+        yield "training", _listed(model.training)
+    if model.data:
+        yield "data", _listed(model.data)
+    if model.base:
+        yield "made from", _listed(model.base)
+    yield "licence", model.licence
+
+
+def describe_text(text: Mapping[str, Any]) -> str:
+    """Say in words what a text encoder's `spec()` says."""
+    kind, name = text.get("kind"), text.get("name")
+    if kind == "t5":
+        revision = f" at revision {text['revision']}" if text.get("revision") else ""
+        trained = "trained along" if text.get("trainable") else "frozen"
+        return f"T5 `{name}`{revision}, {trained}, captions up to {text.get('max_length')} tokens"
+    if kind == "words":
+        return f"a trained vector of {text.get('dim')} for each word of tokenizer `{name}`"
+    if kind == "labels":
+        return f"a trained vector for each of the labels {', '.join(map(str, text.get('labels', [])))}"
+    return "none: the model makes clips without captions" if kind == "none" else json.dumps(dict(text))
+
+
+def _remarks(model: StoredModel, format: str) -> Iterator[str]:
+    if note_on(model.licence):
+        yield note_on(model.licence)
+    if model.licence == UNSPECIFIED and model.decoding.parity:
+        yield f"The source of these weights states no licence; {RELEASED_NOTE}."
+    if format == "audiocraft" and model.codec_folder is None and model.codec.id.startswith(THEIR_STORE):
+        yield NO_CODEC
+    if format == "audiocraft" and model.lm.get("text_key_mask"):
+        yield (
+            "Trained with the padding behind captions hidden, which audiocraft does not do: generate one caption "
+            "at a time, or captions of one length, for the same results as in magnet-train."
+        )
+
+
+def _context(lm: Mapping[str, Any]) -> str:
+    context = lm.get("subcodes_context")
+    return "all frames in view" if context == -1 else f"context of {context} frames"
+
+
+def _listed(record: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:,}"
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else f"{name} {value}"
+        for name, value in record.items()
+    )
