@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import logging
-import os
+import signal
+import subprocess
+import time
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import Namespace
+from jsonargparse.typing import PositiveFloat
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
+from torch.distributed.constants import default_pg_timeout
 
 from datamodules import DataPosition
-from magnet_train.callbacks import StepProgressBar
-from magnet_train.errors import UserError
+from magnet_train.callbacks import ExactResume, FiniteGuard, SaveOnStop, StepProgressBar
+from magnet_train.callbacks.stop import SIGNALS
+from magnet_train.cli.run_folder import Resume, choose_checkpoint, first_process, tidy
+from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.models.transformer import count_parameters
 from magnet_train.module import MagnetModule
+from magnet_train.survival import AtomicCheckpointIO
 
 CONFIG_OPTIONS = ("-c", "--config")
+GRACE = 20.0  # seconds; every rank knows that the run is over and is on its way out
 
 
 class MagnetCLI(LightningCLI):
@@ -34,22 +45,33 @@ class MagnetCLI(LightningCLI):
             default="runs/default",
             help="folder of this run: config.yaml, metrics, checkpoints, samples",
         )
+        parser.add_argument(
+            "--resume",
+            type=Resume,
+            default="never",
+            help="what `fit` does with checkpoints in the run's folder: never (refuse a folder that has some), "
+            "auto (go on from the newest readable one if there is one), required (fail without one)",
+        )
+        parser.add_argument(
+            "--rank_timeout",
+            type=PositiveFloat,
+            default=10.0,
+            help="minutes without an answer after which the other ranks take one for dead and the run ends",
+        )
         parser.link_arguments("run", "trainer.default_root_dir")
         parser.link_arguments("data.init_args.segment_duration", "model.init_args.segment_duration")
         parser.link_arguments("data.init_args.seed", "model.init_args.seed")
         parser.link_arguments("data.codec", "model.init_args.codec", apply_on="instantiate")
 
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone: Lightning would put the checkpoint's hyper-parameters over it."""
+
     def before_instantiate_classes(self) -> None:
-        """Put what the run writes into its folder, and load checkpoints without running their code."""
+        """Put what the run writes into its folder, and decide what it goes on from."""
         config = self.config[self.subcommand]
         config.weights_only = True
-        if config.trainer.enable_progress_bar is not False:
-            self.trainer_defaults["callbacks"].append(StepProgressBar())
-        checkpoint = config.get("ckpt_path")
-        if checkpoint and checkpoint not in ("best", "last", "hpc") and not Path(checkpoint).exists():
-            raise UserError(f"--ckpt_path {checkpoint} does not exist; name a checkpoint that `fit` saved.")
-        if self.subcommand == "fit":
-            _move_aside(Path(config.run) / "metrics.csv")
+        self._choose_checkpoint(config)
+        self._add_callbacks(config.trainer)
         loggers = (
             config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
         )
@@ -57,6 +79,51 @@ class MagnetCLI(LightningCLI):
             for option in ("save_dir", "dirpath"):
                 if isinstance(component, Namespace) and component.init_args.get(option, "") in (None, "."):
                     component.init_args[option] = config.run
+
+    def _choose_checkpoint(self, config: Namespace) -> None:
+        run = Path(config.run)
+        if config.get("ckpt_path") is not None:
+            if not Path(config.ckpt_path).exists():
+                raise UserError(
+                    f"--ckpt_path {config.ckpt_path} does not exist; name a checkpoint that `fit` saved."
+                )
+        elif self.subcommand == "fit":
+            chosen = choose_checkpoint(run, config.resume)
+            config.ckpt_path = None if chosen is None else str(chosen)
+        if self.subcommand == "fit":
+            tidy(run)
+
+    def _add_callbacks(self, trainer: Namespace) -> None:
+        """Add what every run needs, unless the configuration names it with settings of its own."""
+        needed: list[type[pl.Callback]] = [DataPosition]
+        if self.subcommand == "fit":
+            needed += [ExactResume, FiniteGuard]
+            if trainer.enable_checkpointing is not False:
+                needed.append(SaveOnStop)
+        if trainer.enable_progress_bar is not False:
+            needed.append(StepProgressBar)
+        named = {callback.class_path.rpartition(".")[2] for callback in trainer.callbacks or []}
+        self.trainer_defaults["callbacks"] += [kind() for kind in needed if kind.__name__ not in named]
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Build the trainer with our way of writing checkpoints and a time after which a silent rank is dead."""
+        plugins = self._get(self.config_init, "trainer").get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        minutes = self._get(self.config, "rank_timeout")
+        if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:  # not one that YAML names
+            trainer.strategy._timeout = timedelta(minutes=minutes)  # type: ignore[attr-defined]
+        return trainer
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; when that fails, let no other process of this machine wait for this one."""
+        try:
+            self.trainer.fit(**arguments)
+        except BaseException as error:
+            _end_children(self.trainer, grace=GRACE if isinstance(error, (AgreedError, Preempted)) else 0.0)
+            raise
 
     def before_fit(self) -> None:
         """Say once what is about to be trained on what."""
@@ -102,9 +169,7 @@ def run(arguments: Sequence[str]) -> None:
     Args:
         arguments: The subcommand and its options.
     """
-    warnings.filterwarnings(
-        "ignore", message="LightningCLI's args parameter"
-    )  # argv was given to us as it is
+    _quieten()
     try:
         MagnetCLI(
             model_class=MagnetModule,
@@ -113,21 +178,26 @@ def run(arguments: Sequence[str]) -> None:
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [DataPosition()]},
+            trainer_defaults={"callbacks": []},
             args=_with_found_configs(arguments),
         )
+    except (AgreedError, Preempted):
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # the way out takes a second; a launcher may send another
+        if first_process():
+            raise
     except ValueError as error:  # the parser wraps what a class says about its arguments
         raise _user_error_within(error) or error from None
 
 
-def _move_aside(metrics: Path) -> None:
-    """Keep the metrics of an earlier run in the same folder: Lightning's CSV logger empties the file."""
-    if not metrics.exists() or "LOCAL_RANK" in os.environ:  # the other ranks are started by the first
-        return
-    number = 1 + len(list(metrics.parent.glob("metrics.*.csv")))
-    kept = metrics.with_name(f"metrics.{number}.csv")
-    metrics.rename(kept)
-    print(f"kept the metrics of the run before as {kept}")
+def _end_children(trainer: pl.Trainer, grace: float) -> None:
+    """Wait `grace` seconds for the ranks that Lightning started here, then end them."""
+    deadline = time.monotonic() + grace
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def _quieten() -> None:
