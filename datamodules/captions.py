@@ -1,92 +1,167 @@
-"""Vary a caption in training: merge metadata into it, drop it, drop words. Decided by the slot.
-
-Source: the text conditioning of the released MusicGen and MAGNeT music configurations.
-"""
+"""What is known about an audio file in words: from the list it stands in, a file beside it, and its own tags."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from string import Formatter
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from datamodules.order import Purpose, random_bits, uniforms
 from magnet_train.errors import UserError
 
-FIELDS = ("genre", "moods", "instrument", "keywords", "key", "bpm")  # of the JSON, beside `text`
-_COINS = 2  # merge, drop the caption
+CAPTION_FIELDS = ("text", "description", "caption")
+_TAGS = {  # as tinytag calls them, and as the datasets of the field do
+    "title": "title",
+    "artist": "artist",
+    "album": "album",
+    "genre": "genre",
+    "bpm": "bpm",
+    "initial_key": "key",
+    "mood": "moods",
+    "description": "description",
+}
+_CAPTION_OF_TAGS = ("genre", "moods", "title", "artist")
 
 
-@dataclass(frozen=True)
-class CaptionAugmentation:
-    """How often what happens to a caption, each 0..1.
+class CaptionError(ValueError):
+    """Why a file has no caption: a kind ("no caption") and, after a colon, details."""
+
+
+class CaptionTemplate:
+    """Make captions of fields, as in "{genre} with {instrument}".
 
     Args:
-        merge_metadata: The fields genre, moods, instrument, keywords, key and bpm are appended, in random
-            order, as "bpm: 140. genre: rock".
-        drop_caption: The caption gives way to merged fields; only where fields are merged.
-        drop_field: A field is left out of the merged ones.
-        drop_word: A word of what came out is left out.
+        pattern: Text with names of fields in braces.
 
     Raises:
-        UserError: A number outside 0..1.
+        UserError: It names no field, or is garbled.
     """
 
-    merge_metadata: float = 0.0
-    drop_caption: float = 0.0
-    drop_field: float = 0.0
-    drop_word: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 <= value <= 1:
-                raise UserError(f"data.captions.{name} is {value} and has to be in 0..1.")
-
-    def caption(self, metadata: Mapping[str, Any], seed: int, slot: int) -> str:
-        """Return the caption that a slot trains on, "" if nothing is left of it.
-
-        Args:
-            metadata: JSON of the sample; `text` is its caption.
-            seed: The run's seed.
-            slot: Decides everything.
-        """
-        text = str(metadata.get("text", ""))
-        fields = [f"{name}: {value}" for name in FIELDS if (value := _as_text(metadata.get(name)))]
-        dice = _Dice(seed, slot)
-        coins = dice.take(_COINS + 2 * len(FIELDS))
-        kept, places = coins[_COINS : _COINS + len(fields)], coins[-len(FIELDS) :][: len(fields)]
-        if coins[0] < self.merge_metadata:
-            merged = [fields[i] for i in np.argsort(places, kind="stable") if kept[i] >= self.drop_field]
-            dropped = bool(merged) and coins[1] < self.drop_caption
-            text = ". ".join(([] if dropped or not text else [text.rstrip(". ")]) + merged)
-        if self.drop_word:
-            words = text.split()
-            text = " ".join(
-                word
-                for word, coin in zip(words, dice.take(len(words)), strict=True)
-                if coin >= self.drop_word
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        try:
+            names = [name for _, name, *_ in Formatter().parse(pattern) if name is not None]
+        except ValueError as error:
+            raise UserError(
+                f"--caption-template {pattern!r} is garbled ({error}); close each brace."
+            ) from error
+        if not names or not all(name.isidentifier() for name in names):
+            raise UserError(
+                f"--caption-template {pattern!r} names no field; write one like '{{genre}} with {{instrument}}'."
             )
-        return text
+        self.names = names
+
+    def fill(self, fields: Mapping[str, Any]) -> str:
+        """Put fields into the pattern.
+
+        Raises:
+            CaptionError: One of them is missing or empty.
+        """
+        words = {name: as_words(fields.get(name)) for name in self.names}
+        missing = [name for name, value in words.items() if not value]
+        if missing:
+            raise CaptionError(f"no caption: the template wants {', '.join(missing)}")
+        return self.pattern.format_map(words)
 
 
-class _Dice:
-    """Uniform numbers of a slot, one after another."""
+def describe(
+    path: Path, listed: Mapping[str, Any], template: CaptionTemplate | None = None
+) -> dict[str, Any]:
+    """Collect the metadata of an audio file, with its caption as `text`.
 
-    def __init__(self, seed: int, slot: int) -> None:
-        self._seed = seed
-        self._slot = slot
-        self._used = 0
+    What the list says goes before the `.json` or `.txt` beside the file, and that before the file's tags. A
+    caption is what stands under `text`, `description` or `caption`; where there is none the template makes
+    one, and without a template the tags for genre, mood, title and artist.
 
-    def take(self, count: int) -> npt.NDArray[np.float32]:
-        start, self._used = self._used, self._used + count
-        words = -(-self._used // 2)
-        return uniforms(random_bits(self._seed, self._slot, Purpose.CAPTION, words))[start : self._used]
+    Args:
+        path: The audio file.
+        listed: Fields of its line in a list.
+        template: For files without a caption of their own.
+
+    Returns:
+        JSON primitives; `text` is filled in.
+
+    Raises:
+        CaptionError: There is no caption, or it cannot be read.
+    """
+    beside = _read_beside(path)
+    own = beside if beside is not None else {}
+    tags = _read_tags(path)
+    fields = {**tags, **own, **listed}
+    # of one source only: a caption in the list must not give way to a `text` beside the file
+    for source in (listed, own):
+        name = next((name for name in CAPTION_FIELDS if source.get(name)), None)
+        if name is not None:
+            text = source[name]
+            if not isinstance(text, str):
+                raise CaptionError(f"unreadable caption: {name} is a {type(text).__name__}, not a string")
+            fields.pop(name)
+            return _with_text(fields, text)
+    if template is not None:
+        return _with_text(fields, template.fill(fields))
+    if "description" in tags:
+        return _with_text(fields, str(fields.pop("description")))
+    text = as_words([tags[name] for name in _CAPTION_OF_TAGS if name in tags])
+    if text:
+        return _with_text(fields, text)
+    if listed or own:
+        raise CaptionError(f"no caption: none of {', '.join(CAPTION_FIELDS)} is filled in")
+    raise CaptionError("no caption: no .json or .txt beside it, and no tags in it")
 
 
-def _as_text(value: Any) -> str:
-    """Write a field as the caption has it; "" for what is empty or no text, number or list of them."""
-    if isinstance(value, list):
-        return ", ".join(filter(None, map(_as_text, value)))
-    return str(value).strip() if isinstance(value, (str, int, float)) else ""
+def load_json(text: str) -> Any:
+    """Decode JSON, strictly: NaN and Infinity are not JSON, and shards must not hold them.
+
+    Raises:
+        ValueError: It is no JSON.
+        RecursionError: It is nested too deep.
+    """
+    return json.loads(text, parse_constant=_refuse)
+
+
+def as_words(value: Any) -> str:
+    """Write a field as a person would: lists with commas, nothing for nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):
+        return ", ".join(filter(None, map(as_words, value)))
+    return " ".join(str(value).split())
+
+
+def _with_text(fields: Mapping[str, Any], text: str) -> dict[str, Any]:
+    text = " ".join(text.split())
+    if not text:
+        raise CaptionError("no caption: it is blank")
+    return {**fields, "text": text}
+
+
+def _read_beside(path: Path) -> dict[str, Any] | None:
+    """Read the `.json` or else the `.txt` beside an audio file; None if there is neither."""
+    sidecar = next((p for p in (path.with_suffix(".json"), path.with_suffix(".txt")) if p.is_file()), None)
+    if sidecar is None:
+        return None
+    try:
+        content = sidecar.read_text(encoding="utf-8")
+        record = load_json(content) if sidecar.suffix == ".json" else {"text": content}
+    except (OSError, ValueError, RecursionError) as error:
+        raise CaptionError(f"unreadable caption: {sidecar.name}: {error}") from error
+    if not isinstance(record, dict):
+        raise CaptionError(f"unreadable caption: {sidecar.name} is no JSON object")
+    return record
+
+
+def _read_tags(path: Path) -> dict[str, Any]:
+    """Read ID3, Vorbis or RIFF tags; a file without any, or with broken ones, gives none."""
+    from tinytag import TinyTag, TinyTagException
+
+    try:
+        found = TinyTag.get(path, duration=False).as_dict()
+    except (TinyTagException, OSError, ValueError):
+        return {}
+    words = {ours: as_words(found.get(theirs)) for theirs, ours in _TAGS.items()}
+    return {name: value for name, value in words.items() if value}
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")

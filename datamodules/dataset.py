@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.captions import CaptionAugmentation
+from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.draw import Draw, Drawn
 from datamodules.order import Purpose, below, random_bits, uniforms
 from datamodules.reading import Sample, ShardReader

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.captions import CaptionAugmentation
+from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenBatch, TokenDataset
 from datamodules.draw import AllBut, Draw, Mixture, OneByOne, hold_out
 from datamodules.manifest import read_manifest

@@ -104,20 +104,26 @@ def test_a_manifest(mixed: Path, tmp_path: Path) -> None:
     assert ShardReader(tmp_path / "shards")[0].metadata == {
         "text": "one",
         "genre": "test",
+        "bpm": 90,  # from the .json beside it
         "source": "mono.wav",
     }
     (line,) = (tmp_path / "shards" / "report.jsonl").read_text().splitlines()
     assert "gone.wav" in line
 
 
-def test_strict_stops_at_the_first_and_leaves_nothing(mixed: Path, tmp_path: Path, capsys: Any) -> None:
-    assert tokenize("--audio", mixed, "--out", tmp_path / "new" / "shards", "--strict") == 1
+def test_strict_stops_at_the_first_and_goes_on_without_strict(
+    mixed: Path, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "new" / "shards"
+    assert tokenize("--audio", mixed, "--out", out, "--strict") == 1
     error = capsys.readouterr().err
-    assert "mute about itself.wav cannot be used (no caption" in error
-    (mixed / "mute about itself.wav").unlink()
-    assert tokenize("--audio", mixed, "--out", tmp_path / "new" / "shards", "--strict") == 1
-    assert "blip.wav cannot be used (too short" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
+    assert "blip.wav cannot be used (too short" in error
+    assert not (out / "manifest.json").exists()
+    assert tokenize("--audio", mixed, "--out", out) == 0
+    assert len(ShardReader(out)) == 5
+    (mixed / "blip.wav").unlink()
+    assert tokenize("--audio", mixed, "--out", out, "--strict", "--overwrite") == 1
+    assert "broken.wav cannot be used (unreadable" in capsys.readouterr().err
 
 
 def test_nothing_usable_leaves_nothing(tmp_path: Path, capsys: Any) -> None:
