@@ -7,6 +7,7 @@ holds can never be out of date.
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -78,7 +79,8 @@ class ShardCache:
                 write_atomically(target / MANIFEST_NAME, manifest)  # last: a folder that has one is complete
             used = _lock_path(target).open("ab")
             fcntl.flock(used, fcntl.LOCK_SH)
-            os.utime(used.fileno())  # when it was last used
+            now = time.time_ns()
+            os.utime(used.fileno(), ns=(now, now))  # when it was last used; the kernel's own clock is coarser
             _in_use.append(used)
         return target
 
@@ -158,9 +160,20 @@ class RemoteFolder:
         """
         with explain_disk_errors(target), target.open("ab") as file:
             while (have := file.tell()) < size:
-                data = self._persist(name, lambda have=have: self._piece(name, have, size))  # type: ignore[misc]
+                data = self._persist(name, functools.partial(self._piece, name, have, size))
                 file.write(data)
                 progress(len(data))
+
+    def read_pieces(self, name: str, size: int) -> bytes:
+        """Return a whole file of `size` bytes.
+
+        Raises:
+            UserError: It is not there or cannot be reached.
+        """
+        data = bytearray()
+        while len(data) < size:
+            data += self._persist(name, functools.partial(self._piece, name, len(data), size))
+        return bytes(data)
 
     def _piece(self, name: str, start: int, size: int) -> bytes:
         end = min(start + _CHUNK, size)

@@ -6,24 +6,25 @@ Shapes: see `dataset.TokenBatch`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
+from datamodules.batches import BatchMaker, TokenBatch
 from datamodules.caption_augmentation import CaptionAugmentation
-from datamodules.dataset import TokenBatch, TokenDataset
+from datamodules.dataset import TokenDataset
 from datamodules.draw import AllBut, Draw, Mixture, OneByOne, hold_out
+from datamodules.loaders import batch_loader, layout, require_at_least, validation_loader
 from datamodules.manifest import read_manifest
 from datamodules.order import Purpose
 from datamodules.position import DataPosition
 from datamodules.reading import ShardReader
 from datamodules.remote import ShardCache
-from datamodules.sampler import EverySlotOnce, SlotBatchSampler, Slots
+from datamodules.sampler import SlotBatchSampler
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 
@@ -155,24 +156,18 @@ class TokenDataModule(pl.LightningDataModule):
                 "repeat data; add it to trainer.callbacks."
             )
         assert self._mixture is not None, "Lightning calls `setup` first"
+        rank, world_size = layout(self.trainer)
         self._sampler = SlotBatchSampler(
-            batch_size=self.batch_size,
-            rank=self._rank(),
-            world_size=self._world_size(),
-            start=self._start,
+            batch_size=self.batch_size, rank=rank, world_size=world_size, start=self._start
         )
-        return self._loader(self.shards, self._mixture, Purpose.TRAIN, self._sampler, self.captions)
+        dataset = self._dataset(self.shards, self._mixture, Purpose.TRAIN, self.captions)
+        return batch_loader(dataset, self._sampler, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[TokenBatch]:
         """Return the loader of this rank's share of the validation clips: same crops and noise every time."""
         folders = self.shards if self.val_shards is None else [self.val_shards]
-        batches = EverySlotOnce(
-            len(self._validation),
-            batch_size=self.batch_size,
-            rank=self._rank(),
-            world_size=self._world_size(),
-        )
-        return self._loader(folders, self._validation, Purpose.VALIDATION, batches, None)
+        dataset = self._dataset(folders, self._validation, Purpose.VALIDATION, None)
+        return validation_loader(dataset, self._validation, self.batch_size, self.num_workers, self.trainer)
 
     def test_dataloader(self) -> DataLoader[TokenBatch]:
         """Return the validation loader: there is no third split."""
@@ -197,41 +192,14 @@ class TokenDataModule(pl.LightningDataModule):
                 )
         return batch
 
-    def _loader(
-        self,
-        folders: Sequence[Path],
-        draw: Draw,
-        purpose: Purpose,
-        batches: Iterable[Slots],
-        captions: CaptionAugmentation | None,
-    ) -> DataLoader[TokenBatch]:
-        dataset = TokenDataset(
-            folders,
-            draw,
-            frames=self.segment_frames,
-            seed=self.seed,
-            purpose=purpose,
-            captions=captions,
-            skip=self.on_bad_sample == "skip",
-        )
-        return DataLoader(
-            dataset,
-            sampler=batches,
-            batch_size=None,  # one index is one batch: the worker makes it whole
-            collate_fn=_as_it_is,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def _dataset(
+        self, folders: Sequence[Path], draw: Draw, purpose: Purpose, captions: CaptionAugmentation | None
+    ) -> TokenDataset:
+        make_batch = BatchMaker(self.codec, self.segment_frames, self.seed, purpose, captions)
+        return TokenDataset(folders, draw, make_batch, skip=self.on_bad_sample == "skip")
 
     def _callbacks(self) -> list[pl.Callback]:
         return [] if self.trainer is None else list(self.trainer.callbacks)  # type: ignore[attr-defined]
-
-    def _rank(self) -> int:
-        return 0 if self.trainer is None else self.trainer.global_rank
-
-    def _world_size(self) -> int:
-        return 1 if self.trainer is None else self.trainer.world_size
 
     def _check_numbers(self) -> None:
         if self.segment_frames < 1:
@@ -239,13 +207,6 @@ class TokenDataModule(pl.LightningDataModule):
                 f"data.segment_duration {self.segment_duration} s is shorter than one token frame "
                 f"(1/{self.codec.frame_rate:g} s); make it longer."
             )
-        for name, least in (("batch_size", 1), ("num_workers", 0), ("seed", 0), ("max_bad_samples", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"data.{name} is {getattr(self, name)} and has to be at least {least}.")
+        require_at_least(self, batch_size=1, num_workers=0, seed=0, max_bad_samples=0)
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"data.val_fraction is {self.val_fraction} and has to be in 0..1, 1 excluded.")
-
-
-def _as_it_is(batch: Any) -> Any:
-    """Spare the batch the walk through every string of it that PyTorch would take."""
-    return batch

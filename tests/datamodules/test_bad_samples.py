@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.dataset import TokenBatch
+from datamodules.batches import TokenBatch
 from datamodules.tokens import TokenDataModule
 from magnet_train.errors import UserError
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules.dataset import TokenBatch
+from datamodules.batches import TokenBatch
 from datamodules.position import DataPosition
 from datamodules.tokens import TokenDataModule
 from magnet_train.errors import UserError

@@ -19,6 +19,7 @@ from moto.server import ThreadedMotoServer
 import datamodules.remote as remote
 from datamodules.reading import ShardReader
 from datamodules.remote import ShardCache
+from datamodules.streaming import StreamingDataModule
 from datamodules.tokens import TokenDataModule
 from magnet_train.errors import UserError
 
@@ -320,3 +321,16 @@ def test_the_default_cache_follows_the_environment(tmp_path: Path, monkeypatch: 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert ShardCache()._path() == tmp_path / ".cache" / "magnet-train"
+
+
+def test_streaming_reads_a_remote_folder(serve: Any, server: Server) -> None:
+    folder = serve()
+    options: dict[str, Any] = {"segment_duration": 1.0, "num_workers": 0, "buffer": 10}
+    server.faults = ["500", "dropped", "truncated"]
+    keys = [
+        [key for batch in itertools.islice(StreamingDataModule(shards, **options).train_dataloader(), 10)
+         for key in batch["key"]]
+        for shards in (folder, f"{server.url}/shards")
+    ]  # fmt: skip
+    assert keys[0] == keys[1]
+    assert not server.faults

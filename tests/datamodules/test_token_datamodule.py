@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.dataset import TokenBatch, TokenDataset
+from datamodules.batches import BatchMaker, TokenBatch
+from datamodules.dataset import TokenDataset
 from datamodules.draw import OneByOne
 from datamodules.order import Purpose
 from datamodules.tokens import TokenDataModule
@@ -189,18 +190,18 @@ def test_codec_is_there_before_the_shards_are_opened(make_shards: MakeShards, co
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_dataset_goes_to_another_process(make_shards: MakeShards, method: str) -> None:
+def test_dataset_goes_to_another_process(make_shards: MakeShards, codec: CodecInfo, method: str) -> None:
     folder = make_shards()
-    dataset = TokenDataset([folder], OneByOne([range(10)]), frames=50, seed=0, purpose=Purpose.TRAIN)
+    dataset = TokenDataset([folder], OneByOne([range(10)]), BatchMaker(codec, 50, 0, Purpose.TRAIN))
     loader = DataLoader(
         dataset, sampler=[np.array([3])], batch_size=None, num_workers=1, multiprocessing_context=method
     )
     assert [batch["key"] for batch in loader] == [["clip0003"]]
 
 
-def test_pickle_carries_no_index(make_shards: MakeShards) -> None:
+def test_pickle_carries_no_index(make_shards: MakeShards, codec: CodecInfo) -> None:
     folder = make_shards(clips=50)
-    dataset = TokenDataset([folder], OneByOne([range(50)]), frames=50, seed=0, purpose=Purpose.TRAIN)
+    dataset = TokenDataset([folder], OneByOne([range(50)]), BatchMaker(codec, 50, 0, Purpose.TRAIN))
     assert len(pickle.dumps(dataset)) < 1000
 
 
