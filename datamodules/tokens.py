@@ -122,6 +122,15 @@ class TokenDataModule(pl.LightningDataModule):
             "weights": weights,
         }
 
+    def summary(self) -> dict[str, int | float | str]:
+        """Say in a few words what the model learns from, for checkpoints and model cards."""
+        manifest = self._manifest
+        return {
+            "clips": manifest.samples,
+            "hours": round(manifest.seconds / 3600, 2),
+            "fingerprint": manifest.fingerprint,
+        }
+
     def start_at(self, slot: int) -> None:
         """Let the next iteration over the training loader begin at `slot`."""
         self._start = slot

@@ -6,6 +6,7 @@ Shapes: tokens int64 [B, K, T]; audio float [B, channels, samples].
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from magnet_train.checkpoints.adapter import merge_adapter, weights_sha256
 from magnet_train.checkpoints.audiocraft import CODEC_FILE, THEIR_STORE
 from magnet_train.checkpoints.audiocraft_export import save_audiocraft
 from magnet_train.checkpoints.export import save_export
-from magnet_train.checkpoints.load import read_model
-from magnet_train.checkpoints.stored import StoredModel, as_it_came, load_weights
+from magnet_train.checkpoints.load import read_model, read_stored
+from magnet_train.checkpoints.stored import StoredModel, as_it_came, load_weights, without_path
 from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig, Progress, generate_tokens
 from magnet_train.errors import UserError
@@ -110,6 +112,29 @@ class Magnet:
             self._stored.codec.require_same_tokens(codec.info, "the model", name)
             self._codec = codec
         return self._codec
+
+    def load_adapter(self, path: str | Path, strength: float = 1.0) -> None:
+        """Add a LoRA adapter to the model; several add up.
+
+        Args:
+            path: The checkpoint of a LoRA fine-tune.
+            strength: How much of it: 0 nothing, 1 as trained.
+
+        Raises:
+            UserError: There is no adapter, or it is for a model of another shape.
+        """
+        adapter = read_stored(path)
+        if not adapter.adapter:
+            raise UserError(f"{path} holds no adapter but a whole model; load it as the model.")
+        own = {f"lm.{name}": tensor for name, tensor in self.lm.state_dict().items()}
+        if weights_sha256(self._stored.weights) != adapter.base.get("weights_sha256"):
+            warnings.warn(
+                f"adapter {path} was trained on {adapter.base.get('source')}, and {self._stored.source} has other "
+                "weights; it may do something else here.",
+                stacklevel=2,
+            )
+        merged = merge_adapter(replace(self._stored, weights=own), adapter, strength)
+        self.lm.load_state_dict({name.removeprefix("lm."): tensor for name, tensor in merged.weights.items()})
 
     @property
     def licence(self) -> str:
@@ -289,6 +314,7 @@ class Magnet:
             codec_folder=codec_folder,
             text_folder=text_folder,
             licence=licence or stored.licence,
+            base=without_path(stored.base),
         )
 
 

@@ -87,7 +87,11 @@ def facts(model: StoredModel) -> Iterator[tuple[str, str]]:
     if model.data:
         yield "data", _listed(model.data)
     if model.base:
-        yield "made from", _listed(model.base)
+        licence, sha256 = model.base.get("licence", UNSPECIFIED), model.base.get("weights_sha256")
+        yield (
+            "made from",
+            f"`{model.base.get('source')}`, licence {licence}, sha256 of its weights `{sha256}`",
+        )
     yield "licence", model.licence
 
 

@@ -38,6 +38,7 @@ class StoredModel:
         training: Steps and the like, for tables and cards.
         data: What it was trained on: clips, hours, codec of the shards.
         base: The model that training began with: source, licence, hash of its weights. Empty without one.
+        adapter: Rank and the like where `weights` are a LoRA adapter to `base` alone. Else empty.
     """
 
     source: str
@@ -53,13 +54,15 @@ class StoredModel:
     training: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     base: dict[str, Any] = field(default_factory=dict)
+    adapter: dict[str, Any] = field(default_factory=dict)
 
 
 def describe(record: Mapping[str, Any], where: str, weights: dict[str, Tensor], **more: Any) -> StoredModel:
     """Read the settings, which a checkpoint and a config.json hold under the same names.
 
     Args:
-        record: `lm`, `text`, `codec`, `decoding` and `segment_duration`; maybe `licence`, `data` and `base`.
+        record: `lm`, `text`, `codec`, `decoding` and `segment_duration`; maybe `licence`, `data`, `base`
+            and `adapter`.
         where: File named in errors.
         weights: The model's weights.
         more: Remaining fields of `StoredModel`.
@@ -85,6 +88,7 @@ def describe(record: Mapping[str, Any], where: str, weights: dict[str, Tensor], 
             licence=str(record.get("licence") or UNSPECIFIED),
             data=dict(record.get("data") or {}),
             base=dict(record.get("base") or {}),
+            adapter=dict(record.get("adapter") or {}),
             **more,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -155,3 +159,10 @@ def as_it_came(tensor: Tensor, stored: Tensor | None) -> Tensor:
         return tensor
     narrow = tensor.to(stored.dtype)
     return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
+
+
+def without_path(base: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the base by the last two parts of its path: where it lay on this machine is nobody else's concern."""
+    if not base or base.get("hub"):
+        return dict(base)
+    return {**base, "source": "/".join(Path(str(base.get("source"))).parts[-2:])}

@@ -38,7 +38,20 @@ class Prompt:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `magnet-train generate`."""
     parser.add_argument(
-        "--model", required=True, metavar="PATH", help="exported folder, .ckpt of `fit`, or hub id"
+        "--model",
+        required=True,
+        metavar="PATH",
+        help="exported folder, .ckpt of `fit`, model of audiocraft, or hub id",
+    )
+    parser.add_argument(
+        "--adapter", metavar="CKPT", help="checkpoint of a LoRA fine-tune to add to the model"
+    )
+    parser.add_argument(
+        "--adapter-strength",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="how much of it: 0 none, 1 as trained",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -108,6 +121,8 @@ def run(args: argparse.Namespace) -> None:
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     magnet = Magnet.from_pretrained(args.model, device=device)
+    if args.adapter is not None:
+        magnet.load_adapter(args.adapter, args.adapter_strength)
     decoding = chosen_decoding(magnet.decoding, args)
     decoding.check(magnet.lm.n_q, magnet.lm.card)
     start = (
@@ -162,6 +177,11 @@ def _generate_all(
                     "batch_size": len(batch),
                     "place_in_batch": index - first,
                     "model": str(args.model),
+                    **(
+                        {}
+                        if args.adapter is None
+                        else {"adapter": args.adapter, "strength": args.adapter_strength}
+                    ),
                     "decoding": asdict(decoding),
                 }
                 lines.append(json.dumps(record))

@@ -24,8 +24,11 @@ from torch.distributed.constants import default_pg_timeout
 from datamodules import DataPosition
 from magnet_train.callbacks import ExactResume, FiniteGuard, SaveOnStop, StepProgressBar
 from magnet_train.callbacks.stop import SIGNALS
+from magnet_train.checkpoints.load import read_model
+from magnet_train.checkpoints.stored import StoredModel
 from magnet_train.cli.run_folder import Resume, choose_checkpoint, first_process, tidy
 from magnet_train.errors import AgreedError, Preempted, UserError
+from magnet_train.finetune import Tuning, average_what_trains, start, take_architecture
 from magnet_train.models.transformer import count_parameters
 from magnet_train.module import MagnetModule
 from magnet_train.survival import AtomicCheckpointIO
@@ -36,6 +39,8 @@ GRACE = 20.0  # seconds; every rank knows that the run is over and is on its way
 
 class MagnetCLI(LightningCLI):
     """Joins data and model; the data's codec decides n_q and card."""
+
+    _base: StoredModel | None = None  # of --init_from
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `--run` and link what has one source of truth."""
@@ -58,6 +63,19 @@ class MagnetCLI(LightningCLI):
             default=10.0,
             help="minutes without an answer after which the other ranks take one for dead and the run ends",
         )
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="model to begin with, weights alone, in any format that we read; sizes and text encoder become its "
+            "own. To go on with an interrupted run give --resume (as well, if the run had an --init_from)",
+        )
+        parser.add_subclass_arguments(
+            Tuning,
+            "tuning",
+            required=False,
+            help="what of the model trains, magnet_train.finetune.LoRA say; else all",
+        )
         parser.link_arguments("run", "trainer.default_root_dir")
         parser.link_arguments("data.init_args.segment_duration", "model.init_args.segment_duration")
         parser.link_arguments("data.init_args.seed", "model.init_args.seed")
@@ -72,6 +90,9 @@ class MagnetCLI(LightningCLI):
         config.weights_only = True
         self._choose_checkpoint(config)
         self._add_callbacks(config.trainer)
+        if config.init_from is not None:
+            self._base = read_model(config.init_from)
+            take_architecture(config.model.init_args, self._base)
         loggers = (
             config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
         )
@@ -124,6 +145,15 @@ class MagnetCLI(LightningCLI):
         except BaseException as error:
             _end_children(self.trainer, grace=GRACE if isinstance(error, (AgreedError, Preempted)) else 0.0)
             raise
+
+    def instantiate_classes(self) -> None:
+        """Build everything, then begin with another model's weights if there is one."""
+        super().instantiate_classes()
+        tuning = self._get(self.config_init, "tuning")
+        start(self.model, self._base, tuning, getattr(self.datamodule, "summary", dict)())
+        if tuning is not None:
+            average_what_trains(self.trainer.callbacks)  # type: ignore[attr-defined]
+        self._base = None  # its weights are no longer needed
 
     def before_fit(self) -> None:
         """Say once what is about to be trained on what."""

@@ -1,0 +1,76 @@
+"""LoRA weights as they lie in a checkpoint, and their sum with the model they were trained on.
+
+Shapes: a linear map's weight [out, in] gets A [rank, in] and B [out, rank].
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from magnet_train.checkpoints.stored import StoredModel
+from magnet_train.errors import UserError
+
+ADAPTER = "default"  # peft's name for the only one
+A, B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
+
+
+def is_adapter_weight(name: str) -> bool:
+    """Tell the additions from the model's own weights by name."""
+    return name.endswith((A, B))
+
+
+def merge_adapter(base: StoredModel, adapter: StoredModel, strength: float = 1.0) -> StoredModel:
+    """Add an adapter to the model it was trained on, or to one of the same shape.
+
+    Args:
+        base: The model.
+        adapter: A checkpoint of a LoRA fine-tune.
+        strength: How much of it; 0 leaves the base, 1 is as trained. Adapters may be added one after the other.
+
+    Returns:
+        The model with weights W + strength * alpha / rank * B A; settings are those of the adapter.
+
+    Raises:
+        UserError: The two do not fit together.
+    """
+    if base.lm != adapter.lm:
+        differing = [name for name in adapter.lm if base.lm.get(name) != adapter.lm[name]]
+        raise UserError(
+            f"adapter {adapter.source} is for a model with another {', '.join(differing)} than {base.source}; "
+            "name the base that it was trained on."
+        )
+    factor = strength * float(adapter.adapter["alpha"]) / int(adapter.adapter["rank"])
+    weights = dict(base.weights)
+    for name, down in adapter.weights.items():
+        if name.endswith(A):
+            target = name.removesuffix(A)
+            up = adapter.weights.get(target + B)
+            own = weights.get(f"{target}.weight")
+            if up is None or own is None or (up.shape[0], down.shape[1]) != tuple(own.shape):
+                raise UserError(
+                    f"adapter {adapter.source} has weights for {target} that do not fit {base.source}; save it again."
+                )
+            weights[f"{target}.weight"] = own.float() + factor * (up.float() @ down.float())
+    return replace(
+        adapter,
+        weights=weights,
+        adapter={},
+        text=base.text,
+        text_folder=base.text_folder,
+        codec_folder=base.codec_folder,
+    )
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """Hash names and numbers, so that a base is known again in whatever file it lies."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
