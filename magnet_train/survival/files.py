@@ -34,7 +34,8 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
             os.replace(partial, target)
             sync_folder(target.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is none after a success
+            partial.unlink()
 
 
 def point_to(link: Path, target: Path) -> None:
