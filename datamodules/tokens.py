@@ -112,24 +112,26 @@ class TokenDataModule(pl.LightningDataModule):
 
     def identity(self) -> dict[str, int | str]:
         """Say what a run's order depends on: a checkpoint resumes only where all of it is equal."""
-        fingerprint = "+".join(manifest.fingerprint for manifest in self._manifests)
         total = sum(self.weights)
         weights = "+".join(f"{weight / total:.6g}" for weight in self.weights)
         return {
             "seed": self.seed,
             "clips": self.train_clips,
-            "fingerprint": fingerprint,
+            "fingerprint": self._fingerprint,
             "weights": weights,
         }
 
     def summary(self) -> dict[str, int | float | str]:
         """Say in a few words what the model learns from, for checkpoints and model cards."""
-        manifest = self._manifest
         return {
-            "clips": manifest.samples,
-            "hours": round(manifest.seconds / 3600, 2),
-            "fingerprint": manifest.fingerprint,
+            "clips": sum(manifest.samples for manifest in self._manifests),
+            "hours": round(sum(manifest.seconds for manifest in self._manifests) / 3600, 2),
+            "fingerprint": self._fingerprint,
         }
+
+    @property
+    def _fingerprint(self) -> str:
+        return "+".join(manifest.fingerprint for manifest in self._manifests)
 
     def start_at(self, slot: int) -> None:
         """Let the next iteration over the training loader begin at `slot`."""

@@ -39,6 +39,9 @@ class SaveOnStop(Checkpoint):
         self._vote = StopVote()
         self._handlers: dict[signal.Signals, Any] = {}
         self._saved_step = 0
+        self.last_model_path = ""  # these three are what Lightning's loggers ask a checkpoint callback for
+        self.current_score: float | None = None
+        self.save_top_k = 1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over from Lightning's handlers: they answer from inside the signal, where ranks cannot agree."""
@@ -135,6 +138,10 @@ class SaveOnStop(Checkpoint):
         folder = Path(trainer.default_root_dir)
         before = set(folder.glob("stopped_step=*.ckpt"))
         trainer.save_checkpoint(folder / name)
+        self.last_model_path = str(folder / name)
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:  # W&B uploads it, if it was asked for (log_model)
+                logger.after_save_checkpoint(self)  # type: ignore[arg-type]
         for path in before - {folder / name}:  # each would be as large as the model and its optimizer
             trainer.strategy.remove_checkpoint(path)
 

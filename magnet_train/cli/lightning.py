@@ -14,27 +14,42 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
 from torch.distributed.constants import default_pg_timeout
 
 from datamodules import DataPosition
-from magnet_train.callbacks import ExactResume, FiniteGuard, SaveOnStop, StepProgressBar
+from magnet_train.callbacks import ExactResume, FiniteGuard, SaveOnStop, SpeedMonitor, StepProgressBar
 from magnet_train.callbacks.stop import SIGNALS
 from magnet_train.checkpoints.load import read_model
 from magnet_train.checkpoints.stored import StoredModel
 from magnet_train.cli.run_folder import Resume, choose_checkpoint, first_process, tidy
+from magnet_train.cli.start import StartSummary
+from magnet_train.cli.wrong_usage import OneSentenceParser
 from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.finetune import Tuning, average_what_trains, start, take_architecture
-from magnet_train.models.transformer import count_parameters
 from magnet_train.module import MagnetModule
 from magnet_train.survival import AtomicCheckpointIO
 
 CONFIG_OPTIONS = ("-c", "--config")
+_NOISE = ("💡", "TPU available", "`Trainer.fit` stopped", "Restor", "Found current_model_state")
 GRACE = 20.0  # seconds; every rank knows that the run is over and is on its way out
+
+
+class ConfigKeeper(SaveConfigCallback):
+    """Save the configuration in the run's folder, and hand it to the loggers that show it."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Log it once; the file is Lightning's work."""
+        if stage == "fit":
+            config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+            for logger in trainer.loggers:
+                if not isinstance(logger, CSVLogger):  # config.yaml lies beside its metrics already
+                    logger.log_hyperparams(config)
 
 
 class MagnetCLI(LightningCLI):
@@ -98,8 +113,9 @@ class MagnetCLI(LightningCLI):
         )
         for component in [*loggers, *(config.trainer.callbacks or [])]:
             for option in ("save_dir", "dirpath"):
-                if isinstance(component, Namespace) and component.init_args.get(option, "") in (None, "."):
-                    component.init_args[option] = config.run
+                settings = component.get("init_args") if isinstance(component, Namespace) else None
+                if settings is not None and settings.get(option, "") in (None, "."):
+                    settings[option] = config.run
 
     def _choose_checkpoint(self, config: Namespace) -> None:
         run = Path(config.run)
@@ -118,7 +134,7 @@ class MagnetCLI(LightningCLI):
         """Add what every run needs, unless the configuration names it with settings of its own."""
         needed: list[type[pl.Callback]] = [DataPosition]
         if self.subcommand == "fit":
-            needed += [ExactResume, FiniteGuard]
+            needed += [ExactResume, FiniteGuard, SpeedMonitor, StartSummary]
             if trainer.enable_checkpointing is not False:
                 needed.append(SaveOnStop)
         if trainer.enable_progress_bar is not False:
@@ -154,18 +170,6 @@ class MagnetCLI(LightningCLI):
         if tuning is not None:
             average_what_trains(self.trainer.callbacks)  # type: ignore[attr-defined]
         self._base = None  # its weights are no longer needed
-
-    def before_fit(self) -> None:
-        """Say once what is about to be trained on what."""
-        lm, text, data = self.model.lm, self.model.text, self.datamodule
-        trainer = self.trainer
-        batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        rank_zero_info(
-            f"{count_parameters(lm):,} parameters, {count_parameters(text, trainable_only=True):,} more in the text "
-            f"encoder train along; codec {data.codec.id}\n"
-            f"{batch} clips of {data.segment_duration:g} s ({data.segment_frames} frames) a step, "
-            f"{trainer.max_steps:,} steps; everything goes to {trainer.default_root_dir}"
-        )
 
 
 def packaged_config(name: str) -> str:
@@ -207,8 +211,10 @@ def run(arguments: Sequence[str]) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
+            save_config_callback=ConfigKeeper,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"callbacks": []},
+            parser_class=OneSentenceParser,
             args=_with_found_configs(arguments),
         )
     except (AgreedError, Preempted):
@@ -239,10 +245,15 @@ def _quieten() -> None:
         ".*does not have many workers",  # a choice of the configuration
         "The dirpath has changed from",
         "Experiment logs directory .* exists and is not empty",
+        ".*using the WeightAveraging callback, but loading a checkpoint outside",  # the average is what is loaded
+        ".*callbacks used to create the checkpoint need to be provided",  # of `validate` and `predict`
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()  # an advertisement
+        lambda record: not record.getMessage().startswith(_NOISE)
+    )
+    logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector").addFilter(
+        lambda record: not record.getMessage().startswith("`weights_only` was not set")  # of saving
     )
 
 
