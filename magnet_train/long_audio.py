@@ -64,17 +64,20 @@ def encode_blocks(
     chunk, context = round(chunk_seconds * codec.frame_rate), round(context_seconds * codec.frame_rate)
     in_pieces = hop * codec.frame_rate == codec.sample_rate  # else frames and samples drift apart
     held: list[Tensor] = []
+    samples = 0  # held
     before = 0  # frames of context at the start of what is held
     tokens: list[Tensor] = []
     for block in blocks:
         held.append(block)
+        samples += block.shape[-1]
         # the rest of a file is encoded with its last piece, which is at most a chunk and two contexts long
-        while in_pieces and sum(part.shape[-1] for part in held) > (before + chunk + 2 * context) * hop:
+        while in_pieces and samples > (before + chunk + 2 * context) * hop:
             audio = torch.cat(held, dim=-1)
             piece = codec.encode(audio[None, :, : (before + chunk + context) * hop])[0]
             tokens.append(piece[:, before : before + chunk])
-            kept = max(0, before + chunk - context)
-            held = [audio[:, kept * hop :].clone()]
-            before = before + chunk - kept
+            dropped = max(0, before + chunk - context)
+            held = [audio[:, dropped * hop :].clone()]
+            samples -= dropped * hop
+            before += chunk - dropped
     tokens.append(codec.encode(torch.cat(held, dim=-1)[None])[0][:, before:])
     return torch.cat(tokens, dim=-1)
