@@ -18,6 +18,7 @@ from magnet_train.tokens import CodecInfo
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
+JOB_NAME = "tokenize.json"  # what tokenize was asked for; there from its beginning
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,8 @@ def _read_entry(entry: Mapping[str, Any]) -> ShardEntry:
 def _explain_missing(folder: Path) -> str:
     if not folder.is_dir():
         return f"no folder at {folder}; make one with `magnet-train tokenize --audio DIR --out {folder}`."
+    if (folder / JOB_NAME).exists():
+        return f"{folder} is unfinished; give the tokenize command that began it again, and it goes on."
     if any(folder.glob("*.tar")):
         return (
             f"{folder} holds tars but no {MANIFEST_NAME}; if they are token shards from elsewhere, index "

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from datamodules.atomic import explain_disk_errors, partial_path, publish, write_atomically
 from datamodules.index import INDEX_NAME, IndexRows, write_index
-from datamodules.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
+from datamodules.manifest import JOB_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
 from datamodules.report import REPORT_NAME, LeftOut, read_report, summarize, write_report
 from datamodules.scan import scan_shard
 from datamodules.work_unit import Outcome, WorkUnit
@@ -27,7 +27,6 @@ from datamodules.writer import end_of_archive
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 
-JOB_NAME = "tokenize.json"
 WORK_NAME = ".tokenize"
 _OURS = (JOB_NAME, WORK_NAME, MANIFEST_NAME, INDEX_NAME, REPORT_NAME)
 

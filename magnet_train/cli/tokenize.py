@@ -9,12 +9,13 @@ files out among them. Neither changes a byte of the result.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from magnet_train.cli.counting import count
+from magnet_train.cli.counting import count, duration
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -112,7 +113,11 @@ def run(args: argparse.Namespace) -> None:
     job = ShardJob(args.out, codec.info, settings, len(files), args.files_per_shard)
     before = job.complete
     if not before:
-        _work(job, files, codec, template, args, ranks)
+        try:
+            _work(job, files, codec, template, args, ranks)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on with the next file", file=sys.stderr)
+            raise
     finished = job.finish(strict=args.strict)
     if finished is None:
         print(f"rank {ranks.rank} of {ranks.ranks} has done its share; {args.out} is ready when all have")
@@ -217,9 +222,8 @@ def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
     from datamodules.report import REPORT_NAME, summarize
 
     manifest = finished.manifest
-    hours = manifest.seconds / 3600
-    length = f"{hours:.2f} h" if hours >= 0.1 else f"{manifest.seconds:.1f} s"
-    sizes = f"{count(manifest.samples, 'clip')} ({length}) in {count(len(manifest.shards), 'shard')}"
+    clips, shards = count(manifest.samples, "clip"), count(len(manifest.shards), "shard")
+    sizes = f"{clips} ({duration(manifest.seconds)}) in {shards}"
     print(f"{folder} was finished before: {sizes}" if before else f"wrote {sizes} to {folder}")
     if finished.left_out:
         files = count(len(finished.left_out), "file")
