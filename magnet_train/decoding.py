@@ -135,59 +135,65 @@ def filter_probs(probs: Tensor, top_p: float, top_k: int) -> Tensor:
     return kept / kept.sum(dim=-1, keepdim=True)
 
 
+def race_noise(
+    shape: tuple[int, int, int],
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    device: torch.device | str,
+) -> Tensor:
+    """Draw what `sample_categorical` needs, float32 [B, T, card], exponentially distributed.
+
+    Drawn for every frame, so that a frame's share does not depend on which others are computed.
+    """
+    if isinstance(generator, Sequence):
+        uniform = torch.stack([torch.rand(shape[1:], generator=each, device=device) for each in generator])
+    else:
+        uniform = torch.rand(shape, generator=generator, device=device)
+    return uniform.log_().neg_()
+
+
 def sample_categorical(probs: Tensor, noise: Tensor) -> Tensor:
-    """Draw one id for each distribution, by inverting the distribution function.
+    """Draw one id for each distribution by an exponential race: the token that arrives first.
+
+    Rounding matters only where two arrive at once, so that the same noise gives the same token whatever the
+    size of the batch was.
 
     Args:
-        probs: float [..., card].
-        noise: float [...], uniform in [0, 1).
+        probs: float [..., card]; they need not add up to 1.
+        noise: float [..., card], see `race_noise`.
 
     Returns:
-        int64 [...], never an id of probability 0.
+        int64 [...].
     """
-    cumulative = probs.cumsum(dim=-1)
-    total = cumulative[..., -1:].contiguous()
-    token = torch.searchsorted(cumulative, noise[..., None] * total, right=True)
-    last = torch.searchsorted(cumulative, total)  # the product may be rounded up to `total` itself
-    return torch.minimum(token, last)[..., 0]
+    return (probs / noise).argmax(dim=-1)
 
 
 def sample_nucleus(probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
     """Draw from the smallest set of tokens whose probability exceeds `top_p`, sorting as little as possible.
 
-    A token drawn from the whole distribution is right if it lies in the set, which one sum tells; only where
-    it does not, the set itself is needed for a second draw. That gives every token of the set its probability
-    divided by that of the set: what `filter_probs` and one draw give.
+    If the winner of a race of all tokens lies in the set, it is also the winner among the set. One sum tells
+    whether it does, and only where it does not the set has to be found.
 
     Args:
-        probs: float [..., card].
+        probs: float [N, card].
         top_p: Above 0.
-        noise: float [..., 2], uniform in [0, 1).
+        noise: float [N, card], see `race_noise`.
 
     Returns:
-        int64 [...].
+        int64 [N], what `filter_probs` and `sample_categorical` give.
     """
-    probs, noise = probs.flatten(0, -2), noise.flatten(0, -2)
-    token = sample_categorical(probs, noise[:, 0])
-    if probs.is_cuda:  # to learn how many draws are wrong would be to wait for the GPU
-        return _draw_again_outside(token, probs, top_p, noise[:, 1])
+    if probs.is_cuda:  # to learn how many rows there are to sort would be to wait for the GPU
+        return sample_categorical(filter_probs(probs, top_p, 0), noise)
+    token = sample_categorical(probs, noise)
     own = probs.gather(-1, token[:, None])
     # With all its equals before it, so that neither ties nor rounding let a token in that sorting leaves out.
-    before = (probs * (probs >= own)).sum(dim=-1, keepdim=True) - own
-    rows = (before > top_p - ROUNDING)[:, 0].nonzero()[:, 0]
-    token[rows] = _draw_again_outside(token[rows], probs[rows], top_p, noise[rows, 1])
+    before = ((probs * (probs >= own)).sum(dim=-1, keepdim=True) - own)[:, 0]
+    rows = (before > top_p - ROUNDING).nonzero()[:, 0]
+    token[rows] = sample_categorical(filter_probs(probs[rows], top_p, 0), noise[rows])
     return token
 
 
-def _draw_again_outside(token: Tensor, probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
-    """Keep the tokens int64 [N] that lie in the nucleus; draw from it for the others."""
-    nucleus = filter_probs(probs, top_p, 0)
-    inside = nucleus.gather(-1, token[:, None])[:, 0] > 0
-    return torch.where(inside, token, sample_categorical(nucleus, noise))
-
-
 def choose_tokens(
-    logits: Tensor, temperature: float, decoding: DecodingConfig, noise: Tensor
+    logits: Tensor, temperature: float, decoding: DecodingConfig, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Sample a token at every frame and say how probable it was.
 
@@ -195,20 +201,22 @@ def choose_tokens(
         logits: float [B, M, card], guided.
         temperature: Of this step; at least `MIN_TEMPERATURE` is used.
         decoding: Which tokens are candidates.
-        noise: float [B, M, 2], uniform in [0, 1).
+        noise: float [B, M, card], see `race_noise`; None without sampling.
 
     Returns:
         Ids int64 [B, M] and their probabilities float [B, M]. As in the reference the probabilities are
         those before `top_p` but after `top_k`.
     """
     probs = torch.softmax(logits / max(temperature, MIN_TEMPERATURE), dim=-1)
-    if not decoding.use_sampling:
+    if noise is None:
         tokens = logits.argmax(dim=-1)
     elif decoding.top_p > 0.0:
-        tokens = sample_nucleus(probs, decoding.top_p, noise).view(probs.shape[:-1])
+        tokens = sample_nucleus(probs.flatten(0, 1), decoding.top_p, noise.flatten(0, 1)).view(
+            probs.shape[:2]
+        )
     else:
         probs = filter_probs(probs, 0.0, decoding.top_k)
-        tokens = sample_categorical(probs, noise[..., 0])
+        tokens = sample_categorical(probs, noise)
     return tokens, probs.gather(-1, tokens[..., None])[..., 0]
 
 
@@ -369,9 +377,9 @@ def generate_tokens(
         # Clips that need fewer frames than others have some computed that nothing reads.
         frames = (chosen | masked).int().argsort(dim=-1, descending=True, stable=True)[:, :most]  # [B, M]
         logits = _logits_at(logits_fn, tokens, step, frames)
-        noise = _draw((batch, num_frames, 2), generator, device).gather(
-            1, frames[..., None].expand(-1, -1, 2)
-        )
+        noise = None
+        if decoding.use_sampling:
+            noise = _at_frames(race_noise((batch, num_frames, card), generator, device), frames)
         sampled, sampled_probs = choose_tokens(logits, step.temperature, decoding, noise)
         current = torch.where(masked, current.scatter(1, frames, sampled), current)
         tokens[:, stage] = current
@@ -387,18 +395,12 @@ def _logits_at(logits_fn: LogitsFn, tokens: Tensor, step: DecodingStep, frames: 
     if isinstance(logits_fn, LogitsAtFrames):
         return logits_fn.at(tokens, step.stage, step.cfg_coef, frames).float()
     logits = logits_fn(tokens, step.stage, step.cfg_coef).float()
-    return logits.gather(1, frames[..., None].expand(-1, -1, logits.shape[-1]))
+    return _at_frames(logits, frames)
 
 
-def _draw(
-    shape: tuple[int, ...],
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    device: torch.device | str,
-) -> Tensor:
-    """Draw uniform noise for all frames, so that it does not depend on which of them are computed."""
-    if isinstance(generator, Sequence):
-        return torch.stack([torch.rand(shape[1:], generator=each, device=device) for each in generator])
-    return torch.rand(shape, generator=generator, device=device)
+def _at_frames(values: Tensor, frames: Tensor) -> Tensor:
+    """Take [B, M, card] of [B, T, card] at the frames int64 [B, M]."""
+    return values[torch.arange(len(values), device=values.device)[:, None], frames]
 
 
 def _given_tokens(

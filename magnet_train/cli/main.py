@@ -26,6 +26,7 @@ COMMANDS = {
     "test": "measure a checkpoint on test data",
     "predict": "generate one clip for each caption of the data",
     "generate": "make audio from text with a trained model",
+    "benchmark": "measure speed side by side with a naive model",
     "export": "write a self-contained model folder from a checkpoint",
 }
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")

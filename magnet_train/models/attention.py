@@ -1,6 +1,6 @@
 """Multi-head attention, and the restricted context without a [T, T] tensor.
 
-Shapes: B clips, T frames, S key positions, D = dim, H heads, N blocks of W frames, C frames of context.
+Shapes: B clips, T frames, S key positions, D = dim, H heads, N blocks of W frames, C frames beyond a block.
 
 Source: arXiv 2401.04577, section 3.2 (restricted context).
 """
@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BLOCK_FRAMES = 32  # measured on CPUs: 16 is as fast, 64 a tenth slower (benchmarks/README.md)
+BLOCK_FRAMES = 32  # measured on a CPU: 16 is as fast, 64 a tenth slower
+SHORT_FRAMES = 128  # a clip up to here is one block: cutting it costs more than it saves
 
 
 class Window(NamedTuple):
-    """A restricted context: every block of W frames, and which of its W + 2C keys each frame may attend to."""
+    """A restricted context: blocks of W frames, and which of its block's W + 2C keys each frame may attend to."""
 
-    context: int
+    halo: int  # C
     allowed: Tensor  # bool [N, W, W + 2C]
 
 
@@ -28,22 +29,24 @@ def window_of(num_frames: int, context: int, device: torch.device | str = "cpu")
 
     Args:
         num_frames: T.
-        context: C, frames on each side; the frame itself comes on top.
+        context: Frames on each side; the frame itself comes on top.
         device: Where to put the mask.
 
     Returns:
-        The window, or None when C reaches everywhere from everywhere.
+        The window, or None when the context reaches everywhere from everywhere.
     """
     if context >= num_frames - 1:
         return None
-    block = max(BLOCK_FRAMES, context)
+    block, halo = max(BLOCK_FRAMES, context), context
+    if num_frames <= SHORT_FRAMES:
+        block, halo = num_frames, 0
     num_blocks = -(-num_frames // block)
     query = torch.arange(num_blocks * block, device=device).view(num_blocks, block, 1)
-    first_key = torch.arange(num_blocks, device=device).view(num_blocks, 1, 1) * block - context
-    key = first_key + torch.arange(block + 2 * context, device=device)  # [N, 1, W + 2C]
+    first_key = torch.arange(num_blocks, device=device).view(num_blocks, 1, 1) * block - halo
+    key = first_key + torch.arange(block + 2 * halo, device=device)  # [N, 1, W + 2C]
     exists = (key >= 0) & (key < num_frames)
     # Frames that only fill the last block attend to each other: softmax over no key would be NaN.
-    return Window(context, ((query - key).abs() <= context) & (exists | (query >= num_frames)))
+    return Window(halo, ((query - key).abs() <= context) & (exists | (query >= num_frames)))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, allowed: Tensor | None = None) -> Tensor:
@@ -79,7 +82,7 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: 
         float [B, T, D].
     """
     batch, num_frames, dim = q.shape
-    context, allowed = window
+    halo, allowed = window
     num_blocks, block, _ = allowed.shape
 
     def blocks(x: Tensor) -> Tensor:  # [B, N, W, D]
@@ -87,9 +90,11 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: 
 
     def with_neighbours(x: Tensor) -> Tensor:  # [B x N, W + 2C, D]
         x = blocks(x)
-        before = F.pad(x[:, :-1, block - context :], (0, 0, 0, 0, 1, 0))
-        after = F.pad(x[:, 1:, :context], (0, 0, 0, 0, 0, 1))
-        return torch.cat([before, x, after], dim=2).flatten(0, 1)
+        if halo:
+            before = F.pad(x[:, :-1, block - halo :], (0, 0, 0, 0, 1, 0))
+            after = F.pad(x[:, 1:, :halo], (0, 0, 0, 0, 0, 1))
+            x = torch.cat([before, x, after], dim=2)
+        return x.flatten(0, 1)
 
     out = attention(
         blocks(q).flatten(0, 1),

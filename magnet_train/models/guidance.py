@@ -64,5 +64,5 @@ class GuidedLogits:
     def _predict(self, tokens: Tensor, stage: int, frames: Tensor | None) -> Tensor:
         states = self.lm.states(tokens, stage, self._texts)  # [B, T, D]
         if frames is not None:
-            states = states.gather(1, frames[..., None].expand(-1, -1, states.shape[-1]))  # [B, M, D]
+            states = states[torch.arange(len(states), device=states.device)[:, None], frames]  # [B, M, D]
         return self.lm.head(states, stage).float()

@@ -13,6 +13,7 @@ from magnet_train.decoding import (
     decoding_schedule,
     filter_probs,
     generate_tokens,
+    race_noise,
     sample_categorical,
     sample_nucleus,
 )
@@ -183,19 +184,11 @@ def test_filters_renormalise():
     assert ((filter_probs(probs, 1e-9, 0) > 0).sum(dim=-1) == 1).all()
 
 
-def sorted_nucleus(probs, top_p, noise):
-    """As `sample_nucleus`, with the set of every row found by sorting."""
-    nucleus = filter_probs(probs, top_p, 0)
-    first = sample_categorical(probs, noise[..., 0])
-    inside = nucleus.gather(-1, first[..., None])[..., 0] > 0
-    return torch.where(inside, first, sample_categorical(nucleus, noise[..., 1]))
-
-
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("kind", ["smooth", "sharp", "tied", "flat"])
 def test_the_nucleus_is_the_sorted_one(kind, top_p):
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(4, 500, 256, generator=generator)
+    logits = torch.randn(2000, 256, generator=generator)
     logits = {
         "smooth": logits,
         "sharp": 8 * logits,
@@ -203,16 +196,17 @@ def test_the_nucleus_is_the_sorted_one(kind, top_p):
         "flat": torch.zeros_like(logits),
     }[kind]
     probs = logits.softmax(dim=-1)
-    noise = torch.rand(4, 500, 2, generator=generator)
-    tokens = sample_nucleus(probs, top_p, noise).view(4, 500)
-    assert torch.equal(tokens, sorted_nucleus(probs, top_p, noise))
-    assert (filter_probs(probs, top_p, 0).gather(-1, tokens[..., None]) > 0).all()
+    noise = race_noise((1, 2000, 256), generator, "cpu")[0]
+    nucleus = filter_probs(probs, top_p, 0)
+    tokens = sample_nucleus(probs, top_p, noise)
+    assert torch.equal(tokens, sample_categorical(nucleus, noise))
+    assert (nucleus.gather(-1, tokens[..., None]) > 0).all()
 
 
 def test_the_nucleus_is_drawn_by_probability():
     draws = 200_000
     probs = torch.tensor([0.05, 0.4, 0.02, 0.3, 0.2, 0.03])
-    noise = torch.rand(draws, 2, generator=torch.Generator().manual_seed(0))
+    noise = race_noise((1, draws, 6), torch.Generator().manual_seed(0), "cpu")[0]
     tokens = sample_nucleus(probs.expand(draws, -1), 0.6, noise)
     expected = filter_probs(probs, 0.6, 0)
     assert (expected > 0).tolist() == [False, True, False, True, False, False]
@@ -222,8 +216,12 @@ def test_the_nucleus_is_drawn_by_probability():
 
 def test_impossible_tokens_are_never_drawn():
     probs = torch.tensor([0.0, 0.5, 0.0, 0.5, 0.0])
-    noise = torch.tensor([0.0, 0.4999, 0.5, 1 - 2**-24])
-    assert sample_categorical(probs.expand(4, -1), noise).tolist() == [1, 1, 3, 3]
+    noise = race_noise((1, 10_000, 5), torch.Generator().manual_seed(0), "cpu")[0]
+    noise[0] = torch.inf  # of a uniform number that was 0: arrives last
+    noise[0, 3] = 1.0
+    tokens = sample_categorical(probs.expand(10_000, -1), noise)
+    assert tokens[0] == 3
+    assert set(tokens.tolist()) == {1, 3}
 
 
 class AnswersAtFrames:
