@@ -1,8 +1,9 @@
-"""Token data: shards on disk, the position in a run, and the LightningDataModule that feeds a model.
+"""Token data: shards on disk, the position in a run, and the LightningDataModules that feed a model.
 
 Bottom to top: `atomic`, `problems`, `npy`, `tar` (bytes); `manifest`, `index` (what stands beside the tars);
-`scan` (every byte of one shard); `writer`, `verify`, `reading` (a folder of shards); `order`, `sampler`
-(which clip when); `dataset`, `tokens`, `position` (Lightning). `audio_files` lists audio with its captions.
+`scan` (every byte of one shard); `writer`, `verify`, `reading`, `remote` (a folder of shards); `order`, `sampler`,
+`draw` (which clip when); `captions`, `batches` (what becomes of it); `dataset`, `loaders`, `tokens`, `streaming`,
+`position` (PyTorch and Lightning). `audio_files` lists audio with its captions.
 """
 
 from __future__ import annotations
@@ -15,17 +16,22 @@ os.environ.setdefault("WDS_SECURE", "1")
 
 if TYPE_CHECKING:
     from datamodules.position import DataPosition
+    from datamodules.streaming import StreamingDataModule
     from datamodules.tokens import TokenDataModule
 
-__all__ = ["DataPosition", "TokenDataModule"]
+__all__ = ["DataPosition", "StreamingDataModule", "TokenDataModule"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the two Lightning classes when they are first asked for; the shards need no Lightning."""
+    """Import the Lightning classes when they are first asked for; the shards need no Lightning."""
     if name == "DataPosition":
         from datamodules.position import DataPosition
 
         return DataPosition
+    if name == "StreamingDataModule":
+        from datamodules.streaming import StreamingDataModule
+
+        return StreamingDataModule
     if name == "TokenDataModule":
         from datamodules.tokens import TokenDataModule
 

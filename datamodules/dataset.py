@@ -1,91 +1,78 @@
-"""Make batches of equally long clips, in the worker.
-
-Shapes: tokens int64 [B, K, T] (card where there is no audio), valid bool [B, T], noise float32 [B, 2 + T],
-slot int64 [B]; B rows, K codebooks, T frames.
-"""
+"""Load the clips of slots in a worker, whole batches at a time."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.order import Purpose, below, random_bits, uniforms
-from datamodules.reading import ShardReader
-from datamodules.sampler import Batch
-
-
-class TokenBatch(TypedDict):
-    """What training and validation steps get.
-
-    Keys:
-        tokens: int64 [B, K, T]; padded frames hold card.
-        valid: bool [B, T]; False in padded frames.
-        noise: float32 [B, 2 + T] in [0, 1), the same for a slot in every run: column 0 for the mask rate,
-            1 for dropping the text, the rest for the order of the spans.
-        text: B captions, "" where there is none.
-        key: B keys as the shards have them, "" in rows that only fill up.
-        slot: int64 [B]; -1 in rows that only fill up.
-    """
-
-    tokens: Tensor
-    valid: Tensor
-    noise: Tensor
-    text: list[str]
-    key: list[str]
-    slot: Tensor
+from datamodules.batches import BatchMaker, TokenBatch
+from datamodules.draw import Draw, Drawn
+from datamodules.reading import Sample, ShardReader
+from datamodules.sampler import Slots
+from magnet_train.errors import UserError
 
 
 class TokenDataset(Dataset[TokenBatch]):
-    """Load whole batches: indexed with a list of (slot, clip), answers with a `TokenBatch`.
-
-    Longer clips give a crop whose place the slot decides, shorter ones are padded.
+    """Indexed with the numbers of slots, answers with a `TokenBatch`.
 
     Args:
-        folder: Shards.
-        frames: Length of every row, T.
-        seed: The run's seed.
-        purpose: Validation draws other crops and noise than training.
+        folders: Shards, one folder or several.
+        draw: Which folder and clip a slot draws from.
+        make_batch: Crops and joins what was read.
+        skip: Let another clip stand in for a damaged one as `draw` says; if it names none, the row only fills
+            up.
     """
 
-    def __init__(self, folder: Path, *, frames: int, seed: int, purpose: Purpose) -> None:
-        self.reader = ShardReader(folder)
-        self.frames = frames
-        self.seed = seed
-        self.purpose = purpose
+    def __init__(
+        self, folders: Sequence[Path], draw: Draw, make_batch: BatchMaker, *, skip: bool = False
+    ) -> None:
+        self.readers = [ShardReader(folder) for folder in folders]
+        self.draw = draw
+        self.make_batch = make_batch
+        self.skip = skip
 
-    def __getitem__(self, batch: Batch) -> TokenBatch:
-        """Load one batch.
+    def __getitem__(self, slots: Slots) -> TokenBatch:
+        """Load one batch; slots of -1 only fill up.
 
         Raises:
-            UserError: A clip is damaged; names shard and key.
+            UserError: A clip is damaged and must not be skipped, or too many are; names shard and key.
         """
-        codec = self.reader.manifest.codec
-        tokens = np.full((len(batch), codec.n_q, self.frames), codec.mask_id, dtype=np.int64)
-        valid = np.zeros((len(batch), self.frames), dtype=np.bool_)
-        noise = np.zeros((len(batch), 2 + self.frames), dtype=np.float32)
-        text, key = [""] * len(batch), [""] * len(batch)
-        for row, (slot, clip) in enumerate(batch):
-            if slot < 0:
-                continue
-            bits = random_bits(self.seed, slot, self.purpose, 3 + self.frames)
-            noise[row] = uniforms(bits[1:])
-            sample = self.reader[clip]
-            spare = max(0, sample.tokens.shape[1] - self.frames)
-            start = below(bits[0], spare + 1)
-            crop = sample.tokens[:, start : start + self.frames]  # [K, <= T]
-            tokens[row, :, : crop.shape[1]] = crop
-            valid[row, : crop.shape[1]] = True
-            text[row], key[row] = sample.metadata.get("text", ""), sample.key
-        return TokenBatch(
-            tokens=torch.from_numpy(tokens),
-            valid=torch.from_numpy(valid),
-            noise=torch.from_numpy(noise),
-            text=text,
-            key=key,
-            slot=torch.tensor([slot for slot, _ in batch]),
-        )
+        skipped: list[str] = []
+        real = slots[slots >= 0]
+        drawn = self.draw[real]
+        samples: list[Sample | None] = [None] * len(slots)
+        rows = np.flatnonzero(slots >= 0).tolist()
+        for row, slot, folder, found in zip(
+            rows, real.tolist(), drawn.folder.tolist(), self._read(drawn), strict=True
+        ):
+            if isinstance(found, UserError):
+                samples[row] = self._stand_in(slot, folder, found, skipped)
+            else:
+                samples[row] = found
+        return self.make_batch(slots, samples, skipped)
+
+    def _read(self, drawn: Drawn) -> list[Sample | UserError]:
+        if len(self.readers) == 1:
+            return self.readers[0].read(drawn.clip)
+        found: list[Sample | UserError] = [UserError()] * len(drawn.clip)
+        for number, reader in enumerate(self.readers):
+            rows = np.flatnonzero(drawn.folder == number)
+            for row, sample in zip(rows.tolist(), reader.read(drawn.clip[rows]), strict=True):
+                found[row] = sample
+        return found
+
+    def _stand_in(self, slot: int, folder: int, damage: UserError, skipped: list[str]) -> Sample | None:
+        if not self.skip:
+            raise damage
+        skipped.append(f"slot {slot}: {damage}")
+        clips = self.draw.instead(slot, folder)
+        for clip in clips:
+            (found,) = self.readers[folder].read(np.array([clip]))
+            if isinstance(found, Sample):
+                return found
+        if len(clips):
+            raise UserError(f"{damage} (slot {slot}; {len(clips)} clips tried in its place are damaged too)")
+        return None

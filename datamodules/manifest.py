@@ -18,6 +18,7 @@ from magnet_train.tokens import CodecInfo
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
+JOB_NAME = "tokenize.json"  # what tokenize was asked for; there from its beginning
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,22 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        record = json.loads(path.read_bytes())
+        return parse_manifest(path.read_bytes(), path)
     except FileNotFoundError as error:
         raise UserError(_explain_missing(folder)) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path} is unreadable ({error}); copy it again or tokenize again.") from error
+
+
+def parse_manifest(content: bytes, path: Path | str) -> Manifest:
+    """Decode the bytes of a `manifest.json`; `path` is named in errors.
+
+    Raises:
+        UserError: It is unreadable or of a later format.
+    """
+    try:
+        record = json.loads(content)
+    except ValueError as error:
         raise UserError(f"{path} is unreadable ({error}); copy it again or tokenize again.") from error
     found = record.get("format") if isinstance(record, dict) else None
     if found != FORMAT:
@@ -131,6 +144,8 @@ def _read_entry(entry: Mapping[str, Any]) -> ShardEntry:
 def _explain_missing(folder: Path) -> str:
     if not folder.is_dir():
         return f"no folder at {folder}; make one with `magnet-train tokenize --audio DIR --out {folder}`."
+    if (folder / JOB_NAME).exists():
+        return f"{folder} is unfinished; give the tokenize command that began it again, and it goes on."
     if any(folder.glob("*.tar")):
         return (
             f"{folder} holds tars but no {MANIFEST_NAME}; if they are token shards from elsewhere, index "

@@ -1,21 +1,24 @@
 """Which clip, which crop, which dice: pure functions of (seed, slot).
 
 A slot is a sample's number in the whole run, over all ranks and epochs. All randomness is raw Philox bits,
-whose stream NumPy promises to keep; nothing depends on rank, worker, process or clock.
+whose stream NumPy promises to keep; nothing depends on rank, worker, process or clock, and no table is kept:
+a slot's clip costs the same for ten clips and for a billion.
 
-Source: Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3".
+Sources: Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3" (Philox); Black and Rogaway 2002,
+"Ciphers with Arbitrary Finite Domains" (Feistel network and cycle-walking).
 """
 
 from __future__ import annotations
 
 import enum
+import functools
+import math
 
 import numpy as np
 import numpy.typing as npt
 
-ORDER_VERSION = (
-    1  # raise when `order` or `random_bits` answers otherwise: a resume across the change is refused
-)
+ORDER_VERSION = 2  # raise when a slot gets another clip, crop or dice: a resume across the change is refused
+_ROUNDS = 6
 
 
 class Purpose(enum.IntEnum):
@@ -24,26 +27,50 @@ class Purpose(enum.IntEnum):
     ORDER = 0
     TRAIN = 1
     VALIDATION = 2
+    CAPTION = 3
+    REPLACEMENT = 4
 
 
-def random_bits(seed: int, number: int, purpose: Purpose, count: int) -> npt.NDArray[np.uint64]:
-    """Return `count` random 64-bit words.
+def random_bits(
+    seed: int, numbers: npt.ArrayLike, purpose: Purpose, count: int, source: int = 0
+) -> npt.NDArray[np.uint64]:
+    """Return `count` random 64-bit words for each number; more words begin with the same ones.
 
     Args:
         seed: The run's seed, 0 or more.
-        number: Slot or epoch, 0 or more.
+        numbers: Slots or epochs, each 0 or more, of any shape.
         purpose: Keeps the streams apart.
         count: How many words.
+        source: Number of the folder in a mixture; keeps their streams apart too.
+
+    Returns:
+        uint64, the shape of `numbers` and then `count`.
     """
-    key = np.array([seed, number], dtype=np.uint64)
-    counter = np.array([0, 0, 0, purpose], dtype=np.uint64)
-    bits: npt.NDArray[np.uint64] = np.random.Philox(key=key, counter=counter).random_raw(count)
-    return bits
+    numbers = np.asarray(numbers, dtype=np.uint64)
+    philox = np.random.Philox(
+        key=np.array([seed, 0], dtype=np.uint64), counter=np.array([0, 0, source, purpose], dtype=np.uint64)
+    )
+    state = philox.state  # set anew for each number: a tenth of the price of another Philox
+    key = state["state"]["key"]
+    bits = np.empty((numbers.size, count), dtype=np.uint64)
+    for row, number in enumerate(numbers.flat):
+        key[1] = number
+        philox.state = state
+        bits[row] = philox.random_raw(count)
+    return bits.reshape(*numbers.shape, count)
 
 
 def uniforms(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
-    """Turn random words into float32 in [0, 1): their upper 24 bits, which float32 holds exactly."""
-    return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+    """Turn each random word into two float32 in [0, 1): the upper 24 bits of its lower and its upper half.
+
+    Args:
+        bits: uint64 [..., n].
+
+    Returns:
+        float32 [..., 2 n]; 24 bits are what float32 holds exactly.
+    """
+    halves = bits.astype("<u8", copy=False).view("<u4")
+    return (halves >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
 
 
 def below(word: np.uint64, limit: int) -> int:
@@ -51,27 +78,65 @@ def below(word: np.uint64, limit: int) -> int:
     return (int(word) * limit) >> 64
 
 
-def order(seed: int, epoch: int, clips: int) -> npt.NDArray[np.int64]:
-    """Return the order of the clips in one epoch, a permutation of 0..clips-1."""
-    return np.argsort(random_bits(seed, epoch, Purpose.ORDER, clips), kind="stable")
+def permute(places: npt.NDArray[np.int64], size: int, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Apply a random-looking bijection of 0..size-1, in constant time and memory.
+
+    A Feistel network on pairs of digits to base ceil(sqrt(size)). It permutes at most 2 sqrt(size) + 1 numbers
+    too many, and what lands there goes through it again until it lands inside (cycle-walking).
+
+    Args:
+        places: Each in 0..size-1, [n].
+        size: 1..2**62.
+        keys: One random word a round; they choose the bijection.
+    """
+    base = np.uint64(math.isqrt(size - 1) + 1)
+    out = _feistel(places.astype(np.uint64), base, keys)
+    while (outside := out >= np.uint64(size)).any():
+        out[outside] = _feistel(out[outside], base, keys)
+    return out.astype(np.int64)
+
+
+def _feistel(
+    numbers: npt.NDArray[np.uint64], base: np.uint64, keys: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    left, right = np.divmod(numbers, base)
+    for key in keys:
+        left, right = right, (left + _scramble(right + key, base)) % base
+    return left * base + right
+
+
+def _scramble(word: npt.NDArray[np.uint64], limit: np.uint64) -> npt.NDArray[np.uint64]:
+    """Hash words into 0..limit-1, limit at most 2**31 (Stafford's mix 13, the finaliser of SplitMix64)."""
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((word >> np.uint64(32)) * limit) >> np.uint64(32)
+
+
+@functools.lru_cache(maxsize=256)
+def _round_keys(seed: int, epoch: int, source: int) -> npt.NDArray[np.uint64]:
+    return random_bits(seed, epoch, Purpose.ORDER, _ROUNDS, source)
 
 
 class ClipOrder:
-    """Say which clip a slot holds; remembers the epoch asked for last.
+    """Say which clip a place in an endless walk over the clips holds: each epoch has each clip once.
 
     Args:
         seed: The run's seed.
         clips: Clips in an epoch, 1 or more.
+        source: Number of the folder in a mixture.
     """
 
-    def __init__(self, seed: int, clips: int) -> None:
+    def __init__(self, seed: int, clips: int, source: int = 0) -> None:
         self.seed = seed
         self.clips = clips
-        self._epoch = -1
-        self._order = np.empty(0, dtype=np.int64)
+        self.source = source
 
-    def __getitem__(self, slot: int) -> int:
-        epoch, place = divmod(slot, self.clips)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, order(self.seed, epoch, self.clips)
-        return int(self._order[place])
+    def __getitem__(self, places: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Return the clips, each in 0..clips-1, of places, each 0 or more; [n] for [n]."""
+        epochs, within = np.divmod(np.asarray(places, dtype=np.int64), self.clips)
+        chosen = np.empty_like(within)
+        for epoch in set(epochs.tolist()):
+            here = epochs == epoch
+            keys = _round_keys(self.seed, epoch, self.source)
+            chosen[here] = permute(within[here], self.clips, keys)
+        return chosen

@@ -13,7 +13,7 @@ from magnet_train.errors import UserError
 
 
 class _SlotData(Protocol):
-    """The part of `TokenDataModule` that the position needs."""
+    """The part of the data that the position needs."""
 
     batch_size: int
 
@@ -101,6 +101,7 @@ def _data(trainer: pl.Trainer) -> _SlotData:
     data = getattr(trainer, "datamodule", None)
     if not hasattr(data, "start_at"):
         raise UserError(
-            "the callback DataPosition needs data of class datamodules.TokenDataModule; set `data`."
+            "the callback DataPosition needs data of class datamodules.TokenDataModule (or StreamingDataModule); "
+            "set `data`."
         )
     return cast(_SlotData, data)

@@ -9,12 +9,15 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.index import IndexRows, open_index
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.index import IndexRow, IndexRows, key_hash, open_index
 from datamodules.manifest import read_manifest
 from datamodules.npy import TokenArray, tokens_from_npy
 from datamodules.problems import MalformedError
 from datamodules.scan import check_tokens, parse_metadata
-from datamodules.tar import member_name, split_name
+from datamodules.tar import BLOCK, member_name, split_name
 from magnet_train.errors import UserError
 
 _MOST_OPEN_FILES = 256
@@ -57,33 +60,23 @@ class ShardReader:
         Raises:
             UserError: Its bytes are not what the index promises; names shard and key.
         """
-        row = self.index[number]
-        npy_header, npy_offset = int(row["npy_header"]), int(row["npy_offset"])
-        json_offset = int(row["json_offset"])
-        npy_end, json_end = npy_offset + int(row["npy_bytes"]), json_offset + int(row["json_bytes"])
-        start = min(npy_header, json_offset)  # neighbours in the tar: one read for both
-        shard = int(row["shard"])
-        key = f"number {number}"
-        try:
-            data = self._read(shard, start, max(npy_end, json_end) - start)
-            key, _ = split_name(member_name(data[npy_header - start : npy_offset - start]))
-            tokens = tokens_from_npy(data[npy_offset - start : npy_end - start])
-            check_tokens(tokens, self.manifest.codec)
-            metadata = parse_metadata(data[json_offset - start : json_end - start])
-        except (MalformedError, OSError) as error:
-            file = self.folder / self.manifest.shards[shard].file
-            raise UserError(
-                f"clip {key} in {file} is damaged: {error}; run `magnet-train verify {self.folder}` and "
-                "copy the shard again."
-            ) from error
-        return Sample(key, tokens, metadata)
+        (sample,) = self.read(np.array([number]))
+        if isinstance(sample, UserError):
+            raise sample
+        return sample
+
+    def read(self, numbers: npt.NDArray[np.int64]) -> list[Sample | UserError]:
+        """Read several clips; in place of a damaged one stands the error that names shard and key."""
+        rows = self.index[numbers].tolist()
+        return [
+            self._sample(number, IndexRow._make(row))
+            for number, row in zip(numbers.tolist(), rows, strict=True)
+        ]
 
     def key(self, number: int) -> str:
         """Read only the key of one clip."""
-        row = self.index[number]
-        start = int(row["npy_header"])
-        headers = self._read(int(row["shard"]), start, int(row["npy_offset"]) - start)
-        return split_name(member_name(headers))[0]
+        row = IndexRow._make(self.index[number].tolist())
+        return _key(self._read(row.shard, row.npy_header, row.npy_offset - row.npy_header), row)
 
     def close(self) -> None:
         """Close the tars; the next read opens them again."""
@@ -100,6 +93,35 @@ class ShardReader:
         for descriptor in getattr(self, "_files", {}).values():
             os.close(descriptor)
 
+    def _sample(self, number: int, row: IndexRow) -> Sample | UserError:
+        npy_end, json_end = row.npy_offset + row.npy_bytes, row.json_offset + row.json_bytes
+        start = min(row.npy_header, row.json_offset)  # neighbours in the tar: one read for both
+        key = f"number {number}"
+        try:
+            data = self._read(row.shard, start, max(npy_end, json_end) - start)
+            key = _key(data[row.npy_header - start : row.npy_offset - start], row)
+            tokens = tokens_from_npy(data[row.npy_offset - start : npy_end - start])
+            self._check_tokens(tokens)
+            metadata = parse_metadata(data[row.json_offset - start : json_end - start])
+        except (MalformedError, OSError) as error:
+            file = self.folder / self.manifest.shards[row.shard].file
+            damage = UserError(
+                f"clip {key} in {file} is damaged: {error}; run `magnet-train verify {self.folder}` and "
+                "copy the shard again."
+            )
+            damage.__cause__ = error
+            return damage
+        return Sample(key, tokens, metadata)
+
+    def _check_tokens(self, tokens: TokenArray) -> None:
+        codec = self.manifest.codec
+        if len(tokens) == codec.n_q and tokens.size:
+            # read as unsigned, a negative id is a large one: one pass finds both
+            highest = np.maximum.reduce(tokens.view(np.uint16), axis=None)
+            if highest < codec.card:
+                return
+        check_tokens(tokens, codec)
+
     def _read(self, shard: int, start: int, size: int) -> bytes:
         descriptor = self._files.get(shard)
         if descriptor is None:
@@ -115,12 +137,26 @@ class ShardReader:
     def _check_sizes(self) -> None:
         for shard in self.manifest.shards:
             path = self.folder / shard.file
-            if not path.is_file():
-                raise UserError(f"{path} is missing though the manifest lists it; copy it again.")
-            size = path.stat().st_size
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise UserError(f"{path} is missing though the manifest lists it; copy it again.") from error
             if size != shard.bytes:
                 state = "truncated" if size < shard.bytes else "changed"
                 raise UserError(
                     f"{path} has {size} bytes and the manifest says {shard.bytes}: it is {state}; copy it "
                     f"again or run `magnet-train verify {self.folder}`."
                 )
+
+
+def _key(headers: bytes, row: IndexRow) -> str:
+    """Return the key in the header blocks of a clip's `.npy`, held against the index."""
+    if len(headers) == BLOCK:  # a short name: the hash vouches for it, so that the checksum need not
+        name = headers[:100].partition(b"\0")[0].decode("utf-8", "replace")
+        key, _ = split_name(name)
+        if key_hash(key) == row.key_hash:
+            return key
+    key, _ = split_name(member_name(headers))
+    if key_hash(key) != row.key_hash:
+        raise MalformedError(f"the shard has it as {key} and the index does not")
+    return key

@@ -72,7 +72,9 @@ def parse_metadata(payload: bytes) -> dict[str, Any]:
         MalformedError: Not JSON, not an object, or `text` is not a string.
     """
     try:
-        record = json.loads(payload)
+        record = json.loads(
+            payload.decode()
+        )  # text at once: guessing the encoding takes longer than the rest
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"its .json is unreadable ({error})") from error
     if not isinstance(record, dict):
@@ -132,6 +134,8 @@ def _check_sample(key: str, members: dict[str, Member], data: Bytes, codec: Code
     npy, meta = members["npy"], members["json"]
     if not key.rpartition("/")[2]:
         raise MalformedError("its name is empty")
+    if key.startswith("/") or ".." in key.split("/"):
+        raise MalformedError("its name leads out of the folder")
     tokens = tokens_from_npy(data[npy.offset : npy.offset + npy.size])
     check_tokens(tokens, codec)
     parse_metadata(data[meta.offset : meta.offset + meta.size])

@@ -5,22 +5,30 @@ Shapes: see `dataset.TokenBatch`.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import lightning.pytorch as pl
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch.utils.data import DataLoader
 
-from datamodules.dataset import TokenBatch, TokenDataset
+from datamodules.batches import BatchMaker, TokenBatch
+from datamodules.caption_augmentation import CaptionAugmentation
+from datamodules.dataset import TokenDataset
+from datamodules.draw import AllBut, Draw, Mixture, OneByOne, hold_out
+from datamodules.loaders import batch_loader, layout, require_at_least, validation_loader
 from datamodules.manifest import read_manifest
 from datamodules.order import Purpose
 from datamodules.position import DataPosition
 from datamodules.reading import ShardReader
-from datamodules.sampler import EveryClipOnce, SlotBatchSampler
+from datamodules.remote import ShardCache
+from datamodules.sampler import SlotBatchSampler
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
+
+_log = logging.getLogger(__name__)
 
 
 class TokenDataModule(pl.LightningDataModule):
@@ -30,51 +38,67 @@ class TokenDataModule(pl.LightningDataModule):
     slots are shared out here. The callback `datamodules.DataPosition` has to be among the trainer's.
 
     Args:
-        shards: Folder that `magnet-train tokenize` made.
-        val_shards: Folder to validate on; None holds out a part of `shards`.
+        shards: Folder that `magnet-train tokenize` made, here or at hf://, s3:// or https://; or several with
+            their weights, `{songs: 3, loops: 1}`, each in its own order through its own epochs.
+        val_shards: Folder to validate on; None holds out a part of each of `shards`.
         val_fraction: Share of the clips that is held out, 0..1, at least one clip; a hash of the key decides,
             so that clips keep their side when others are added. Unused with `val_shards`.
         segment_duration: Length of a training example in seconds.
         batch_size: Examples in a batch on each device.
         num_workers: Loader processes on each device; 0 loads in the training process.
         seed: Decides order, crops and masks.
+        captions: How training varies captions; None leaves them as they are.
+        on_bad_sample: `error` stops at a damaged clip, `skip` puts another in its place.
+        max_bad_samples: With `skip`, stop after so many on one device.
+        cache: Where remote folders are kept.
 
     Raises:
-        UserError: A folder holds no shards, the two are of different codecs, or a number is out of range.
+        UserError: A folder holds no shards, two are of different codecs, or a number is out of range.
     """
 
     def __init__(
         self,
-        shards: str | Path,
+        shards: str | Path | dict[str, float],
         val_shards: str | Path | None = None,
         val_fraction: float = 0.05,
         segment_duration: float = 10.0,
         batch_size: int = 8,
         num_workers: int = 2,
         seed: int = 0,
+        captions: CaptionAugmentation | None = None,
+        on_bad_sample: Literal["error", "skip"] = "error",
+        max_bad_samples: int = 100,
+        cache: ShardCache = ShardCache(),  # noqa: B008  frozen
     ) -> None:
         super().__init__()
-        self.shards = Path(shards)
-        self.val_shards = None if val_shards is None else Path(val_shards)
         self.val_fraction = val_fraction
         self.segment_duration = segment_duration
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.captions = captions
+        self.on_bad_sample = on_bad_sample
+        self.max_bad_samples = max_bad_samples
+        self.skipped = 0
         self._start = 0
         self._sampler: SlotBatchSampler | None = None
-        self._train_clips = np.empty(0, dtype=np.int64)
-        self._val_clips = np.empty(0, dtype=np.int64)
-        self._manifest = read_manifest(self.shards)
-        if self.val_shards is not None:
-            other = read_manifest(self.val_shards).codec
-            self.codec.require_same_tokens(other, str(self.shards), str(self.val_shards))
+        self._mixture: Mixture | None = None
+        self._validation = OneByOne([range(0)])
+        weights = shards if isinstance(shards, dict) else {str(shards): 1.0}
+        if not weights:
+            raise UserError("data.shards names no folder; name at least one.")
+        self.weights = list(weights.values())
+        self.shards = [cache.local_folder(name) for name in weights]
+        self.val_shards = None if val_shards is None else cache.local_folder(val_shards)
+        self._manifests = [read_manifest(folder) for folder in self.shards]
+        for folder in [*self.shards[1:], *([] if self.val_shards is None else [self.val_shards])]:
+            self.codec.require_same_tokens(read_manifest(folder).codec, str(self.shards[0]), str(folder))
         self._check_numbers()
 
     @property
     def codec(self) -> CodecInfo:
         """Who made the tokens; read from the manifest, before any loader exists."""
-        return self._manifest.codec
+        return self._manifests[0].codec
 
     @property
     def segment_frames(self) -> int:
@@ -82,22 +106,32 @@ class TokenDataModule(pl.LightningDataModule):
         return self.codec.frames(self.segment_duration)
 
     @property
-    def train_clips(self) -> npt.NDArray[np.int64]:
-        """Numbers of the clips in `shards` to train on; known after `setup`."""
-        return self._train_clips
+    def train_clips(self) -> int:
+        """Number of clips to train on; 0 before `setup`."""
+        return 0 if self._mixture is None else sum(len(kept) for kept in self._mixture.clips)
 
     def identity(self) -> dict[str, int | str]:
         """Say what a run's order depends on: a checkpoint resumes only where all of it is equal."""
-        return {"seed": self.seed, "clips": len(self._train_clips), "fingerprint": self._manifest.fingerprint}
+        total = sum(self.weights)
+        weights = "+".join(f"{weight / total:.6g}" for weight in self.weights)
+        return {
+            "seed": self.seed,
+            "clips": self.train_clips,
+            "fingerprint": self._fingerprint,
+            "weights": weights,
+        }
 
     def summary(self) -> dict[str, int | float | str]:
         """Say in a few words what the model learns from, for checkpoints and model cards."""
-        manifest = self._manifest
         return {
-            "clips": manifest.samples,
-            "hours": round(manifest.seconds / 3600, 2),
-            "fingerprint": manifest.fingerprint,
+            "clips": sum(manifest.samples for manifest in self._manifests),
+            "hours": round(sum(manifest.seconds for manifest in self._manifests) / 3600, 2),
+            "fingerprint": self._fingerprint,
         }
+
+    @property
+    def _fingerprint(self) -> str:
+        return "+".join(manifest.fingerprint for manifest in self._manifests)
 
     def start_at(self, slot: int) -> None:
         """Let the next iteration over the training loader begin at `slot`."""
@@ -106,18 +140,20 @@ class TokenDataModule(pl.LightningDataModule):
             self._sampler.start = slot
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the index and tell training clips from held-out ones.
+        """Open the indexes and tell training clips from held-out ones.
 
         Raises:
             UserError: A shard is truncated, or too few clips to hold some out.
         """
-        reader = ShardReader(self.shards)
+        readers = [ShardReader(folder) for folder in self.shards]
+        held = [np.empty(0, dtype=np.int64) for _ in readers]
         if self.val_shards is None:
-            hashes = reader.index["key_hash"]
-            self._train_clips, self._val_clips = hold_out(hashes, self.val_fraction, self.shards)
+            held = [hold_out(r.index["key_hash"], self.val_fraction, r.folder) for r in readers]
+            self._validation = OneByOne(held)
         else:
-            self._train_clips = np.arange(len(reader))
-            self._val_clips = np.arange(len(ShardReader(self.val_shards)))
+            self._validation = OneByOne([range(len(ShardReader(self.val_shards)))])
+        kept = [AllBut(len(reader), out) for reader, out in zip(readers, held, strict=True)]
+        self._mixture = Mixture(kept, self.weights, self.seed)
 
     def train_dataloader(self) -> DataLoader[TokenBatch]:
         """Return the endless loader of this rank.
@@ -130,22 +166,19 @@ class TokenDataModule(pl.LightningDataModule):
                 "the trainer lacks the callback datamodules.DataPosition, without which a resumed run would "
                 "repeat data; add it to trainer.callbacks."
             )
+        assert self._mixture is not None, "Lightning calls `setup` first"
+        rank, world_size = layout(self.trainer)
         self._sampler = SlotBatchSampler(
-            self._train_clips,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            rank=self._rank(),
-            world_size=self._world_size(),
-            start=self._start,
+            batch_size=self.batch_size, rank=rank, world_size=world_size, start=self._start
         )
-        return self._loader(self.shards, Purpose.TRAIN, self._sampler)
+        dataset = self._dataset(self.shards, self._mixture, Purpose.TRAIN, self.captions)
+        return batch_loader(dataset, self._sampler, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[TokenBatch]:
         """Return the loader of this rank's share of the validation clips: same crops and noise every time."""
-        batches = EveryClipOnce(
-            self._val_clips, batch_size=self.batch_size, rank=self._rank(), world_size=self._world_size()
-        )
-        return self._loader(self.val_shards or self.shards, Purpose.VALIDATION, batches)
+        folders = self.shards if self.val_shards is None else [self.val_shards]
+        dataset = self._dataset(folders, self._validation, Purpose.VALIDATION, None)
+        return validation_loader(dataset, self._validation, self.batch_size, self.num_workers, self.trainer)
 
     def test_dataloader(self) -> DataLoader[TokenBatch]:
         """Return the validation loader: there is no third split."""
@@ -155,27 +188,29 @@ class TokenDataModule(pl.LightningDataModule):
         """Return the validation loader: its captions are what `predict` turns into clips."""
         return self.val_dataloader()
 
-    def _loader(
-        self, folder: Path, purpose: Purpose, batches: SlotBatchSampler | EveryClipOnce
-    ) -> DataLoader[TokenBatch]:
-        dataset = TokenDataset(folder, frames=self.segment_frames, seed=self.seed, purpose=purpose)
-        return DataLoader(
-            dataset,
-            sampler=batches,
-            batch_size=None,  # one index is one batch: the worker makes it whole
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def on_after_batch_transfer(self, batch: TokenBatch, dataloader_idx: int) -> TokenBatch:
+        """Count and log what the workers skipped.
+
+        Raises:
+            UserError: It is more than `max_bad_samples`.
+        """
+        for what in batch["skipped"]:
+            self.skipped += 1
+            _log.warning("skipped %d of at most %d: %s", self.skipped, self.max_bad_samples, what)
+            if self.skipped > self.max_bad_samples:
+                raise UserError(
+                    f"more than data.max_bad_samples {self.max_bad_samples} clips are damaged; the last: {what}"
+                )
+        return batch
+
+    def _dataset(
+        self, folders: Sequence[Path], draw: Draw, purpose: Purpose, captions: CaptionAugmentation | None
+    ) -> TokenDataset:
+        make_batch = BatchMaker(self.codec, self.segment_frames, self.seed, purpose, captions)
+        return TokenDataset(folders, draw, make_batch, skip=self.on_bad_sample == "skip")
 
     def _callbacks(self) -> list[pl.Callback]:
         return [] if self.trainer is None else list(self.trainer.callbacks)  # type: ignore[attr-defined]
-
-    def _rank(self) -> int:
-        return 0 if self.trainer is None else self.trainer.global_rank
-
-    def _world_size(self) -> int:
-        return 1 if self.trainer is None else self.trainer.world_size
 
     def _check_numbers(self) -> None:
         if self.segment_frames < 1:
@@ -183,37 +218,6 @@ class TokenDataModule(pl.LightningDataModule):
                 f"data.segment_duration {self.segment_duration} s is shorter than one token frame "
                 f"(1/{self.codec.frame_rate:g} s); make it longer."
             )
-        for name, least in (("batch_size", 1), ("num_workers", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"data.{name} is {getattr(self, name)} and has to be at least {least}.")
+        require_at_least(self, batch_size=1, num_workers=0, seed=0, max_bad_samples=0)
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"data.val_fraction is {self.val_fraction} and has to be in 0..1, 1 excluded.")
-
-
-def hold_out(
-    key_hashes: npt.NDArray[np.uint64], fraction: float, folder: Path
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Split clips by the hash of their keys.
-
-    Args:
-        key_hashes: Evenly spread over 64 bits, [n].
-        fraction: Share to hold out, 0..1.
-        folder: Named in the error.
-
-    Returns:
-        Numbers of the clips to train on and of those held out, both sorted; never empty.
-
-    Raises:
-        UserError: Fewer than two clips.
-    """
-    if len(key_hashes) < 2:
-        raise UserError(
-            f"{folder} holds {len(key_hashes)} clip, so none can be held out for validation; add clips or "
-            "name other shards with data.val_shards."
-        )
-    held = key_hashes / 2.0**64 < fraction
-    if not held.any():
-        held[np.argmin(key_hashes)] = True
-    if held.all():
-        held[np.argmax(key_hashes)] = False
-    return np.flatnonzero(~held), np.flatnonzero(held)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.index import INDEX_DTYPE, INDEX_NAME, IndexRows, write_index
-from datamodules.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
+from datamodules.manifest import JOB_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
 from datamodules.problems import MalformedError, Problem
 from datamodules.scan import ShardScan, parse_metadata, scan_shard
 from datamodules.tar import member_name, split_name, walk_tar
@@ -86,7 +86,9 @@ def adopt_shards(
     paths = _tars(folder)
     if not paths:
         raise UserError(f"{folder} holds no .tar to index; name the folder the shards lie in.")
-    known = read_manifest(folder) if (folder / MANIFEST_NAME).exists() else None
+    # an unfinished folder has no manifest, but is not from elsewhere: reading it says so
+    ours = (folder / MANIFEST_NAME).exists() or (folder / JOB_NAME).exists()
+    known = read_manifest(folder) if ours else None
     if known is not None:
         if codec is not None:
             known.codec.require_same_tokens(codec, str(folder), "--codec")

@@ -1,4 +1,4 @@
-"""Write a folder of shards, whole or not at all.
+"""Write clips into tars, and a folder of shards whole or not at all.
 
 Shapes: tokens integers [K, T].
 """
@@ -6,6 +6,7 @@ Shapes: tokens integers [K, T].
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -21,11 +22,51 @@ from datamodules.index import INDEX_DTYPE, IndexRows, write_index
 from datamodules.manifest import Manifest, ShardEntry, write_manifest
 from datamodules.npy import tokens_to_npy
 from datamodules.scan import check_tokens, scan_shard
+from datamodules.tar import BLOCK
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 
 SHARD_BYTES = 64 * 2**20
 _KEY = re.compile(r"[^./\\\0]{1,90}")  # a file name without dots that a plain tar header holds
+_RECORD = 20 * BLOCK  # tars are filled up to whole records
+
+
+def sample_bytes(
+    key: str, tokens: npt.NDArray[np.integer[Any]], metadata: Mapping[str, Any], codec: CodecInfo
+) -> bytes:
+    """Encode one clip as the tar members KEY.json and KEY.npy; the same clip gives the same bytes.
+
+    Args:
+        key: No dots or slashes, since webdataset splits names there.
+        tokens: Ids 0..card-1, [K, T] with T >= 1.
+        metadata: JSON primitives; `text` is the caption.
+        codec: Who made the tokens.
+
+    Returns:
+        Headers and payloads in whole blocks, without an end-of-archive mark.
+
+    Raises:
+        ValueError: A key that cannot be stored, tokens that are not this codec's, or no JSON.
+    """
+    from webdataset.writer import TarWriter  # pulls in torch, which readers of shards do not need
+
+    if not _KEY.fullmatch(key) or len(key.encode()) > 90:
+        raise ValueError(f"key {key!r} has dots or slashes or is longer than 90 bytes")
+    check_tokens(tokens, codec)
+    # "replace": file names need not be text, and stand in the metadata as `source`
+    payload = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    buffer = io.BytesIO()
+    # a fixed time and no encoder: nothing but the clip itself decides the bytes
+    tar = TarWriter(buffer, encoder=False, mtime=0)
+    tar.write({"__key__": key, "json": payload, "npy": tokens_to_npy(tokens, codec.card)})
+    size: int = tar.tarstream.offset
+    tar.close()
+    return buffer.getvalue()[:size]
+
+
+def end_of_archive(size: int) -> bytes:
+    """Return the zeros that end a tar whose members take `size` bytes."""
+    return bytes(2 * BLOCK + -(size + 2 * BLOCK) % _RECORD)
 
 
 class ShardWriter:
@@ -51,7 +92,7 @@ class ShardWriter:
         self._rows: list[IndexRows] = [np.empty(0, dtype=INDEX_DTYPE)]
         self._keys: set[str] = set()
         self._stream: IO[bytes] | None = None
-        self._tar: Any = None
+        self._size = 0  # bytes in the open tar
         self._manifest: Manifest | None = None
         self._made_folders = [path for path in (folder, *folder.parents) if not path.exists()]
         if any(folder.glob("*.tar")):
@@ -76,17 +117,16 @@ class ShardWriter:
             ValueError: A key that cannot be stored or is there already, or tokens that are not this codec's.
             UserError: No room on disk.
         """
-        if not _KEY.fullmatch(key) or len(key.encode()) > 90:
-            raise ValueError(f"key {key!r} has dots or slashes or is longer than 90 bytes")
         if key in self._keys:
             raise ValueError(f"key {key!r} was added before")
-        check_tokens(tokens, self.codec)
-        payload = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False).encode()
+        data = sample_bytes(key, tokens, metadata, self.codec)
         with explain_disk_errors(self._path()):
-            tar = self._open()
-            tar.write({"__key__": key, "json": payload, "npy": tokens_to_npy(tokens, self.codec.card)})
+            if self._stream is None:
+                self._stream, self._size = partial_path(self._path()).open("wb"), 0
+            self._stream.write(data)
         self._keys.add(key)
-        if tar.tarstream.offset >= self.shard_bytes:  # the stream's own place lags behind its buffer
+        self._size += len(data)
+        if self._size >= self.shard_bytes:
             self._finish_shard()
 
     def close(self) -> Manifest:
@@ -111,10 +151,8 @@ class ShardWriter:
 
     def discard(self) -> None:
         """Remove everything this writer wrote, and the folders it made if nothing else is in them."""
-        with contextlib.suppress(OSError):  # a full disk fails once more when buffers are flushed
-            self._close_tar()
         if self._stream is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # a full disk fails once more when buffers are flushed
                 self._stream.close()
             self._stream = None
         partial_path(self._path()).unlink(missing_ok=True)
@@ -144,27 +182,13 @@ class ShardWriter:
     def _path(self) -> Path:
         return self.folder / f"shard-{len(self._entries):06d}.tar"
 
-    def _open(self) -> Any:
-        if self._stream is None:
-            from webdataset.writer import TarWriter  # pulls in torch, which readers of shards do not need
-
-            self._stream = partial_path(self._path()).open("wb")
-            # a fixed time and no encoder: the same clips give the same bytes
-            self._tar = TarWriter(self._stream, encoder=False, mtime=0)
-        return self._tar
-
-    def _close_tar(self) -> None:
-        tar, self._tar = self._tar, None
-        if tar is not None:
-            tar.close()
-
     def _finish_shard(self) -> None:
         if self._stream is None:
             return
         path = self._path()
         partial = partial_path(path)
         with explain_disk_errors(path):
-            self._close_tar()
+            self._stream.write(end_of_archive(self._size))
             self._stream.close()
             self._stream = None
             scan = scan_shard(partial, len(self._entries), self.codec)

@@ -1,4 +1,4 @@
-"""Read and write audio files. The only file that imports torchaudio (for resampling).
+"""Read and write audio files, whole or in blocks. The only file that imports torchaudio (for resampling).
 
 Shapes: audio float32 [channels, samples], full scale -1..1.
 """
@@ -6,7 +6,10 @@ Shapes: audio float32 [channels, samples], full scale -1..1.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import math
 import os
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,6 +23,99 @@ from magnet_train.errors import UserError
 # target x source taps, gigabytes for 22051 -> 32000 Hz. The pitch moves by less than a cent.
 _LARGEST_RATIO_TERM = 2000
 _LOWEST_RATE = 100  # Hz; below it the ratio would round to zero, and nothing could be heard
+_BLOCK_SECONDS = 10.0
+# torchaudio's defaults, named since the overlap of blocks follows from them
+_FILTER_WIDTH = 6  # zero crossings of the sinc on each side
+_ROLLOFF = 0.99  # of the lower Nyquist frequency
+_ALREADY_CUT = 1.0  # seconds that a file may be longer than its segment and still be nothing else
+
+
+class AudioStream:
+    """Read a wav, flac, ogg or mp3 file as a model wants it, a block at a time: memory does not grow with it.
+
+    Joined, the blocks are what `read_audio` returns.
+
+    Args:
+        path: The file; any rate, any number of channels.
+        sample_rate: Rate of the answer (Hz).
+        channels: 1 (the mean of all) or 2 (mono doubled; of more than two, the first: front left and right).
+        start: Seconds to leave out at the beginning.
+        end: Where to stop, in seconds; None reads to the end. A file no longer than `end - start` and a
+            second is taken for that segment itself and read from its beginning: lists of clips are often
+            used with files that were cut already.
+
+    Raises:
+        UserError: While iterating: the file is absent, is no audio, has no samples, samples that are no
+            numbers or a rate that is none of audio.
+    """
+
+    def __init__(
+        self, path: str | Path, sample_rate: int, channels: int, start: float = 0.0, end: float | None = None
+    ) -> None:
+        if channels not in (1, 2):
+            raise ValueError(f"channels must be 1 or 2, got {channels}")
+        self.path, self.sample_rate, self.channels = path, sample_rate, channels
+        self.start, self.end = start, end
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield float32 [channels, samples], about ten seconds at a time."""
+        if not Path(self.path).is_file():
+            raise UserError(f"there is no audio file {self.path}; check the path.")
+        try:
+            with soundfile.SoundFile(str(self.path)) as file:
+                if file.samplerate < _LOWEST_RATE:
+                    raise UserError(
+                        f"{self.path} says it has {file.samplerate} samples a second; correct its sample rate."
+                    )
+                yield from resample_blocks(self._blocks(file), file.samplerate, self.sample_rate)
+        except (soundfile.SoundFileError, MemoryError, TypeError) as error:  # a lying header; headerless .raw
+            raise UserError(
+                f"cannot read {self.path} as audio ({_reason(error)}); convert it to wav, flac, ogg or mp3."
+            ) from error
+
+    @property
+    def digest(self) -> str:
+        """Hash of rate, channels and samples read so far, as decoded: the same for a wav and its flac."""
+        return self._digest.hexdigest()
+
+    def _blocks(self, file: soundfile.SoundFile) -> Iterator[Tensor]:
+        """Yield what the file holds at its own rate, float32 [channels, samples]."""
+        left = self._seek(file)
+        self._digest.update(f"{file.samplerate} {file.channels}".encode())
+        empty = True
+        while left > 0:
+            samples = file.read(
+                min(left, round(_BLOCK_SECONDS * file.samplerate)), dtype="float32", always_2d=True
+            )
+            if not len(samples):  # the header promised more
+                break
+            left -= len(samples)
+            empty = False
+            self._digest.update(samples.data)
+            block = torch.from_numpy(samples.T.copy())
+            if not block.isfinite().all():
+                raise UserError(f"{self.path} holds samples that are not numbers; render it again.")
+            yield _with_channels(block, self.channels)
+        if empty:
+            raise UserError(
+                f"{self.path} holds no audio samples{self._where()}; remove it or record it again."
+            )
+
+    def _seek(self, file: soundfile.SoundFile) -> int:
+        """Go to the start of the segment and return how many samples to read from there."""
+        total: int = file.frames
+        rate: int = file.samplerate
+        if self.end is not None and total <= (self.end - self.start + _ALREADY_CUT) * rate:
+            return total
+        first = min(total, round(self.start * rate))
+        last = total if self.end is None else min(total, round(self.end * rate))
+        if first:
+            file.seek(first)
+        return last - first
+
+    def _where(self) -> str:
+        return f" after {self.start:g} s" if self.start else ""
 
 
 def read_audio(path: str | Path, sample_rate: int, channels: int) -> Tensor:
@@ -37,22 +133,7 @@ def read_audio(path: str | Path, sample_rate: int, channels: int) -> Tensor:
         UserError: The file is absent, is no audio, has no samples, samples that are no numbers or a rate
             that is none of audio.
     """
-    if not Path(path).is_file():
-        raise UserError(f"there is no audio file {path}; check the path.")
-    try:
-        samples, file_rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, MemoryError, TypeError) as error:  # a lying header; headerless .raw
-        raise UserError(
-            f"cannot read {path} as audio ({_reason(error)}); convert it to wav, flac, ogg or mp3."
-        ) from error
-    if file_rate < _LOWEST_RATE:
-        raise UserError(f"{path} says it has {file_rate} samples a second; correct its sample rate.")
-    audio = torch.from_numpy(samples.T.copy())
-    if not audio.shape[1]:
-        raise UserError(f"{path} holds no audio samples; remove it or record it again.")
-    if not audio.isfinite().all():
-        raise UserError(f"{path} holds samples that are not numbers; render it again.")
-    return resample(_with_channels(audio, channels), file_rate, sample_rate)
+    return torch.cat(list(AudioStream(path, sample_rate, channels)), dim=-1)
 
 
 def resample(audio: Tensor, source_rate: int, target_rate: int) -> Tensor:
@@ -66,12 +147,51 @@ def resample(audio: Tensor, source_rate: int, target_rate: int) -> Tensor:
     Returns:
         float32 [..., samples * target_rate / source_rate, rounded up].
     """
+    return audio if source_rate == target_rate else _windowed_sinc(audio, _ratio(source_rate, target_rate))
+
+
+def resample_blocks(blocks: Iterable[Tensor], source_rate: int, target_rate: int) -> Iterator[Tensor]:
+    """Resample audio that comes in blocks; joined, the answer is what `resample` makes of the whole.
+
+    The filter turns each group of `ratio.numerator` samples into `ratio.denominator` and looks a little to
+    both sides. So a group is given out once what follows it is there, and some groups before it are kept.
+
+    Args:
+        blocks: float32 [channels, samples], of any lengths.
+        source_rate: Rate of `blocks` (Hz).
+        target_rate: Rate of the answer (Hz).
+    """
     if source_rate == target_rate:
-        return audio
+        yield from blocks
+        return
+    ratio = _ratio(source_rate, target_rate)
+    group, resampled_group = ratio.numerator, ratio.denominator
+    reach = math.ceil(_FILTER_WIDTH * group / (min(group, resampled_group) * _ROLLOFF))  # samples
+    margin = -(-reach // group) + 1  # groups
+    held: Tensor | None = None
+    given = 0  # groups of `held` that were given out
+    for block in blocks:
+        held = block if held is None else torch.cat([held, block], dim=-1)
+        ready = held.shape[-1] // group - margin
+        if ready <= given:
+            continue
+        yield _windowed_sinc(held, ratio)[:, given * resampled_group : ready * resampled_group]
+        dropped = max(0, ready - margin)
+        held, given = held[:, dropped * group :].clone(), ready - dropped
+    if held is not None:
+        yield _windowed_sinc(held, ratio)[:, given * resampled_group :]
+
+
+def _ratio(source_rate: int, target_rate: int) -> Fraction:
+    return Fraction(source_rate, target_rate).limit_denominator(_LARGEST_RATIO_TERM)
+
+
+def _windowed_sinc(audio: Tensor, ratio: Fraction) -> Tensor:
     from torchaudio.functional import resample as windowed_sinc
 
-    ratio = Fraction(source_rate, target_rate).limit_denominator(_LARGEST_RATIO_TERM)
-    resampled: Tensor = windowed_sinc(audio, ratio.numerator, ratio.denominator)
+    resampled: Tensor = windowed_sinc(
+        audio, ratio.numerator, ratio.denominator, lowpass_filter_width=_FILTER_WIDTH, rolloff=_ROLLOFF
+    )
     return resampled
 
 
@@ -112,8 +232,6 @@ def write_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
 
 
 def _with_channels(audio: Tensor, channels: int) -> Tensor:
-    if channels not in (1, 2):
-        raise ValueError(f"channels must be 1 or 2, got {channels}")
     if audio.shape[0] == channels:
         return audio
     if channels == 1:

@@ -6,9 +6,9 @@ L = span_len frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,24 @@ from torch import Tensor
 from magnet_train.errors import UserError
 from magnet_train.masking import least_probable_spans, mask_rate
 
-LogitsFn = Callable[
-    [Tensor, int, float], Tensor
-]  # (tokens [B, K, T], stage, cfg_coef) -> logits [B, T, card]
+# (tokens [B, K, T], stage, cfg_coef) -> logits [B, T, card]
+LogitsFn = Callable[[Tensor, int, float], Tensor]
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 SETTLED = -1e4  # score of what must not be masked again; every true score is above it
+ROUNDING = 1e-5  # more than sums of probabilities in float32 are off by
 MIN_TEMPERATURE = 1e-2  # the annealed temperature ends at 0, where softmax is undefined
+
+
+@runtime_checkable
+class LogitsAtFrames(Protocol):
+    """A `LogitsFn` that can also answer for some of the frames, for less work."""
+
+    def __call__(self, tokens: Tensor, stage: int, cfg_coef: float) -> Tensor:
+        """Return logits float [B, T, card]."""
+
+    def at(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor) -> Tensor:
+        """Return logits float [B, M, card] of the frames int64 [B, M]."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ def filter_probs(probs: Tensor, top_p: float, top_k: int) -> Tensor:
         float [..., card], in vocabulary order.
     """
     if top_p > 0.0:
-        ranked, index = probs.sort(dim=-1, descending=True)
+        ranked, index = torch.sort(probs, dim=-1, descending=True, stable=True)
         before = ranked.cumsum(dim=-1) - ranked
         kept = torch.zeros_like(probs).scatter(-1, index, ranked * (before <= top_p))
     elif top_k > 0:
@@ -124,46 +135,104 @@ def filter_probs(probs: Tensor, top_p: float, top_k: int) -> Tensor:
     return kept / kept.sum(dim=-1, keepdim=True)
 
 
-def sample_categorical(probs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw one id for each distribution: float [..., card] -> int64 [...]."""
-    flat = probs.reshape(-1, probs.shape[-1])
-    return torch.multinomial(flat, 1, generator=generator).view(probs.shape[:-1])
+def race_noise(
+    shape: tuple[int, int, int],
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    device: torch.device | str,
+) -> Tensor:
+    """Draw what `sample_categorical` needs, float32 [B, T, card], exponentially distributed.
+
+    Drawn for every frame, so that a frame's share does not depend on which others are computed.
+    """
+    if isinstance(generator, Sequence):
+        uniform = torch.stack([torch.rand(shape[1:], generator=each, device=device) for each in generator])
+    else:
+        uniform = torch.rand(shape, generator=generator, device=device)
+    return uniform.log_().neg_()
+
+
+def sample_categorical(probs: Tensor, noise: Tensor) -> Tensor:
+    """Draw one id for each distribution by an exponential race: the token that arrives first.
+
+    Rounding matters only where two arrive at once, so that the same noise gives the same token whatever the
+    size of the batch was.
+
+    Args:
+        probs: float [..., card]; they need not add up to 1.
+        noise: float [..., card], see `race_noise`.
+
+    Returns:
+        int64 [...].
+    """
+    return (probs / noise).argmax(dim=-1)
+
+
+def sample_nucleus(probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
+    """Draw from the smallest set of tokens whose probability exceeds `top_p`, sorting as little as possible.
+
+    If the winner of a race of all tokens lies in the set, it is also the winner among the set. One sum tells
+    whether it does, and only where it does not the set has to be found.
+
+    Args:
+        probs: float [N, card].
+        top_p: Above 0.
+        noise: float [N, card], see `race_noise`.
+
+    Returns:
+        int64 [N], what `filter_probs` and `sample_categorical` give.
+    """
+    if probs.is_cuda:  # to learn how many rows there are to sort would be to wait for the GPU
+        return sample_categorical(filter_probs(probs, top_p, 0), noise)
+    token = sample_categorical(probs, noise)
+    own = probs.gather(-1, token[:, None])
+    # With all its equals before it, so that neither ties nor rounding let a token in that sorting leaves out.
+    before = ((probs * (probs >= own)).sum(dim=-1, keepdim=True) - own)[:, 0]
+    rows = (before > top_p - ROUNDING).nonzero()[:, 0]
+    token[rows] = sample_categorical(filter_probs(probs[rows], top_p, 0), noise[rows])
+    return token
 
 
 def choose_tokens(
-    logits: Tensor, temperature: float, decoding: DecodingConfig, generator: torch.Generator | None
+    logits: Tensor, temperature: float, decoding: DecodingConfig, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Sample a token at every frame and say how probable it was.
 
     Args:
-        logits: float [B, T, card], guided.
+        logits: float [B, M, card], guided.
         temperature: Of this step; at least `MIN_TEMPERATURE` is used.
         decoding: Which tokens are candidates.
-        generator: Source of randomness; None uses torch's global one.
+        noise: float [B, M, card], see `race_noise`; None without sampling.
 
     Returns:
-        Ids int64 [B, T] and their probabilities float [B, T]. As in the reference the probabilities are
+        Ids int64 [B, M] and their probabilities float [B, M]. As in the reference the probabilities are
         those before `top_p` but after `top_k`.
     """
     probs = torch.softmax(logits / max(temperature, MIN_TEMPERATURE), dim=-1)
-    if not decoding.use_sampling:
+    if noise is None:
         tokens = logits.argmax(dim=-1)
+    elif decoding.top_p > 0.0:
+        tokens = sample_nucleus(probs.flatten(0, 1), decoding.top_p, noise.flatten(0, 1)).view(
+            probs.shape[:2]
+        )
     else:
-        candidates = filter_probs(probs, decoding.top_p, decoding.top_k)
-        tokens = sample_categorical(candidates, generator)
-        if decoding.top_p == 0.0:
-            probs = candidates
+        probs = filter_probs(probs, 0.0, decoding.top_k)
+        tokens = sample_categorical(probs, noise)
     return tokens, probs.gather(-1, tokens[..., None])[..., 0]
 
 
 class Remasking(Protocol):
-    """Chooses which frames of a codebook are masked again before a step, from how improbable they were."""
+    """Chooses which frames of a codebook are masked again before a step, from how improbable they were.
+
+    How many that can be is known before the step, so that a GPU need not be asked.
+    """
 
     def start(self, keep: Tensor) -> Tensor:
         """Return scores before the first step, given what stays (bool [B, T])."""
 
-    def choose(self, scores: Tensor, rate: Tensor) -> Tensor:
-        """Return bool [B, T], the frames to mask for a wanted mask rate."""
+    def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
+        """Return the frames to mask for a wanted mask rate, bool [B, T], and how many frames a clip
+        needs at most, these and those still open.
+        """
 
     def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
         """Score again from the probabilities float [B, T] of the tokens just sampled.
@@ -187,14 +256,15 @@ class ChunkRemasking:
 
     def start(self, keep: Tensor) -> Tensor:
         settled = self._chunks(F.pad(keep, (0, self.missing), value=True)).all(dim=-1)
-        self.num_open = (~settled).sum(dim=-1)  # [B]
+        self.num_open = (~settled).sum(dim=-1).cpu()  # [B]
         return torch.zeros(settled.shape, device=keep.device).masked_fill(settled, SETTLED)
 
-    def choose(self, scores: Tensor, rate: Tensor) -> Tensor:
-        count = (rate.to(scores.device) * self.num_open).int().clamp(min=1)  # [B], truncated in float32
+    def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
+        count = (rate * self.num_open).int().clamp(min=1)  # [B], truncated in float32
         rank = scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-        chunks = rank < count[:, None]
-        return chunks.repeat_interleave(self.chunk_len, dim=-1)[:, : self.num_frames]
+        chunks = rank < count.to(scores.device, non_blocking=True)[:, None]
+        frames = chunks.repeat_interleave(self.chunk_len, dim=-1)[:, : self.num_frames]
+        return frames, min(int(count.max()) * self.chunk_len, self.num_frames)
 
     def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
         # A short last chunk is judged as if its last token went on.
@@ -218,17 +288,15 @@ class OverlappingRemasking:
         self.span_len = span_len
 
     def start(self, keep: Tensor) -> Tensor:
-        self.num_open = (~keep).sum(dim=-1)  # [B]
+        self.num_open = (~keep).sum(dim=-1).cpu()  # [B]
         return torch.zeros(keep.shape, device=keep.device).masked_fill(keep, SETTLED)
 
-    def choose(self, scores: Tensor, rate: Tensor) -> Tensor:
-        counts = (rate.to(scores.device) * self.num_open).int().clamp(min=1).tolist()
-        return torch.stack(
-            [
-                least_probable_spans(row, self.span_len, count)
-                for row, count in zip(scores, counts, strict=True)
-            ]
-        )
+    def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
+        counts = (rate * self.num_open).int().clamp(min=1).tolist()
+        rows = zip(scores.cpu(), counts, strict=True)  # the search asks often: better there than on a GPU
+        frames = torch.stack([least_probable_spans(row, self.span_len, count) for row, count in rows])
+        # The first mask may miss frames, which are open all the same and get filled.
+        return frames.to(scores.device), max(*counts, int(frames.sum(dim=-1).max()))
 
     def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
         return (-probs.log()).masked_fill(~filled, SETTLED)
@@ -253,7 +321,7 @@ def generate_tokens(
     span_len: int,
     prompt: Tensor | None = None,
     keep: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
@@ -261,14 +329,16 @@ def generate_tokens(
 
     Args:
         logits_fn: Called once per step as `logits_fn(tokens, stage, cfg_coef)` with int64 [B, K, T] (`card` =
-            masked); returns guided logits float [B, T, card] of codebook `stage`.
+            masked); returns guided logits float [B, T, card] of codebook `stage`. Its method `at` is called
+            instead if it has one, see `LogitsAtFrames`.
         shape: (B, K, T).
         decoding: Steps, sampling and guidance.
         card: Entries in each codebook, and the mask id.
         span_len: L, frames in a span that the model was trained for.
         prompt: int64 [B, K, P], P <= T, tokens given from the start of the clip on.
         keep: bool [B, K, T] or [B, T], which tokens of a prompt of T frames stay; all of them by default.
-        generator: Makes sampling repeatable; on `device`.
+        generator: Makes sampling repeatable; on `device`. One for each clip makes a clip independent of the
+            others in its batch.
         progress: Called after each step with (steps done, steps in all).
         device: Where the tokens live.
 
@@ -300,18 +370,37 @@ def generate_tokens(
             stage = step.stage
             current = given[:, stage]  # [B, T], the codebook at work
             scores = remasking.start(keep[:, stage])
-        chosen = remasking.choose(scores, step.mask_rate)
+        chosen, most = remasking.choose(scores, step.mask_rate)
         current = current.masked_fill(chosen & ~keep[:, stage], card)
-        tokens[:, stage] = current
-        logits = logits_fn(tokens, stage, step.cfg_coef)
-        sampled, probs = choose_tokens(logits, step.temperature, decoding, generator)
         masked = current == card
-        current = torch.where(masked, sampled, current)
         tokens[:, stage] = current
+        # Clips that need fewer frames than others have some computed that nothing reads.
+        frames = (chosen | masked).int().argsort(dim=-1, descending=True, stable=True)[:, :most]  # [B, M]
+        logits = _logits_at(logits_fn, tokens, step, frames)
+        noise = None
+        if decoding.use_sampling:
+            noise = _at_frames(race_noise((batch, num_frames, card), generator, device), frames)
+        sampled, sampled_probs = choose_tokens(logits, step.temperature, decoding, noise)
+        current = torch.where(masked, current.scatter(1, frames, sampled), current)
+        tokens[:, stage] = current
+        probs = torch.ones((batch, num_frames), device=device).scatter(1, frames, sampled_probs)
         scores = remasking.score(probs, chosen, masked)
         if progress is not None:
             progress(done, len(schedule))
     return tokens
+
+
+def _logits_at(logits_fn: LogitsFn, tokens: Tensor, step: DecodingStep, frames: Tensor) -> Tensor:
+    """Ask for logits float32 [B, M, card] of the frames int64 [B, M]."""
+    if isinstance(logits_fn, LogitsAtFrames):
+        return logits_fn.at(tokens, step.stage, step.cfg_coef, frames).float()
+    logits = logits_fn(tokens, step.stage, step.cfg_coef).float()
+    return _at_frames(logits, frames)
+
+
+def _at_frames(values: Tensor, frames: Tensor) -> Tensor:
+    """Take [B, M, card] of [B, T, card] at the frames int64 [B, M]."""
+    return values[torch.arange(len(values), device=values.device)[:, None], frames]
 
 
 def _given_tokens(

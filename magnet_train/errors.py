@@ -7,3 +7,11 @@ class UserError(Exception):
     The message is one sentence that names the file, key or value and says what to do. Anything else that
     goes wrong is a bug of ours and keeps its traceback.
     """
+
+
+class AgreedError(UserError):
+    """A UserError that every rank raises at the same step: rank 0 tells it, the others leave quietly."""
+
+
+class Preempted(Exception):  # noqa: N818  nothing went wrong
+    """A signal asked the run to stop, and every rank did so at one step with everything saved."""

@@ -1,10 +1,11 @@
-"""Encode audio of any length without holding the codec's activations for all of it.
+"""Encode audio of any length without holding all of it, nor the codec's activations for it.
 
 Shapes: audio float [channels, samples]; tokens int64 [K, T].
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -34,14 +35,25 @@ def encode_audio(
     chunk_seconds: float = CHUNK_SECONDS,
     context_seconds: float = CONTEXT_SECONDS,
 ) -> Tensor:
-    """Encode one clip or track, in pieces if it is long.
+    """Encode one clip or track that is in memory; see `encode_blocks`."""
+    return encode_blocks(codec, [audio], chunk_seconds, context_seconds)
+
+
+def encode_blocks(
+    codec: Encoder,
+    blocks: Iterable[Tensor],
+    chunk_seconds: float = CHUNK_SECONDS,
+    context_seconds: float = CONTEXT_SECONDS,
+) -> Tensor:
+    """Encode one clip or track that comes in blocks, in pieces if it is long.
 
     Each piece sees some audio before and after it whose tokens are thrown away, so that its own are what one
     encoding of the whole would give, but for the little that recurrent layers remember from further back.
+    How the audio is cut into blocks changes nothing.
 
     Args:
         codec: Encodes float [1, channels, samples] to int64 [1, K, T].
-        audio: At the codec's rate and channels, [channels, samples].
+        blocks: Audio at the codec's rate and channels, [channels, samples] of any lengths.
         chunk_seconds: Tokens kept from one piece, in seconds of audio.
         context_seconds: Audio on each side of a piece.
 
@@ -50,12 +62,22 @@ def encode_audio(
     """
     hop = samples_per_frame(codec)
     chunk, context = round(chunk_seconds * codec.frame_rate), round(context_seconds * codec.frame_rate)
-    frames = -(-audio.shape[-1] // hop)
-    if frames <= chunk + 2 * context or hop * codec.frame_rate != codec.sample_rate:
-        return codec.encode(audio[None])[0]
-    pieces = []
-    for start in range(0, frames, chunk):
-        first = max(0, start - context)
-        tokens = codec.encode(audio[None, :, first * hop : (start + chunk + context) * hop])[0]
-        pieces.append(tokens[:, start - first : start - first + chunk])
-    return torch.cat(pieces, dim=-1)
+    in_pieces = hop * codec.frame_rate == codec.sample_rate  # else frames and samples drift apart
+    held: list[Tensor] = []
+    samples = 0  # held
+    before = 0  # frames of context at the start of what is held
+    tokens: list[Tensor] = []
+    for block in blocks:
+        held.append(block)
+        samples += block.shape[-1]
+        # the rest of a file is encoded with its last piece, which is at most a chunk and two contexts long
+        while in_pieces and samples > (before + chunk + 2 * context) * hop:
+            audio = torch.cat(held, dim=-1)
+            piece = codec.encode(audio[None, :, : (before + chunk + context) * hop])[0]
+            tokens.append(piece[:, before : before + chunk])
+            dropped = max(0, before + chunk - context)
+            held = [audio[:, dropped * hop :].clone()]
+            samples -= dropped * hop
+            before += chunk - dropped
+    tokens.append(codec.encode(torch.cat(held, dim=-1)[None])[0][:, before:])
+    return torch.cat(tokens, dim=-1)

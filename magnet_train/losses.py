@@ -1,9 +1,87 @@
-"""The training objective: cross-entropy where the stage's codebook is masked and the clip has audio."""
+"""The training objective: cross-entropy where the stage's codebook is masked and the clip has audio.
+
+Shapes: B clips, K codebooks, T frames, S text positions, N masked frames of a stage.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from magnet_train.masking import mask_for_stage
+
+
+class StageModel(Protocol):
+    """The part of `MagnetTransformer` that the objective needs."""
+
+    @property
+    def mask_id(self) -> int: ...
+
+    def hidden(self, tokens: Tensor, stage: int, text: Tensor | None, text_mask: Tensor | None) -> Tensor: ...
+
+    def head(self, hidden: Tensor, stage: int) -> Tensor: ...
+
+
+class StagePrediction(NamedTuple):
+    """What the model says about the masked frames of one codebook."""
+
+    stage: int
+    logits: Tensor  # float [N, card]
+    targets: Tensor  # int64 [N]
+    rows: Tensor  # int64 [N], the clip that each belongs to
+
+
+def predict_masked(
+    lm: StageModel,
+    tokens: Tensor,
+    mask: Tensor,
+    valid: Tensor,
+    stages: Sequence[int],
+    text: Tensor | None = None,
+    text_mask: Tensor | None = None,
+) -> Iterator[StagePrediction]:
+    """Predict what is masked, codebook by codebook; each clip is about one of them.
+
+    Which stage a clip has makes a difference to the layers in one way only, restricted context or not: clips
+    of the first codebook go through them together, and so do all the others.
+
+    Args:
+        lm: The model.
+        tokens: int64 [B, K, T].
+        mask: bool [B, T], frames that are hidden in the stage's codebook.
+        valid: bool [B, T]; padded frames are not predicted.
+        stages: B codebooks, on the host: they shape the work.
+        text: float [B, S, text_dim] or None.
+        text_mask: bool [B, S] or None.
+
+    Yields:
+        One prediction for each codebook in `stages`, in ascending order.
+    """
+    learn = mask & valid
+    stage_of_row = torch.tensor(stages, device=tokens.device)
+    visible = mask_for_stage(tokens, mask, stage_of_row, lm.mask_id)
+    alike = [
+        [row for row, stage in enumerate(stages) if (stage > 0) == restricted] for restricted in (False, True)
+    ]
+    for rows in filter(None, alike):
+        everything = len(rows) == len(stages)
+        index = torch.tensor(rows, device=tokens.device)
+        states = lm.hidden(  # [rows, T, D]
+            visible if everything else visible[index],
+            stages[rows[0]],
+            text if everything or text is None else text[index],
+            text_mask if everything or text_mask is None else text_mask[index],
+        )
+        for stage in sorted({stages[row] for row in rows}):
+            asked = learn[index] & (stage_of_row[index] == stage)[:, None]  # [rows, T]
+            clip, frame = asked.nonzero(as_tuple=True)
+            targets = tokens[index[clip], stage, frame]
+            # The other frames have no loss, so the head is not asked about them.
+            yield StagePrediction(stage, lm.head(states[clip, frame], stage), targets, index[clip])
 
 
 def masked_cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:

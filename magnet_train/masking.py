@@ -7,7 +7,6 @@ T frames, L = span_len frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -22,11 +21,11 @@ def mask_rate(progress: Tensor) -> Tensor:
             draw for each clip; in decoding the step's place among the steps.
 
     Returns:
-        cos(pi/2 * progress), same shape: 1 down to 0.
+        cos(pi/2 * progress), same shape: 1 down to 0, which float32 would miss by 4e-8.
 
     Source: arXiv 2401.04577, eq. 3.
     """
-    return torch.cos(progress * (math.pi * 0.5))
+    return torch.cos(progress * (math.pi * 0.5)).clamp(min=0.0)
 
 
 @lru_cache(maxsize=64)
@@ -105,7 +104,7 @@ def span_mask(rate: Tensor, order: Tensor, span_len: int, table_frames: int | No
     return spans_from_starts(starts, max(span_len, 1))
 
 
-def mask_for_stage(tokens: Tensor, mask: Tensor, stage: int, mask_id: int) -> Tensor:
+def mask_for_stage(tokens: Tensor, mask: Tensor, stage: int | Tensor, mask_id: int) -> Tensor:
     """Hide what the model must not see while it learns or fills codebook `stage`.
 
     Codebooks below the stage stay visible, the stage's own is hidden where `mask` says so, and those above
@@ -114,7 +113,7 @@ def mask_for_stage(tokens: Tensor, mask: Tensor, stage: int, mask_id: int) -> Te
     Args:
         tokens: int64 [B, K, T].
         mask: bool [B, T].
-        stage: k, 0..K-1.
+        stage: k, 0..K-1; or int64 [B], one for each clip.
         mask_id: The id to put there.
 
     Returns:
@@ -122,9 +121,10 @@ def mask_for_stage(tokens: Tensor, mask: Tensor, stage: int, mask_id: int) -> Te
 
     Source: arXiv 2401.04577, section 3.1.
     """
-    hidden = torch.zeros_like(tokens, dtype=torch.bool)
-    hidden[:, stage] = mask
-    hidden[:, stage + 1 :] = True
+    codebooks = torch.arange(tokens.shape[1], device=tokens.device)[:, None]  # [K, 1]
+    if isinstance(stage, Tensor):
+        stage = stage[:, None, None]
+    hidden = (codebooks > stage) | ((codebooks == stage) & mask[:, None])  # [B, K, T]
     return tokens.masked_fill(hidden, mask_id)
 
 
@@ -179,20 +179,3 @@ def least_probable_spans(scores: Tensor, span_len: int, num_masked: int) -> Tens
             low = middle
         middle = round(0.5 * (low + high))
     return mask
-
-
-def draw_stage(seed: int, step: int, stage_weights: Sequence[float]) -> int:
-    """Draw the codebook that a training step is about: the same on every rank, and again after a resume.
-
-    Args:
-        seed: Of the run.
-        step: Optimizer step, from 0.
-        stage_weights: K relative probabilities; equal ones are the paper's choice.
-
-    Returns:
-        The stage, 0..K-1.
-    """
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) & 0x7FFF_FFFF_FFFF_FFFF)
-    # A fresh Mersenne Twister's first number is correlated between neighbouring seeds; the later ones are not.
-    torch.rand(8, generator=generator)
-    return int(torch.multinomial(torch.tensor(stage_weights, dtype=torch.float64), 1, generator=generator))

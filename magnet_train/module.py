@@ -5,26 +5,31 @@ Shapes: B clips, K codebooks, T frames. A batch is a dict, see `TokenBatch`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypedDict, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, TypedDict
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
-from transformers import get_cosine_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
 
 from magnet_train.checkpoints.layout import FORMAT, KEY, ORIGIN
 from magnet_train.decoding import DecodingConfig, generate_tokens
 from magnet_train.errors import UserError
-from magnet_train.losses import masked_cross_entropy_sum
-from magnet_train.masking import draw_stage, mask_for_stage, mask_rate, span_mask
+from magnet_train.losses import masked_cross_entropy_sum, predict_masked
+from magnet_train.masking import mask_rate, span_mask
+from magnet_train.metrics import MaskedTokenMetrics
 from magnet_train.models import GuidedLogits, MagnetTransformer
+from magnet_train.optim import WarmupCosine
+from magnet_train.stages import draw_stage, stratified_stages
 from magnet_train.tokens import CodecInfo
 
+LOSS, COUNT = 0, 1  # rows of `_sums`
 RATE, COIN, ORDER = 0, 1, 2  # columns of `noise`: mask rate, text-drop coin, and from here on the span order
 
 
@@ -40,20 +45,22 @@ class TokenBatch(TypedDict):
 
 
 class MagnetModule(pl.LightningModule):
-    """Train a MAGNeT: one codebook a step, spans masked on the cosine schedule.
+    """Train a MAGNeT: spans of one codebook masked on the cosine schedule.
 
     Args:
         codec: Who made the tokens (a `CodecInfo` or its record); linked from the data, so that n_q and card
             have one source.
         lm: Builds the model from (n_q, card, text_dim); in YAML its class and remaining arguments.
         text: Turns captions into states [B, S, dim] and a mask [B, S]; see `magnet_train.text`.
-        optimizer: Builds the optimizer from the parameters that train.
+        optimizer: Builds the optimizer from the names and parameters that train.
+        schedule: Builds the schedule of the learning rate from (optimizer, warmup_steps, trainer.max_steps).
         segment_duration: Length of a clip in seconds; linked from the data.
         seed: Draws the stages; linked from the data.
-        warmup_steps: Optimizer steps over which the learning rate rises from 0; then it falls on a cosine
-            to 0 at `trainer.max_steps`.
+        warmup_steps: Optimizer steps over which the learning rate rises from 0.
         cfg_dropout: Share of clips whose caption is hidden in training (0..1), for guidance in decoding.
         stage_weights: K relative probabilities of training each codebook; None trains all equally often.
+        stage_sampling: `reference` draws one codebook for each step; `stratified` trains all in every step,
+            each clip on one of them.
         decoding: Settings of the sampler that runs in validation and goes into exports.
         sample_prompts: Captions that validation turns into audio each time, with fixed randomness.
 
@@ -69,11 +76,13 @@ class MagnetModule(pl.LightningModule):
         lm: Callable[[int, int, int], MagnetTransformer],
         text: nn.Module,
         optimizer: OptimizerCallable = torch.optim.AdamW,
+        schedule: Callable[[Optimizer, int, int], LambdaLR] = WarmupCosine,
         segment_duration: float = 10.0,
         seed: int = 0,
         warmup_steps: int = 4000,
         cfg_dropout: float = 0.3,
         stage_weights: list[float] | None = None,
+        stage_sampling: Literal["reference", "stratified"] = "reference",
         decoding: DecodingConfig = DecodingConfig(),  # noqa: B008  frozen
         sample_prompts: list[str] | None = None,
     ) -> None:
@@ -81,15 +90,16 @@ class MagnetModule(pl.LightningModule):
         self.codec = CodecInfo.from_dict(codec) if isinstance(codec, dict) else codec
         self.text = text
         self.lm = lm(self.codec.n_q, self.codec.card, text.dim)  # type: ignore[arg-type]
-        # A function is not deep-copied; the command line's own callable holds a lock that EMA's copy trips over.
-        self._build_optimizer: Callable[[list[nn.Parameter]], Optimizer] = lambda parameters: optimizer(
-            parameters
+        # Functions, which are not deep-copied: the command line's own callables hold a lock that cannot be.
+        self._build_optimizer: Callable[[Iterable[Any]], Optimizer] = lambda named: optimizer(named)
+        self._build_schedule: Callable[[Optimizer], LambdaLR] = lambda built: schedule(
+            built, warmup_steps, self.trainer.max_steps
         )
         self.segment_duration = segment_duration
         self.seed = seed
-        self.warmup_steps = warmup_steps
         self.cfg_dropout = cfg_dropout
         self.stage_weights = stage_weights or [1.0] * self.codec.n_q
+        self.stage_sampling = stage_sampling
         self.decoding = decoding
         self.sample_prompts = sample_prompts or []
         self.origin: dict[
@@ -97,8 +107,8 @@ class MagnetModule(pl.LightningModule):
         ] = {}  # what training began with, for checkpoints; see `magnet_train.finetune`
         self.sampled_tokens: Tensor | None = None  # int64 [prompts, K, T] of the last validation
         self._check_settings()
-        self.val_losses = nn.ModuleList(MeanMetric() for _ in range(self.codec.n_q))
-        self.val_accuracies = nn.ModuleList(MeanMetric() for _ in range(self.codec.n_q))
+        self.held_out = MaskedTokenMetrics(self.codec.n_q)
+        self._sums: Tensor | None = None  # float32 [2, K], LOSS and COUNT since the last optimizer step
 
     def _check_settings(self) -> None:
         frames = self.codec.frames(self.segment_duration)
@@ -120,30 +130,94 @@ class MagnetModule(pl.LightningModule):
         self.decoding.check(self.codec.n_q, self.codec.card)
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
-        """Learn one codebook; the same one on every rank.
+        """Learn from a batch, or from a part of one under gradient accumulation.
 
         Returns:
-            Scalar loss, nats per masked token of the whole batch over all ranks.
+            Scalar loss whose gradient `optimizer_step` scales, see there: nats of all masked tokens of the
+            batch over the frames of one clip.
         """
-        stage = draw_stage(self.seed, self.global_step, self.stage_weights)
-        dropped = batch["noise"][:, COIN] < self.cfg_dropout
-        loss_sum, _, count = self._stage_loss(batch, stage, dropped)
-        # DDP averages gradients over ranks; this makes the average that of all masked tokens.
-        everywhere = self.trainer.strategy.reduce(count, reduce_op="sum")
-        loss = loss_sum * self.trainer.world_size / everywhere.clamp(min=1)
-        batch_size = len(batch["text"])
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=batch_size)
-        self.log(f"train/loss_codebook_{stage}", loss, sync_dist=True, batch_size=batch_size)
-        return loss
+        stages = self._stages(batch)
+        mask = self.draw_mask(batch["noise"])  # [B, T]
+        hidden, text_mask = self.text(batch["text"])
+        text_mask = text_mask & (batch["noise"][:, COIN] >= self.cfg_dropout)[:, None]
+        sums = torch.zeros(2, self.codec.n_q, device=mask.device)
+        total = torch.zeros((), device=mask.device)
+        for stage, logits, targets, _ in predict_masked(
+            self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask
+        ):
+            loss = masked_cross_entropy_sum(logits, targets)
+            sums[LOSS, stage], sums[COUNT, stage] = loss.detach(), len(targets)
+            total = total + loss
+        self._sums = sums if self._sums is None else self._sums + sums
+        return total / mask.shape[-1]
+
+    def on_train_start(self) -> None:
+        """Forget a part of a batch that an earlier run did not finish."""
+        self._sums = None
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step with the gradient of the mean over all masked tokens: of every rank and accumulated part.
+
+        How many there are is known only once the last part has been masked, and the parts before it have been
+        differentiated by then. So each part contributes the gradient of its *sum* over a constant; here, where
+        the gradients are complete, one number is summed over ranks and all are multiplied by what is missing.
+        This happens within the closure: before anything looks at the gradients, be it clipping or a callback,
+        and before AMP takes its scale back, which commutes with ours. DDP, FSDP and accumulation have divided
+        by ranks and parts, whose numbers are therefore multiplied back.
+        """
+
+        def differentiate() -> Any:
+            loss = optimizer_closure() if optimizer_closure is not None else None
+            self._complete_gradients()
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, differentiate)
+
+    def _complete_gradients(self) -> None:
+        assert self._sums is not None
+        sums = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
+        assert isinstance(sums, Tensor)
+        self._sums = None
+        count = sums[COUNT].sum().clamp(min=1)
+        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        frames = self.codec.frames(self.segment_duration)
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        # A shard is scaled as itself: torch does not multiply a sharded tensor by a plain one.
+        local = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in gradients]
+        torch._foreach_mul_(local, parts * frames / count)
+        self._log_training(sums, count)
+
+    def _log_training(self, sums: Tensor, count: Tensor) -> None:
+        """Log the step's mean loss; equal on every rank."""
+        self.log("train/loss", sums[LOSS].sum() / count, prog_bar=True, batch_size=1)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            trained = sums[COUNT].tolist()
+            for stage in (k for k in range(self.codec.n_q) if trained[k]):
+                self.log(f"train/loss_codebook_{stage}", sums[LOSS, stage] / trained[stage], batch_size=1)
+
+    def _stages(self, batch: TokenBatch) -> list[int]:
+        """Say which codebook each clip of the batch is about."""
+        if self.stage_sampling == "stratified":
+            return stratified_stages(batch["slot"], self.stage_weights).tolist()
+        return [draw_stage(self.seed, self.global_step, self.stage_weights)] * len(batch["text"])
 
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Measure every codebook on masks that are the same each time."""
-        for stage in range(self.codec.n_q):
-            loss_sum, correct, count = self._stage_loss(batch, stage, None)
-            if count > 0:
-                loss, accuracy = self._metrics_of(stage)
-                loss.update(loss_sum / count, weight=count)
-                accuracy.update(correct / count, weight=count)
+        mask = self.draw_mask(batch["noise"])
+        rate = mask.float().mean(dim=-1)
+        hidden, text_mask = self.text(batch["text"])
+        for k in range(self.codec.n_q):
+            stages = [k] * len(batch["text"])
+            for prediction in predict_masked(
+                self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask
+            ):
+                self.held_out.update(prediction, rate)
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, perplexity and accuracy by codebook, then sample the fixed prompts."""
@@ -197,45 +271,21 @@ class MagnetModule(pl.LightningModule):
         """
         return span_mask(mask_rate(noise[:, RATE]), noise[:, ORDER:], self.lm.span_len)
 
-    def _stage_loss(
-        self, batch: TokenBatch, stage: int, dropped: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return summed loss, number of right guesses and number of masked tokens, all scalars."""
-        mask = self.draw_mask(batch["noise"])  # [B, T]
-        learn = mask & batch["valid"]
-        hidden, text_mask = self.text(batch["text"])
-        if dropped is not None:
-            text_mask = text_mask & ~dropped[:, None]
-        visible = mask_for_stage(batch["tokens"], mask, stage, self.codec.mask_id)
-        states = self.lm.hidden(visible, stage, hidden, text_mask)  # [B, T, D]
-        targets = batch["tokens"][:, stage][learn]  # [N]
-        logits = self.lm.head(states[learn], stage)  # [N, card]: the other positions have no loss
-        correct = (logits.argmax(dim=-1) == targets).sum()
-        return masked_cross_entropy_sum(logits, targets), correct, learn.sum()
-
-    def _metrics_of(self, stage: int) -> tuple[MeanMetric, MeanMetric]:
-        return cast(MeanMetric, self.val_losses[stage]), cast(MeanMetric, self.val_accuracies[stage])
-
     def _log_validation(self, prefix: str) -> None:
-        losses = []
-        for k in range(self.codec.n_q):
-            loss, accuracy = self._metrics_of(k)
-            mean = loss.compute()
-            losses.append(mean)
-            self.log(f"{prefix}/loss_codebook_{k}", mean)
-            self.log(f"{prefix}/perplexity_codebook_{k}", mean.exp())
-            self.log(f"{prefix}/accuracy_codebook_{k}", accuracy.compute())
-            loss.reset()
-            accuracy.reset()
-        self.log(f"{prefix}/loss", torch.stack(losses).mean(), prog_bar=True)
+        for name, value in self.held_out.compute().items():
+            self.log(f"{prefix}/{name}", value, prog_bar=name == "loss")
+        self.held_out.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer, with warm-up and cosine by optimizer step."""
+        """Build the optimizer and the schedule, which moves by optimizer step."""
         if self.trainer.max_steps < 1:
             raise UserError("the learning rate needs to know where it ends; set trainer.max_steps.")
-        optimizer = self._build_optimizer([p for p in self.parameters() if p.requires_grad])
-        scheduler = get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        optimizer = self._build_optimizer(named)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self._build_schedule(optimizer), "interval": "step"},
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to build the model again, in primitives only."""

@@ -18,6 +18,7 @@ ALLOWED = {
     "magnet_train.tokens": ("magnet_train.errors",),
     "magnet_train.hub": ("magnet_train.errors",),
     "magnet_train.masking": ("magnet_train.errors", "magnet_train.tokens"),
+    "magnet_train.stages": (),
     "magnet_train.losses": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.masking"),
     "magnet_train.decoding": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.masking"),
     "magnet_train.models": (
@@ -38,6 +39,8 @@ ALLOWED = {
         "magnet_train.hub",
         "magnet_train.text",
     ),
+    "magnet_train.metrics": ("magnet_train.losses",),
+    "magnet_train.optim": ("magnet_train.errors", "magnet_train.optim"),
     "datamodules": ("magnet_train.errors", "magnet_train.tokens", "datamodules"),
 }
 

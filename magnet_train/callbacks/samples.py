@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
@@ -11,14 +12,17 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from magnet_train.audio import write_audio
+from magnet_train.callbacks.spectrogram import draw_spectrogram
 from magnet_train.codecs import Codec, load_codec
+from magnet_train.errors import UserError
 from magnet_train.module import MagnetModule
 
 
 class SampleAudio(Callback):
-    """Write `samples/step_N/*.wav` into the run's folder after each validation, and log them as audio.
+    """Write `samples/step_N/*.wav` and `*.png` into the run's folder after each validation, and log them.
 
-    W&B and TensorBoard get the audio with its caption; other loggers only the files.
+    W&B gets a table at each validation: prompt, audio, spectrogram and the sampler's settings. TensorBoard gets
+    the audio; other loggers only the files.
 
     Args:
         codec: What to decode with: a hub id, packaged name or folder; None takes the one that made the data.
@@ -28,11 +32,26 @@ class SampleAudio(Callback):
         self.codec_name = codec
         self._codec: Codec | None = None
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a model that samples nothing.
+
+        Raises:
+            UserError: The module is no MagnetModule.
+        """
+        if not isinstance(pl_module, MagnetModule):
+            raise UserError(
+                f"the callback SampleAudio needs a magnet_train.module.MagnetModule and this run trains "
+                f"{type(pl_module).__module__}.{type(pl_module).__qualname__}; take it out of trainer.callbacks."
+            )
+
     @rank_zero_only
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decode and write what the module sampled, if it did."""
-        assert isinstance(pl_module, MagnetModule)
-        if pl_module.sampled_tokens is None or trainer.sanity_checking:
+        if (
+            not isinstance(pl_module, MagnetModule)
+            or pl_module.sampled_tokens is None
+            or trainer.sanity_checking
+        ):
             return
         codec = self._codec or load_codec(self.codec_name or pl_module.codec.id)
         self._codec = codec
@@ -41,22 +60,38 @@ class SampleAudio(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for index, clip in enumerate(clips):
             write_audio(folder / f"{index}.wav", clip, codec.sample_rate)
-        self._log(trainer, clips, pl_module.sample_prompts, codec.sample_rate)
-        pl_module.sampled_tokens = None
-
-    def _log(self, trainer: pl.Trainer, clips: Tensor, prompts: list[str], sample_rate: int) -> None:
+            draw_spectrogram(clip, folder / f"{index}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_audio(
-                    "samples",
-                    [clip.mT.numpy() for clip in clips],
-                    step=trainer.global_step,
-                    sample_rate=[sample_rate] * len(prompts),
-                    caption=list(prompts),
-                )
+                _log_table(logger, trainer.global_step, folder, pl_module)
             elif isinstance(logger, TensorBoardLogger):
-                for index, (clip, prompt) in enumerate(zip(clips, prompts, strict=True)):
-                    tag = f"samples/{index} {prompt}"
-                    logger.experiment.add_audio(
-                        tag, clip.mean(0, keepdim=True), trainer.global_step, sample_rate
-                    )
+                _log_audio(logger, trainer.global_step, clips, pl_module.sample_prompts, codec.sample_rate)
+        pl_module.sampled_tokens = None
+
+
+def _log_table(logger: WandbLogger, step: int, folder: Path, module: MagnetModule) -> None:
+    """Log a new table: W&B keeps a table as it was first logged."""
+    import wandb
+
+    settings: dict[str, Any] = {name: str(value) for name, value in vars(module.decoding).items()}
+    rows = [
+        [
+            step,
+            prompt,
+            wandb.Audio(str(folder / f"{index}.wav"), caption=prompt),
+            wandb.Image(str(folder / f"{index}.png")),
+            module.seed,
+            *settings.values(),
+        ]
+        for index, prompt in enumerate(module.sample_prompts)
+    ]
+    columns = ["step", "prompt", "audio", "spectrogram", "seed", *settings]
+    logger.log_table("samples", columns=columns, data=rows, step=step)
+
+
+def _log_audio(
+    logger: TensorBoardLogger, step: int, clips: Tensor, prompts: list[str], sample_rate: int
+) -> None:
+    for index, (clip, prompt) in enumerate(zip(clips, prompts, strict=True)):
+        tag = f"samples/{index} {prompt}"
+        logger.experiment.add_audio(tag, clip.mean(0, keepdim=True), step, sample_rate)

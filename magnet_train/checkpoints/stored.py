@@ -115,7 +115,10 @@ def load_plain(path: Path, mapped: bool = False) -> Any:
             )
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path.") from error
-    except (pickle.UnpicklingError, LookupError) as error:  # torch's own text advises how to run such a file; nobody should
+    except (
+        pickle.UnpicklingError,
+        LookupError,
+    ) as error:  # torch's own text advises how to run such a file; nobody should
         raise UserError(
             f"{path} is damaged or holds objects that could run code, so it was not loaded; save it again as "
             "plain tensors."

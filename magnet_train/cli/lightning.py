@@ -3,27 +3,53 @@
 from __future__ import annotations
 
 import logging
-import os
+import signal
+import subprocess
+import time
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_info
+from jsonargparse.typing import PositiveFloat
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+from torch.distributed.constants import default_pg_timeout
 
 from datamodules import DataPosition
-from magnet_train.callbacks import StepProgressBar
+from magnet_train.callbacks import ExactResume, FiniteGuard, SaveOnStop, SpeedMonitor, StepProgressBar
+from magnet_train.callbacks.stop import SIGNALS
 from magnet_train.checkpoints.load import read_model
 from magnet_train.checkpoints.stored import StoredModel
-from magnet_train.errors import UserError
+from magnet_train.cli.run_folder import Resume, choose_checkpoint, first_process, tidy
+from magnet_train.cli.start import StartSummary
+from magnet_train.cli.wrong_usage import OneSentenceParser
+from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.finetune import Tuning, average_what_trains, start, take_architecture
-from magnet_train.models.transformer import count_parameters
 from magnet_train.module import MagnetModule
+from magnet_train.survival import AtomicCheckpointIO
 
 CONFIG_OPTIONS = ("-c", "--config")
+_NOISE = ("💡", "TPU available", "`Trainer.fit` stopped", "Restor", "Found current_model_state")
+GRACE = 20.0  # seconds; every rank knows that the run is over and is on its way out
+
+
+class ConfigKeeper(SaveConfigCallback):
+    """Save the configuration in the run's folder, and hand it to the loggers that show it."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Log it once; the file is Lightning's work."""
+        if stage == "fit":
+            config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+            for logger in trainer.loggers:
+                if not isinstance(logger, CSVLogger):  # config.yaml lies beside its metrics already
+                    logger.log_hyperparams(config)
 
 
 class MagnetCLI(LightningCLI):
@@ -40,11 +66,24 @@ class MagnetCLI(LightningCLI):
             help="folder of this run: config.yaml, metrics, checkpoints, samples",
         )
         parser.add_argument(
+            "--resume",
+            type=Resume,
+            default="never",
+            help="what `fit` does with checkpoints in the run's folder: never (refuse a folder that has some), "
+            "auto (go on from the newest readable one if there is one), required (fail without one)",
+        )
+        parser.add_argument(
+            "--rank_timeout",
+            type=PositiveFloat,
+            default=10.0,
+            help="minutes without an answer after which the other ranks take one for dead and the run ends",
+        )
+        parser.add_argument(
             "--init_from",
             type=str | None,
             default=None,
             help="model to begin with, weights alone, in any format that we read; sizes and text encoder become its "
-            "own. To go on with an interrupted run give --ckpt_path (as well, if the run had an --init_from)",
+            "own. To go on with an interrupted run give --resume (as well, if the run had an --init_from)",
         )
         parser.add_subclass_arguments(
             Tuning,
@@ -57,27 +96,71 @@ class MagnetCLI(LightningCLI):
         parser.link_arguments("data.init_args.seed", "model.init_args.seed")
         parser.link_arguments("data.codec", "model.init_args.codec", apply_on="instantiate")
 
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone: Lightning would put the checkpoint's hyper-parameters over it."""
+
     def before_instantiate_classes(self) -> None:
-        """Put what the run writes into its folder, and load checkpoints without running their code."""
+        """Put what the run writes into its folder, and decide what it goes on from."""
         config = self.config[self.subcommand]
         config.weights_only = True
-        if config.trainer.enable_progress_bar is not False:
-            self.trainer_defaults["callbacks"].append(StepProgressBar())
+        self._choose_checkpoint(config)
+        self._add_callbacks(config.trainer)
         if config.init_from is not None:
             self._base = read_model(config.init_from)
             take_architecture(config.model.init_args, self._base)
-        checkpoint = config.get("ckpt_path")
-        if checkpoint and checkpoint not in ("best", "last", "hpc") and not Path(checkpoint).exists():
-            raise UserError(f"--ckpt_path {checkpoint} does not exist; name a checkpoint that `fit` saved.")
-        if self.subcommand == "fit":
-            _move_aside(Path(config.run) / "metrics.csv")
         loggers = (
             config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
         )
         for component in [*loggers, *(config.trainer.callbacks or [])]:
             for option in ("save_dir", "dirpath"):
-                if isinstance(component, Namespace) and component.init_args.get(option, "") in (None, "."):
-                    component.init_args[option] = config.run
+                settings = component.get("init_args") if isinstance(component, Namespace) else None
+                if settings is not None and settings.get(option, "") in (None, "."):
+                    settings[option] = config.run
+
+    def _choose_checkpoint(self, config: Namespace) -> None:
+        run = Path(config.run)
+        if config.get("ckpt_path") is not None:
+            if not Path(config.ckpt_path).exists():
+                raise UserError(
+                    f"--ckpt_path {config.ckpt_path} does not exist; name a checkpoint that `fit` saved."
+                )
+        elif self.subcommand == "fit":
+            chosen = choose_checkpoint(run, config.resume)
+            config.ckpt_path = None if chosen is None else str(chosen)
+        if self.subcommand == "fit":
+            tidy(run)
+
+    def _add_callbacks(self, trainer: Namespace) -> None:
+        """Add what every run needs, unless the configuration names it with settings of its own."""
+        needed: list[type[pl.Callback]] = [DataPosition]
+        if self.subcommand == "fit":
+            needed += [ExactResume, FiniteGuard, SpeedMonitor, StartSummary]
+            if trainer.enable_checkpointing is not False:
+                needed.append(SaveOnStop)
+        if trainer.enable_progress_bar is not False:
+            needed.append(StepProgressBar)
+        named = {callback.class_path.rpartition(".")[2] for callback in trainer.callbacks or []}
+        self.trainer_defaults["callbacks"] += [kind() for kind in needed if kind.__name__ not in named]
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Build the trainer with our way of writing checkpoints and a time after which a silent rank is dead."""
+        plugins = self._get(self.config_init, "trainer").get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        minutes = self._get(self.config, "rank_timeout")
+        if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:  # not one that YAML names
+            trainer.strategy._timeout = timedelta(minutes=minutes)  # type: ignore[attr-defined]
+        return trainer
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; when that fails, let no other process of this machine wait for this one."""
+        try:
+            self.trainer.fit(**arguments)
+        except BaseException as error:
+            _end_children(self.trainer, grace=GRACE if isinstance(error, (AgreedError, Preempted)) else 0.0)
+            raise
 
     def instantiate_classes(self) -> None:
         """Build everything, then begin with another model's weights if there is one."""
@@ -87,18 +170,6 @@ class MagnetCLI(LightningCLI):
         if tuning is not None:
             average_what_trains(self.trainer.callbacks)  # type: ignore[attr-defined]
         self._base = None  # its weights are no longer needed
-
-    def before_fit(self) -> None:
-        """Say once what is about to be trained on what."""
-        lm, text, data = self.model.lm, self.model.text, self.datamodule
-        trainer = self.trainer
-        batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        rank_zero_info(
-            f"{count_parameters(lm):,} parameters, {count_parameters(text, trainable_only=True):,} more in the text "
-            f"encoder train along; codec {data.codec.id}\n"
-            f"{batch} clips of {data.segment_duration:g} s ({data.segment_frames} frames) a step, "
-            f"{trainer.max_steps:,} steps; everything goes to {trainer.default_root_dir}"
-        )
 
 
 def packaged_config(name: str) -> str:
@@ -132,9 +203,7 @@ def run(arguments: Sequence[str]) -> None:
     Args:
         arguments: The subcommand and its options.
     """
-    warnings.filterwarnings(
-        "ignore", message="LightningCLI's args parameter"
-    )  # argv was given to us as it is
+    _quieten()
     try:
         MagnetCLI(
             model_class=MagnetModule,
@@ -142,22 +211,29 @@ def run(arguments: Sequence[str]) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
+            save_config_callback=ConfigKeeper,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [DataPosition()]},
+            trainer_defaults={"callbacks": []},
+            parser_class=OneSentenceParser,
             args=_with_found_configs(arguments),
         )
+    except (AgreedError, Preempted):
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # the way out takes a second; a launcher may send another
+        if first_process():
+            raise
     except ValueError as error:  # the parser wraps what a class says about its arguments
         raise _user_error_within(error) or error from None
 
 
-def _move_aside(metrics: Path) -> None:
-    """Keep the metrics of an earlier run in the same folder: Lightning's CSV logger empties the file."""
-    if not metrics.exists() or "LOCAL_RANK" in os.environ:  # the other ranks are started by the first
-        return
-    number = 1 + len(list(metrics.parent.glob("metrics.*.csv")))
-    kept = metrics.with_name(f"metrics.{number}.csv")
-    metrics.rename(kept)
-    print(f"kept the metrics of the run before as {kept}")
+def _end_children(trainer: pl.Trainer, grace: float) -> None:
+    """Wait `grace` seconds for the ranks that Lightning started here, then end them."""
+    deadline = time.monotonic() + grace
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def _quieten() -> None:
@@ -169,10 +245,15 @@ def _quieten() -> None:
         ".*does not have many workers",  # a choice of the configuration
         "The dirpath has changed from",
         "Experiment logs directory .* exists and is not empty",
+        ".*using the WeightAveraging callback, but loading a checkpoint outside",  # the average is what is loaded
+        ".*callbacks used to create the checkpoint need to be provided",  # of `validate` and `predict`
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()  # an advertisement
+        lambda record: not record.getMessage().startswith(_NOISE)
+    )
+    logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector").addFilter(
+        lambda record: not record.getMessage().startswith("`weights_only` was not set")  # of saving
     )
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from magnet_train import __version__
-from magnet_train.errors import UserError
+from magnet_train.errors import Preempted, UserError
 
 # A command stands here once it is built. Those of LightningCLI share one module.
 COMMANDS = {
@@ -26,12 +26,14 @@ COMMANDS = {
     "test": "measure a checkpoint on test data",
     "predict": "generate one clip for each caption of the data",
     "generate": "make audio from text with a trained model",
+    "benchmark": "measure speed side by side with a naive model",
     "export": "write a self-contained model folder from a checkpoint",
 }
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 
 USAGE_ERROR = 2
 FAILURE = 1
+PREEMPTED = 75  # sysexits' "try again later": stopped by a signal, saved, `--resume auto` goes on
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
@@ -69,8 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after `magnet-train`; those of this process when None.
 
     Returns:
-        0 on success, 1 after an error that the user can mend (told in one sentence on stderr), 130 when
-        interrupted. Wrong usage leaves through `SystemExit(2)`, as argparse has it.
+        0 on success, 1 after an error that the user can mend (told in one sentence on stderr), 75 when a signal
+        stopped training and everything is saved, 130 when interrupted. Wrong usage leaves through
+        `SystemExit(2)`, as argparse has it.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
@@ -82,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"magnet-train: error: {error}", file=sys.stderr)
         return FAILURE
+    except Preempted as stop:
+        print(f"magnet-train: {stop}", file=sys.stderr)
+        return PREEMPTED
     except KeyboardInterrupt:
         print("magnet-train: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -1,74 +1,33 @@
-"""Turn captioned audio into shards of tokens; files that cannot be used are listed in report.jsonl."""
+"""Turn captioned audio into shards of tokens; files that cannot be used are listed in report.jsonl.
 
-# Shapes: audio float [channels, samples]; tokens int64 [K, T].
+Stopped at any moment, the same command goes on where it was. Under torchrun or srun the processes share the
+files out among them. Neither changes a byte of the result.
+"""
+
+# Shapes: tokens int64 [K, T].
 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+from magnet_train.cli.counting import count, duration
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
     from torch import Tensor
 
     from datamodules.audio_files import AudioFile
-    from datamodules.manifest import Manifest
+    from datamodules.captions import CaptionTemplate
+    from datamodules.shard_job import Finished, ShardJob
+    from datamodules.work_unit import WorkUnit
+    from magnet_train.cli.clip_reading import Clip
+    from magnet_train.cli.ranks import Ranks
     from magnet_train.codecs import Codec
-
-REPORT_NAME = "report.jsonl"
-_SILENCE = 1e-4  # largest sample, -80 dB of full scale
-_MEGABYTE = 2**20
-
-
-class Unusable(Exception):  # noqa: N818  # a verdict on a file, not an error of the program
-    """Why a file is left out: a kind ("silent") and, after a colon, details."""
-
-
-@dataclass
-class Report:
-    """Files that were left out, with reasons.
-
-    Args:
-        strict: Stop at the first of them.
-    """
-
-    strict: bool
-
-    def __post_init__(self) -> None:
-        self.lines: list[dict[str, str]] = []
-
-    def add(self, file: AudioFile, reason: str) -> None:
-        """Note a file.
-
-        Raises:
-            UserError: In strict mode.
-        """
-        if self.strict:
-            raise UserError(
-                f"{file.path} cannot be used ({reason}); mend or remove it, or leave out --strict."
-            )
-        self.lines.append({"path": str(file.path), "reason": reason})
-
-    def summary(self) -> str:
-        """Count the reasons: "2 silent, 1 unreadable"."""
-        kinds = Counter(line["reason"].partition(":")[0] for line in self.lines)
-        return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-
-    def write(self, folder: Path) -> None:
-        """Write `report.jsonl`, one line for each file, empty if none was left out."""
-        from datamodules.atomic import write_atomically
-
-        lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines]
-        write_atomically(folder / REPORT_NAME, "".join(lines).encode("utf-8", "replace"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,11 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--audio",
         type=Path,
         required=True,
-        metavar="DIR|FILE.jsonl",
+        metavar="DIR|FILE",
         help="folder of wav, flac, ogg and mp3, searched recursively, with a .json (text, description or "
-        "caption) or .txt beside each file; or a .jsonl with path, text and other fields on each line",
+        "caption) or .txt beside each file or tags in it; or a .jsonl or .csv with a path on each line, or the "
+        ".csv of MusicCaps or AudioCaps beside its audio",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the shards")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the shards")
     parser.add_argument(
         "--codec",
         default="facebook/encodec_32khz",
@@ -90,159 +50,191 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "in this package (default: %(default)s)",
     )
     parser.add_argument(
+        "--caption-template",
+        metavar="TEXT",
+        help="caption for files that have none, made of their other fields: '{genre} with {instrument}'",
+    )
+    parser.add_argument(
+        "--files-per-shard",
+        type=_at_least_one,
+        default=256,
+        metavar="N",
+        help="files that make one shard, and what processes share out; fewer for files of hours "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--workers",
         type=_at_least_one,
         default=2,
         metavar="N",
-        help="threads that read and resample (default: %(default)s)",
+        help="threads of each process that read and resample (default: %(default)s)",
     )
     parser.add_argument(
-        "--shard-size",
-        type=_at_least_one,
-        default=64,
-        metavar="MB",
-        help="megabytes after which a new shard begins (default: %(default)s)",
+        "--device",
+        help="where the codec runs: cpu, cuda, cuda:1, ... (default: of the CUDA devices the one of this "
+        "process, else cpu)",
     )
     parser.add_argument(
-        "--device", help="where the codec runs: cpu, cuda, ... (default: cuda if there is one)"
+        "--strict", action="store_true", help="stop at the first file that cannot be used, with exit status 1"
     )
-    parser.add_argument("--strict", action="store_true", help="stop at the first file that cannot be used")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="remove the shards in --out, finished or not, and start anew"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Tokenize every usable file.
+    """Tokenize every usable file, or what an earlier run left to do.
 
     Raises:
-        UserError: Nothing usable, an output folder that is in use, no room on disk, or any bad file with
-            --strict; nothing is left behind.
+        UserError: Nothing usable, an output folder in use or begun otherwise, no room on disk, or any bad
+            file with --strict.
     """
-    from datamodules.audio_files import list_audio
-    from datamodules.writer import ShardWriter
+    from datamodules.audio_files import fingerprint, list_audio
+    from datamodules.captions import CaptionTemplate
+    from datamodules.shard_job import ShardJob, clear_shards
+    from magnet_train.cli.ranks import read_ranks
     from magnet_train.codecs import load_codec
+    from magnet_train.long_audio import CHUNK_SECONDS, CONTEXT_SECONDS
 
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UserError(f"{args.out} is not an empty folder; give --out a new one or remove it.")
+    ranks = read_ranks()
+    template = None if args.caption_template is None else CaptionTemplate(args.caption_template)
     files = list_audio(args.audio)
-    report = Report(args.strict)
-    usable = []
-    for file in files:
-        if file.problem is None:
-            usable.append(file)
-        else:
-            report.add(file, file.problem)
-    if not usable:
-        raise UserError(_explain_nothing(args.audio, report))
-    device = args.device or _best_device()
-    codec = load_codec(args.codec, device=device)
-    with ShardWriter(args.out, codec.info, shard_bytes=args.shard_size * _MEGABYTE) as writer:
-        for file, tokens in _tokenize(codec, usable, device, args.workers, report):
-            writer.add(file.key, tokens.cpu().numpy(), file.metadata)
-        if not writer.samples:
-            raise UserError(_explain_nothing(args.audio, report))
-        manifest = writer.close()
-    report.write(args.out)
-    _print_summary(args.out, manifest, report)
+    codec = load_codec(args.codec, device=args.device or _device(ranks))
+    if args.overwrite:
+        if ranks.ranks > 1:
+            raise UserError(f"--overwrite is for one process; remove {args.out} before starting several.")
+        clear_shards(args.out)
+    settings = {
+        "sources_sha256": fingerprint(files),
+        "caption_template": args.caption_template,
+        "chunk_seconds": CHUNK_SECONDS,
+        "context_seconds": CONTEXT_SECONDS,
+    }
+    job = ShardJob(args.out, codec.info, settings, len(files), args.files_per_shard)
+    before = job.complete
+    if not before:
+        try:
+            _work(job, files, codec, template, args, ranks)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on with the next file", file=sys.stderr)
+            raise
+    finished = job.finish(strict=args.strict)
+    if finished is None:
+        print(f"rank {ranks.rank} of {ranks.ranks} has done its share; {args.out} is ready when all have")
+    else:
+        _print_summary(args.out, finished, before)
 
 
-def _tokenize(
-    codec: Codec, files: list[AudioFile], device: str, workers: int, report: Report
-) -> Iterator[tuple[AudioFile, Tensor]]:
-    """Yield each usable file with its tokens [K, T], in the order of `files`; others go to the report."""
-    from magnet_train.long_audio import encode_audio
+def _work(
+    job: ShardJob,
+    files: Sequence[AudioFile],
+    codec: Codec,
+    template: CaptionTemplate | None,
+    args: argparse.Namespace,
+    ranks: Ranks,
+) -> None:
+    """Do this process's share of the job, or what is left of it."""
+    from magnet_train.cli.clip_reading import read_clips
 
-    def read(file: AudioFile) -> Tensor:
-        return read_usable(file.path, codec)
-
-    seconds = 0.0
-    started = time.monotonic()
-    with _progress() as progress:
-        task = progress.add_task("tokenize", total=len(files), rate="")
-        for file, audio in _read_ahead(files, read, workers):
-            try:
-                samples = audio.result()
-            except Unusable as reason:
-                report.add(file, str(reason))
-            else:
-                tokens = encode_audio(codec, samples.to(device))
-                seconds += samples.shape[-1] / codec.sample_rate
-                yield file, tokens
-            hours_a_minute = seconds / 60 / max(time.monotonic() - started, 1e-9)
-            progress.update(task, advance=1, rate=f"{hours_a_minute:.2f} h of audio/min")
+    units = list(job.units(ranks.rank, ranks.ranks))
+    with _Meter(sum(len(places) for _, places in units), ranks) as meter:
+        for unit, places in units:
+            if unit.finished:
+                meter.count_files(len(places))
+                continue
+            with unit:
+                done = len(unit.outcomes)
+                meter.count_files(done)
+                left = [files[place] for place in places[done:]]
+                _fill(unit, read_clips(left, codec, template, args.workers), codec, args.strict, meter)
 
 
-def read_usable(path: Path, codec: Codec) -> Tensor:
-    """Read a file at the codec's rate and channels, float [channels, samples].
+def _fill(unit: WorkUnit, clips: Iterable[Clip], codec: Codec, strict: bool, meter: _Meter) -> None:
+    """Tokenize what is left of a unit.
 
     Raises:
-        Unusable: It cannot be read, is silent or holds less than one token frame.
+        UserError: A file cannot be used, in strict mode; no room on disk.
     """
-    from magnet_train.audio import read_audio
-    from magnet_train.long_audio import samples_per_frame
+    from datamodules.shard_job import unusable
+    from magnet_train.cli.clip_reading import Unusable
+    from magnet_train.long_audio import encode_blocks
 
-    try:
-        audio = read_audio(path, codec.sample_rate, codec.channels)
-    except UserError as error:
-        raise Unusable(f"unreadable: {error}") from error
-    if audio.shape[-1] < samples_per_frame(codec):
-        raise Unusable(f"too short: {audio.shape[-1]} samples are less than one frame")
-    if not bool(audio.isfinite().all()):
-        raise Unusable("unreadable: it holds samples that are no numbers (NaN or infinite)")
-    if float(audio.abs().max()) < _SILENCE:
-        raise Unusable("silent")
-    return audio
-
-
-def _read_ahead(
-    files: Iterable[AudioFile], read: Callable[[AudioFile], Tensor], workers: int
-) -> Iterator[tuple[AudioFile, Future[Tensor]]]:
-    """Read files in threads, a few ahead of the one that is asked for, and give them in order."""
-    pool = ThreadPoolExecutor(workers)
-    waiting: deque[tuple[AudioFile, Future[Tensor]]] = deque()
-    try:
-        for file in files:
-            waiting.append((file, pool.submit(read, file)))
-            if len(waiting) > workers:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for clip in clips:
+        try:
+            tokens = encode_blocks(codec, meter.listen(clip.blocks(), codec.sample_rate))
+        except Unusable as reason:
+            if strict:
+                raise unusable(clip.file.label, str(reason)) from reason
+            unit.leave_out(clip.file.label, str(reason))
+        else:
+            unit.add(clip.file.label, clip.file.key, tokens.cpu().numpy(), clip.metadata, clip.audio_hash)
+        meter.count_files(1)
+    unit.finish()
 
 
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+class _Meter:
+    """A bar of files with hours of audio per minute; hidden but in the process of rank 0.
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("files  {task.fields[rate]}  left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+    Args:
+        files: Files in this process's share.
+        ranks: Which process this is.
+    """
+
+    def __init__(self, files: int, ranks: Ranks) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("files  {task.fields[rate]}  left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=ranks.rank > 0,
+        )
+        share = "" if ranks.ranks == 1 else f" (rank 0 of {ranks.ranks})"
+        self._task = self._bar.add_task(f"tokenize{share}", total=files, rate="")
+        self._seconds = 0.0
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def count_files(self, number: int) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, advance=number)
+
+    def listen(self, blocks: Iterable[Tensor], sample_rate: int) -> Iterator[Tensor]:
+        """Pass blocks [channels, samples] on and count their audio."""
+        for block in blocks:
+            yield block
+            self._seconds += block.shape[-1] / sample_rate
+            speed = self._seconds / 60 / max(time.monotonic() - self._started, 1e-9)
+            self._bar.update(self._task, rate=f"{speed:.2f} h of audio/min")
 
 
-def _print_summary(folder: Path, manifest: Manifest, report: Report) -> None:
-    hours = manifest.seconds / 3600
-    length = f"{hours:.2f} h" if hours >= 0.1 else f"{manifest.seconds:.1f} s"
-    print(f"wrote {manifest.samples} clips ({length}) in {len(manifest.shards)} shards to {folder}")
-    if report.lines:
-        print(f"left out {len(report.lines)} files ({report.summary()}); reasons in {folder / REPORT_NAME}")
+def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
+    from datamodules.report import REPORT_NAME, summarize
+
+    manifest = finished.manifest
+    clips, shards = count(manifest.samples, "clip"), count(len(manifest.shards), "shard")
+    sizes = f"{clips} ({duration(manifest.seconds)}) in {shards}"
+    print(f"{folder} was finished before: {sizes}" if before else f"wrote {sizes} to {folder}")
+    if finished.left_out:
+        files = count(len(finished.left_out), "file")
+        print(f"left out {files} ({summarize(finished.left_out)}); reasons in {folder / REPORT_NAME}")
 
 
-def _explain_nothing(source: Path, report: Report) -> str:
-    first = report.lines[0]
-    return (
-        f"none of the {len(report.lines)} files in {source} can be used ({report.summary()}), the first "
-        f"{first['path']} because: {first['reason']}; add captioned, audible files."
-    )
-
-
-def _best_device() -> str:
+def _device(ranks: Ranks) -> str:
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    gpus = torch.cuda.device_count()
+    return f"cuda:{ranks.local_rank % gpus}" if gpus else "cpu"
 
 
 def _at_least_one(text: str) -> int:

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from magnet_train.cli.counting import count, duration
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
     from datamodules.manifest import Manifest
+    from datamodules.problems import Problem
     from datamodules.verify import Progress
     from magnet_train.tokens import CodecInfo
 
@@ -59,15 +61,23 @@ def run(args: argparse.Namespace) -> None:
     with _progress() as progress:
         problems = verify_shards(args.shards, workers=args.workers, progress=progress)
     if problems:
-        for problem in problems[:_MOST_LINES]:
-            print(problem)
-        if len(problems) > _MOST_LINES:
-            print(f"... and {len(problems) - _MOST_LINES} more")
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise UserError(
-            f"{args.shards} has {count}, the first in {problems[0]}; copy it again or tokenize again."
-        )
+        raise _unsound(args.shards, problems)
     print(f"all sound: {_sizes(read_manifest(args.shards))} in {args.shards}, every byte and token checked")
+
+
+def _unsound(folder: Path, problems: list[Problem]) -> UserError:
+    """Say what is wrong: one problem in the error itself, several in a list before it."""
+    remedy = "copy it again or tokenize again."
+    if len(problems) == 1:
+        return UserError(f"{folder / problems[0].shard} is not sound: {problems[0]}; {remedy}")
+    for problem in problems[:_MOST_LINES]:
+        print(problem)
+    if len(problems) > _MOST_LINES:
+        print(f"... and {len(problems) - _MOST_LINES} more")
+    shards = len({problem.shard for problem in problems})
+    return UserError(
+        f"{folder} has {len(problems)} problems in {count(shards, 'file')}, listed above; {remedy}"
+    )
 
 
 @contextmanager
@@ -85,8 +95,8 @@ def _progress() -> Iterator[Progress]:
 def _sizes(manifest: Manifest) -> str:
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
     return (
-        f"{manifest.samples} clips, {manifest.seconds / 3600:.2f} h, {len(manifest.shards)} shards, "
-        f"{megabytes:.1f} MB, codec {manifest.codec.id}"
+        f"{count(manifest.samples, 'clip')}, {duration(manifest.seconds)}, "
+        f"{count(len(manifest.shards), 'shard')}, {megabytes:.1f} MB, codec {manifest.codec.id}"
     )
 
 

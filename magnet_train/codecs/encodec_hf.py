@@ -12,16 +12,16 @@ from torch import Tensor
 from transformers import EncodecModel
 from transformers.utils import logging
 
+from magnet_train.codecs.protocol import Codec
 from magnet_train.errors import UserError
 from magnet_train.hub import find_folder, lacking, unreadable
-from magnet_train.tokens import CodecInfo
 
 logging.disable_progress_bar()  # a bar for a file that loads in milliseconds is noise
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-class EncodecCodec:
+class EncodecCodec(Codec):
     """A transformers EncodecModel behind the codec protocol, all its codebooks in use.
 
     Args:
@@ -77,13 +77,6 @@ class EncodecCodec:
         if report["missing_keys"]:
             raise lacking(name, "codec", report["missing_keys"])
         return cls(model, id or name, hashlib.sha256(_weights_file(folder).read_bytes()).hexdigest())
-
-    @property
-    def info(self) -> CodecInfo:
-        """Who makes these tokens."""
-        return CodecInfo(
-            self.id, self.sha256, self.sample_rate, self.channels, self.frame_rate, self.n_q, self.card
-        )
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:

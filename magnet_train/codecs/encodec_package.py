@@ -14,9 +14,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from magnet_train.codecs.protocol import Codec
 from magnet_train.errors import UserError
 from magnet_train.hub import PATIENCE, first_line
-from magnet_train.tokens import CodecInfo
 
 NAMES = ("encodec_24khz", "encodec_48khz")
 ADDRESS = "https://dl.fbaipublicfiles.com/encodec/v0/"
@@ -24,7 +24,7 @@ WEIGHTS = {"encodec_24khz": "encodec_24khz-d7cc33bc.th", "encodec_48khz": "encod
 BANDWIDTH_KBPS = {"encodec_24khz": 6.0, "encodec_48khz": 6.0}  # 8 and 4 codebooks
 
 
-class EncodecPackageCodec:
+class EncodecPackageCodec(Codec):
     """An `encodec.EncodecModel` used as one chunk without loudness normalisation.
 
     The 48 kHz model normalises each second of audio and stores the scale beside the tokens; a token model
@@ -76,13 +76,6 @@ class EncodecPackageCodec:
                 f"the network, or put {WEIGHTS[name]} into {torch.hub.get_dir()}/checkpoints."
             ) from error
         return cls(model, name, BANDWIDTH_KBPS[name])
-
-    @property
-    def info(self) -> CodecInfo:
-        """Who makes these tokens."""
-        return CodecInfo(
-            self.id, self.sha256, self.sample_rate, self.channels, self.frame_rate, self.n_q, self.card
-        )
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:

@@ -24,6 +24,9 @@ class Codec(Protocol):
     @property
     def info(self) -> CodecInfo:
         """The attributes above as one record."""
+        return CodecInfo(
+            self.id, self.sha256, self.sample_rate, self.channels, self.frame_rate, self.n_q, self.card
+        )
 
     def encode(self, audio: Tensor) -> Tensor:
         """Turn audio [B, channels, samples] into tokens [B, K, T], T = samples / hop rounded up."""

@@ -1,15 +1,24 @@
-"""Join a model and its texts into the callable that decoding asks for logits."""
+"""Join a model and its texts into the callable that decoding asks for logits.
+
+Shapes: B clips, K codebooks, T frames, M frames that are asked for, S text positions.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from magnet_train.models.attention import TextMemory
+from magnet_train.models.text_memory import prepare
 from magnet_train.models.transformer import MagnetTransformer
 
 
 class GuidedLogits:
     """Classifier-free guidance: push the prediction away from the one without text.
+
+    The text is read once, for the whole generation.
 
     Args:
         lm: The model.
@@ -21,13 +30,11 @@ class GuidedLogits:
 
     def __init__(self, lm: MagnetTransformer, text: Tensor | None, text_mask: Tensor | None = None) -> None:
         self.lm = lm
-        self.text: Tensor | None = None
-        self.text_mask: Tensor | None = None
+        self._texts: Sequence[TextMemory] | None = None
         if text is not None:
-            present = torch.ones(text.shape[:2]) if text_mask is None else text_mask
-            present = present.to(text.device, torch.bool)
-            self.text = torch.cat([text, torch.zeros_like(text)])
-            self.text_mask = torch.cat([present, torch.zeros_like(present)])
+            with torch.no_grad():
+                states = lm.read_text(text, text_mask)
+                self._texts = [prepare(states, layer.cross_attention) for layer in lm.layers]  # type: ignore[arg-type]
 
     def __call__(self, tokens: Tensor, stage: int, cfg_coef: float) -> Tensor:
         """Return guided logits of codebook `stage`.
@@ -40,8 +47,22 @@ class GuidedLogits:
         Returns:
             float32 [B, T, card].
         """
-        if self.text is None:
-            return self.lm(tokens, stage).float()  # type: ignore[no-any-return]
-        both = self.lm(torch.cat([tokens, tokens]), stage, self.text, self.text_mask).float()
+        return self._logits(tokens, stage, cfg_coef, None)
+
+    def at(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor) -> Tensor:
+        """Return guided logits float32 [B, M, card] of the frames int64 [B, M] alone."""
+        return self._logits(tokens, stage, cfg_coef, frames)
+
+    def _logits(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor | None) -> Tensor:
+        if self._texts is None or cfg_coef == 1.0:  # the prediction without text has no share in it
+            return self._predict(tokens, stage, frames)
+        # The rows without text come second and skip cross-attention.
+        both = self._predict(tokens.repeat(2, 1, 1), stage, None if frames is None else frames.repeat(2, 1))
         conditional, null = both.chunk(2)
-        return null + (conditional - null) * cfg_coef  # type: ignore[no-any-return]
+        return null + (conditional - null) * cfg_coef
+
+    def _predict(self, tokens: Tensor, stage: int, frames: Tensor | None) -> Tensor:
+        states = self.lm.states(tokens, stage, self._texts)  # [B, T, D]
+        if frames is not None:
+            states = states[torch.arange(len(states), device=states.device)[:, None], frames]  # [B, M, D]
+        return self.lm.head(states, stage).float()

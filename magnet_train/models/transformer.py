@@ -1,47 +1,25 @@
-"""The MAGNeT transformer, top to bottom: attention, layer, model.
+"""The MAGNeT transformer: layer, model.
 
-Shapes: B clips, K codebooks, T frames, S text positions, D = dim, H heads.
+Shapes: B clips, K codebooks, T frames, S text positions, D = dim.
 
 Sources: arXiv 2401.04577 (MAGNeT), section 3; arXiv 2306.05284 (MusicGen), whose layer it shares.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magnet_train.masking import context_mask
+from magnet_train.models.attention import CrossAttention, SelfAttention, TextMemory, Window, window_of
+from magnet_train.models.text_memory import TextStates
 
 POSITION_PERIOD = 10_000
 FEED_FORWARD_SCALE = 4
 NORM_EPS = 1e-5
-
-
-class Attention(nn.Module):
-    """Multi-head attention without biases; q comes from one sequence, k and v from another or the same."""
-
-    def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.q_proj = nn.Linear(dim, dim, bias=False)
-        self.k_proj = nn.Linear(dim, dim, bias=False)
-        self.v_proj = nn.Linear(dim, dim, bias=False)
-        self.out_proj = nn.Linear(dim, dim, bias=False)
-
-    def forward(self, x: Tensor, memory: Tensor, allowed: Tensor | None) -> Tensor:
-        q = self._split_heads(self.q_proj(x))  # [B, H, T, D/H]
-        k = self._split_heads(self.k_proj(memory))  # [B, H, S, D/H]
-        v = self._split_heads(self.v_proj(memory))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-        merged: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))  # [B, T, D]
-        return merged
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        batch, length, dim = x.shape
-        return x.view(batch, length, self.num_heads, dim // self.num_heads).transpose(1, 2)
 
 
 class Layer(nn.Module):
@@ -50,20 +28,20 @@ class Layer(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.norm_self = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.self_attention = Attention(dim, num_heads)
+        self.self_attention = SelfAttention(dim, num_heads)
         self.norm_cross = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.cross_attention = Attention(dim, num_heads)
+        self.cross_attention = CrossAttention(dim, num_heads)
         self.norm_feed_forward = nn.LayerNorm(dim, eps=NORM_EPS)
         self.linear_in = nn.Linear(dim, FEED_FORWARD_SCALE * dim, bias=False)
         self.linear_out = nn.Linear(FEED_FORWARD_SCALE * dim, dim, bias=False)
 
-    def forward(
-        self, x: Tensor, near: Tensor | None, memory: Tensor | None, readable: Tensor | None
-    ) -> Tensor:
-        h = self.norm_self(x)
-        x = x + self.self_attention(h, h, near)
-        if memory is not None:  # the null condition adds exactly zero: values are zero and nothing has a bias
-            x = x + self.cross_attention(self.norm_cross(x), memory, readable)
+    def forward(self, x: Tensor, window: Window | None, text: TextMemory | None) -> Tensor:
+        x = x + self.self_attention(self.norm_self(x), window)
+        if text is not None:
+            # Clips without a text would add exactly zero: their values are zero and nothing has a bias.
+            with_text, without = x[: text.num_rows], x[text.num_rows :]
+            with_text = with_text + self.cross_attention(self.norm_cross(with_text), text)
+            x = torch.cat([with_text, without]) if len(without) else with_text
         return x + self.linear_out(F.gelu(self.linear_in(self.norm_feed_forward(x))))  # type: ignore[no-any-return]
 
 
@@ -159,9 +137,46 @@ class MagnetTransformer(nn.Module):
         return F.linear(hidden, self.heads[stage])
 
     def hidden(
-        self, tokens: Tensor, stage: int, text: Tensor | None = None, text_mask: Tensor | None = None
+        self,
+        tokens: Tensor,
+        stage: int,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        rows: Sequence[int] | None = None,
     ) -> Tensor:
-        """Compute the states [B, T, D] that `head` reads; arguments as in `forward`."""
+        """Compute the states [B, T, D] that `head` reads.
+
+        Args:
+            tokens: As in `forward`; `stage`, `text` and `text_mask` too.
+            stage: k.
+            text: States of the text encoder.
+            text_mask: Where they hold a token.
+            rows: Clips that have a text, others are the null condition; for a caller who knows them without
+                asking the device. By default read from a `text_mask` on the CPU, else all.
+        """
+        if text is None:
+            return self.states(tokens, stage)
+        if rows is None:
+            rows = _rows_with_text(text_mask, len(tokens))
+        # One row at least, so that every weight gets a gradient, if only zero: DDP waits for all of them.
+        rows = rows or [0]
+        if len(rows) == len(tokens):
+            return self.states(tokens, stage, [self.read_text(text, text_mask)] * len(self.layers))
+        order = torch.tensor([*rows, *sorted(set(range(len(tokens))) - set(rows))])
+        order = order.to(tokens.device, non_blocking=True)
+        first = order[: len(rows)]
+        memory = self.read_text(text[first], None if text_mask is None else text_mask.to(text.device)[first])
+        states = self.states(tokens[order], stage, [memory] * len(self.layers))
+        return states[order.argsort()]
+
+    def states(self, tokens: Tensor, stage: int, texts: Sequence[TextMemory] | None = None) -> Tensor:
+        """Compute the states [B, T, D] that `head` reads, given the text as each layer should read it.
+
+        Args:
+            tokens: int64 [B, K, T]; the clips that have a text come first.
+            stage: k.
+            texts: For each layer the text of the first R clips; the rest, or all when None, have none.
+        """
         if tokens.dim() != 3 or tokens.shape[1] != self.n_q:
             raise ValueError(f"tokens of shape {list(tokens.shape)} should be [B, {self.n_q}, T].")
         if not 0 <= stage < self.n_q:
@@ -170,27 +185,23 @@ class MagnetTransformer(nn.Module):
         x: Tensor = sum(emb(tokens[:, k]) for k, emb in enumerate(self.embeddings))
         x = x + sinusoidal_positions(num_frames, self.dim, x.device).to(x.dtype)  # [B, T, D]
         restricted = stage > 0 and self.subcodes_context >= 0
-        near = context_mask(num_frames, self.subcodes_context, x.device) if restricted else None
-        memory, readable = self._project_text(text, text_mask)
-        for layer in self.layers:
-            x = layer(x, near, memory, readable)
+        window = window_of(num_frames, self.subcodes_context, x.device) if restricted else None
+        for depth, layer in enumerate(self.layers):
+            x = layer(x, window, None if texts is None else texts[depth])
         return self.out_norm(x)  # type: ignore[no-any-return]
 
-    def _project_text(
-        self, text: Tensor | None, text_mask: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        if text is None:
-            return None, None
-        memory = self.text_proj(text.to(self.text_proj.weight.dtype))  # [B, S, D]
+    def read_text(self, text: Tensor, text_mask: Tensor | None = None) -> TextStates:
+        """Bring text-encoder states [R, S, text_dim] to the width of the model; `text_mask` as in `forward`."""
+        states = self.text_proj(text.to(self.text_proj.weight.dtype))  # [R, S, D]
         if text_mask is None:
-            return memory, None
-        present = text_mask.to(memory.device, torch.bool)
-        memory = memory * present[..., None].to(memory.dtype)
+            return TextStates(states, None)
+        present = text_mask.to(states.device, torch.bool)
+        states = states * present[..., None].to(states.dtype)
         if not self.text_key_mask:
-            return memory, None
+            return TextStates(states, None)
         # A row without text may read everything: its values are all zero, and softmax over no key is NaN.
         readable = present | ~present.any(dim=-1, keepdim=True)
-        return memory, readable[:, None, None, :]  # [B, 1, 1, S]
+        return TextStates(states, readable[:, None, None, :])
 
     @torch.no_grad()
     def _init_weights(self) -> None:
@@ -215,6 +226,12 @@ def sinusoidal_positions(num_frames: int, dim: int, device: torch.device | str =
     position = torch.arange(num_frames, device=device, dtype=torch.float32)[:, None]
     phase = position / POSITION_PERIOD**frequency
     return torch.cat([phase.cos(), phase.sin()], dim=-1)
+
+
+def _rows_with_text(text_mask: Tensor | None, batch: int) -> list[int]:
+    if text_mask is None or text_mask.device.type != "cpu":  # to look on a GPU is to wait for it
+        return list(range(batch))
+    return text_mask.any(dim=-1).nonzero()[:, 0].tolist()
 
 
 def _truncated_normal(weight: Tensor, std: float) -> None:

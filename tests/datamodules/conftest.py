@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,28 +32,36 @@ def codec() -> CodecInfo:
     return CODEC
 
 
-@pytest.fixture
-def make_shards(tmp_path: Path) -> MakeShards:
-    """Return a function that writes `clips` clips, `frames` long (a number or a function of the clip)."""
+@pytest.fixture(scope="session")
+def write_shards() -> MakeShards:
+    """Return a function that writes `clips` clips into a folder, `frames` long (a number or a function of the clip)."""
 
-    def make(
+    def write(
+        folder: Path,
         clips: int = 10,
         frames: int | Callable[[int], int] = 60,
-        name: str = "shards",
         shard_bytes: int = 2**20,
+        metadata: Callable[[int], dict[str, Any]] = lambda number: {},
     ) -> Path:
-        folder = tmp_path / name
         with ShardWriter(folder, CODEC, shard_bytes=shard_bytes) as writer:
             for number in range(clips):
                 length = frames if isinstance(frames, int) else frames(number)
                 writer.add(
                     f"clip{number:04d}",
                     clip_tokens(number, length),
-                    {"text": f"sound {number}", "number": number},
+                    {"text": f"sound {number}", "number": number, **metadata(number)},
                 )
         return folder
 
-    return make
+    return write
+
+
+@pytest.fixture
+def make_shards(tmp_path: Path, write_shards: MakeShards) -> MakeShards:
+    """Return `write_shards` with a name in the test's own folder."""
+    return lambda clips=10, frames=60, name="shards", **options: write_shards(
+        tmp_path / name, clips, frames, **options
+    )
 
 
 @pytest.fixture(name="clip_tokens")

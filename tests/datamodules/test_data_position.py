@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules.dataset import TokenBatch
+from datamodules.batches import TokenBatch
 from datamodules.position import DataPosition
 from datamodules.tokens import TokenDataModule
 from magnet_train.errors import UserError
@@ -122,7 +122,7 @@ def test_the_state_is_one_number_and_loads_without_pickle(make_shards: Any, tmp_
     state = checkpoint["callbacks"]["DataPosition"]
     assert state["slots"] == 12
     assert state["clips"] == 8
-    assert set(state) == {"slots", "seed", "clips", "fingerprint", "order_version"}
+    assert set(state) == {"slots", "seed", "clips", "fingerprint", "weights", "order_version"}
     assert all(type(value) in (int, str) for value in state.values())
 
 

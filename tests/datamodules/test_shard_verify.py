@@ -96,7 +96,7 @@ def test_header_flips_are_found_without_the_hash(make_shards: Any) -> None:
     with tarfile.open(path) as tar:
         headers = [member.offset for member in tar]
     random = np.random.default_rng(1)
-    for header in random.choice(headers, 25):
+    for header in random.choice(headers, 50):
         whole = flip(path, int(header) + int(random.integers(0, 148)), int(random.integers(0, 8)))
         problems = verify_shards(folder)
         path.write_bytes(whole)
@@ -108,7 +108,7 @@ def test_payload_flips_are_found(make_shards: Any) -> None:
     path = first_tar(folder)
     random = np.random.default_rng(2)
     size = path.stat().st_size
-    for _ in range(25):
+    for _ in range(50):
         whole = flip(path, int(random.integers(0, size)), int(random.integers(0, 8)))
         assert verify_shards(folder), "a flipped bit went unnoticed"
         path.write_bytes(whole)
@@ -158,6 +158,8 @@ BAD_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], str]] = {
         "duplicate key",
     ),
     "other member": ([("a.npy", GOOD), ("a.json", META), ("a.wav", b"RIFF")], "a.wav is neither"),
+    "climbing": ([("../../a.npy", GOOD), ("../../a.json", META)], "leads out of the folder"),
+    "absolute": ([("/tmp/a.npy", GOOD), ("/tmp/a.json", META)], "leads out of the folder"),
     "no name": ([(".npy", GOOD), (".json", META)], "name is empty"),
 }
 
@@ -183,7 +185,9 @@ class Bomb:
 
 
 @pytest.mark.parametrize("extension", ["pickle", "pyd", "pth", "npy"])
-def test_pickles_are_refused_and_do_nothing(tmp_path: Path, codec: CodecInfo, extension: str) -> None:
+def test_pickles_are_refused_and_do_nothing(
+    tmp_path: Path, codec: CodecInfo, make_shards: Any, extension: str
+) -> None:
     import pickle
 
     mark = tmp_path / "exploded"
@@ -193,6 +197,11 @@ def test_pickles_are_refused_and_do_nothing(tmp_path: Path, codec: CodecInfo, ex
     write_tar(tmp_path / "x" / "evil.tar", [(f"a.{extension}", bomb), ("a.json", META)])
     with pytest.raises(UserError, match="neither"):
         adopt_shards(tmp_path / "x", codec)
+    folder = make_shards()  # and in the place of a sound shard
+    first_tar(folder).write_bytes((tmp_path / "x" / "evil.tar").read_bytes())
+    assert any("neither" in problem.what for problem in verify_shards(folder))
+    with pytest.raises(UserError):
+        ShardReader(folder)[0]
     assert not mark.exists()
 
 
@@ -368,3 +377,11 @@ def test_files_are_closed_and_opened_again(make_shards: Any) -> None:
     assert reader[0].key == "clip0000"
     reader.close()
     assert reader[0].key == "clip0000"
+
+
+def test_an_unfinished_folder_is_named_so(tmp_path: Path, codec: CodecInfo) -> None:
+    write_tar(tmp_path / "x" / "shard-000000.tar", [("a.npy", GOOD), ("a.json", META)])
+    (tmp_path / "x" / "tokenize.json").write_text("{}")
+    for look in (verify_shards, ShardReader, lambda folder: adopt_shards(folder, codec)):
+        with pytest.raises(UserError, match="is unfinished; give the tokenize command"):
+            look(tmp_path / "x")

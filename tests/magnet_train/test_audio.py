@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from magnet_train.audio import read_audio, resample, write_audio
+from magnet_train.audio import AudioStream, read_audio, resample, resample_blocks, write_audio
 from magnet_train.errors import UserError
 
 
@@ -97,3 +97,61 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         write_audio(tmp_path / "file" / "clip.wav", torch.zeros(1, 5), 8_000)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [(44_100, 32_000), (22_050, 8_000), (48_000, 32_000), (8_000, 32_000), (22_051, 32_000), (16_000, 8_000)],
+)
+@pytest.mark.parametrize("samples", [1, 7, 4_410, 60_017])
+def test_resampling_in_blocks_is_resampling(source: int, target: int, samples: int) -> None:
+    audio = torch.randn(2, samples, generator=torch.Generator().manual_seed(0))
+    whole = resample(audio, source, target)
+    for size in (997, 20_000):
+        blocks = torch.cat(list(resample_blocks(audio.split(size, dim=-1), source, target)), dim=-1)
+        assert blocks.shape == whole.shape
+        torch.testing.assert_close(blocks, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_a_stream_is_the_whole_file_in_blocks(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"noise.{suffix}"
+    noise = 0.1 * np.random.default_rng(0).standard_normal((25 * 22_050, 2))
+    soundfile.write(path, noise, 22_050)
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    whole = resample(torch.from_numpy(samples.T.copy()).mean(dim=0, keepdim=True), rate, 16_000)
+    blocks = list(AudioStream(path, 16_000, 1))
+    assert len(blocks) >= 3
+    assert max(block.shape[-1] for block in blocks) <= 11 * 16_000
+    torch.testing.assert_close(torch.cat(blocks, dim=-1), whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_a_part_of_a_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"noise.{suffix}"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(25 * 8_000), 8_000)
+    whole = read_audio(path, 8_000, 1)
+    for start, end, size in ((3.5, 16.0, 12.5 * 8_000), (20.0, 30.0, whole.shape[-1] - 160_000)):
+        part = torch.cat(list(AudioStream(path, 8_000, 1, start=start, end=end)), dim=-1)
+        assert part.shape[-1] == size
+        expected = whole[:, round(start * 8_000) : round(end * 8_000)]
+        torch.testing.assert_close(part, expected, rtol=0, atol=1e-6)
+    with pytest.raises(UserError, match="no audio samples after 70 s"):
+        list(AudioStream(path, 8_000, 1, start=70.0, end=80.0))
+    cut_already = torch.cat(list(AudioStream(path, 8_000, 1, start=70.0, end=95.0)), dim=-1)
+    torch.testing.assert_close(cut_already, whole)
+
+
+def test_the_digest_is_of_what_is_heard(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(-9_000, 9_000, 12 * 8_000, dtype=np.int16)
+    for name in ("a.wav", "b.flac"):
+        soundfile.write(tmp_path / name, noise, 8_000)
+    soundfile.write(tmp_path / "other.wav", noise // 2, 8_000)
+    soundfile.write(tmp_path / "faster.wav", noise, 16_000)
+    digests = []
+    for name in ("a.wav", "b.flac", "other.wav", "faster.wav"):
+        stream = AudioStream(tmp_path / name, 8_000, 1)
+        assert list(stream)
+        digests.append(stream.digest)
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3

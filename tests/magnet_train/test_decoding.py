@@ -8,7 +8,15 @@ import itertools
 import pytest
 import torch
 
-from magnet_train.decoding import DecodingConfig, decoding_schedule, filter_probs, generate_tokens
+from magnet_train.decoding import (
+    DecodingConfig,
+    decoding_schedule,
+    filter_probs,
+    generate_tokens,
+    race_noise,
+    sample_categorical,
+    sample_nucleus,
+)
 from magnet_train.errors import UserError
 
 CARD, SPAN = 11, 3
@@ -174,3 +182,91 @@ def test_filters_renormalise():
         torch.testing.assert_close(filtered.sum(dim=-1), torch.ones(5))
     assert ((filter_probs(probs, 0.0, 3) > 0).sum(dim=-1) == 3).all()
     assert ((filter_probs(probs, 1e-9, 0) > 0).sum(dim=-1) == 1).all()
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("kind", ["smooth", "sharp", "tied", "flat"])
+def test_the_nucleus_is_the_sorted_one(kind, top_p):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2000, 256, generator=generator)
+    logits = {
+        "smooth": logits,
+        "sharp": 8 * logits,
+        "tied": torch.round(2 * logits) / 2,  # a dozen values: the edge of the set runs through equals
+        "flat": torch.zeros_like(logits),
+    }[kind]
+    probs = logits.softmax(dim=-1)
+    noise = race_noise((1, 2000, 256), generator, "cpu")[0]
+    nucleus = filter_probs(probs, top_p, 0)
+    tokens = sample_nucleus(probs, top_p, noise)
+    assert torch.equal(tokens, sample_categorical(nucleus, noise))
+    assert (nucleus.gather(-1, tokens[..., None]) > 0).all()
+
+
+def test_the_nucleus_is_drawn_by_probability():
+    draws = 200_000
+    probs = torch.tensor([0.05, 0.4, 0.02, 0.3, 0.2, 0.03])
+    noise = race_noise((1, draws, 6), torch.Generator().manual_seed(0), "cpu")[0]
+    tokens = sample_nucleus(probs.expand(draws, -1), 0.6, noise)
+    expected = filter_probs(probs, 0.6, 0)
+    assert (expected > 0).tolist() == [False, True, False, True, False, False]
+    shares = torch.bincount(tokens, minlength=6) / draws
+    torch.testing.assert_close(shares, expected, atol=5 / draws**0.5, rtol=0)
+
+
+def test_impossible_tokens_are_never_drawn():
+    probs = torch.tensor([0.0, 0.5, 0.0, 0.5, 0.0])
+    noise = race_noise((1, 10_000, 5), torch.Generator().manual_seed(0), "cpu")[0]
+    noise[0] = torch.inf  # of a uniform number that was 0: arrives last
+    noise[0, 3] = 1.0
+    tokens = sample_categorical(probs.expand(10_000, -1), noise)
+    assert tokens[0] == 3
+    assert set(tokens.tolist()) == {1, 3}
+
+
+class AnswersAtFrames:
+    """The same answers, and how many frames were asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, tokens, stage, cfg_coef):
+        raise AssertionError("asked for all frames")
+
+    def at(self, tokens, stage, cfg_coef, frames):
+        self.asked.append(frames.shape[1])
+        logits = random_logits(tokens, stage, cfg_coef)
+        return logits.gather(1, frames[..., None].expand(-1, -1, CARD))
+
+
+@pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1"])
+@pytest.mark.parametrize("frames", [30, 32])
+@pytest.mark.parametrize("prompt_frames", [None, 10])
+def test_only_masked_frames_are_asked_for(arrangement, frames, prompt_frames):
+    decoding = DecodingConfig(decoding_steps=STEPS, span_arrangement=arrangement)
+    prompt = None if prompt_frames is None else target_of(2, prompt_frames)
+    options = {"decoding": decoding, "prompt": prompt}
+    answers = AnswersAtFrames()
+    given = generate(answers, (2, 4, frames), **options)
+    options["generator"] = torch.Generator().manual_seed(0)
+    assert torch.equal(given, generate(random_logits, (2, 4, frames), **options))
+    if arrangement == "nonoverlap" and prompt is None and frames == 30:
+        assert answers.asked[:5] == [30, 27, 21, 9, 3]  # 3 x max(int(10 cos(pi/2 i/4)), 1)
+    assert sum(answers.asked) < 0.8 * frames * len(answers.asked)
+
+
+def test_a_generator_each_makes_clips_independent_of_their_batch():
+    def logits(tokens, stage, cfg_coef):
+        return torch.cat([random_logits(row[None], stage, cfg_coef) for row in tokens])
+
+    def generators(*seeds):
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    keep = torch.zeros(3, 30, dtype=torch.bool)
+    keep[1, :12] = True
+    prompt = target_of(3, 30)
+    together = generate(logits, (3, 4, 30), prompt=prompt, keep=keep, generator=generators(5, 6, 7))
+    for row, seed in enumerate((5, 6, 7)):
+        part = slice(row, row + 1)
+        alone = generate(logits, (1, 4, 30), prompt=prompt[part], keep=keep[part], generator=generators(seed))
+        assert torch.equal(together[part], alone)

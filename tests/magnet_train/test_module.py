@@ -9,6 +9,7 @@ import torch
 
 from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError
+from magnet_train.losses import masked_cross_entropy_sum, predict_masked
 from magnet_train.models import MagnetTransformer
 from magnet_train.module import MagnetModule
 from magnet_train.text import ClassLabels, NoText
@@ -42,42 +43,67 @@ def batch_of(count: int = 4, seed: int = 0) -> dict:
     }
 
 
+def sums_of(module: MagnetModule, batch: dict, stages: list[int], captions: bool = True) -> tuple[float, int]:
+    """Summed loss and number of masked tokens."""
+    hidden, text_mask = module.text(batch["text"])
+    text_mask = text_mask & captions
+    predictions = list(
+        predict_masked(
+            module.lm,
+            batch["tokens"],
+            module.draw_mask(batch["noise"]),
+            batch["valid"],
+            stages,
+            hidden,
+            text_mask,
+        )
+    )
+    loss = sum(masked_cross_entropy_sum(p.logits, p.targets).item() for p in predictions)
+    return loss, sum(len(p.targets) for p in predictions)
+
+
+def rows_of(batch: dict, rows: slice) -> dict:
+    return {key: value[rows] for key, value in batch.items()}
+
+
 def test_loss_ignores_padding_and_what_is_not_masked():
     module, batch = build(), batch_of()
     batch["valid"][:, 20:] = False
-    before = module._stage_loss(batch, 1, None)
-    changed = dict(batch, tokens=batch["tokens"].clone())
-    changed["tokens"][..., 20:] = 16  # what a padded position holds
-    padded = module._stage_loss(changed, 0, None)
-    assert padded[2] == module._stage_loss(batch, 0, None)[2]
-    masked = before[2]
-    assert 0 < int(masked) < 4 * 20
+    loss, count = sums_of(module, batch, [0] * 4)
+    assert 0 < count < 4 * 20
+    padded = dict(batch, tokens=batch["tokens"].clone())
+    padded["tokens"][..., 20:] = 16  # what a padded position holds: no class of the cross-entropy
+    assert sums_of(module, padded, [0] * 4)[1] == count
+    assert loss > 0
 
 
 def test_loss_of_a_batch_is_that_of_its_parts():
     module, batch = build(), batch_of(4)
-    whole = module._stage_loss(batch, 1, None)
-    parts = [
-        module._stage_loss({key: value[rows] for key, value in batch.items()}, 1, None)
-        for rows in (slice(0, 2), slice(2, 4))
-    ]
-    for index in range(3):
-        torch.testing.assert_close(whole[index].float(), sum(part[index].float() for part in parts))
+    whole = sums_of(module, batch, [1] * 4)
+    parts = [sums_of(module, rows_of(batch, slice(i, i + 2)), [1] * 2) for i in (0, 2)]
+    assert whole == (pytest.approx(sum(p[0] for p in parts), rel=1e-6), sum(p[1] for p in parts))
+
+
+def test_clips_of_different_codebooks_go_through_together():
+    module, batch = build(), batch_of(6)
+    stages = [1, 0, 1, 1, 0, 0]
+    loss, count = sums_of(module, batch, stages)
+    alone = [sums_of(module, rows_of(batch, slice(i, i + 1)), [k]) for i, k in enumerate(stages)]
+    assert (loss, count) == (pytest.approx(sum(p[0] for p in alone), rel=1e-6), sum(p[1] for p in alone))
 
 
 def test_a_batch_of_padding_alone_counts_nothing():
     module, batch = build(), batch_of()
     batch["valid"][:] = False
-    loss, correct, count = module._stage_loss(batch, 0, None)
-    assert (loss.item(), correct.item(), count.item()) == (0.0, 0, 0)
+    assert sums_of(module, batch, [0] * 4) == (0.0, 0)
 
 
 def test_dropped_captions_are_the_null_condition():
     module, batch = build(), batch_of()
-    dropped = module._stage_loss(batch, 0, torch.ones(4, dtype=torch.bool))[0]
-    nothing = module._stage_loss(dict(batch, text=[""] * 4), 0, None)[0]
-    torch.testing.assert_close(dropped, nothing)
-    assert not torch.allclose(dropped, module._stage_loss(batch, 0, None)[0])
+    dropped, _ = sums_of(module, batch, [0] * 4, captions=False)
+    nothing, _ = sums_of(module, dict(batch, text=[""] * 4), [0] * 4)
+    assert dropped == pytest.approx(nothing)
+    assert dropped != pytest.approx(sums_of(module, batch, [0] * 4)[0])
 
 
 def test_samples_repeat_with_their_seed():
@@ -132,4 +158,4 @@ def test_other_masks_are_one_method():
     torch.manual_seed(0)
     lm = partial(MagnetTransformer, dim=32, num_heads=4, num_layers=2)
     module = Everything(CODEC, lm, NoText(), decoding=DecodingConfig(decoding_steps=(3, 2)))
-    assert int(module._stage_loss(batch_of(), 0, None)[2]) == 4 * FRAMES
+    assert sums_of(module, batch_of(), [0] * 4)[1] == 4 * FRAMES

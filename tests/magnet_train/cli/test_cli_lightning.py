@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,45 +171,6 @@ def test_unknown_key_is_wrong_usage(shards, tmp_path, capsys):
         fit(shards, tmp_path / "run", "-c", str(overlay))
     assert exit_.value.code == 2
     assert re.search("warm_up", capsys.readouterr().err)
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_curve_of_one(shards, tmp_path):
-    """DDP over gloo, global batch 8 both times; 1e-5 for 20 steps."""
-    common = [
-        "--trainer.max_steps",
-        "20",
-        "--trainer.val_check_interval",
-        "20",
-        "--trainer.log_every_n_steps",
-        "1",
-    ]
-    curves = []
-    for devices, batch in (("1", "8"), ("2", "4")):
-        run = tmp_path / devices
-        arguments = [*common, "--data.batch_size", batch, "--trainer.devices", devices]
-        arguments += ["--trainer.strategy", "ddp"] if devices == "2" else []
-        command = [
-            sys.executable,
-            "-m",
-            "magnet_train",
-            "fit",
-            *SMALL,
-            "--data.shards",
-            str(shards),
-            "--run",
-            str(run),
-        ]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        curves.append((losses_of(run), losses_of(run, "val/loss")))
-    (one, one_val), (two, two_val) = curves
-    assert len(one) == len(two) == 20
-    assert two == pytest.approx(one, rel=1e-5)
-    assert two_val == pytest.approx(one_val, rel=1e-5)
 
 
 def test_a_second_run_in_a_folder_keeps_the_metrics_of_the_first(shards, tmp_path):

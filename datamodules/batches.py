@@ -1,0 +1,105 @@
+"""Make batches of equally long clips out of samples: crop, pad, and throw the dice of each slot.
+
+Shapes: tokens int64 [B, K, T] (card where there is no audio), valid bool [B, T], noise float32 [B, 2 + T],
+slot int64 [B]; B rows, K codebooks, T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.caption_augmentation import CaptionAugmentation
+from datamodules.order import Purpose, below, random_bits, uniforms
+from datamodules.reading import Sample
+from datamodules.sampler import Slots
+from magnet_train.tokens import CodecInfo
+
+
+class TokenBatch(TypedDict):
+    """What training and validation steps get.
+
+    Keys:
+        tokens: int64 [B, K, T]; padded frames hold card.
+        valid: bool [B, T]; False in padded frames.
+        noise: float32 [B, 2 + T] in [0, 1), the same for a slot in every run: column 0 for the mask rate,
+            1 for dropping the text, the rest for the order of the spans.
+        text: B captions, "" where there is none.
+        key: B keys as the shards have them, "" in rows that only fill up.
+        slot: int64 [B]; -1 in rows that only fill up.
+        skipped: For each damaged clip that was not used, what is wrong with it.
+    """
+
+    tokens: Tensor
+    valid: Tensor
+    noise: Tensor
+    text: list[str]
+    key: list[str]
+    slot: Tensor
+    skipped: list[str]
+
+
+@dataclass(frozen=True)
+class BatchMaker:
+    """Put samples together; a longer one gives a crop whose place the slot decides, a shorter one is padded.
+
+    Args:
+        codec: Gives K and card.
+        frames: Length of every row, T.
+        seed: The run's seed.
+        purpose: Validation draws other crops and noise than training.
+        captions: How to vary captions; None leaves them alone.
+    """
+
+    codec: CodecInfo
+    frames: int
+    seed: int
+    purpose: Purpose
+    captions: CaptionAugmentation | None = None
+
+    def __call__(
+        self, slots: Slots, samples: Sequence[Sample | None], skipped: Sequence[str] = ()
+    ) -> TokenBatch:
+        """Make one batch.
+
+        Args:
+            slots: [B], each 0 or more.
+            samples: B of them; None leaves a row that only fills up.
+            skipped: Goes into the batch as it is.
+        """
+        tokens = np.full((len(slots), self.codec.n_q, self.frames), self.codec.mask_id, dtype=np.int64)
+        lengths = np.zeros(len(slots), dtype=np.int64)
+        text, key = [""] * len(slots), [""] * len(slots)
+        used = np.array([sample is not None for sample in samples])
+        bits = random_bits(self.seed, np.where(used, slots, 0), self.purpose, 2 + self.frames // 2 + 1)
+        noise = uniforms(bits[:, 1:])[:, : 2 + self.frames]
+        noise[~used] = 0
+        for row, (crop_bits, sample) in enumerate(zip(bits[:, 0].tolist(), samples, strict=True)):
+            if sample is None:
+                continue
+            spare = max(0, sample.tokens.shape[1] - self.frames)
+            start = below(crop_bits, spare + 1)
+            crop = sample.tokens[:, start : start + self.frames]  # [K, <= T]
+            lengths[row] = length = crop.shape[1]
+            tokens[row, :, :length] = crop
+            text[row] = self._caption(sample, slots[row])
+            key[row] = sample.key
+        return TokenBatch(
+            tokens=torch.from_numpy(tokens),
+            valid=torch.from_numpy(np.arange(self.frames) < lengths[:, None]),
+            noise=torch.from_numpy(np.ascontiguousarray(noise)),
+            text=text,
+            key=key,
+            slot=torch.from_numpy(np.where(used, slots, -1)),
+            skipped=list(skipped),
+        )
+
+    def _caption(self, sample: Sample, slot: int) -> str:
+        if self.captions is None:
+            return str(sample.metadata.get("text", ""))
+        return self.captions.caption(sample.metadata, self.seed, slot)

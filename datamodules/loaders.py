@@ -1,0 +1,72 @@
+"""DataLoaders whose datasets make whole batches, and what a rank needs to know for its share of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.batches import TokenBatch
+from datamodules.dataset import TokenDataset
+from datamodules.draw import OneByOne
+from datamodules.sampler import EverySlotOnce, Slots
+from magnet_train.errors import UserError
+
+
+def batch_loader(
+    dataset: Dataset[TokenBatch],
+    batches: Iterable[Slots] | None,
+    num_workers: int,
+    *,
+    persistent: bool = True,
+) -> DataLoader[TokenBatch]:
+    """Return a loader that hands on what the dataset makes.
+
+    Args:
+        dataset: One item is one batch.
+        batches: What to index it with; None for an iterable dataset.
+        num_workers: Processes; 0 loads in this one.
+        persistent: Keep the processes from one iteration to the next.
+    """
+    return DataLoader(
+        dataset,
+        sampler=batches,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        persistent_workers=persistent and num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def validation_loader(
+    dataset: TokenDataset, clips: OneByOne, batch_size: int, num_workers: int, trainer: pl.Trainer | None
+) -> DataLoader[TokenBatch]:
+    """Return the loader of this rank's share of `clips`: each once, equally many batches on each rank."""
+    rank, world_size = layout(trainer)
+    batches = EverySlotOnce(len(clips), batch_size=batch_size, rank=rank, world_size=world_size)
+    return batch_loader(dataset, batches, num_workers)
+
+
+def layout(trainer: pl.Trainer | None) -> tuple[int, int]:
+    """Return this process's rank and how many there are."""
+    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+
+def require_at_least(data: pl.LightningDataModule, **least: int) -> None:
+    """Require options to be large enough.
+
+    Raises:
+        UserError: Names the first that is not.
+    """
+    for name, limit in least.items():
+        if getattr(data, name) < limit:
+            raise UserError(f"data.{name} is {getattr(data, name)} and has to be at least {limit}.")
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Spare the batch the walk through every string of it that PyTorch would take."""
+    return batch

@@ -1,0 +1,264 @@
+"""Copy remote folders of shards to this machine: tokens are small, and reading single clips needs a disk.
+
+A copy is named after its manifest, so one set of shards is kept once wherever it came from, and what the cache
+holds can never be out of date.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple, TypeVar
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from datamodules.atomic import explain_disk_errors, partial_path, publish, write_atomically
+from datamodules.index import INDEX_NAME
+from datamodules.manifest import MANIFEST_NAME, parse_manifest
+from magnet_train.errors import UserError
+
+SCHEMES = ("hf", "s3", "https", "http")
+_CHUNK = 8 * 2**20  # bytes asked for at once: what a dropped connection costs
+_ATTEMPTS = 5  # in a row without a whole chunk
+_PAUSE = 0.5  # seconds before the second attempt; doubles with each
+_T = TypeVar("_T")
+
+_in_use: list[IO[bytes]] = []  # locks on the copies that this process reads, kept while it lives
+
+
+def is_remote(name: str | Path) -> bool:
+    """Tell a URL from a path."""
+    return "://" in str(name)
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """Where copies of remote shards are kept, shared by the processes of a machine.
+
+    Args:
+        folder: None is `magnet-train` in $XDG_CACHE_HOME, else in ~/.cache.
+        gigabytes: Most that it may hold; the copies used longest ago make room, those in use never.
+    """
+
+    folder: str | None = None
+    gigabytes: float = 200.0
+
+    def local_folder(self, name: str | Path) -> Path:
+        """Return a local folder as it is, and the copy of a remote one, downloaded if it is not there yet.
+
+        Processes that ask at once wait for one download. One that was broken off goes on where it was.
+
+        Raises:
+            UserError: The folder cannot be reached or is not what its manifest says, or there is no room.
+        """
+        if not is_remote(name):
+            return Path(name).expanduser()
+        source = RemoteFolder(str(name).rstrip("/"))
+        manifest = source.read(MANIFEST_NAME)
+        files = _files(source, manifest)
+        cache = self._path()
+        with explain_disk_errors(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+        target = cache / hashlib.sha256(manifest).hexdigest()[:16]
+        with (cache / ".lock").open("ab") as lock:
+            fcntl.flock(
+                lock, fcntl.LOCK_EX
+            )  # one download at a time on this machine; freed when it is closed
+            missing = [file for file in files if not _has(target / file.name, file.bytes)]
+            if missing or not (target / MANIFEST_NAME).exists():
+                self._make_room(target, sum(file.bytes for file in files))
+                target.mkdir(exist_ok=True)
+                _download(source, target, missing)
+                write_atomically(target / MANIFEST_NAME, manifest)  # last: a folder that has one is complete
+            used = _lock_path(target).open("ab")
+            fcntl.flock(used, fcntl.LOCK_SH)
+            now = time.time_ns()
+            os.utime(used.fileno(), ns=(now, now))  # when it was last used; the kernel's own clock is coarser
+            _in_use.append(used)
+        return target
+
+    def _path(self) -> Path:
+        if self.folder is not None:
+            return Path(self.folder).expanduser()
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(home) / "magnet-train"
+
+    def _make_room(self, target: Path, needed: int) -> None:
+        limit = self.gigabytes * 1e9
+        remedy = f"raise data.cache.gigabytes ({self.gigabytes:g}) or name another data.cache.folder."
+        if needed > limit:
+            raise UserError(f"the shards take {needed / 1e9:.3g} GB, more than the cache may hold; {remedy}")
+        others = [path for path in target.parent.iterdir() if path.is_dir() and path != target]
+        sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in others}
+        for path in sorted(others, key=_last_used):
+            if sum(sizes.values()) + needed <= limit:
+                return
+            if _remove_if_unused(path):
+                del sizes[path]
+        if sum(sizes.values()) + needed > limit:
+            raise UserError(
+                f"the shards take {needed / 1e9:.3g} GB and other runs are using the rest of the cache at "
+                f"{target.parent}; {remedy}"
+            )
+
+
+class _File(NamedTuple):
+    name: str
+    bytes: int
+    sha256: str
+
+
+class RemoteFolder:
+    """A folder behind fsspec that is read in pieces, each tried several times.
+
+    Args:
+        url: hf://, s3:// or https://.
+
+    Raises:
+        UserError: Another scheme, or a library that is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url
+        if url.partition("://")[0] not in SCHEMES:
+            raise UserError(f"{url} is of none of the kinds {', '.join(SCHEMES)}; copy it here yourself.")
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            raise UserError(f"{url} needs a library that is not installed: {error}") from error
+
+    def read(self, name: str) -> bytes:
+        """Return a whole small file.
+
+        Raises:
+            UserError: It is not there or cannot be reached.
+        """
+        return self._persist(name, lambda: bytes(self._files.cat_file(f"{self._root}/{name}")))
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a file.
+
+        Raises:
+            UserError: It is not there or cannot be reached.
+        """
+        return self._persist(name, lambda: int(self._files.size(f"{self._root}/{name}")))
+
+    def append(self, name: str, target: Path, size: int, progress: Callable[[int], None]) -> None:
+        """Bring what `target` still lacks of a file of `size` bytes.
+
+        Raises:
+            UserError: It is not there or cannot be reached, or no room on disk.
+        """
+        with explain_disk_errors(target), target.open("ab") as file:
+            while (have := file.tell()) < size:
+                data = self._persist(name, functools.partial(self._piece, name, have, size))
+                file.write(data)
+                progress(len(data))
+
+    def read_pieces(self, name: str, size: int) -> bytes:
+        """Return a whole file of `size` bytes.
+
+        Raises:
+            UserError: It is not there or cannot be reached.
+        """
+        data = bytearray()
+        while len(data) < size:
+            data += self._persist(name, functools.partial(self._piece, name, len(data), size))
+        return bytes(data)
+
+    def _piece(self, name: str, start: int, size: int) -> bytes:
+        end = min(start + _CHUNK, size)
+        data = bytes(self._files.cat_file(f"{self._root}/{name}", start=start, end=end))
+        if len(data) == size > end - start:  # the server knows no ranges and sent all of it
+            return data[start:]
+        if len(data) != end - start:
+            raise OSError(f"{len(data)} bytes came instead of {end - start}")
+        return data
+
+    def _persist(self, name: str, attempt: Callable[[], _T]) -> _T:
+        for number in range(_ATTEMPTS):
+            try:
+                return attempt()
+            except (FileNotFoundError, PermissionError) as error:
+                raise UserError(f"{self.url}/{name} is not there or closed to you ({error}).") from error
+            except Exception as error:  # each of fsspec's backends has errors of its own
+                if number == _ATTEMPTS - 1:
+                    raise UserError(
+                        f"{self.url}/{name} cannot be read ({type(error).__name__}: {error}); try again, what "
+                        "came so far is kept."
+                    ) from error
+            time.sleep(_PAUSE * 2**number)
+        raise AssertionError("unreachable")
+
+
+def _files(source: RemoteFolder, manifest: bytes) -> list[_File]:
+    record = parse_manifest(manifest, f"{source.url}/{MANIFEST_NAME}")
+    index = _File(INDEX_NAME, source.size(INDEX_NAME), record.index_sha256)
+    return [index, *(_File(shard.file, shard.bytes, shard.sha256) for shard in record.shards)]
+
+
+def _download(source: RemoteFolder, target: Path, files: list[_File]) -> None:
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task(source.url, total=sum(file.bytes for file in files))
+        for file in files:
+            _fetch(source, target / file.name, file, lambda came: bar.advance(task, came))
+
+
+def _fetch(source: RemoteFolder, target: Path, file: _File, progress: Callable[[int], None]) -> None:
+    partial = partial_path(target)
+    if partial.exists() and partial.stat().st_size > file.bytes:
+        partial.unlink()
+    for _ in range(2):  # what was left by a broken download may itself be damaged: then once from the start
+        source.append(file.name, partial, file.bytes, progress)
+        if _sha256(partial) == file.sha256:
+            publish(partial, target)
+            return
+        partial.unlink()
+    raise UserError(
+        f"{source.url}/{file.name} is not the file that its manifest lists (sha256 differs); upload it again."
+    )
+
+
+def _has(path: Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size == size
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lock_path(copy: Path) -> Path:
+    return copy.with_suffix(".lock")
+
+
+def _last_used(copy: Path) -> float:
+    lock = _lock_path(copy)
+    return lock.stat().st_mtime if lock.exists() else 0.0
+
+
+def _remove_if_unused(copy: Path) -> bool:
+    with _lock_path(copy).open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        shutil.rmtree(copy)
+        _lock_path(copy).unlink()
+        return True

@@ -1,0 +1,47 @@
+"""`report.jsonl`: files that gave no sample, with reasons."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from datamodules.atomic import write_atomically
+
+REPORT_NAME = "report.jsonl"
+
+
+class LeftOut(NamedTuple):
+    """A file that gave no sample.
+
+    Args:
+        path: The file.
+        reason: A kind ("silent") and, after a colon, details.
+    """
+
+    path: str
+    reason: str
+
+
+def summarize(left_out: Sequence[LeftOut]) -> str:
+    """Count the kinds: "2 silent, 1 unreadable"."""
+    kinds = Counter(file.reason.partition(":")[0] for file in left_out)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+
+
+def write_report(folder: Path, left_out: Sequence[LeftOut]) -> None:
+    """Write one JSON object with path and reason for each file; empty if none was left out.
+
+    Raises:
+        UserError: No room or no permission.
+    """
+    lines = [json.dumps(file._asdict(), ensure_ascii=False) + "\n" for file in left_out]
+    write_atomically(folder / REPORT_NAME, "".join(lines).encode("utf-8", "replace"))
+
+
+def read_report(folder: Path) -> list[LeftOut]:
+    """Read what `write_report` wrote."""
+    with (folder / REPORT_NAME).open(encoding="utf-8") as lines:
+        return [LeftOut(**json.loads(line)) for line in lines]

@@ -1,0 +1,115 @@
+"""Read clips ahead of the codec, each in blocks, with a verdict on those that cannot be used.
+
+Shapes: audio float32 [channels, samples].
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from magnet_train.audio import AudioStream
+from magnet_train.errors import UserError
+from magnet_train.long_audio import samples_per_frame
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from datamodules.audio_files import AudioFile
+    from datamodules.captions import CaptionTemplate
+    from magnet_train.codecs import Codec
+
+_SILENCE = 1e-4  # largest sample, -80 dB of full scale
+
+
+class Unusable(Exception):  # noqa: N818  # a verdict on a file, not an error of the program
+    """Why a file is left out: a kind ("silent") and, after a colon, details."""
+
+
+class Clip:
+    """A file on its way into the codec.
+
+    Args:
+        file: What to read.
+        codec: Gives rate and channels.
+        template: For files without a caption.
+        pool: Reads in the background, one block ahead of the one that is asked for.
+    """
+
+    def __init__(
+        self, file: AudioFile, codec: Codec, template: CaptionTemplate | None, pool: ThreadPoolExecutor
+    ) -> None:
+        self.file = file
+        self.samples = 0  # read so far, at the codec's rate
+        self._codec = codec
+        self._template = template
+        self._pool = pool
+        self._metadata: dict[str, Any] = {}
+        self._stream = AudioStream(
+            file.path, codec.sample_rate, codec.channels, start=file.start or 0.0, end=file.end
+        )
+        self._reading = self._read()
+        self._next: Future[Tensor | None] = pool.submit(next, self._reading, None)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """JSON of the sample; there once a block was read."""
+        return self._metadata
+
+    @property
+    def audio_hash(self) -> str:
+        """Hash of the decoded audio; there once all blocks were read."""
+        return self._stream.digest
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Yield the audio.
+
+        Raises:
+            Unusable: It has no caption, cannot be read, is silent or holds less than one token frame.
+        """
+        peak = 0.0
+        while (block := self._next.result()) is not None:
+            self._next = self._pool.submit(next, self._reading, None)
+            self.samples += block.shape[-1]
+            peak = max(peak, float(block.abs().max())) if block.numel() else peak
+            yield block
+        if self.samples < samples_per_frame(self._codec):
+            raise Unusable(f"too short: {self.samples} samples are less than one frame")
+        if peak < _SILENCE:
+            raise Unusable("silent")
+
+    def _read(self) -> Iterator[Tensor]:
+        from datamodules.captions import CaptionError, describe
+
+        file = self.file
+        if file.problem is not None:
+            raise Unusable(file.problem)
+        try:
+            described = describe(file.path, file.fields, self._template)
+        except CaptionError as error:
+            raise Unusable(str(error)) from error
+        part = {} if file.start is None else {"start": file.start}
+        self._metadata = {**described, "source": file.name, **part}
+        try:
+            yield from self._stream
+        except UserError as error:
+            raise Unusable(f"unreadable: {error}") from error
+
+
+def read_clips(
+    files: Iterable[AudioFile], codec: Codec, template: CaptionTemplate | None, workers: int
+) -> Iterator[Clip]:
+    """Give clips in order, with the first blocks of a few that follow being read already."""
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Clip] = deque()
+    try:
+        for file in files:
+            waiting.append(Clip(file, codec, template, pool))
+            if len(waiting) > workers:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)

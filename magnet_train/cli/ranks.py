@@ -1,0 +1,49 @@
+"""Which of several processes this one is, as torchrun or SLURM tell it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from magnet_train.errors import UserError
+
+_LAUNCHERS = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),  # srun
+)
+
+
+class Ranks(NamedTuple):
+    """The place of a process among those that do the same.
+
+    Args:
+        rank: Its number, 0..ranks-1.
+        ranks: How many there are.
+        local_rank: Its number on this machine; picks the GPU.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    local_rank: int = 0
+
+
+def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """Read the place of this process; alone if nothing is said.
+
+    Raises:
+        UserError: A variable is no number, or the rank is not below the number of ranks.
+    """
+    for names in _LAUNCHERS:
+        rank_name, ranks_name, local_name = names
+        if rank_name not in environment or ranks_name not in environment:
+            continue
+        try:
+            rank, ranks = int(environment[rank_name]), int(environment[ranks_name])
+            local_rank = int(environment.get(local_name, "0"))
+        except ValueError as error:
+            raise UserError(f"{', '.join(names)} have to be numbers ({error}); unset them.") from error
+        if not (0 <= rank < ranks and local_rank >= 0):
+            raise UserError(f"{rank_name} {rank} is not below {ranks_name} {ranks}; unset or correct them.")
+        return Ranks(rank, ranks, local_rank)
+    return Ranks()

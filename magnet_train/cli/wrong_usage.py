@@ -1,0 +1,89 @@
+"""Tell wrong usage of `fit` and its kin in one sentence, with the names that were probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from typing import NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+_UNKNOWN_OPTION = re.compile(r"Option '([^']+)' is not accepted")
+_UNKNOWN_KEY = re.compile(r"does not accept option '([^']+)'")
+_UNKNOWN_WORD = re.compile(r"unrecognized arguments: (\S+)")
+_WHERE = re.compile(r"Parser key \"([^\"]+)\"")
+_CLASS = re.compile(r"class_path='?([\w.]+\w)|class_path '([\w.]+)'")
+_BAD_CLASS = re.compile(
+    r"Problem with given class_path '([^']+)':\s*((?:module '|No module named|.*Unable to load)[^\n]*)"
+)
+_BAD_VALUE = re.compile(r"(Expected [^\n]*?)\. Got value: ([^\n]*)")
+
+
+class OneSentenceParser(LightningArgumentParser):
+    """An argument parser whose errors are one line on stderr, and exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong and leave; a parser of a class inside another only reports to the outer one."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        keys = [action.dest for action in getattr(ex, "subcommand_parser", self)._actions]
+        print(f"magnet-train: error: {one_sentence(message, keys)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def one_sentence(message: str, keys: Iterable[str] = ()) -> str:
+    """Shorten what jsonargparse says.
+
+    Args:
+        message: Its message, of several lines.
+        keys: Options that there are.
+    """
+    where = ".".join(dict.fromkeys(_WHERE.findall(message)))
+    if found := _UNKNOWN_OPTION.search(message):
+        classes = [one or other for one, other in _CLASS.findall(message)]
+        name = classes[-1] if classes else where
+        return f"{where} takes no '{found[1]}' ({name}); {_nearest(found[1], _options_of(name))}."
+    if found := _UNKNOWN_KEY.search(message) or _UNKNOWN_WORD.search(message):
+        return f"there is no option '{found[1]}'; {_nearest(found[1].lstrip('-'), list(keys))}."
+    if found := _BAD_CLASS.search(message):
+        return f"{where} names the class {found[1]}, which cannot be loaded ({found[2].strip()}); check its spelling."
+    if found := _BAD_VALUE.search(message):
+        kind = re.sub(r"a <class '([^']+)'>", r"\1", found[1]).replace("a typing.Literal", "one of ")
+        return f"{where} is '{found[2]}': {kind[0].lower()}{kind[1:]}."
+    text = " ".join(message.split())
+    return f"{text[:400]}{'...' if len(text) > 400 else ''}"
+
+
+def _nearest(word: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    if not close:
+        head = word.split(".")[0]
+        close = difflib.get_close_matches(
+            head, sorted({name.split(".")[0] for name in names}), n=3, cutoff=0.5
+        )
+    if close:
+        return f"the nearest are {', '.join(close)}"
+    return f"there are {', '.join(names)}" if 0 < len(names) <= 20 else "see --help for those there are"
+
+
+def _options_of(class_path: str) -> list[str]:
+    """Name the constructor arguments of a class, those of its bases too where it passes them on."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+        signatures = [
+            inspect.signature(base.__init__) for base in kind.__mro__[:-1] if "__init__" in vars(base)
+        ]
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return []
+    names: dict[str, None] = {}
+    for signature in signatures:
+        parameters = list(signature.parameters.values())[1:]
+        names |= {p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break
+    return list(names)

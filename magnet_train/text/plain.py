@@ -1,0 +1,112 @@
+"""Text encoders without a language model: a vector for each word, for each label, or nothing.
+
+Shapes: B captions, S positions (that of the longest caption), D = dim. An empty or missing caption is a row
+whose mask is False everywhere: the null condition of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from magnet_train.errors import UserError
+from magnet_train.text.tokenizer import QUICKSTART, Tokenizer
+
+
+class WordText(nn.Module):
+    """One trained vector for each word of a tokenizer: the plainest text encoder there is.
+
+    Args:
+        tokenizer: Hub id or folder of a tokenizer, or "quickstart" for the packaged one.
+        dim: Width of the vectors.
+        max_length: Longest caption in tokens; longer ones are cut with a warning.
+    """
+
+    def __init__(self, tokenizer: str = QUICKSTART, dim: int = 128, max_length: int = 64) -> None:
+        super().__init__()
+        self.id, self.dim, self.trainable, self.max_length = tokenizer, dim, True, max_length
+        self.tokenizer = Tokenizer(tokenizer, max_length)
+        self.embedding = nn.Embedding(len(self.tokenizer.tokenizer), dim)
+
+    def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+        """Encode captions; float [B, S, dim] and bool [B, S]."""
+        ids, mask = self.tokenizer(texts)
+        device = self.embedding.weight.device
+        return self.embedding(ids.to(device)), mask.to(device)
+
+    def spec(self) -> dict[str, Any]:
+        """Describe the encoder in JSON primitives."""
+        return {"kind": "words", "name": self.id, "dim": self.dim, "max_length": self.max_length}
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer; the vectors are saved with the model."""
+        self.tokenizer.tokenizer.save_pretrained(folder)
+
+
+class ClassLabels(nn.Module):
+    """One trained vector for each of a few labels; a caption is exactly one of them.
+
+    Args:
+        labels: The labels.
+        dim: Width of the vectors.
+    """
+
+    def __init__(self, labels: list[str], dim: int = 128) -> None:
+        super().__init__()
+        if not labels:
+            raise UserError("labels is empty; list the classes, or use magnet_train.text.NoText.")
+        self.id, self.dim, self.trainable, self.labels = "labels", dim, True, list(labels)
+        self.embedding = nn.Embedding(len(labels), dim)
+        self._index = {label: index for index, label in enumerate(labels)}
+
+    def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+        """Look labels up; float [B, 1, dim] and bool [B, 1].
+
+        Raises:
+            UserError: A caption is not one of the labels.
+        """
+        unknown = [text for text in texts if text and text not in self._index]
+        if unknown:
+            raise UserError(
+                f"'{unknown[0]}' is not one of the labels {', '.join(self.labels)}; correct it or add it."
+            )
+        device = self.embedding.weight.device
+        index = torch.tensor([self._index.get(text or "", 0) for text in texts], device=device)
+        present = torch.tensor([bool(text) for text in texts], device=device)
+        return self.embedding(index)[:, None], present[:, None]
+
+    def spec(self) -> dict[str, Any]:
+        """Describe the encoder in JSON primitives."""
+        return {"kind": "labels", "labels": self.labels, "dim": self.dim}
+
+    def save(self, folder: Path) -> None:
+        """Nothing to write: the labels stand in the specification."""
+
+
+class NoText(nn.Module):
+    """No text at all: every clip has the null condition.
+
+    Args:
+        dim: Width of the (unused) states.
+    """
+
+    def __init__(self, dim: int = 8) -> None:
+        super().__init__()
+        self.id, self.dim, self.trainable = "none", dim, False
+        self.register_buffer("null", torch.zeros(1, 1, dim), persistent=False)
+
+    def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+        """Return zeros [B, 1, dim] and a mask [B, 1] that is False."""
+        hidden = self.null.expand(len(texts), -1, -1)  # type: ignore[operator]
+        return hidden, torch.zeros(len(texts), 1, dtype=torch.bool, device=hidden.device)
+
+    def spec(self) -> dict[str, Any]:
+        """Describe the encoder in JSON primitives."""
+        return {"kind": "none", "dim": self.dim}
+
+    def save(self, folder: Path) -> None:
+        """Nothing to write."""

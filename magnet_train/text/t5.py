@@ -1,0 +1,119 @@
+"""A T5 encoder, frozen or trained along.
+
+Shapes: B captions, S positions (that of the longest caption), D = dim. An empty or missing caption is a row
+whose mask is False everywhere: the null condition of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, T5EncoderModel
+
+from magnet_train.errors import UserError
+from magnet_train.hub import SETTINGS, WEIGHTS, lacking, revision_of, unreadable
+from magnet_train.text.tokenizer import Tokenizer, folder_of
+
+
+class _Frozen:
+    """Hold a module that neither trains nor is saved: not in `state_dict`, shared by deep copies (EMA)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module.eval().requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class T5Text(nn.Module):
+    """A T5 encoder, frozen as in the paper or trained along.
+
+    Args:
+        name: Hub id ("t5-base"), folder, or "quickstart" for the small one in the package.
+        trainable: Train it along; its weights are then part of checkpoints and exports.
+        pretrained: False starts from random weights of the folder's configuration.
+        max_length: Longest caption in tokens; longer ones are cut with a warning.
+        revision: Commit on the hub; the newest when None, and which that was is kept in checkpoints.
+
+    Raises:
+        UserError: It cannot be found or read, or is to be random and frozen, which no checkpoint could keep.
+
+    Source: arXiv 2401.04577, section 4.
+    """
+
+    def __init__(
+        self,
+        name: str = "t5-base",
+        trainable: bool = False,
+        pretrained: bool = True,
+        max_length: int = 256,
+        revision: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not (trainable or pretrained):
+            raise UserError(
+                f"text encoder {name} would be random and frozen; set trainable or pretrained to true."
+            )
+        self.id, self.trainable, self.pretrained, self.max_length = name, trainable, pretrained, max_length
+        folder = folder_of(name, SETTINGS + WEIGHTS if pretrained else SETTINGS, revision)
+        self.revision = revision_of(folder)
+        self.tokenizer = Tokenizer(name, max_length, self.revision)
+        model = _load_t5(folder, name, pretrained)
+        self.dim = int(model.config.d_model)
+        if trainable:
+            self.encoder = model
+        else:
+            self._frozen = _Frozen(model)
+
+    @property
+    def _t5(self) -> Any:  # T5EncoderModel; transformers is loosely typed
+        return self.encoder if self.trainable else self._frozen.module
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        if not self.trainable:
+            self._frozen.module._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+        """Encode captions; float [B, S, dim] and bool [B, S]."""
+        ids, mask = self.tokenizer(texts)
+        device = next(self._t5.parameters()).device
+        ids, mask = ids.to(device), mask.to(device)
+        # A row without any key would be NaN; its states are never used, so let it see the padding.
+        readable = mask | ~mask.any(dim=1, keepdim=True)
+        readable = readable.long()
+        if self.trainable:
+            return self._t5(input_ids=ids, attention_mask=readable).last_hidden_state, mask
+        # In its own precision, as the reference has it: T5 overflows under a trainer's 16-mixed.
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return self._t5(input_ids=ids, attention_mask=readable).last_hidden_state, mask
+
+    def spec(self) -> dict[str, Any]:
+        """Describe the encoder in JSON primitives."""
+        spec = {"kind": "t5", "name": self.id, "trainable": self.trainable, "max_length": self.max_length}
+        return spec if self.revision is None else {**spec, "revision": self.revision}
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer and configuration, and frozen weights; trained ones are saved with the model."""
+        self.tokenizer.tokenizer.save_pretrained(folder)
+        if self.trainable:
+            self._t5.config.save_pretrained(folder)
+        else:
+            self._t5.save_pretrained(folder)
+
+
+def _load_t5(folder: Path, name: str, pretrained: bool) -> Any:
+    try:
+        if not pretrained:
+            return T5EncoderModel(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        model, report = T5EncoderModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except Exception as error:  # transformers raises many kinds here
+        raise unreadable(name, "text encoder", error) from error
+    if report["missing_keys"]:
+        raise lacking(name, "text encoder", report["missing_keys"])
+    return model
