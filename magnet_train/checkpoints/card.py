@@ -112,8 +112,9 @@ def describe_text(text: Mapping[str, Any]) -> str:
 
 
 def _remarks(model: StoredModel, format: str) -> Iterator[str]:
-    if note_on(model.licence):
-        yield note_on(model.licence)
+    note = note_on(model.licence, str(model.base.get("licence", "")))
+    if note:
+        yield note
     if model.licence == UNSPECIFIED and model.decoding.parity:
         yield f"The source of these weights states no licence; {RELEASED_NOTE}."
     if format == "audiocraft" and model.codec_folder is None and model.codec.id.startswith(THEIR_STORE):

@@ -39,8 +39,8 @@ def front_matter(licence: str) -> str:
     return f"license: other\nlicense_name: {yaml.safe_dump(licence).splitlines()[0]}"
 
 
-def note_on(licence: str) -> str:
-    """Say in a sentence what follows from a licence; empty where nothing has to be said."""
-    if licence.lower().startswith("cc-by-nc"):
+def note_on(*licences: str) -> str:
+    """Say in a sentence what follows from a model's licence or its base's; "" where nothing has to be said."""
+    if any(licence.lower().startswith("cc-by-nc") for licence in licences):
         return "Not for commercial use: the licence of the weights it began with says so."
     return ""

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     print(
         f"wrote {args.out}: {count_parameters(magnet.lm):,} parameters{which}, licence {args.licence or magnet.licence}"
     )
-    if note_on(magnet.licence):
+    if note_on(magnet.licence):  # the base's, whatever --licence says
         print(note_on(magnet.licence))
     if args.format == "audiocraft":
         if not (args.out / CODEC_FILE).exists():

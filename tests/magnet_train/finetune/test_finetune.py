@@ -111,6 +111,10 @@ def test_licence_base_and_data_come_along_to_the_card(
         assert fact in card
     assert str(tmp_path.parent) not in card + (out / "config.json").read_text()
     assert json.loads((out / "config.json").read_text())["data"]["clips"] == 40
+    options = ["--checkpoint", str(out), "--out", str(tmp_path / "freed"), "--licence", "CC0-1.0"]
+    assert main(["export", *options]) == 0  # a word alone does not lift what binds the base
+    assert "Not for commercial use" in capsys.readouterr().out
+    assert "Not for commercial use" in (tmp_path / "freed" / "README.md").read_text()
 
 
 def test_every_format_can_begin_a_training(shards: Path, base: Path, tmp_path: Path) -> None:
