@@ -101,7 +101,7 @@ class SpeedMonitor(Callback):
         slots = next((c.slots for c in trainer.callbacks if hasattr(c, "slots")), None)  # type: ignore[attr-defined]
         if slots is not None and data is not None:
             pl_module.log("data/slots", float(slots))
-            pl_module.log("data/epochs", slots / max(1, len(data.train_clips)))
+            pl_module.log("data/epochs", slots / max(1, data.train_clips))
 
 
 def flops_per_clip(lm: MagnetTransformer, frames: int) -> float:

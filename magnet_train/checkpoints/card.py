@@ -66,7 +66,7 @@ def facts(model: StoredModel) -> Iterator[tuple[str, str]]:
     yield (
         "architecture",
         f"{lm.get('num_layers')} layers, width {lm.get('dim')}, {lm.get('num_heads')} heads, "
-        f"{parameters:,} stored parameters",
+        f"{parameters:,} {'parameters of the adapter' if model.adapter else 'stored parameters'}",
     )
     yield (
         "masking",
@@ -86,6 +86,8 @@ def facts(model: StoredModel) -> Iterator[tuple[str, str]]:
         yield "training", _listed(model.training)
     if model.data:
         yield "data", _listed(model.data)
+    if model.adapter:
+        yield "adapter", _listed(model.adapter)
     if model.base:
         licence, sha256 = model.base.get("licence", UNSPECIFIED), model.base.get("weights_sha256")
         yield (

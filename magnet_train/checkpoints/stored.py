@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,15 +110,20 @@ def load_plain(path: Path, mapped: bool = False) -> Any:
     """
     try:
         with torch.serialization.safe_globals(STAND_INS):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path)
+            )
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path.") from error
-    except pickle.UnpicklingError as error:  # torch's own text advises how to run such a file; nobody should
+    except (
+        pickle.UnpicklingError,
+        LookupError,
+    ) as error:  # torch's own text advises how to run such a file; nobody should
         raise UserError(
             f"{path} is damaged or holds objects that could run code, so it was not loaded; save it again as "
             "plain tensors."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{path} cannot be read as plain weights ({reason[:120]}); copy or save it again."

@@ -1,16 +1,24 @@
-"""Show what is in a folder of shards, a checkpoint (.ckpt) or an exported model folder, in tables."""
+"""Show what is in a folder of shards or in a model of any format that we read, or how much memory a training takes."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from magnet_train.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what can be set on the command line."""
-    parser.add_argument("path", type=Path, help="folder of shards, .ckpt file, or exported folder")
+    parser.add_argument(
+        "path",
+        nargs="?",
+        help="folder of shards; .ckpt of `fit`, exported folder, model or training checkpoint of audiocraft, hub id",
+    )
     parser.add_argument(
         "--clips",
         type=int,
@@ -29,19 +37,29 @@ def run(args: argparse.Namespace) -> None:
     """
     from rich.console import Console
 
-    path: Path = args.path
     console = Console()
-    if not path.exists():
+    if args.path is None:
         raise UserError(
-            f"there is nothing at {path}; name a folder of shards, a .ckpt or an exported folder."
+            "name what to inspect: a folder of shards or a model; `inspect --help` lists the kinds."
         )
-    if path.is_dir() and not (path / "config.json").exists():
+    for table in _tables(args.path, args.clips):
+        console.print(table)
+
+
+def _tables(name: str, clips: int) -> list[Table]:
+    from magnet_train.checkpoints.audiocraft import STATE_FILE
+    from magnet_train.checkpoints.export import CONFIG
+    from magnet_train.hub import is_hub_id
+
+    path = Path(name)
+    if not path.exists() and not is_hub_id(name):
+        raise UserError(
+            f"there is nothing at {path}; name a folder of shards, a .ckpt, or the folder of a model."
+        )
+    if path.is_dir() and not any((path / file).exists() for file in (CONFIG, STATE_FILE)):
         from magnet_train.cli.shard_tables import shard_tables
 
-        tables = shard_tables(path, args.clips)
-    else:
-        from magnet_train.cli.model_tables import model_tables
+        return shard_tables(path, clips)
+    from magnet_train.cli.model_tables import model_tables
 
-        tables = model_tables(path)
-    for table in tables:
-        console.print(table)
+    return model_tables(name)

@@ -31,7 +31,7 @@ from magnet_train.cli.run_folder import Resume, choose_checkpoint, first_process
 from magnet_train.cli.start import StartSummary
 from magnet_train.cli.wrong_usage import OneSentenceParser
 from magnet_train.errors import AgreedError, Preempted, UserError
-from magnet_train.finetune import Tuning, average_what_trains, start, take_architecture
+from magnet_train.finetune import Tuning, start, take_architecture
 from magnet_train.module import MagnetModule
 from magnet_train.survival import AtomicCheckpointIO
 
@@ -167,8 +167,6 @@ class MagnetCLI(LightningCLI):
         super().instantiate_classes()
         tuning = self._get(self.config_init, "tuning")
         start(self.model, self._base, tuning, getattr(self.datamodule, "summary", dict)())
-        if tuning is not None:
-            average_what_trains(self.trainer.callbacks)  # type: ignore[attr-defined]
         self._base = None  # its weights are no longer needed
 
 

@@ -1,107 +1,99 @@
-"""Tables about a checkpoint or an exported model; weights are counted, not read."""
+"""Tables about a model in any format that we read: what it is, where it comes from, which files hold it."""
 
 from __future__ import annotations
 
-import json
-import pickle
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
-from magnet_train.errors import UserError
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Shapes = Mapping[str, tuple[int, ...]]
+    from magnet_train.checkpoints.stored import StoredModel
 
 
-def model_tables(path: Path) -> list[Table]:
-    """Describe a Lightning `.ckpt` of ours or an exported folder.
+def model_tables(name: str) -> list[Table]:
+    """Describe a checkpoint of ours, an export, a model or training checkpoint of audiocraft, or a hub id.
 
     Raises:
-        UserError: It is neither, or unreadable.
+        UserError: It is none of these, or unreadable.
     """
-    return _export_tables(path) if path.is_dir() else _checkpoint_tables(path)
+    from magnet_train.checkpoints.load import HUB_FILES, read_stored
+    from magnet_train.hub import find_folder
+
+    path = Path(name) if Path(name).exists() else find_folder(name, "model", HUB_FILES)
+    stored = read_stored(path if Path(name).exists() else name, mapped=True)
+    return [_settings(name, stored, path), _parameters(stored.weights)]
 
 
-def _export_tables(folder: Path) -> list[Table]:
-    from safetensors import SafetensorError, safe_open
+def _settings(title: str, stored: StoredModel, path: Path) -> Table:
+    from magnet_train.checkpoints.card import facts
 
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-        with safe_open(folder / "model.safetensors", framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"{folder} is not a readable export ({error}); export the checkpoint again."
-        ) from error
-    if not isinstance(config, dict) or not str(config.get("format", "")).startswith("magnet-train/"):
-        raise UserError(
-            f"{folder / 'config.json'} is not of magnet-train; name a folder that `export` wrote."
-        )
-    return [_settings(str(folder), config), _parameters(shapes)]
-
-
-def _checkpoint_tables(path: Path) -> list[Table]:
-    import torch
-
-    try:  # mapped, so that a checkpoint of many gigabytes is described without being read
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"{path} is not a readable checkpoint ({reason}); name a .ckpt or a folder."
-        ) from error
-    state = (
-        checkpoint.get("state_dict", checkpoint.get("best_state")) if isinstance(checkpoint, dict) else None
-    )
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds no state_dict; name a .ckpt that `magnet-train fit` wrote.")
-    config = dict(checkpoint.get("magnet_train") or {})
-    for name in ("epoch", "global_step", "pytorch-lightning_version"):
-        if name in checkpoint:
-            config[name] = checkpoint[name]
-    position = (checkpoint.get("callbacks") or {}).get("DataPosition")
-    if position:
-        config["data position"] = position
-    config["EMA"] = "yes (weights below), raw weights kept" if "current_model_state" in checkpoint else "no"
-    shapes = {name: tuple(value.shape) for name, value in state.items() if hasattr(value, "shape")}
-    return [_settings(str(path), config), _parameters(shapes)]
-
-
-def _settings(title: str, config: Mapping[str, Any]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table = Table(title=escape(title), title_justify="left", title_style="bold", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in _flatten(config):
-        table.add_row(escape(name), escape(value))
+    table.add_row("kind", escape(_kind(stored, path)))
+    for name, text in facts(stored):
+        table.add_row(escape(name), escape(text.replace("`", "")))
+    decoding = ", ".join(f"{name} {value}" for name, value in vars(stored.decoding).items())
+    table.add_row("decoding", escape(decoding))
+    for file in sorted(_files(path)):
+        size = file.stat().st_size
+        table.add_row(
+            escape(f"file {file.relative_to(path.parent)}"), f"{size:,} bytes, sha256 {_sha256(file)}"
+        )
     return table
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Walk nested settings as ("lm.dim", "1024")."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            text = json.dumps(value) if isinstance(value, list | tuple) else str(value)
-            yield prefix + name, text if len(text) <= 200 else text[:199] + "…"
+def _kind(stored: StoredModel, path: Path) -> str:
+    from magnet_train.checkpoints.audiocraft import STATE_FILE
+
+    if stored.adapter:
+        return "LoRA adapter, a checkpoint of magnet-train; it needs the model that it was made from"
+    if path.is_dir():
+        return "model of audiocraft" if (path / STATE_FILE).is_file() else "export of magnet-train"
+    averaged = stored.training.get("weights") == "ema"
+    if stored.training.get("weights"):
+        return "checkpoint of magnet-train" + (
+            ", averaged weights with the raw ones beside them" if averaged else ""
+        )
+    return "model of audiocraft, its file alone or a training checkpoint"
 
 
-def _parameters(shapes: Shapes) -> Table:
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    else:
+        yield from (file for file in path.rglob("*") if file.is_file())
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _parameters(weights: Mapping[str, Tensor]) -> Table:
     """Count weights by the first two parts of their names."""
-    groups: dict[str, list[int]] = {}
-    for name, shape in shapes.items():
-        size = 1
-        for axis in shape:
-            size *= axis
-        groups.setdefault(".".join(name.split(".")[:2]), []).append(size)
+    groups: dict[str, list[Tensor]] = {}
+    for name, tensor in weights.items():
+        groups.setdefault(".".join(name.split(".")[:2]), []).append(tensor)
     table = Table(title="weights", title_justify="left", title_style="bold")
-    for column in ("part", "tensors", "numbers"):
-        table.add_column(column, justify="left" if column == "part" else "right")
-    for name, sizes in groups.items():
-        table.add_row(escape(name), str(len(sizes)), f"{sum(sizes):,}")
-    total = sum(map(sum, groups.values()))
-    table.add_row("all", str(len(shapes)), f"{total:,}", style="bold")
+    for column in ("part", "tensors", "numbers", "type"):
+        table.add_column(column, justify="right" if column in ("tensors", "numbers") else "left")
+    for name, tensors in groups.items():
+        table.add_row(escape(name), str(len(tensors)), f"{_numel(tensors):,}", _types(tensors))
+    everything = list(weights.values())
+    table.add_row("all", str(len(everything)), f"{_numel(everything):,}", _types(everything), style="bold")
     return table
+
+
+def _numel(tensors: list[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def _types(tensors: list[Tensor]) -> str:
+    return ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))

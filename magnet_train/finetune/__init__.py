@@ -1,6 +1,6 @@
 """Begin with another model's weights, and train all of it, a part of it, or a small addition to it."""
 
-from magnet_train.finetune.start import average_what_trains, start, take_architecture
+from magnet_train.finetune.start import start, take_architecture
 from magnet_train.finetune.tuning import Freeze, LoRA, Tuning
 
-__all__ = ["Freeze", "LoRA", "Tuning", "average_what_trains", "start", "take_architecture"]
+__all__ = ["Freeze", "LoRA", "Tuning", "start", "take_architecture"]

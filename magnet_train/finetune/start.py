@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import nn
 
 from magnet_train.checkpoints.adapter import weights_sha256
 from magnet_train.checkpoints.licence import UNSPECIFIED, note_on
@@ -75,17 +72,6 @@ def start(
         rank_zero_info(
             f"{type(tuning).__name__} trains {trained:,} of {count_parameters(module):,} parameters"
         )
-
-
-def average_what_trains(callbacks: Iterable[Callback]) -> None:
-    """Let averaged weights keep frozen ones bit for bit, where decay * w + (1 - decay) * w would round."""
-    for callback in callbacks:
-        if isinstance(callback, WeightAveraging) and callback._kwargs.get("avg_fn"):
-            callback._kwargs["avg_fn"] = partial(_unless_equal, callback._kwargs["avg_fn"])
-
-
-def _unless_equal(average: Callable[..., Tensor], before: Tensor, now: Tensor, count: Tensor) -> Tensor:
-    return before if torch.equal(before, now) else average(before, now, count)
 
 
 def _require_same_codec(base: StoredModel, module: MagnetModule) -> None:

@@ -155,6 +155,16 @@ def test_adapter_alone_is_in_the_checkpoint(lora: Path, base: Path) -> None:
     assert stored.base["source"] == str(base)
 
 
+def test_inspect_tells_an_adapter_without_its_base(lora: Path, tmp_path: Path, capsys: Any) -> None:
+    content = torch.load(lora, weights_only=True)
+    content["magnet_train"]["base"]["source"] = "/nowhere/model"
+    torch.save(content, tmp_path / "lora.ckpt")
+    assert main(["inspect", str(tmp_path / "lora.ckpt")]) == 0
+    shown = capsys.readouterr().out
+    for fact in ("LoRA adapter", "rank 16", "/nowhere/model", "CC-BY-NC-4.0"):
+        assert fact in shown
+
+
 def test_merged_model_is_base_and_adapter(lora: Path, base: Path, tmp_path: Path) -> None:
     """Expected: peft's own forward pass with the weights of the checkpoint."""
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
