@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magnet_train.cli.counting import count, duration
+from magnet_train.cli.counting import count, duration, size
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ def _progress() -> Iterator[Progress]:
 
 
 def _sizes(manifest: Manifest) -> str:
-    megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
+    bytes_in_all = sum(shard.bytes for shard in manifest.shards)
     return (
         f"{count(manifest.samples, 'clip')}, {duration(manifest.seconds)}, "
-        f"{count(len(manifest.shards), 'shard')}, {megabytes:.1f} MB, codec {manifest.codec.id}"
+        f"{count(len(manifest.shards), 'shard')}, {size(bytes_in_all)}, codec {manifest.codec.id}"
     )
 
 
