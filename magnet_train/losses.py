@@ -43,6 +43,7 @@ def predict_masked(
     stages: Sequence[int],
     text: Tensor | None = None,
     text_mask: Tensor | None = None,
+    every_way: bool = False,
 ) -> Iterator[StagePrediction]:
     """Predict what is masked, codebook by codebook; each clip is about one of them.
 
@@ -57,26 +58,31 @@ def predict_masked(
         stages: B codebooks, on the host: they shape the work.
         text: float [B, S, text_dim] or None.
         text_mask: bool [B, S] or None.
+        every_way: Call the model for all codebooks, also those without a clip: ranks that share a model out
+            wait for each other in every call.
 
     Yields:
-        One prediction for each codebook in `stages`, in ascending order.
+        One prediction for each codebook in `stages`, or for all, in ascending order.
     """
     learn = mask & valid
     stage_of_row = torch.tensor(stages, device=tokens.device)
     visible = mask_for_stage(tokens, mask, stage_of_row, lm.mask_id)
-    alike = [
-        [row for row, stage in enumerate(stages) if (stage > 0) == restricted] for restricted in (False, True)
-    ]
-    for rows in filter(None, alike):
+    first, others = range(1), range(1, tokens.shape[1])
+    for alike in (first, others):
+        rows = [row for row, stage in enumerate(stages) if stage in alike]
+        asked_stages = alike if every_way else sorted({stages[row] for row in rows})
+        if not asked_stages:
+            continue
+        rows = rows or [0]  # a clip that has nothing to say here
         everything = len(rows) == len(stages)
         index = torch.tensor(rows, device=tokens.device)
         states = lm.hidden(  # [rows, T, D]
             visible if everything else visible[index],
-            stages[rows[0]],
+            asked_stages[0],
             text if everything or text is None else text[index],
             text_mask if everything or text_mask is None else text_mask[index],
         )
-        for stage in sorted({stages[row] for row in rows}):
+        for stage in asked_stages:
             asked = learn[index] & (stage_of_row[index] == stage)[:, None]  # [rows, T]
             clip, frame = asked.nonzero(as_tuple=True)
             targets = tokens[index[clip], stage, frame]

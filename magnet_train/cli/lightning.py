@@ -33,6 +33,7 @@ from magnet_train.cli.wrong_usage import OneSentenceParser
 from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.finetune import Tuning, start, take_architecture
 from magnet_train.module import MagnetModule
+from magnet_train.scale import accumulate
 from magnet_train.survival import AtomicCheckpointIO
 
 CONFIG_OPTIONS = ("-c", "--config")
@@ -64,6 +65,12 @@ class MagnetCLI(LightningCLI):
             type=str,
             default="runs/default",
             help="folder of this run: config.yaml, metrics, checkpoints, samples",
+        )
+        parser.add_argument(
+            "--global_batch",
+            type=int | None,
+            default=None,
+            help="clips of one optimizer step over all devices; sets trainer.accumulate_grad_batches",
         )
         parser.add_argument(
             "--resume",
@@ -165,6 +172,8 @@ class MagnetCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything, then begin with another model's weights if there is one."""
         super().instantiate_classes()
+        if self.subcommand == "fit":
+            accumulate(self.trainer, self.datamodule.batch_size, self._get(self.config, "global_batch"))
         tuning = self._get(self.config_init, "tuning")
         start(self.model, self._base, tuning, getattr(self.datamodule, "summary", dict)())
         self._base = None  # its weights are no longer needed
@@ -242,6 +251,7 @@ def _quieten() -> None:
         ".*isinstance.treespec, LeafSpec.. is deprecated",
         ".*does not have many workers",  # a choice of the configuration
         "The dirpath has changed from",
+        "It is recommended to use .self.log.*sync_dist=True",  # the metric is summed over ranks before
         "Experiment logs directory .* exists and is not empty",
         ".*using the WeightAveraging callback, but loading a checkpoint outside",  # the average is what is loaded
         ".*callbacks used to create the checkpoint need to be provided",  # of `validate` and `predict`
