@@ -131,6 +131,12 @@ class MagnetCLI(LightningCLI):
                 raise UserError(
                     f"--ckpt_path {config.ckpt_path} does not exist; name a checkpoint that `fit` saved."
                 )
+            if config.resume != "never":
+                raise UserError(
+                    f"--ckpt_path names the checkpoint and --resume {config.resume} looks for one; give one of the two."
+                )
+            if first_process():
+                print(f"reading {config.ckpt_path}")
         elif self.subcommand == "fit":
             chosen = choose_checkpoint(run, config.resume)
             config.ckpt_path = None if chosen is None else str(chosen)
@@ -201,7 +207,18 @@ def _with_found_configs(arguments: Sequence[str]) -> list[str]:
             raise UserError(
                 f"{path} does not exist; the shipped ones are configs/base.yaml and those beside it."
             )
+        _check_yaml(path)
     return found
+
+
+def _check_yaml(path: Path) -> None:
+    """Find what the parser would report without the file's name."""
+    try:
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is not valid YAML ({' '.join(str(error).split())}); mend it there."
+        ) from error
 
 
 def run(arguments: Sequence[str]) -> None:
