@@ -58,7 +58,7 @@ class TokenDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        shards: str | Path | dict[str, float],
+        shards: dict[str, float] | str | Path,
         val_shards: str | Path | None = None,
         val_fraction: float = 0.05,
         segment_duration: float = 10.0,
