@@ -27,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="clips of a shards folder to read for the statistics, evenly spread; 0 reads all "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="instead: memory that training takes by precision, batch and LoRA, for the model at the path or, without "
+        "one, for the shipped sizes",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,6 +44,12 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     console = Console()
+    if args.memory:
+        from magnet_train.cli.memory_tables import memory_tables
+
+        for table in memory_tables(args.path):
+            console.print(table)
+        return
     if args.path is None:
         raise UserError(
             "name what to inspect: a folder of shards or a model; `inspect --help` lists the kinds."
