@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,20 @@ def test_a_journal_cut_in_the_middle_of_a_line(undisturbed: Path, tmp_path: Path
     journal.write_bytes(journal.read_bytes()[:-9])
     work(folder)
     assert contents(folder) == contents(undisturbed)
+
+
+@pytest.mark.parametrize("limit", [700, 9_000, 24_000])
+def test_no_room_on_disk_and_room_again(undisturbed: Path, tmp_path: Path, limit: int) -> None:
+    """The kernel refuses larger files, as a full disk would (EFBIG instead of ENOSPC)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"no room on disk for .*\.tokenize"):
+            work(tmp_path / "shards")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    work(tmp_path / "shards")
+    assert contents(tmp_path / "shards") == contents(undisturbed)
 
 
 class StopError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,17 @@ def test_a_rank_does_its_share(
     assert told.count("wrote 5 clips") == 2
     for path in (tmp_path / "alone").iterdir():
         assert path.read_bytes() == (tmp_path / "shared" / path.name).read_bytes()
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / "[red] audio"
+    write_tone(folder / "plain.wav")
+    for pitch, name in ((200, b"\xff\xfe.wav"), (300, "日本\n.wav".encode())):
+        target = os.fsencode(folder) + b"/" + name
+        write_tone(folder / "temporary.wav", pitch=pitch)
+        os.rename(folder / "temporary.wav", target)
+        Path(os.fsdecode(target)).with_suffix(".txt").write_text("strange")
+    assert tokenize("--audio", folder, "--out", tmp_path / "shards") == 0
+    reader = ShardReader(tmp_path / "shards")
+    assert sorted(reader[n].metadata["source"] for n in range(len(reader))) == ["??.wav", "日本\n.wav"]
+    assert verify_shards(tmp_path / "shards") == []
