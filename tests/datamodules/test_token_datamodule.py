@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.batches import BatchMaker, TokenBatch
-from datamodules.captions import CaptionAugmentation
+from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenDataset
 from datamodules.draw import OneByOne
 from datamodules.order import Purpose
