@@ -5,10 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 import lightning.pytorch as pl
+import torch
 from torch.utils.checkpoint import checkpoint
 
 from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
+
+MOST_GRAPHS = 32
 
 
 def recompute_activations(lm: MagnetTransformer) -> None:
@@ -28,6 +31,8 @@ def compile_layers(lm: MagnetTransformer, backend: str = "inductor") -> None:
         lm: The model.
         backend: Of `torch.compile`.
     """
+    # Restricted or not, with and without text, one row or several: more than torch expects of one function.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
     for layer in lm.layers:
         layer.compile(backend=backend, dynamic=True)
 
