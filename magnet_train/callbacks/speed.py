@@ -108,7 +108,7 @@ class SpeedMonitor(Callback):
             slots = self._slots + clips
             pl_module.log("data/slots", float(slots))
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            pl_module.log("data/epochs", slots / max(1, data.train_clips))
+            pl_module.log("data/epochs", slots / max(1, len(data.train_clips)))
 
 
 def flops_per_clip(lm: MagnetTransformer, frames: int) -> float:
