@@ -107,8 +107,8 @@ class SpeedMonitor(Callback):
         if self._slots is not None:
             slots = self._slots + clips
             pl_module.log("data/slots", float(slots))
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            pl_module.log("data/epochs", slots / max(1, len(data.train_clips)))
+            if there_are := getattr(trainer.datamodule, "train_clips", 0):  # type: ignore[attr-defined]
+                pl_module.log("data/epochs", slots / there_are)
 
 
 def flops_per_clip(lm: MagnetTransformer, frames: int) -> float:
