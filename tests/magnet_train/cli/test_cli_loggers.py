@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def records_of(path: Path) -> Iterator[wandb_internal_pb2.Record]:
             yield record
 
 
+def finished_records_of(path: Path, seconds: float = 30) -> list[wandb_internal_pb2.Record]:
+    """Wait for the last record, which W&B's own process may write a moment after `finish` has returned."""
+    deadline = time.monotonic() + seconds
+    while True:
+        records = list(records_of(path))
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def history_of(records: list[wandb_internal_pb2.Record]) -> list[dict]:
     rows = [record.history for record in records if record.WhichOneof("record_type") == "history"]
     return [{i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in row.item} for row in rows]
@@ -73,7 +85,7 @@ def test_an_offline_run_of_wandb_read_back(trainings, tmp_path, overlay, monkeyp
     assert trainings.fit(run, *options, *PROMPTS) == 0
     wandb.finish()  # what the end of the process does
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
-    records = list(records_of(file))
+    records = finished_records_of(file)
     rows = history_of(records)
 
     logged = {key for row in rows for key in row}
