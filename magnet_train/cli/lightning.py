@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import subprocess
 import time
@@ -38,6 +39,7 @@ from magnet_train.survival import AtomicCheckpointIO
 
 CONFIG_OPTIONS = ("-c", "--config")
 _NOISE = ("💡", "TPU available", "`Trainer.fit` stopped", "Restor", "Found current_model_state")
+_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|timed out", re.IGNORECASE)
 GRACE = 20.0  # seconds; every rank knows that the run is over and is on its way out
 
 
@@ -173,6 +175,11 @@ class MagnetCLI(LightningCLI):
             self.trainer.fit(**arguments)
         except BaseException as error:
             _end_children(self.trainer, grace=GRACE if isinstance(error, (AgreedError, Preempted)) else 0.0)
+            if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and _LOST.search(str(error)):
+                raise UserError(
+                    f"rank {self.trainer.global_rank} lost contact with another ({str(error).splitlines()[0][:200]}); "
+                    "see what that one said, and go on by --resume auto."
+                ) from error
             raise
 
     def instantiate_classes(self) -> None:
