@@ -30,6 +30,7 @@ from magnet_train.sharding import is_sharded, local_part, shard
 from magnet_train.stages import draw_stage, stratified_stages
 from magnet_train.tokens import CodecInfo
 
+ON_HOST = ("noise", "valid", "slot")  # entries of a batch that no GPU needs
 LOSS, COUNT = 0, 1  # rows of `_sums`
 RATE, COIN, ORDER = 0, 1, 2  # columns of `noise`: mask rate, text-drop coin, and from here on the span order
 
@@ -148,6 +149,12 @@ class MagnetModule(pl.LightningModule):
         if self.device_mesh is not None:
             shard(self.lm, self.text, self.device_mesh["data_parallel"], str(self.trainer.precision))
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave on the host what masks are made of: to count them on a GPU would be to wait for it."""
+        stay = {name: batch[name] for name in ON_HOST if name in batch}
+        move = {name: value for name, value in batch.items() if name not in stay}
+        return super().transfer_batch_to_device(move, device, dataloader_idx) | stay
+
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """Learn from a batch, or from a part of one under gradient accumulation.
 
@@ -158,12 +165,14 @@ class MagnetModule(pl.LightningModule):
         stages = self._stages(batch)
         mask = self.draw_mask(batch["noise"])  # [B, T]
         hidden, text_mask = self.text(batch["text"])
-        text_mask = text_mask & (batch["noise"][:, COIN] >= self.cfg_dropout)[:, None]
-        sums = torch.zeros(2, self.codec.n_q, device=mask.device)
-        total = torch.zeros((), device=mask.device)
+        shown = batch["noise"][:, COIN] >= self.cfg_dropout
+        text_mask = text_mask & shown.to(text_mask.device, non_blocking=True)[:, None]
+        with_text = [row for row, show in enumerate(shown.tolist()) if show and batch["text"][row]]
+        sums = torch.zeros(2, self.codec.n_q, device=self.device)
+        total = torch.zeros((), device=self.device)
         every_way = self.stage_sampling == "stratified" and is_sharded(self.lm)
         for stage, logits, targets, _ in predict_masked(
-            self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask, every_way
+            self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask, with_text, every_way
         ):
             loss = masked_cross_entropy_sum(logits, targets)
             sums[LOSS, stage], sums[COUNT, stage] = loss.detach(), len(targets)
@@ -228,7 +237,7 @@ class MagnetModule(pl.LightningModule):
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Measure every codebook on masks that are the same each time."""
         mask = self.draw_mask(batch["noise"])
-        rate = mask.float().mean(dim=-1)
+        rate = mask.float().mean(dim=-1).to(self.device, non_blocking=True)
         hidden, text_mask = self.text(batch["text"])
         for k in range(self.codec.n_q):
             stages = [k] * len(batch["text"])
