@@ -24,7 +24,7 @@ from ablations import T_95, hardware, make_shards
 from magnet_train.quickstart.report import read_metrics
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  after the choice of a backend without a screen
+import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
 CONFIGS = ("configs/base.yaml", "configs/quickstart.yaml", "configs/trainer/cpu.yaml")
