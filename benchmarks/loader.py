@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--million", action="store_true", help="a million clips too: 3 GB, some minutes")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    folder = make_shards(args.work / "clips", args.clips)
+    folder = make_shards(args.work / f"clips_{args.clips}", args.clips)
     require_equal(folder, args.clips)
     batches = args.clips // BATCH // 4
     results: dict[str, Any] = {"hardware": hardware(), "clips": args.clips, "batch": BATCH, "equal": True}

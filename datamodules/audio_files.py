@@ -98,16 +98,20 @@ def _take(listed: Listed, seen: set[str], keys: set[str]) -> AudioFile:
 
 
 def _walk_folder(folder: Path) -> Iterator[Listed]:
-    for path in sorted(folder.rglob("*")):
-        suffix = path.suffix.lower()
-        if path.name.startswith(".") or not path.is_file():  # "._song.wav" is what macOS leaves behind
+    names = []
+    for root, _, files in os.walk(folder):  # several times as fast as Path.rglob, for a million files
+        inside = Path(root).relative_to(folder).as_posix()
+        names += [file if inside == "." else f"{inside}/{file}" for file in files]
+    for name in sorted(names, key=lambda name: name.split("/")):
+        base = name.rpartition("/")[2]
+        suffix = os.path.splitext(base)[1].lower()
+        if base.startswith("."):  # "._song.wav" is what macOS leaves behind
             continue
-        name = path.relative_to(folder).as_posix()
         if suffix in SUFFIXES:
-            yield Listed(path, name, None, None, {})
+            yield Listed(folder / name, name, None, None, {})
         elif suffix in _OTHER_AUDIO:
             problem = f"{suffix[1:]} is not read: convert it to wav, flac, ogg or mp3"
-            yield Listed(path, name, None, None, {}, problem)
+            yield Listed(folder / name, name, None, None, {}, problem)
 
 
 def _segment(start: float | None, end: float | None) -> str:

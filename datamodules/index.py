@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,19 +33,6 @@ INDEX_DTYPE = np.dtype(
 )
 IndexRows: TypeAlias = npt.NDArray[Any]  # of INDEX_DTYPE
 _CHECKED_AT_ONCE = 2**16  # rows; keeps the memory flat
-
-
-class IndexRow(NamedTuple):
-    """One row of the index as Python integers; the fields of INDEX_DTYPE in their order."""
-
-    shard: int
-    frames: int
-    npy_bytes: int
-    json_bytes: int
-    npy_header: int
-    npy_offset: int
-    json_offset: int
-    key_hash: int
 
 
 def key_hash(key: str) -> int:

@@ -60,7 +60,7 @@ def tokens_from_npy(payload: bytes) -> TokenArray:
     expected = start + length + dtype.itemsize * n_q * frames
     if len(payload) != expected:
         raise MalformedError(f".npy of shape [{n_q}, {frames}] needs {expected} bytes and has {len(payload)}")
-    return np.frombuffer(payload, dtype=dtype, offset=start + length).reshape(n_q, frames)
+    return np.ndarray((n_q, frames), dtype, payload, start + length)
 
 
 @functools.lru_cache(maxsize=4096)  # clips of one length share their header byte for byte

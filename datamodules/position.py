@@ -36,14 +36,21 @@ class DataPosition(Callback):
         self._last_step = 0
         self._restored: dict[str, Any] | None = None
         self._identity: dict[str, int | str] = {}
+        self._data: _SlotData | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget the data of an earlier fit."""
+        self._data = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return primitives only, so that the checkpoint loads with `weights_only=True`."""
         return {"slots": self.slots, "order_version": ORDER_VERSION, **self._identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until the data it has to fit is known."""
+        """Keep the state until the data it has to fit is known: strategies that shard restore after that."""
         self._restored = dict(state_dict)
+        if self._data is not None:
+            self._take_up(self._data)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand the position to the data before Lightning builds its loader.
@@ -51,9 +58,12 @@ class DataPosition(Callback):
         Raises:
             UserError: The checkpoint is from another seed, other clips or another order; shows both.
         """
-        data = _data(trainer)
-        self._identity = data.identity()
+        self._data = _data(trainer)
+        self._identity = self._data.identity()
         self._pending = 0
+        self._take_up(self._data)
+
+    def _take_up(self, data: _SlotData) -> None:
         if self._restored is not None:
             for name, now in {"order_version": ORDER_VERSION, **self._identity}.items():
                 then = self._restored.get(name)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.index import IndexRow, IndexRows, key_hash, open_index
+from datamodules.index import IndexRows, key_hash, open_index
 from datamodules.manifest import read_manifest
 from datamodules.npy import TokenArray, tokens_from_npy
 from datamodules.problems import MalformedError
@@ -68,15 +68,12 @@ class ShardReader:
     def read(self, numbers: npt.NDArray[np.int64]) -> list[Sample | UserError]:
         """Read several clips; in place of a damaged one stands the error that names shard and key."""
         rows = self.index[numbers].tolist()
-        return [
-            self._sample(number, IndexRow._make(row))
-            for number, row in zip(numbers.tolist(), rows, strict=True)
-        ]
+        return [self._sample(number, row) for number, row in zip(numbers.tolist(), rows, strict=True)]
 
     def key(self, number: int) -> str:
         """Read only the key of one clip."""
-        row = IndexRow._make(self.index[number].tolist())
-        return _key(self._read(row.shard, row.npy_header, row.npy_offset - row.npy_header), row)
+        shard, _, _, _, npy_header, npy_offset, _, expected = self.index[number].tolist()
+        return _key(self._read(shard, npy_header, npy_offset - npy_header), expected)
 
     def close(self) -> None:
         """Close the tars; the next read opens them again."""
@@ -93,18 +90,20 @@ class ShardReader:
         for descriptor in getattr(self, "_files", {}).values():
             os.close(descriptor)
 
-    def _sample(self, number: int, row: IndexRow) -> Sample | UserError:
-        npy_end, json_end = row.npy_offset + row.npy_bytes, row.json_offset + row.json_bytes
-        start = min(row.npy_header, row.json_offset)  # neighbours in the tar: one read for both
+    def _sample(self, number: int, row: tuple[int, ...]) -> Sample | UserError:
+        shard, _, npy_bytes, json_bytes, npy_header, npy_offset, json_offset, expected = row
+        start = min(npy_header, json_offset)  # neighbours in the tar: one read for both
+        end = max(npy_offset + npy_bytes, json_offset + json_bytes)
+        npy, json = npy_offset - start, json_offset - start
         key = f"number {number}"
         try:
-            data = self._read(row.shard, start, max(npy_end, json_end) - start)
-            key = _key(data[row.npy_header - start : row.npy_offset - start], row)
-            tokens = tokens_from_npy(data[row.npy_offset - start : npy_end - start])
+            data = self._read(shard, start, end - start)
+            key = _key(data[npy_header - start : npy], expected)
+            tokens = tokens_from_npy(data[npy : npy + npy_bytes])
             self._check_tokens(tokens)
-            metadata = parse_metadata(data[row.json_offset - start : json_end - start])
+            metadata = parse_metadata(data[json : json + json_bytes])
         except (MalformedError, OSError) as error:
-            file = self.folder / self.manifest.shards[row.shard].file
+            file = self.folder / self.manifest.shards[shard].file
             damage = UserError(
                 f"clip {key} in {file} is damaged: {error}; run `magnet-train verify {self.folder}` and "
                 "copy the shard again."
@@ -149,14 +148,13 @@ class ShardReader:
                 )
 
 
-def _key(headers: bytes, row: IndexRow) -> str:
-    """Return the key in the header blocks of a clip's `.npy`, held against the index."""
+def _key(headers: bytes, expected: int) -> str:
+    """Return the key in the header blocks of a clip's `.npy`, whose hash the index has as `expected`."""
     if len(headers) == BLOCK:  # a short name: the hash vouches for it, so that the checksum need not
         name = headers[:100].partition(b"\0")[0].decode("utf-8", "replace")
-        key, _ = split_name(name)
-        if key_hash(key) == row.key_hash:
+        if name[-4:] == ".npy" and key_hash(key := name[:-4]) == expected:
             return key
     key, _ = split_name(member_name(headers))
-    if key_hash(key) != row.key_hash:
+    if key_hash(key) != expected:
         raise MalformedError(f"the shard has it as {key} and the index does not")
     return key

@@ -72,9 +72,7 @@ def parse_metadata(payload: bytes) -> dict[str, Any]:
         MalformedError: Not JSON, not an object, or `text` is not a string.
     """
     try:
-        record = json.loads(
-            payload.decode()
-        )  # text at once: guessing the encoding takes longer than the rest
+        record = json.loads(payload.decode())  # as text: guessing the encoding takes longer than the rest
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"its .json is unreadable ({error})") from error
     if not isinstance(record, dict):

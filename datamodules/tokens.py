@@ -58,7 +58,7 @@ class TokenDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        shards: str | Path | dict[str, float],
+        shards: dict[str, float] | str | Path,
         val_shards: str | Path | None = None,
         val_fraction: float = 0.05,
         segment_duration: float = 10.0,
@@ -87,10 +87,12 @@ class TokenDataModule(pl.LightningDataModule):
         weights = shards if isinstance(shards, dict) else {str(shards): 1.0}
         if not weights:
             raise UserError("data.shards names no folder; name at least one.")
-        self.weights = list(weights.values())
-        self.shards = [cache.local_folder(name) for name in weights]
+        parts = [(read_manifest(path := cache.local_folder(name)), path, weights[name]) for name in weights]
+        parts.sort(key=lambda part: part[0].fingerprint)  # the order in which they are named means nothing
+        self._manifests = [manifest for manifest, _, _ in parts]
+        self.shards = [path for _, path, _ in parts]
+        self.weights = [weight for _, _, weight in parts]
         self.val_shards = None if val_shards is None else cache.local_folder(val_shards)
-        self._manifests = [read_manifest(folder) for folder in self.shards]
         for folder in [*self.shards[1:], *([] if self.val_shards is None else [self.val_shards])]:
             self.codec.require_same_tokens(read_manifest(folder).codec, str(self.shards[0]), str(folder))
         self._check_numbers()

@@ -83,12 +83,12 @@ def adopt_shards(
     Raises:
         UserError: No tars, an unknown codec, or a problem in a shard; names shard and key.
     """
-    paths = _tars(folder)
-    if not paths:
-        raise UserError(f"{folder} holds no .tar to index; name the folder the shards lie in.")
     # an unfinished folder has no manifest, but is not from elsewhere: reading it says so
     ours = (folder / MANIFEST_NAME).exists() or (folder / JOB_NAME).exists()
     known = read_manifest(folder) if ours else None
+    paths = _tars(folder)
+    if not paths:
+        raise UserError(f"{folder} holds no .tar to index; name the folder the shards lie in.")
     if known is not None:
         if codec is not None:
             known.codec.require_same_tokens(codec, str(folder), "--codec")

@@ -7,6 +7,7 @@ Shapes: tokens integers [K, T].
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import zlib
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from datamodules.atomic import explain_disk_errors, publish, write_atomically
+from datamodules.atomic import explain_disk_errors, write_atomically
 from datamodules.index import IndexRows
 from datamodules.manifest import ShardEntry
 from datamodules.scan import scan_shard
@@ -65,7 +66,6 @@ class WorkUnit:
         self.number = number
         self.codec = codec
         self.tar_path = folder / f"{number:06d}.tar"
-        self._partial = folder / f"{number:06d}.partial"
         self._journal_path = folder / f"{number:06d}.jsonl"
         self._rows_path = folder / f"{number:06d}.npy"
         self._entry_path = folder / f"{number:06d}.json"
@@ -86,8 +86,8 @@ class WorkUnit:
             raise UserError(
                 f"another process is writing {self.tar_path}; wait for it to end or stop it."
             ) from error
-        with explain_disk_errors(self._partial):
-            self._tar = self._partial.open("ab+")
+        with explain_disk_errors(self.tar_path):
+            self._tar = self.tar_path.open("ab+")
             self._journal = self._journal_path.open("ab+")
             self._recover()
         return self
@@ -124,10 +124,10 @@ class WorkUnit:
             UserError: No room on disk.
         """
         data = sample_bytes(key, tokens, metadata, self.codec)
-        with explain_disk_errors(self._partial):
-            assert self._tar is not None
-            self._tar.write(data)
-            self._tar.flush()
+        tar, _ = self._files()
+        with explain_disk_errors(self.tar_path):
+            tar.write(data)
+            tar.flush()
         self._note(Outcome(path, key, audio, None, self._end + len(data), zlib.crc32(data)))
 
     def leave_out(self, path: str, reason: str) -> None:
@@ -144,19 +144,21 @@ class WorkUnit:
         Raises:
             UserError: No room on disk, or the tar reads back otherwise than it was written.
         """
-        with explain_disk_errors(self._partial):
-            assert self._tar is not None
-            self._tar.write(end_of_archive(self._end))
-            self._tar.flush()
-        scan = scan_shard(self._partial, self.number, self.codec)
-        kept = sum(outcome.key is not None for outcome in self.outcomes)
+        tar, journal = self._files()
+        with explain_disk_errors(self.tar_path):
+            tar.write(end_of_archive(self._end))
+            for file in (tar, journal):
+                file.flush()
+                os.fsync(file.fileno())
+        scan = scan_shard(self.tar_path, self.number, self.codec)
+        kept = sum(outcome.reason is None for outcome in self.outcomes)
         if scan.problems or scan.entry.samples != kept:
             what = scan.problems[0] if scan.problems else f"{scan.entry.samples} of {kept} samples"
-            raise UserError(f"{self._partial} reads back otherwise than written: {what}; check the disk.")
-        with explain_disk_errors(self.tar_path):
-            np.save(self._rows_path, scan.rows, allow_pickle=False)
-            publish(self._partial, self.tar_path)
-        write_atomically(self._entry_path, json.dumps(asdict(scan.entry)).encode())
+            raise UserError(f"{self.tar_path} reads back otherwise than written: {what}; check the disk.")
+        rows = io.BytesIO()
+        np.save(rows, scan.rows, allow_pickle=False)
+        write_atomically(self._rows_path, rows.getvalue())
+        write_atomically(self._entry_path, json.dumps(asdict(scan.entry)).encode())  # last: marks the end
 
     def contents_on_disk(self) -> tuple[ShardEntry, IndexRows]:
         """Return what the tar of a finished unit holds."""
@@ -168,35 +170,39 @@ class WorkUnit:
         with self._journal_path.open("rb") as lines:
             return [Outcome(*json.loads(line)) for line in lines]
 
+    def _files(self) -> tuple[IO[bytes], IO[bytes]]:
+        if self._tar is None or self._journal is None:
+            raise RuntimeError(f"unit {self.number} is not open; use it as a context manager")
+        return self._tar, self._journal
+
     @property
     def _end(self) -> int:
         return self.outcomes[-1].end if self.outcomes else 0
 
     def _note(self, outcome: Outcome) -> None:
         """Add a line to the journal, after the bytes that it speaks of are in the tar."""
+        _, journal = self._files()
         with explain_disk_errors(self._journal_path):
-            assert self._journal is not None
-            self._journal.write(json.dumps(outcome).encode() + b"\n")
-            self._journal.flush()
+            journal.write(json.dumps(outcome).encode() + b"\n")
+            journal.flush()
         self.outcomes.append(outcome)
 
     def _recover(self) -> None:
         """Take over the lines of the journal whose bytes are in the tar, and cut off the rest of both."""
-        assert self._tar is not None
-        assert self._journal is not None
-        self._tar.seek(0)
-        self._journal.seek(0)
+        tar, journal = self._files()
+        tar.seek(0)
+        journal.seek(0)
         good = 0  # bytes of the journal
-        for line in self._journal:
+        for line in journal:
             outcome = _parse(line)
             if outcome is None or outcome.end < self._end:
                 break
-            data = self._tar.read(outcome.end - self._end)
+            data = tar.read(outcome.end - self._end)
             if len(data) != outcome.end - self._end or zlib.crc32(data) != outcome.crc32:
                 break  # after a power cut the journal may be ahead of the tar
             self.outcomes.append(outcome)
             good += len(line)
-        for file, size in ((self._tar, self._end), (self._journal, good)):
+        for file, size in ((tar, self._end), (journal, good)):
             os.ftruncate(file.fileno(), size)
 
 

@@ -63,7 +63,7 @@ class AudioStream:
         if not Path(self.path).is_file():
             raise UserError(f"there is no audio file {self.path}; check the path.")
         try:
-            with soundfile.SoundFile(str(self.path)) as file:
+            with soundfile.SoundFile(os.fsencode(self.path)) as file:  # names need not be text
                 if file.samplerate < _LOWEST_RATE:
                     raise UserError(
                         f"{self.path} says it has {file.samplerate} samples a second; correct its sample rate."

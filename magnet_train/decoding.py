@@ -181,7 +181,7 @@ def sample_nucleus(probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
     Returns:
         int64 [N], what `filter_probs` and `sample_categorical` give.
     """
-    if probs.is_cuda:  # to learn how many rows there are to sort would be to wait for the GPU
+    if probs.device.type != "cpu":  # to learn how many rows there are to sort would be to wait for a GPU
         return sample_categorical(filter_probs(probs, top_p, 0), noise)
     token = sample_categorical(probs, noise)
     own = probs.gather(-1, token[:, None])
@@ -227,7 +227,7 @@ class Remasking(Protocol):
     """
 
     def start(self, keep: Tensor) -> Tensor:
-        """Return scores before the first step, given what stays (bool [B, T])."""
+        """Return scores before the first step, given what stays (bool [B, T]); both on the CPU."""
 
     def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
         """Return the frames to mask for a wanted mask rate, bool [B, T], and how many frames a clip
@@ -256,8 +256,8 @@ class ChunkRemasking:
 
     def start(self, keep: Tensor) -> Tensor:
         settled = self._chunks(F.pad(keep, (0, self.missing), value=True)).all(dim=-1)
-        self.num_open = (~settled).sum(dim=-1).cpu()  # [B]
-        return torch.zeros(settled.shape, device=keep.device).masked_fill(settled, SETTLED)
+        self.num_open = (~settled).sum(dim=-1)  # [B]
+        return torch.zeros(settled.shape).masked_fill(settled, SETTLED)
 
     def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
         count = (rate * self.num_open).int().clamp(min=1)  # [B], truncated in float32
@@ -288,8 +288,8 @@ class OverlappingRemasking:
         self.span_len = span_len
 
     def start(self, keep: Tensor) -> Tensor:
-        self.num_open = (~keep).sum(dim=-1).cpu()  # [B]
-        return torch.zeros(keep.shape, device=keep.device).masked_fill(keep, SETTLED)
+        self.num_open = (~keep).sum(dim=-1)  # [B]
+        return torch.zeros(keep.shape).masked_fill(keep, SETTLED)
 
     def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
         counts = (rate * self.num_open).int().clamp(min=1).tolist()
@@ -360,7 +360,8 @@ def generate_tokens(
         )
     if decoding.parity and decoding.span_arrangement == "nonoverlap":
         num_frames -= num_frames % span_len
-    given, keep = _given_tokens(prompt, keep, (batch, n_q, num_frames), card, device)
+    given, kept = _given_tokens(prompt, keep, (batch, n_q, num_frames), card, device)
+    keep = kept.to(device)
     tokens = given.clone()
     schedule = list(decoding_schedule(decoding))
     remasking = remasking_for(decoding, num_frames, span_len)
@@ -369,7 +370,7 @@ def generate_tokens(
         if step.stage != stage:
             stage = step.stage
             current = given[:, stage]  # [B, T], the codebook at work
-            scores = remasking.start(keep[:, stage])
+            scores = remasking.start(kept[:, stage]).to(device)
         chosen, most = remasking.choose(scores, step.mask_rate)
         current = current.masked_fill(chosen & ~keep[:, stage], card)
         masked = current == card
@@ -410,12 +411,12 @@ def _given_tokens(
     card: int,
     device: torch.device | str,
 ) -> tuple[Tensor, Tensor]:
-    """Lay the prompt into an otherwise masked clip; return it and what of it stays, both [B, K, T]."""
+    """Lay the prompt into an otherwise masked clip; return it and, on the CPU, what of it stays: [B, K, T]."""
     given = torch.full(shape, card, dtype=torch.int64, device=device)
     if prompt is None:
         if keep is not None:
             raise UserError("keep says which tokens of a prompt stay, but there is no prompt.")
-        return given, torch.zeros(shape, dtype=torch.bool, device=device)
+        return given, torch.zeros(shape, dtype=torch.bool)
     if prompt.shape[:2] != shape[:2] or prompt.shape[-1] > shape[-1]:
         raise UserError(
             f"the prompt has {prompt.shape[-1]} frames (shape {list(prompt.shape)}) but the clip only {shape[-1]} "
@@ -430,7 +431,7 @@ def _given_tokens(
         raise UserError(
             f"keep of shape {list(keep.shape)} should have that of the prompt, {list(prompt.shape)}."
         )
-    stays = torch.zeros(shape, dtype=torch.bool, device=device)
-    stays[..., :length] = keep.to(device)
+    stays = torch.zeros(shape, dtype=torch.bool)
+    stays[..., :length] = keep.cpu()
     given[..., :length] = prompt.to(device)
-    return given.masked_fill(~stays, card), stays
+    return given.masked_fill(~stays.to(device), card), stays

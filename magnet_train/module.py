@@ -14,7 +14,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -26,9 +25,12 @@ from magnet_train.masking import mask_rate, span_mask
 from magnet_train.metrics import MaskedTokenMetrics
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.optim import WarmupCosine
+from magnet_train.scale import compile_layers, recompute_activations
+from magnet_train.sharding import is_sharded, local_part, shard
 from magnet_train.stages import draw_stage, stratified_stages
 from magnet_train.tokens import CodecInfo
 
+ON_HOST = ("noise", "valid", "slot")  # entries of a batch that no GPU needs
 LOSS, COUNT = 0, 1  # rows of `_sums`
 RATE, COIN, ORDER = 0, 1, 2  # columns of `noise`: mask rate, text-drop coin, and from here on the span order
 
@@ -63,6 +65,8 @@ class MagnetModule(pl.LightningModule):
             each clip on one of them.
         decoding: Settings of the sampler that runs in validation and goes into exports.
         sample_prompts: Captions that validation turns into audio each time, with fixed randomness.
+        recompute_activations: Keep no activations within a layer, compute them again for the gradient.
+        compile: Compile the layers with `torch.compile`.
 
     Raises:
         UserError: A clip is shorter than a span, or settings that do not fit the codec.
@@ -85,6 +89,8 @@ class MagnetModule(pl.LightningModule):
         stage_sampling: Literal["reference", "stratified"] = "reference",
         decoding: DecodingConfig = DecodingConfig(),  # noqa: B008  frozen
         sample_prompts: list[str] | None = None,
+        recompute_activations: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.codec = CodecInfo.from_dict(codec) if isinstance(codec, dict) else codec
@@ -106,6 +112,8 @@ class MagnetModule(pl.LightningModule):
             str, Any
         ] = {}  # what training began with, for checkpoints; see `magnet_train.finetune`
         self.sampled_tokens: Tensor | None = None  # int64 [prompts, K, T] of the last validation
+        self.recompute_activations, self.compile_layers = recompute_activations, compile
+        self._configured = False
         self._check_settings()
         self.held_out = MaskedTokenMetrics(self.codec.n_q)
         self._sums: Tensor | None = None  # float32 [2, K], LOSS and COUNT since the last optimizer step
@@ -129,6 +137,24 @@ class MagnetModule(pl.LightningModule):
             raise UserError(f"cfg_dropout {self.cfg_dropout} must lie in 0..1.")
         self.decoding.check(self.codec.n_q, self.codec.card)
 
+    def configure_model(self) -> None:
+        """Change the model as asked, once: recompute, compile, and shard where the strategy made a mesh."""
+        if self._configured:
+            return
+        self._configured = True
+        if self.recompute_activations:
+            recompute_activations(self.lm)
+        if self.compile_layers:
+            compile_layers(self.lm)
+        if self.device_mesh is not None:
+            shard(self.lm, self.text, self.device_mesh["data_parallel"], str(self.trainer.precision))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave on the host what masks are made of: to count them on a GPU would be to wait for it."""
+        stay = {name: batch[name] for name in ON_HOST if name in batch}
+        move = {name: value for name, value in batch.items() if name not in stay}
+        return super().transfer_batch_to_device(move, device, dataloader_idx) | stay
+
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """Learn from a batch, or from a part of one under gradient accumulation.
 
@@ -139,11 +165,14 @@ class MagnetModule(pl.LightningModule):
         stages = self._stages(batch)
         mask = self.draw_mask(batch["noise"])  # [B, T]
         hidden, text_mask = self.text(batch["text"])
-        text_mask = text_mask & (batch["noise"][:, COIN] >= self.cfg_dropout)[:, None]
-        sums = torch.zeros(2, self.codec.n_q, device=mask.device)
-        total = torch.zeros((), device=mask.device)
+        shown = batch["noise"][:, COIN] >= self.cfg_dropout
+        text_mask = text_mask & shown.to(text_mask.device, non_blocking=True)[:, None]
+        with_text = [row for row, show in enumerate(shown.tolist()) if show and batch["text"][row]]
+        sums = torch.zeros(2, self.codec.n_q, device=self.device)
+        total = torch.zeros((), device=self.device)
+        every_way = self.stage_sampling == "stratified" and is_sharded(self.lm)
         for stage, logits, targets, _ in predict_masked(
-            self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask
+            self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask, with_text, every_way
         ):
             loss = masked_cross_entropy_sum(logits, targets)
             sums[LOSS, stage], sums[COUNT, stage] = loss.detach(), len(targets)
@@ -187,10 +216,8 @@ class MagnetModule(pl.LightningModule):
         count = sums[COUNT].sum().clamp(min=1)
         parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
         frames = self.codec.frames(self.segment_duration)
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        # A shard is scaled as itself: torch does not multiply a sharded tensor by a plain one.
-        local = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in gradients]
-        torch._foreach_mul_(local, parts * frames / count)
+        gradients = [local_part(p.grad) for p in self.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, parts * frames / count)
         self._log_training(sums, count)
 
     def _log_training(self, sums: Tensor, count: Tensor) -> None:
@@ -210,7 +237,7 @@ class MagnetModule(pl.LightningModule):
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Measure every codebook on masks that are the same each time."""
         mask = self.draw_mask(batch["noise"])
-        rate = mask.float().mean(dim=-1)
+        rate = mask.float().mean(dim=-1).to(self.device, non_blocking=True)
         hidden, text_mask = self.text(batch["text"])
         for k in range(self.codec.n_q):
             stages = [k] * len(batch["text"])
@@ -222,7 +249,8 @@ class MagnetModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log loss, perplexity and accuracy by codebook, then sample the fixed prompts."""
         self._log_validation("val")
-        if self.sample_prompts and self.trainer.is_global_zero and not self.trainer.sanity_checking:
+        wanted = self.sample_prompts and not self.trainer.sanity_checking
+        if wanted and (self.trainer.is_global_zero or is_sharded(self.lm)):  # a shard alone cannot sample
             self.sampled_tokens = self.sample(self.sample_prompts, seed=self.seed)
 
     def test_step(self, batch: TokenBatch, batch_idx: int) -> None:

@@ -40,7 +40,9 @@ ALLOWED = {
         "magnet_train.text",
     ),
     "magnet_train.metrics": ("magnet_train.losses",),
-    "magnet_train.optim": ("magnet_train.errors", "magnet_train.optim"),
+    "magnet_train.sharding": ("magnet_train.models",),
+    "magnet_train.scale": ("magnet_train.errors", "magnet_train.models"),
+    "magnet_train.optim": ("magnet_train.errors", "magnet_train.optim", "magnet_train.sharding"),
     "datamodules": ("magnet_train.errors", "magnet_train.tokens", "datamodules"),
 }
 

@@ -147,7 +147,12 @@ def _step_rows(setting: Setting, clock: Clock, compiled: bool) -> Iterator[Row]:
     for stage in range(setting.N_Q):
         naive_step = stepper(naive_optimizer, lambda stage=stage: _naive_step_loss(naive, batch, stage))  # type: ignore[misc]
         our_step = stepper(our_optimizer, lambda stage=stage: our_step_loss(ours, batch, stage))  # type: ignore[misc]
-        peaks.append((clock.peak_bytes(naive_step), clock.peak_bytes(our_step)))
+        peaks.append(
+            {
+                "naive_peak_bytes": clock.peak_bytes(naive_step),
+                "ours_peak_bytes": clock.peak_bytes(our_step),
+            }
+        )
         pairs.append(time_pair(clock, naive_step, our_step, setting.rounds, warm_up=1 if compiled else 0))
         work = Pass(
             stage,
@@ -162,8 +167,7 @@ def _step_rows(setting: Setting, clock: Clock, compiled: bool) -> Iterator[Row]:
             "part": f"step, codebook {stage}",
             **pairs[-1].summary(),
             **_rates(setting, flops[-1], pairs[-1]),
-            "naive_peak_bytes": peaks[-1][0],
-            "ours_peak_bytes": peaks[-1][1],
+            **peaks[-1],
         }
     mean = Pair(
         *(
@@ -171,7 +175,8 @@ def _step_rows(setting: Setting, clock: Clock, compiled: bool) -> Iterator[Row]:
             for side in ([pair.naive for pair in pairs], [pair.ours for pair in pairs])
         )
     )
-    yield {"part": "step", **mean.summary(), **_rates(setting, statistics.mean(flops), mean), **errors}
+    rates = _rates(setting, statistics.mean(flops), mean)
+    yield {"part": "step", **mean.summary(), **rates, **peaks[-1], **errors}
 
 
 def _rates(setting: Setting, flops: float, pair: Pair) -> dict[str, float]:

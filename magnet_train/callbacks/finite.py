@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -149,7 +149,7 @@ class FiniteGuard(Callback):
                     f"({mean:.3g}); resume from the checkpoint before with a smaller learning rate."
                 )
             optimizer.zero_grad(set_to_none=True)  # parameters without gradients stay as they are
-            rank_zero_warn(
+            rank_zero_info(
                 f"skipped the update of step {trainer.global_step}: loss {loss:.3g}, mean {mean:.3g}"
             )
         else:

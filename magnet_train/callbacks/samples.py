@@ -21,8 +21,8 @@ from magnet_train.module import MagnetModule
 class SampleAudio(Callback):
     """Write `samples/step_N/*.wav` and `*.png` into the run's folder after each validation, and log them.
 
-    W&B gets a table at each validation: prompt, audio, spectrogram and the sampler's settings. TensorBoard gets
-    the audio; other loggers only the files.
+    W&B gets a table at each validation (prompt, audio, spectrogram and the sampler's settings), and the audio
+    by itself. TensorBoard gets the audio; other loggers only the files.
 
     Args:
         codec: What to decode with: a hub id, packaged name or folder; None takes the one that made the data.
@@ -87,6 +87,9 @@ def _log_table(logger: WandbLogger, step: int, folder: Path, module: MagnetModul
     ]
     columns = ["step", "prompt", "audio", "spectrogram", "seed", *settings]
     logger.log_table("samples", columns=columns, data=rows, step=step)
+    # Once more by themselves: what a table holds lies outside the run's folder until it is uploaded.
+    names = [str(folder / f"{index}.wav") for index in range(len(rows))]
+    logger.log_audio("audio", names, step=step, caption=list(module.sample_prompts))
 
 
 def _log_audio(

@@ -37,6 +37,7 @@ class SpeedMonitor(Callback):
         self._since = 0.0
         self._from_step = 0
         self._paused_at = 0.0
+        self._slots: int | None = None  # of the data, before this step
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -53,6 +54,12 @@ class SpeedMonitor(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let it go on."""
         self._since += time.monotonic() - self._paused_at
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the position before this step, whichever callback is asked first at its end."""
+        self._slots = next((c.slots for c in trainer.callbacks if hasattr(c, "slots")), None)  # type: ignore[attr-defined]
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -97,11 +104,11 @@ class SpeedMonitor(Callback):
         lm = getattr(pl_module, "lm", None)
         if self._peak is not None and isinstance(lm, MagnetTransformer):
             pl_module.log("speed/mfu", rate * clips * flops_per_clip(lm, frames) / self._peak)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        slots = next((c.slots for c in trainer.callbacks if hasattr(c, "slots")), None)  # type: ignore[attr-defined]
-        if slots is not None and data is not None:
+        if self._slots is not None:
+            slots = self._slots + clips
             pl_module.log("data/slots", float(slots))
-            pl_module.log("data/epochs", slots / max(1, data.train_clips))
+            if there_are := getattr(trainer.datamodule, "train_clips", 0):  # type: ignore[attr-defined]
+                pl_module.log("data/epochs", slots / there_are)
 
 
 def flops_per_clip(lm: MagnetTransformer, frames: int) -> float:

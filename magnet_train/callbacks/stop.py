@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from magnet_train.callbacks.vote import StopVote
@@ -154,7 +154,7 @@ def _requeue() -> None:
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, timeout=30)
     except (OSError, subprocess.SubprocessError) as error:
-        rank_zero_warn(
+        rank_zero_info(
             f"the job is saved but could not be put back into the queue ({error}); submit it again."
         )
     else:

@@ -11,3 +11,11 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def size(bytes: int) -> str:
+    """Write "900 bytes", "12.5 kB", "3.2 MB" or "40.2 GB"."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if bytes >= limit:
+            return f"{bytes / limit:.1f} {unit}"
+    return f"{bytes} bytes"

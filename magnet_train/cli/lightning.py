@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import subprocess
 import time
@@ -33,10 +34,12 @@ from magnet_train.cli.wrong_usage import OneSentenceParser
 from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.finetune import Tuning, start, take_architecture
 from magnet_train.module import MagnetModule
+from magnet_train.scale import accumulate
 from magnet_train.survival import AtomicCheckpointIO
 
 CONFIG_OPTIONS = ("-c", "--config")
 _NOISE = ("💡", "TPU available", "`Trainer.fit` stopped", "Restor", "Found current_model_state")
+_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|timed out", re.IGNORECASE)
 GRACE = 20.0  # seconds; every rank knows that the run is over and is on its way out
 
 
@@ -64,6 +67,12 @@ class MagnetCLI(LightningCLI):
             type=str,
             default="runs/default",
             help="folder of this run: config.yaml, metrics, checkpoints, samples",
+        )
+        parser.add_argument(
+            "--global_batch",
+            type=int | None,
+            default=None,
+            help="clips of one optimizer step over all devices; sets trainer.accumulate_grad_batches",
         )
         parser.add_argument(
             "--resume",
@@ -124,6 +133,12 @@ class MagnetCLI(LightningCLI):
                 raise UserError(
                     f"--ckpt_path {config.ckpt_path} does not exist; name a checkpoint that `fit` saved."
                 )
+            if config.resume != "never":
+                raise UserError(
+                    f"--ckpt_path names the checkpoint and --resume {config.resume} looks for one; give one of the two."
+                )
+            if first_process():
+                print(f"reading {config.ckpt_path}")
         elif self.subcommand == "fit":
             chosen = choose_checkpoint(run, config.resume)
             config.ckpt_path = None if chosen is None else str(chosen)
@@ -160,11 +175,18 @@ class MagnetCLI(LightningCLI):
             self.trainer.fit(**arguments)
         except BaseException as error:
             _end_children(self.trainer, grace=GRACE if isinstance(error, (AgreedError, Preempted)) else 0.0)
+            if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and _LOST.search(str(error)):
+                raise UserError(
+                    f"rank {self.trainer.global_rank} lost contact with another ({str(error).splitlines()[0][:200]}); "
+                    "see what that one said, and go on by --resume auto."
+                ) from error
             raise
 
     def instantiate_classes(self) -> None:
         """Build everything, then begin with another model's weights if there is one."""
         super().instantiate_classes()
+        if self.subcommand == "fit":
+            accumulate(self.trainer, self.datamodule.batch_size, self._get(self.config, "global_batch"))
         tuning = self._get(self.config_init, "tuning")
         start(self.model, self._base, tuning, getattr(self.datamodule, "summary", dict)())
         self._base = None  # its weights are no longer needed
@@ -192,7 +214,18 @@ def _with_found_configs(arguments: Sequence[str]) -> list[str]:
             raise UserError(
                 f"{path} does not exist; the shipped ones are configs/base.yaml and those beside it."
             )
+        _check_yaml(path)
     return found
+
+
+def _check_yaml(path: Path) -> None:
+    """Find what the parser would report without the file's name."""
+    try:
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is not valid YAML ({' '.join(str(error).split())}); mend it there."
+        ) from error
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -242,6 +275,7 @@ def _quieten() -> None:
         ".*isinstance.treespec, LeafSpec.. is deprecated",
         ".*does not have many workers",  # a choice of the configuration
         "The dirpath has changed from",
+        "It is recommended to use .self.log.*sync_dist=True",  # the metric is summed over ranks before
         "Experiment logs directory .* exists and is not empty",
         ".*using the WeightAveraging callback, but loading a checkpoint outside",  # the average is what is loaded
         ".*callbacks used to create the checkpoint need to be provided",  # of `validate` and `predict`

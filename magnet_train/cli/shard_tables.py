@@ -16,10 +16,15 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.reading import Sample, ShardReader
+from magnet_train.cli.counting import duration, size
 
 _EXAMPLES = 5
 _WIDEST = 100  # characters of a caption
+_FIRST_TOKENS = 10
+_WORDS = (0, 1, 5, 9, 17, 33, 65, 129)  # where the rows of caption lengths begin
+_BAR = 40  # characters of the longest bar
 
 
 @dataclass
@@ -53,7 +58,9 @@ def shard_tables(folder: Path, most_clips: int) -> list[Table]:
         _overview(reader),
         _codebooks(statistics.counts, read),
         _captions(statistics, read),
+        _caption_lengths(np.array(statistics.words)),
         _example_clips(statistics.examples, reader.manifest.codec.frame_rate),
+        _first_tokens(statistics.examples[0]),
     ]
 
 
@@ -78,12 +85,12 @@ def _overview(reader: ShardReader) -> Table:
     seconds = reader.index["frames"] / codec.frame_rate
     table = _table(f"{reader.folder}", "", "")
     table.add_row("clips", f"{len(reader)}")
-    table.add_row("audio", f"{manifest.seconds / 3600:.2f} h")
+    table.add_row("audio", duration(manifest.seconds))
     table.add_row("clip length", f"{seconds.min():.2f} / {np.median(seconds):.2f} / {seconds.max():.2f} s "
                                  "(shortest / median / longest)")  # fmt: skip
-    table.add_row("shards", f"{len(manifest.shards)}, {sum(s.bytes for s in manifest.shards) / 1e6:.1f} MB")
+    table.add_row("shards", f"{len(manifest.shards)}, {size(sum(s.bytes for s in manifest.shards))}")
     table.add_row("codec", f"{escape(codec.id)}, weights {codec.sha256[:12]}")
-    table.add_row("codec audio", f"{codec.sample_rate} Hz, {codec.channels} channel(s)")
+    table.add_row("codec audio", f"{codec.sample_rate} Hz, {'mono' if codec.channels == 1 else 'stereo'}")
     table.add_row("tokens", f"{codec.n_q} codebooks of {codec.card}, {codec.frame_rate:g} frames a second")
     table.add_row("fingerprint", manifest.fingerprint)
     return table
@@ -109,13 +116,49 @@ def _captions(statistics: _Statistics, read: str) -> Table:
     return table
 
 
-def _example_clips(examples: list[Sample], frame_rate: float) -> Table:
-    table = _table("examples", "key", "seconds", "text")
-    for sample in examples:
-        text = str(sample.metadata.get("text", ""))
-        text = text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
-        table.add_row(escape(sample.key), f"{sample.tokens.shape[1] / frame_rate:.2f}", escape(text))
+def _caption_lengths(words: npt.NDArray[np.int64]) -> Table:
+    """Draw how many captions have how many words."""
+    rows = np.searchsorted(_WORDS, words, side="right") - 1
+    table = _table("caption lengths", "words", "clips", "")
+    most = int(np.bincount(rows).max())
+    for row in range(int(rows.min()), int(rows.max()) + 1):
+        clips = int((rows == row).sum())
+        table.add_row(_range_of_words(row), str(clips), "█" * -(-clips * _BAR // most))
     return table
+
+
+def _range_of_words(row: int) -> str:
+    first = _WORDS[row]
+    if row + 1 == len(_WORDS):
+        return f"{first} or more"
+    last = _WORDS[row + 1] - 1
+    return str(first) if first == last else f"{first} to {last}"
+
+
+def _example_clips(examples: list[Sample], frame_rate: float) -> Table:
+    """Show clips as a model gets them: the caption, and the one with merged metadata if there is any."""
+    merging = CaptionAugmentation(merge_metadata=1.0)
+    captions = [str(sample.metadata.get("text", "")) for sample in examples]
+    merged = [merging.caption(sample.metadata, seed=0, slot=slot) for slot, sample in enumerate(examples)]
+    columns = ["key", "seconds", "text"]
+    if merged != captions:
+        columns.append("text with data.captions.merge_metadata")
+    table = _table("examples", *columns)
+    for sample, *texts in zip(examples, captions, merged, strict=True):
+        shown = [escape(_cut(text)) for text in texts[: len(columns) - 2]]
+        table.add_row(escape(sample.key), f"{sample.tokens.shape[1] / frame_rate:.2f}", *shown)
+    return table
+
+
+def _first_tokens(sample: Sample) -> Table:
+    table = _table(f"first tokens of {escape(sample.key)}", "codebook", "frame 0, 1, ...")
+    for codebook, tokens in enumerate(sample.tokens):
+        table.add_row(str(codebook), " ".join(f"{token:>4}" for token in tokens[:_FIRST_TOKENS]))
+    return table
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
 def _table(title: str, *columns: str) -> Table:

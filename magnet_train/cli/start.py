@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from datamodules import TokenDataModule
@@ -21,7 +21,7 @@ _TRAINED, _AVERAGED, _FROZEN = 16, 4, 4
 
 
 class StartSummary(Callback):
-    """Print `describe_run` once, and a warning for each option without effect."""
+    """Print `describe_run` once, and a line for each option without effect."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say it when the data is known."""
@@ -29,7 +29,7 @@ class StartSummary(Callback):
         if isinstance(pl_module, MagnetModule) and isinstance(data, TokenDataModule):
             rank_zero_info(describe_run(trainer, pl_module, data))
             for option in without_effect(trainer, pl_module, data):
-                rank_zero_warn(f"without effect: {option}")
+                rank_zero_info(f"without effect: {option}")
 
 
 def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule) -> str:

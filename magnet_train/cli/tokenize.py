@@ -89,6 +89,9 @@ def run(args: argparse.Namespace) -> None:
         UserError: Nothing usable, an output folder in use or begun otherwise, no room on disk, or any bad
             file with --strict.
     """
+    from rich.console import Console
+    from rich.markup import escape
+
     from datamodules.audio_files import fingerprint, list_audio
     from datamodules.captions import CaptionTemplate
     from datamodules.shard_job import ShardJob, clear_shards
@@ -98,14 +101,16 @@ def run(args: argparse.Namespace) -> None:
 
     ranks = read_ranks()
     template = None if args.caption_template is None else CaptionTemplate(args.caption_template)
-    files = list_audio(args.audio)
+    with Console(stderr=True).status(f"looking through {escape(str(args.audio))}"):
+        files = list_audio(args.audio)
+        sources = fingerprint(files)
     codec = load_codec(args.codec, device=args.device or _device(ranks))
     if args.overwrite:
         if ranks.ranks > 1:
             raise UserError(f"--overwrite is for one process; remove {args.out} before starting several.")
         clear_shards(args.out)
     settings = {
-        "sources_sha256": fingerprint(files),
+        "sources_sha256": sources,
         "caption_template": args.caption_template,
         "chunk_seconds": CHUNK_SECONDS,
         "context_seconds": CONTEXT_SECONDS,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magnet_train.cli.counting import count, duration
+from magnet_train.cli.counting import count, duration, size
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _unsound(folder: Path, problems: list[Problem]) -> UserError:
     """Say what is wrong: one problem in the error itself, several in a list before it."""
     remedy = "copy it again or tokenize again."
     if len(problems) == 1:
-        return UserError(f"{folder / problems[0].shard} is not sound: {problems[0]}; {remedy}")
+        return UserError(f"{folder} has 1 problem: {problems[0]}; {remedy}")
     for problem in problems[:_MOST_LINES]:
         print(problem)
     if len(problems) > _MOST_LINES:
@@ -82,21 +82,30 @@ def _unsound(folder: Path, problems: list[Problem]) -> UserError:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """Show a bar of shards, and give the function that moves it."""
+    """Show a bar of shards once the first is read, and give the function that moves it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("verify"), BarColumn(), MofNCompleteColumn(), TextColumn("shards, left"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("verify", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+    task = bar.add_task("verify", total=None)
+
+    def move(done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield move
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _sizes(manifest: Manifest) -> str:
-    megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
+    bytes_in_all = sum(shard.bytes for shard in manifest.shards)
     return (
         f"{count(manifest.samples, 'clip')}, {duration(manifest.seconds)}, "
-        f"{count(len(manifest.shards), 'shard')}, {megabytes:.1f} MB, codec {manifest.codec.id}"
+        f"{count(len(manifest.shards), 'shard')}, {size(bytes_in_all)}, codec {manifest.codec.id}"
     )
 
 

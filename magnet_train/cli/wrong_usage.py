@@ -66,7 +66,7 @@ def _nearest(word: str, names: list[str]) -> str:
             head, sorted({name.split(".")[0] for name in names}), n=3, cutoff=0.5
         )
     if close:
-        return f"the nearest are {', '.join(close)}"
+        return f"the nearest {'are' if len(close) > 1 else 'is'} {', '.join(close)}"
     return f"there are {', '.join(names)}" if 0 < len(names) <= 20 else "see --help for those there are"
 
 
@@ -86,4 +86,4 @@ def _options_of(class_path: str) -> list[str]:
         names |= {p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
             break
-    return list(names)
+    return [name for name in names if name != "params"]  # an optimizer's; they come from the model

@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from torch.distributed.tensor import DTensor
+
+from magnet_train.sharding import is_sharded, local_part, reshard
 
 RAW = "current_model_state"  # key of the raw weights in a checkpoint, the one that Lightning's callback uses
 STATE = "averaging_state"
@@ -90,8 +91,10 @@ class MovingAverage(Callback):
             return
         self.updates = int(checkpoint[STATE]["n_averaged"])
         self._average = {name: tensor.clone() for name, tensor in _trained(pl_module).items()}
-        # Knows how to share whole tensors out among the ranks of a sharded model.
-        set_model_state_dict(pl_module, checkpoint[RAW], options=StateDictOptions(full_state_dict=True))
+        if any(is_sharded(module) for module in pl_module.modules()):
+            set_model_state_dict(pl_module, checkpoint[RAW], options=StateDictOptions(full_state_dict=True))
+        else:
+            pl_module.load_state_dict(checkpoint[RAW])
 
     @contextmanager
     def _averaged(self, pl_module: pl.LightningModule) -> Iterator[None]:
@@ -113,8 +116,9 @@ class MovingAverage(Callback):
 
 def _trained(module: nn.Module) -> dict[str, Tensor]:
     """Return this rank's part of each parameter that trains, sharing its memory."""
+    reshard(module)  # validation leaves parts gathered, and those would go stale
     return {
-        name: parameter.to_local() if isinstance(parameter, DTensor) else parameter.data
+        name: local_part(parameter.detach())
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }

@@ -83,7 +83,7 @@ class T5Text(nn.Module):
         """Encode captions; float [B, S, dim] and bool [B, S]."""
         ids, mask = self.tokenizer(texts)
         device = next(self._t5.parameters()).device
-        ids, mask = ids.to(device), mask.to(device)
+        ids, mask = ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)
         # A row without any key would be NaN; its states are never used, so let it see the padding.
         readable = mask | ~mask.any(dim=1, keepdim=True)
         readable = readable.long()

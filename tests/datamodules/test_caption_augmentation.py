@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.captions import FIELDS, CaptionAugmentation
+from datamodules.caption_augmentation import FIELDS, CaptionAugmentation
 from magnet_train.errors import UserError
 
 METADATA = {

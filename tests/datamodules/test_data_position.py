@@ -43,7 +43,12 @@ class Recorder(pl.LightningModule):
 
 
 def fit(
-    folder: Path, root: Path, steps: int, resume: Path | None = None, data: Any = None, **options: Any
+    folder: Path | dict[str, float],
+    root: Path,
+    steps: int,
+    resume: Path | None = None,
+    data: Any = None,
+    **options: Any,
 ) -> Recorder:
     """Train to step `steps`, with a checkpoint at every step in `root`."""
     model = Recorder()
@@ -148,6 +153,29 @@ def test_other_clips_are_refused(make_shards: Any, tmp_path: Path) -> None:
         fit(make_shards(clips=20, name="more"), tmp_path / "b", 2, resume)
     with pytest.raises(UserError, match=r"fingerprint .* and this run has"):
         fit(make_shards(clips=10, frames=70, name="other"), tmp_path / "b", 2, resume)
+
+
+def test_another_mixture_is_refused(make_shards: Any, tmp_path: Path) -> None:
+    first, second = str(make_shards(clips=10)), str(make_shards(clips=20, name="second"))
+    model = fit({first: 3, second: 1}, tmp_path / "a", 2)
+    resume = tmp_path / "a" / "step=1.ckpt"
+    again = fit({second: 2, first: 6}, tmp_path / "same", 2, resume)  # the same in other words
+    assert rows(again) == rows(model)[4:]
+    with pytest.raises(UserError, match=r"weights 0\.[27]5\+0\.[27]5 and this run has 0\.5\+0\.5"):
+        fit({first: 1, second: 1}, tmp_path / "b", 2, resume)
+    with pytest.raises(UserError, match=r"clips \d+ and this run has \d+"):
+        fit(first, tmp_path / "b", 2, resume)
+
+
+def test_an_older_order_is_refused(make_shards: Any, tmp_path: Path) -> None:
+    folder = make_shards(clips=10)
+    fit(folder, tmp_path / "a", 1)
+    path = tmp_path / "a" / "step=1.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["callbacks"]["DataPosition"]["order_version"] = 1
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match="order_version 1 and this run has 2"):
+        fit(folder, tmp_path / "b", 2, path)
 
 
 def test_the_same_shards_elsewhere_are_the_same(make_shards: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -129,9 +130,9 @@ def test_a_tar_that_lags_behind_its_journal(undisturbed: Path, tmp_path: Path, c
     """As after a power cut: the journal reached the disk and the end of the tar did not, or is all zeros."""
     folder = tmp_path / "shards"
     assert kill_after(folder, [start(folder)], 14)
-    (partial,) = (folder / ".tokenize").glob("*.partial")
-    data = partial.read_bytes()
-    partial.write_bytes(data[: len(data) - cut] + bytes(cut if cut == 513 else 0))
+    tar = max((folder / ".tokenize").glob("*.tar"))
+    data = tar.read_bytes()
+    tar.write_bytes(data[: len(data) - cut] + bytes(cut if cut == 513 else 0))
     work(folder)
     assert contents(folder) == contents(undisturbed)
 
@@ -143,6 +144,41 @@ def test_a_journal_cut_in_the_middle_of_a_line(undisturbed: Path, tmp_path: Path
     journal.write_bytes(journal.read_bytes()[:-9])
     work(folder)
     assert contents(folder) == contents(undisturbed)
+
+
+@pytest.mark.parametrize("limit", [700, 9_000, 24_000])
+def test_no_room_on_disk_and_room_again(undisturbed: Path, tmp_path: Path, limit: int) -> None:
+    """The kernel refuses larger files, as a full disk would (EFBIG instead of ENOSPC)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"no room on disk for .*\.tokenize"):
+            work(tmp_path / "shards")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    work(tmp_path / "shards")
+    assert contents(tmp_path / "shards") == contents(undisturbed)
+
+
+@pytest.mark.parametrize("name", ["scan_shard", "write_atomically"])
+def test_stopped_at_the_end_of_a_shard(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Nothing of the shard is done again: its journal is whole."""
+    import datamodules.work_unit as module
+
+    def stop(*words: Any) -> Any:
+        raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, stop)
+        with pytest.raises(StopError):
+            work(tmp_path / "shards")
+    unit, places = next(ShardJob(tmp_path / "shards", CODEC, {"source": "made up"}, FILES, PER_SHARD).units())
+    with unit:
+        assert len(unit.outcomes) == len(places)
+    work(tmp_path / "shards")
+    assert contents(tmp_path / "shards") == contents(undisturbed)
 
 
 class StopError(Exception):

@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.batches import BatchMaker, TokenBatch
+from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenDataset
 from datamodules.draw import OneByOne
 from datamodules.order import Purpose
@@ -28,7 +29,7 @@ from magnet_train.tokens import CodecInfo
 MakeShards = Any
 
 
-def module(folder: Path, **options: Any) -> TokenDataModule:
+def module(folder: Path | str | dict[str, float], **options: Any) -> TokenDataModule:
     """Segments of 1 s are 50 frames."""
     made = TokenDataModule(folder, **{"segment_duration": 1.0, "batch_size": 4, "num_workers": 0, **options})
     made.setup()
@@ -211,3 +212,42 @@ def test_reading_shards_needs_neither_torch_nor_webdataset() -> None:
         "print(sorted({'torch', 'lightning', 'webdataset'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_mixture_draws_by_weight_and_validates_on_each(make_shards: MakeShards) -> None:
+    first, second = str(make_shards(clips=20, name="a")), str(make_shards(clips=12, name="b", frames=70))
+    data = module({first: 3, second: 1}, val_fraction=0.2)
+    batches = take(data.train_dataloader(), 40)
+    texts = [text for batch in batches for text in batch["text"]]
+    validated = [key for batch in data.val_dataloader() for key in batch["key"] if key]
+    alone = [
+        [key for batch in module(folder, val_fraction=0.2).val_dataloader() for key in batch["key"] if key]
+        for folder in (first, second)
+    ]
+    assert validated in (alone[0] + alone[1], alone[1] + alone[0])
+    assert not {text for text in texts if int(text.split()[1]) >= 12} & {
+        f"sound {int(k[4:])}" for k in alone[0]
+    }
+
+
+def test_a_mixture_of_two_codecs_is_refused(make_shards: MakeShards) -> None:
+    first, second = make_shards(name="a"), make_shards(name="b")
+    manifest = second / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"sha256": "abab', '"sha256": "cdcd', 1))
+    with pytest.raises(UserError, match="sha256"):
+        TokenDataModule({str(first): 1, str(second): 1})
+
+
+def test_no_folder_at_all() -> None:
+    with pytest.raises(UserError, match="names no folder"):
+        TokenDataModule({})
+
+
+def test_captions_vary_in_training_only(make_shards: MakeShards) -> None:
+    folder = make_shards(clips=20, metadata=lambda number: {"bpm": 100 + number})
+    data = module(folder, captions=CaptionAugmentation(merge_metadata=1.0), val_fraction=0.3)
+    for batch in take(data.train_dataloader(), 10):
+        for key, text in zip(batch["key"], batch["text"], strict=True):
+            number = int(key.removeprefix("clip"))
+            assert text == f"sound {number}. bpm: {100 + number}"
+    assert all("bpm" not in text for batch in data.val_dataloader() for text in batch["text"])

@@ -47,7 +47,8 @@ class Recorder(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.losses[trainer.global_step] = float(trainer.callback_metrics["train/loss"])
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.losses[trainer.global_step] = float(trainer.callback_metrics["train/loss"])
 
 
 def main() -> None:
@@ -55,11 +56,12 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
+    accumulate = options.get("accumulate", 1)
     pl.seed_everything(0, verbose=False)
     data = TokenDataModule(
         options["shards"],
         segment_duration=0.5,
-        batch_size=8 // options["devices"],  # the global batch is 8
+        batch_size=8 // options["devices"] // accumulate,  # a step takes 8 clips
         num_workers=options["workers"],
         val_fraction=0.1,
         **options.get("data", {}),
@@ -86,7 +88,7 @@ def main() -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        accumulate_grad_batches=options.get("accumulate", 1),
+        accumulate_grad_batches=accumulate,
         callbacks=[
             recorder,
             DataPosition(),

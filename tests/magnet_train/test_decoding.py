@@ -270,3 +270,15 @@ def test_a_generator_each_makes_clips_independent_of_their_batch():
         part = slice(row, row + 1)
         alone = generate(logits, (1, 4, 30), prompt=prompt[part], keep=keep[part], generator=generators(seed))
         assert torch.equal(together[part], alone)
+
+
+@pytest.mark.parametrize("sampling", [True, False])
+def test_a_step_asks_the_device_nothing(sampling):
+    """On the meta device nothing could answer: `.item()`, `.nonzero()` and a copy to the CPU all raise there."""
+
+    def logits(tokens, stage, cfg_coef):
+        return torch.zeros(tokens.shape[0], tokens.shape[2], CARD, device="meta")
+
+    decoding = DecodingConfig(decoding_steps=STEPS, use_sampling=sampling)
+    tokens = generate_tokens(logits, (2, 4, 32), decoding, card=CARD, span_len=SPAN, device="meta")
+    assert tokens.shape == (2, 4, 32)

@@ -41,11 +41,22 @@ def test_shards(shards: Path, capsys: Any) -> None:
     assert main(["inspect", str(shards)]) == 0
     shown = rows(capsys.readouterr().out)
     assert ["clips", "10"] in shown
-    assert ["audio", "0.01 h"] in shown
+    assert ["audio", "20.0 s"] in shown
     assert ["0", "2 of 8", "6", "2"] in shown  # one bit is in even use
     assert ["1", "4 of 8", "4", "4"] in shown
     assert ["empty", "1"] in shown
-    assert ["clip2", "2.00", "a [red] drum a [red] drum"] in shown
+    merged = "a [red] drum a [red] drum. bpm: 90"
+    assert ["clip2", "2.00", "a [red] drum a [red] drum", merged] in shown
+    lengths = [
+        ("0", 1),
+        ("1 to 4", 1),
+        ("5 to 8", 1),
+        ("9 to 16", 3),
+        ("17 to 32", 4),
+    ]  # of 0, 3, ... 27 words
+    for words, clips in lengths:
+        assert [words, str(clips), "█" * (10 * clips)] in shown
+    assert ["1", "0    1    2    3    0    1    2    3    0    1"] in shown  # first tokens of codebook 1
     assert ["fields", "text 10, bpm 10"] in shown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import soundfile
 
 from datamodules.reading import ShardReader
 from datamodules.verify import verify_shards
-from magnet_train.audio import read_audio
+from magnet_train.audio import read_audio, resample
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
 
@@ -161,3 +162,128 @@ def test_not_a_number_is_unusable(tmp_path: Path, capsys: Any) -> None:
     write_caption(tmp_path / "audio" / "a.wav", "x")
     assert tokenize("--audio", tmp_path / "audio", "--out", tmp_path / "shards") == 1
     assert "1 unreadable" in capsys.readouterr().err
+
+
+def report_of(out: Path) -> dict[str, str]:
+    lines = [json.loads(line) for line in (out / "report.jsonl").read_text().splitlines()]
+    return {Path(line["path"]).name: line["reason"] for line in lines}
+
+
+def test_duplicates_keep_the_first(tmp_path: Path) -> None:
+    """A copy, and the same samples as flac; the first in the list stays, in its own shard."""
+    folder = tmp_path / "audio"
+    write_tone(folder / "b.wav", 1.0)
+    (folder / "c.wav").write_bytes((folder / "b.wav").read_bytes())
+    samples, rate = soundfile.read(folder / "b.wav", dtype="int16")
+    soundfile.write(folder / "d.flac", samples, rate)
+    write_tone(folder / "e.wav", 1.0, pitch=300)
+    for path in list(folder.iterdir()):
+        write_caption(path, path.stem)
+    assert tokenize("--audio", folder, "--out", tmp_path / "shards", "--files-per-shard", 1) == 0
+    reader = ShardReader(tmp_path / "shards")
+    assert [reader[n].key for n in range(len(reader))] == ["b", "e"]
+    assert [shard.file for shard in reader.manifest.shards] == ["shard-000000.tar", "shard-000003.tar"]
+    assert verify_shards(tmp_path / "shards") == []
+    reason = f"duplicate: the same audio as {folder / 'b.wav'}"
+    assert report_of(tmp_path / "shards") == {"c.wav": reason, "d.flac": reason}
+
+
+def test_parts_of_a_file_and_a_template(tmp_path: Path) -> None:
+    write_tone(tmp_path / "long.wav", 8.0)
+    (tmp_path / "t.csv").write_text(
+        "path,genre,instrument,start_s,end_s\n"
+        "long.wav,rock,guitar,0,2\n"
+        "long.wav,jazz,piano,3.5,5\n"
+        "long.wav,jazz,,5,6\n"
+        "long.wav,pop,synth,30,31\n"
+    )
+    words = ("--audio", tmp_path / "t.csv", "--caption-template", "{genre} with {instrument}")
+    assert tokenize(*words, "--out", tmp_path / "shards") == 0
+    reader = ShardReader(tmp_path / "shards")
+    samples = [reader[number] for number in range(len(reader))]
+    assert [(sample.metadata["text"], sample.metadata["start"]) for sample in samples] == [
+        ("rock with guitar", 0.0),
+        ("jazz with piano", 3.5),
+    ]
+    assert [sample.tokens.shape[1] for sample in samples] == [100, 75]  # 50 frames a second
+    codec = load_codec("quickstart")
+    audio = read_audio(tmp_path / "long.wav", 16_000, 1)[:, 56_000:80_000]
+    expected = codec.encode(resample(audio, 16_000, codec.sample_rate)[None])[0].numpy()
+    np.testing.assert_array_equal(samples[1].tokens, expected)
+    reasons = report_of(tmp_path / "shards")
+    assert reasons["long.wav from 5 s to 6 s"] == "no caption: the template wants instrument"
+    assert "no audio samples after 30 s" in reasons["long.wav from 30 s to 31 s"]
+
+
+def test_a_finished_folder_is_left_as_it_is(mixed: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "shards"
+    assert tokenize("--audio", mixed, "--out", out) == 0
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
+    capsys.readouterr()
+    assert tokenize("--audio", mixed, "--out", out) == 0
+    assert "was finished before: 5 clips" in capsys.readouterr().out
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("change", ["template", "shard", "caption", "audio", "more"])
+def test_changes_between_runs_are_refused(mixed: Path, tmp_path: Path, capsys: Any, change: str) -> None:
+    out = tmp_path / "shards"
+    words: list[object] = ["--audio", mixed, "--out", out]
+    assert tokenize(*words) == 0
+    if change == "caption":
+        write_caption(mixed / "mono.wav", "another caption")
+    elif change == "audio":
+        write_tone(mixed / "mono.wav", 3.0)
+    elif change == "more":
+        write_tone(mixed / "one more.wav")
+    changed = {"template": ["--caption-template", "{bpm}"], "shard": ["--files-per-shard", 3]}.get(change, [])
+    assert tokenize(*words, *changed) == 1
+    error = capsys.readouterr().err
+    assert "was begun with" in error
+    assert "--overwrite" in error
+    assert tokenize(*words, *changed, "--overwrite") == 0
+    assert verify_shards(out) == []
+
+
+def test_overwrite_is_for_one_process_and_for_shards(
+    mixed: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    assert tokenize("--audio", mixed, "--out", tmp_path / "out", "--overwrite") == 1
+    assert "does not hold shards only" in capsys.readouterr().err
+    assert (tmp_path / "out" / "mine.txt").exists()
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert tokenize("--audio", mixed, "--out", tmp_path / "out", "--overwrite") == 1
+    assert "--overwrite is for one process" in capsys.readouterr().err
+
+
+def test_a_rank_does_its_share(
+    mixed: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--audio", mixed, "--files-per-shard", 2)
+    assert tokenize(*words, "--out", tmp_path / "alone") == 0
+    for rank in ("1", "0"):
+        monkeypatch.setenv("SLURM_PROCID", rank)
+        monkeypatch.setenv("SLURM_NTASKS", "2")
+        assert tokenize(*words, "--out", tmp_path / "shared") == 0
+    told = capsys.readouterr().out
+    assert "rank 1 of 2 has done its share" in told
+    assert told.count("wrote 5 clips") == 2
+    for path in (tmp_path / "alone").iterdir():
+        assert path.read_bytes() == (tmp_path / "shared" / path.name).read_bytes()
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / "[red] audio"
+    write_tone(folder / "plain.wav")
+    for pitch, name in ((200, b"\xff\xfe.wav"), (300, "日本\n.wav".encode())):
+        target = os.fsencode(folder) + b"/" + name
+        write_tone(folder / "temporary.wav", pitch=pitch)
+        os.rename(folder / "temporary.wav", target)
+        Path(os.fsdecode(target)).with_suffix(".txt").write_text("strange")
+    assert tokenize("--audio", folder, "--out", tmp_path / "shards") == 0
+    reader = ShardReader(tmp_path / "shards")
+    assert sorted(reader[n].metadata["source"] for n in range(len(reader))) == ["??.wav", "日本\n.wav"]
+    assert verify_shards(tmp_path / "shards") == []

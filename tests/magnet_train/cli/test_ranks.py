@@ -1,0 +1,27 @@
+"""What torchrun and SLURM say, and what is said wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from magnet_train.cli.ranks import Ranks, read_ranks
+from magnet_train.errors import UserError
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "16", "SLURM_LOCALID": "2"}
+
+
+def test_launchers() -> None:
+    assert read_ranks({}) == Ranks(0, 1, 0)
+    assert read_ranks(TORCHRUN) == Ranks(3, 8, 1)
+    assert read_ranks(SLURM) == Ranks(5, 16, 2)
+    assert read_ranks({**SLURM, **TORCHRUN}) == Ranks(3, 8, 1)  # torchrun under SLURM: the inner one counts
+    assert read_ranks({"SLURM_NTASKS": "4"}) == Ranks(0, 1, 0)  # an allocation without srun
+
+
+@pytest.mark.parametrize(
+    "change", [{"RANK": "8"}, {"RANK": "-1"}, {"WORLD_SIZE": "many"}, {"LOCAL_RANK": ""}]
+)
+def test_nonsense_is_named(change: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="RANK"):
+        read_ranks({**TORCHRUN, **change})
