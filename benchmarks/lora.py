@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import soundfile
 import torch
-from ablations import BATCH, CONFIGS, fit_options, make_shards, whole_clips
+from ablations import BATCH, CONFIGS, fit_options, hardware, make_shards, whole_clips
 
 import magnet_train
 from magnet_train.cli.main import main as magnet_train_command
@@ -82,9 +81,9 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, default=Path("runs/lora"), help="folder for clips and runs")
     parser.add_argument(
-        "--base-steps", type=int, default=600, help="training steps of the base (default: 600)"
+        "--base-steps", type=int, default=500, help="training steps of the base (default: 500)"
     )
-    parser.add_argument("--steps", type=int, default=200, help="training steps of the adapter (default: 200)")
+    parser.add_argument("--steps", type=int, default=150, help="training steps of the adapter (default: 150)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the record goes")
     args = parser.parse_args()
     base = train_base(args.work, args.base_steps)
@@ -92,7 +91,8 @@ def main() -> None:
     adapter = train_adapter(args.work, base, args.steps)
     minutes = (time.monotonic() - began) / 60
     record: dict[str, Any] = {
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "hardware": hardware(),
+        "threads": torch.get_num_threads(),
         "base_steps": args.base_steps,
         "adapter_steps": args.steps,
         "adapter_minutes": round(minutes, 2),
