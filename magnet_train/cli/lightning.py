@@ -142,6 +142,11 @@ class MagnetCLI(LightningCLI):
         elif self.subcommand == "fit":
             chosen = choose_checkpoint(run, config.resume)
             config.ckpt_path = None if chosen is None else str(chosen)
+        elif config.init_from is None:
+            raise UserError(
+                f"`{self.subcommand}` has no model but one with random weights; name a checkpoint by --ckpt_path or "
+                "any model by --init_from."
+            )
         if self.subcommand == "fit":
             tidy(run)
 
