@@ -280,6 +280,7 @@ def _quieten() -> None:
         ".*isinstance.treespec, LeafSpec.. is deprecated",
         ".*does not have many workers",  # a choice of the configuration
         "The dirpath has changed from",
+        "You have overridden `transfer_batch_to_device`",  # ours, on purpose
         "It is recommended to use .self.log.*sync_dist=True",  # the metric is summed over ranks before
         "Experiment logs directory .* exists and is not empty",
         ".*using the WeightAveraging callback, but loading a checkpoint outside",  # the average is what is loaded
