@@ -24,7 +24,14 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.distributed.constants import default_pg_timeout
 
 from datamodules import DataPosition
-from magnet_train.callbacks import ExactResume, FiniteGuard, SaveOnStop, SpeedMonitor, StepProgressBar
+from magnet_train.callbacks import (
+    ExactResume,
+    FiniteGuard,
+    SaveOnStop,
+    SpeedMonitor,
+    StepProgressBar,
+    WritePredictions,
+)
 from magnet_train.callbacks.stop import SIGNALS
 from magnet_train.checkpoints.load import read_model
 from magnet_train.checkpoints.stored import StoredModel
@@ -157,6 +164,8 @@ class MagnetCLI(LightningCLI):
             needed += [ExactResume, FiniteGuard, SpeedMonitor, StartSummary]
             if trainer.enable_checkpointing is not False:
                 needed.append(SaveOnStop)
+        if self.subcommand == "predict":
+            needed.append(WritePredictions)
         if trainer.enable_progress_bar is not False:
             needed.append(StepProgressBar)
         named = {callback.class_path.rpartition(".")[2] for callback in trainer.callbacks or []}
