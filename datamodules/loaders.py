@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from datamodules.batches import TokenBatch
 from datamodules.dataset import TokenDataset
@@ -16,13 +16,49 @@ from datamodules.sampler import EverySlotOnce, Slots
 from magnet_train.errors import UserError
 
 
+class _Told(Dataset[TokenBatch | UserError]):
+    """Hand a `UserError` on as an answer: raised in a worker, it would come out with a traceback in its words."""
+
+    def __init__(self, dataset: Dataset[TokenBatch]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: Slots) -> TokenBatch | UserError:
+        try:
+            return self.dataset[index]
+        except UserError as error:
+            return UserError(str(error))
+
+
+class _ToldStream(IterableDataset[TokenBatch | UserError]):
+    """The same for a stream."""
+
+    def __init__(self, dataset: IterableDataset[TokenBatch]) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[TokenBatch | UserError]:
+        try:
+            yield from self.dataset
+        except UserError as error:
+            yield UserError(str(error))
+
+
+class BatchLoader(DataLoader[TokenBatch]):
+    """Yield what the dataset makes, and raise in this process what a worker could not."""
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
 def batch_loader(
     dataset: Dataset[TokenBatch],
     batches: Iterable[Slots] | None,
     num_workers: int,
     *,
     persistent: bool = True,
-) -> DataLoader[TokenBatch]:
+) -> BatchLoader:
     """Return a loader that hands on what the dataset makes.
 
     Args:
@@ -31,8 +67,9 @@ def batch_loader(
         num_workers: Processes; 0 loads in this one.
         persistent: Keep the processes from one iteration to the next.
     """
-    return DataLoader(
-        dataset,
+    told = _ToldStream(dataset) if isinstance(dataset, IterableDataset) else _Told(dataset)
+    return BatchLoader(
+        told,  # type: ignore[arg-type]
         sampler=batches,
         batch_size=None,
         collate_fn=_as_it_is,
@@ -44,7 +81,7 @@ def batch_loader(
 
 def validation_loader(
     dataset: TokenDataset, clips: OneByOne, batch_size: int, num_workers: int, trainer: pl.Trainer | None
-) -> DataLoader[TokenBatch]:
+) -> BatchLoader:
     """Return the loader of this rank's share of `clips`: each once, equally many batches on each rank."""
     rank, world_size = layout(trainer)
     batches = EverySlotOnce(len(clips), batch_size=batch_size, rank=rank, world_size=world_size)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from datamodules.batches import TokenBatch
+from datamodules.streaming import StreamingDataModule
 from datamodules.tokens import TokenDataModule
 from magnet_train.errors import UserError
 
@@ -133,11 +134,14 @@ def test_validation_leaves_a_damaged_clip_out(make_shards: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_an_error_in_a_worker_is_a_sentence(make_shards: Any) -> None:
-    """PyTorch raises it anew in this process, with the traceback in front of it."""
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", [TokenDataModule, StreamingDataModule])
+def test_an_error_is_one_sentence_wherever_it_happens(make_shards: Any, kind: Any, workers: int) -> None:
     folder = make_shards(clips=5)
     damage(folder, *(f"clip{number:04d}" for number in range(5)))
-    data = TokenDataModule(folder, segment_duration=1.0, batch_size=4, num_workers=1)
-    data.setup()
-    with pytest.raises(UserError, match=r"clip clip000\d in .*shard-000000\.tar is damaged"):
+    data = kind(folder, segment_duration=1.0, batch_size=4, num_workers=workers)
+    data.setup("fit")
+    with pytest.raises(UserError) as caught:
         next(iter(data.train_dataloader()))
+    assert "shard-000000.tar" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -90,7 +90,8 @@ def test_fewer_shards_than_workers_hangs_nobody(make_shards: Any, workers: int) 
     for rank in range(2):
         data = StreamingDataModule(folder, segment_duration=1.0, batch_size=4, num_workers=workers)
         loader = data.train_dataloader()
-        loader.dataset.rank, loader.dataset.world_size = rank, 2
+        assert data._stream is not None
+        data._stream.rank, data._stream.world_size = rank, 2
         found = list(itertools.islice(loader, 12))
         assert all(len(batch["key"]) == 4 for batch in found)
         assert len(set(keys(found, 12))) == 6
