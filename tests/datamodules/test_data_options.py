@@ -64,6 +64,22 @@ def test_streaming_by_class_path(make_shards: Any, tmp_path: Path) -> None:
 def test_a_wrong_number_is_one_sentence(make_shards: Any, tmp_path: Path, capsys: Any) -> None:
     options = ["--data.shards", str(make_shards()), "--data.captions", '{"drop_word": 2}']
     assert main(["fit", *SMALL, *options, "--run", str(tmp_path / "run")]) == 1
-    message = capsys.readouterr().err
-    assert "data.captions.drop_word is 2" in message
-    assert "Traceback" not in message
+    _, found, message = capsys.readouterr().err.rpartition("magnet-train: error: ")
+    assert found
+    assert message.startswith("data.captions.drop_word is 2")
+    assert message.count("\n") == 1
+
+
+def test_a_damaged_clip_is_one_sentence(make_shards: Any, tmp_path: Path, capsys: Any) -> None:
+    folder = make_shards(clips=12)
+    with (folder / "shard-000000.tar").open("r+b") as file:
+        for clip in range(12):  # 2,560 bytes each: the json's header and text, the npy's header and tokens
+            file.seek(clip * 2560 + 1536 + 128)
+            file.write(b"\xff\x7f")
+    options = ["--data.shards", str(folder), "--data.num_workers", "1", "--run", str(tmp_path / "run")]
+    assert main(["fit", *SMALL, *options]) == 1
+    _, found, message = capsys.readouterr().err.rpartition("magnet-train: error: ")
+    assert found
+    assert message.startswith("clip clip00")
+    assert "shard-000000.tar is damaged: tokens" in message
+    assert message.count("\n") == 1
