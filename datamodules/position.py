@@ -77,7 +77,7 @@ class DataPosition(Callback):
         data.start_at(self.slots)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse to repeat data in silence.
+        """Begin with a whole step, and refuse to repeat data in silence.
 
         Raises:
             UserError: The checkpoint has made steps but says nothing of its position.
@@ -88,6 +88,10 @@ class DataPosition(Callback):
                 "the checkpoint does not say where in the data it stopped (it was saved without the callback "
                 "datamodules.DataPosition); start a new run from its weights."
             )
+        # Lightning steps where its count of batches is a multiple of the accumulation. After a resume with another
+        # accumulation, or from the middle of one, the first step would come early and take fewer clips.
+        counted = trainer.fit_loop.epoch_loop.batch_progress.current
+        counted.increment_by(-(counted.ready % trainer.accumulate_grad_batches))
 
     def on_train_batch_end(
         self,

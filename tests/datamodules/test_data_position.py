@@ -121,6 +121,18 @@ def test_the_batch_may_change(make_shards: Any, tmp_path: Path) -> None:
     assert rows(resumed) == list(range(12, 24))
 
 
+@pytest.mark.parametrize("steps", [3, 4])
+def test_accumulation_may_change(make_shards: Any, tmp_path: Path, steps: int) -> None:
+    """Three or four batches were seen before: a step of two batches takes two all the same, from the first on."""
+    folder = make_shards(clips=10)
+    fit(folder, tmp_path / "a", steps)
+    resume = tmp_path / "a" / f"step={steps}.ckpt"
+    resumed = fit(
+        folder, tmp_path / "b", steps + 3, resume, data={"batch_size": 2}, accumulate_grad_batches=2
+    )
+    assert rows(resumed) == list(range(4 * steps, 4 * (steps + 3)))
+
+
 def test_the_state_is_one_number_and_loads_without_pickle(make_shards: Any, tmp_path: Path) -> None:
     fit(make_shards(clips=10), tmp_path / "a", 3)
     checkpoint = torch.load(tmp_path / "a" / "step=3.ckpt", weights_only=True)
