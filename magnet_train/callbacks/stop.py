@@ -45,7 +45,7 @@ class SaveOnStop(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over from Lightning's handlers: they answer from inside the signal, where ranks cannot agree."""
-        self._vote = StopVote()
+        self._vote = StopVote(getattr(trainer.strategy, "_timeout", None))
         self._saved_step = trainer.global_step
         self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
         for number in SIGNALS:

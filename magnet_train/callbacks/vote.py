@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -12,13 +13,16 @@ class StopVote:
     """Tell all ranks, at the same poll, which signal any of them had received before the poll before.
 
     The exchange runs on the CPU (gloo) beside the training and is read one poll later, so that a step waits
-    for nothing. A single process answers at once.
+    for nothing. A single process answers at once. All ranks have to make their votes together.
+
+    Args:
+        timeout: Time without an answer after which the others are given up; torch's default when None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: timedelta | None = None) -> None:
         self.received = 0  # number of the signal; 0 is none
         alone = not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
-        self._group: Any = None if alone else dist.new_group(backend="gloo")
+        self._group: Any = None if alone else dist.new_group(timeout=timeout, backend="gloo")
         self._pending: tuple[torch.Tensor, dist.Work] | None = None
 
     def poll(self) -> int:
