@@ -251,6 +251,12 @@ def test_adapter_resumes_bit_for_bit(shards: Path, base: Path, lora: Path, tmp_p
     assert all(torch.equal(whole[name], rest[name]) for name in whole)
 
 
+def test_start_says_what_trains(shards: Path, base: Path, tmp_path: Path, caplog: Any) -> None:
+    assert fit(shards, tmp_path / "run", *LORA, *SHORT, "--init_from", str(base)) == 0
+    assert "LoRA trains" in caplog.text
+    assert "frozen: parts of the model" in caplog.text
+
+
 def test_validation_of_an_adapter(shards: Path, base: Path, lora: Path, tmp_path: Path) -> None:
     options = [
         *OPTIONS,
