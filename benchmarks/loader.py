@@ -3,7 +3,7 @@
     python benchmarks/loader.py --work runs/loader               # ratios and workers
     python benchmarks/loader.py --work runs/loader --million     # the index at a million clips as well
 
-Every path delivers the same: tokens int64 [B, 4, 500], B captions, B keys. Before anything is timed, all of
+Every path delivers the same: tokens int64 [72, 4, 500] with captions and keys. Before anything is timed, all of
 them have to give the same tokens and captions for the same keys. Ours reads in shuffled order over the whole set,
 checks every token and throws the dice for the masks on top of that; webdataset reads from front to back.
 
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 import webdataset as wds
 
@@ -37,7 +38,7 @@ from datamodules.writer import ShardWriter
 from magnet_train.tokens import CodecInfo
 
 N_Q, FRAMES, CARD, FRAME_RATE = 4, 500, 2048, 50.0
-BATCH = 32
+BATCH, SMALL_BATCH = 72, 8  # that of configs/trainer/ddp8.yaml, and the default of a single device
 NEEDED = 2900  # ten-second clips a second that eight H200 take, a computed bound
 TARGETS = {"default_decode": 4.0, "tuned_decode": 2.0}
 WORDS = ("slow", "warm", "piano", "soft strings", "brushed drums", "deep bass", "large hall", "a loop of")
@@ -70,24 +71,24 @@ def make_shards(folder: Path, clips: int, frames: int = FRAMES) -> Path:
     return folder
 
 
-def ours(folder: Path, workers: int = 0) -> Iterator[Clips]:
+def ours(folder: Path, batch: int = BATCH, workers: int = 0) -> Iterator[Clips]:
     """Read with this package, shuffled, for ever."""
     data = TokenDataModule(
-        folder, val_shards=folder, segment_duration=FRAMES / FRAME_RATE, batch_size=BATCH, num_workers=workers
+        folder, val_shards=folder, segment_duration=FRAMES / FRAME_RATE, batch_size=batch, num_workers=workers
     )
     data.setup()
-    for batch in data.train_dataloader():
-        yield Clips(batch["key"], batch["text"], batch["tokens"])
+    for made in data.train_dataloader():
+        yield Clips(made["key"], made["text"], made["tokens"])
 
 
-def default_decode(folder: Path) -> Iterator[Clips]:
+def default_decode(folder: Path, batch: int = BATCH) -> Iterator[Clips]:
     """Read as webdataset's documentation does."""
-    return _collated(_webdataset(folder).decode().to_tuple("__key__", "json", "npy"))
+    return _collated(_webdataset(folder).decode().to_tuple("__key__", "json", "npy"), batch)
 
 
-def tuned_decode(folder: Path) -> Iterator[Clips]:
+def tuned_decode(folder: Path, batch: int = BATCH) -> Iterator[Clips]:
     """Read with webdataset and decode by hand: the header of the npy is skipped, not parsed."""
-    return _collated(_webdataset(folder).map(_decode_by_hand))
+    return _collated(_webdataset(folder).map(_decode_by_hand), batch)
 
 
 def _decode_by_hand(sample: dict[str, Any]) -> tuple[str, dict[str, Any], Any]:
@@ -100,16 +101,18 @@ def _webdataset(folder: Path) -> Any:
     return wds.WebDataset(tars, shardshuffle=False).repeat()
 
 
-def _collated(samples: Any) -> Iterator[Clips]:
+def _collated(samples: Any, batch: int) -> Iterator[Clips]:
     stream = iter(samples)
-    while batch := list(itertools.islice(stream, BATCH)):
-        keys, metadata, tokens = zip(*batch, strict=True)
+    while rows := list(itertools.islice(stream, batch)):
+        keys, metadata, tokens = zip(*rows, strict=True)
         stacked = torch.from_numpy(np.stack(tokens).astype(np.int64))
         yield Clips(list(keys), [record["text"] for record in metadata], stacked)
 
 
-Path_ = Callable[[Path], Iterator[Clips]]
-OTHERS: dict[str, Path_] = {"default_decode": default_decode, "tuned_decode": tuned_decode}
+OTHERS: dict[str, Callable[..., Iterator[Clips]]] = {
+    "default_decode": default_decode,
+    "tuned_decode": tuned_decode,
+}
 
 
 def require_equal(folder: Path, clips: int) -> None:
@@ -131,22 +134,19 @@ def _by_key(batches: Iterator[Clips], clips: int) -> dict[str, tuple[str, torch.
     return found
 
 
-def measure_ratio(folder: Path, other: str, rounds: int, batches: int) -> dict[str, Any]:
-    """Let ours and another path take turns.
+def measure_ratio(folder: Path, other: str, *, rounds: int, clips: int, batch: int = BATCH) -> dict[str, Any]:
+    """Let ours and another path take turns of about `clips` clips.
 
     Returns:
         Clips a second of CPU time of both, medians over the rounds, and the ratios of the rounds.
     """
-    sides = {"ours": ours(folder), other: OTHERS[other](folder)}
+    sides = {"ours": ours(folder, batch), other: OTHERS[other](folder, batch)}
     for side in sides.values():
         next(side)
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in sides if number % 2 else reversed(sides):
-            start = time.process_time()
-            for _ in itertools.islice(sides[name], batches):
-                pass
-            rates[name].append(batches * BATCH / (time.process_time() - start))
+            rates[name].append(_rate(sides[name], clips // batch, time.process_time))
     ratios = [mine / its for mine, its in zip(rates["ours"], rates[other], strict=True)]
     return {
         "ours": round(statistics.median(rates["ours"])),
@@ -157,7 +157,14 @@ def measure_ratio(folder: Path, other: str, rounds: int, batches: int) -> dict[s
     }
 
 
-def measure_read_limit(folder: Path, rounds: int, batches: int) -> dict[str, Any]:
+def _rate(side: Iterator[Clips], batches: int, clock: Callable[[], float]) -> float:
+    """Return clips a second over some batches."""
+    start = clock()
+    clips = sum(len(batch.keys) for batch in itertools.islice(side, batches))
+    return clips / (clock() - start)
+
+
+def measure_read_limit(folder: Path, *, rounds: int, clips: int) -> dict[str, Any]:
     """Compare tokens a second with those that pass when the same files are only read from front to back."""
     tokens = sum(shard.frames for shard in read_manifest(folder).shards) * N_Q
     mine, limit = [], []
@@ -170,10 +177,7 @@ def measure_read_limit(folder: Path, rounds: int, batches: int) -> dict[str, Any
                 while file.read(2**20):
                     pass
         limit.append(tokens / (time.process_time() - start))
-        start = time.process_time()
-        for _ in itertools.islice(side, batches):
-            pass
-        mine.append(batches * BATCH * N_Q * FRAMES / (time.process_time() - start))
+        mine.append(_rate(side, clips // BATCH, time.process_time) * N_Q * FRAMES)
     ours_rate, limit_rate = statistics.median(mine), statistics.median(limit)
     return {
         "ours_tokens_per_s": round(ours_rate),
@@ -182,15 +186,28 @@ def measure_read_limit(folder: Path, rounds: int, batches: int) -> dict[str, Any
     }
 
 
-def measure_workers(folder: Path, workers: int, batches: int) -> int:
-    """Return clips a second by the clock, out of a running loader."""
-    side = ours(folder, workers)
-    for _ in itertools.islice(side, 4 * max(1, workers)):
+def measure_workers(folder: Path, workers: int, *, rounds: int, clips: int) -> dict[str, Any]:
+    """Measure a running loader with workers.
+
+    Returns:
+        Clips a second by the clock, median and best of the rounds; and microseconds of CPU time that a clip costs
+        in the training process and, all together, in the workers.
+    """
+    side = ours(folder, workers=workers)
+    for _ in itertools.islice(side, 4 * max(1, workers)):  # until the first batches are used up
         pass
-    start = time.perf_counter()
-    for _ in itertools.islice(side, batches):
-        pass
-    return round(batches * BATCH / (time.perf_counter() - start))
+    children = psutil.Process().children()
+    spent = [sum(child.cpu_times()[:2]) for child in children]
+    start = time.process_time()
+    rates = [_rate(side, clips // BATCH, time.perf_counter) for _ in range(rounds)]
+    used = rounds * (clips // BATCH) * BATCH / 1e6
+    worked = sum(sum(child.cpu_times()[:2]) - before for child, before in zip(children, spent, strict=True))
+    return {
+        "clips_per_s": round(statistics.median(rates)),
+        "best": round(max(rates)),
+        "main_cpu_us_per_clip": round((time.process_time() - start) / used, 1),
+        "workers_cpu_us_per_clip": round(worked / used, 1),
+    }
 
 
 OPENING = """
@@ -251,13 +268,16 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = make_shards(args.work / f"clips_{args.clips}", args.clips)
     require_equal(folder, args.clips)
-    batches = args.clips // BATCH // 4
+    turns = {"rounds": args.rounds, "clips": args.clips // 4}
     results: dict[str, Any] = {"hardware": hardware(), "clips": args.clips, "batch": BATCH, "equal": True}
     results["one_core"] = {
-        name: measure_ratio(folder, name, args.rounds, batches) | {"target": TARGETS[name]} for name in OTHERS
+        name: measure_ratio(folder, name, **turns) | {"target": TARGETS[name]} for name in OTHERS
     }
-    results["read_limit"] = measure_read_limit(folder, args.rounds, batches)
-    results["clips_per_s_by_workers"] = {n: measure_workers(folder, n, 2 * batches) for n in (0, 1, 2, 4)}
+    results[f"one_core_batch_{SMALL_BATCH}"] = {
+        name: measure_ratio(folder, name, batch=SMALL_BATCH, **turns) for name in OTHERS
+    }
+    results["read_limit"] = measure_read_limit(folder, **turns)
+    results["by_workers"] = {workers: measure_workers(folder, workers, **turns) for workers in (0, 1, 2, 4)}
     results["clips_per_s_needed"] = NEEDED
     if args.million:
         for clips in (10_000, 1_000_000):

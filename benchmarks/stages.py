@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="folder for runs alone; by default that for shards")
     parser.add_argument("--steps", type=int, default=500, help="steps of each run")
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 6), help="seeds of each way")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for stages.json and stages.png")
     args = parser.parse_args()
 
@@ -123,14 +125,14 @@ def main() -> None:
     if runs_folder != args.work and not (runs_folder / "shards").exists():
         runs_folder.mkdir(parents=True, exist_ok=True)
         (runs_folder / "shards").symlink_to((args.work / "shards").resolve())
-    runs = []
-    for seed in range(args.seeds):  # alternating, so that a busy hour falls on both
-        runs += [train(runs_folder, sampling, seed, args.steps) for sampling in SAMPLINGS]
-        print(f"seed {seed}: {[round(run['curves']['loss'][-1], 4) for run in runs[-2:]]}", flush=True)
+    wanted = [(sampling, seed) for seed in range(args.seeds) for sampling in SAMPLINGS]
+    with ThreadPoolExecutor(args.jobs) as pool:  # each run is a process of its own
+        runs = list(pool.map(lambda which: train(runs_folder, *which, args.steps), wanted))
     speed = {s: mean(r["steps_per_second"] for r in runs if r["sampling"] == s) for s in SAMPLINGS}
     content = {
         "hardware": hardware(),
         "threads": 1,
+        "jobs": args.jobs,
         "steps": args.steps,
         "comparison": compare(runs),
         "steps_per_second": speed,

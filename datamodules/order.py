@@ -13,6 +13,8 @@ from __future__ import annotations
 import enum
 import functools
 import math
+import threading
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,17 +49,26 @@ def random_bits(
         uint64, the shape of `numbers` and then `count`.
     """
     numbers = np.asarray(numbers, dtype=np.uint64)
-    philox = np.random.Philox(
-        key=np.array([seed, 0], dtype=np.uint64), counter=np.array([0, 0, source, purpose], dtype=np.uint64)
-    )
-    state = philox.state  # set anew for each number: a tenth of the price of another Philox
+    philox, state = _philox(seed, purpose, source, threading.get_ident())
     key = state["state"]["key"]
     bits = np.empty((numbers.size, count), dtype=np.uint64)
-    for row, number in enumerate(numbers.flat):
+    for row, number in enumerate(numbers.ravel()):
         key[1] = number
         philox.state = state
         bits[row] = philox.random_raw(count)
     return bits.reshape(*numbers.shape, count)
+
+
+@functools.lru_cache(maxsize=64)
+def _philox(seed: int, purpose: Purpose, source: int, thread: int) -> tuple[np.random.Philox, Any]:
+    """Return a generator and its first state, to be set anew for each number: making one takes ten times as long.
+
+    Threads do not share one, for another's state could come between setting and drawing.
+    """
+    philox = np.random.Philox(
+        key=np.array([seed, 0], dtype=np.uint64), counter=np.array([0, 0, source, purpose], dtype=np.uint64)
+    )
+    return philox, philox.state
 
 
 def uniforms(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:

@@ -181,11 +181,16 @@ class StreamingDataModule(pl.LightningDataModule):
         """Length T of every batch, in token frames."""
         return self.codec.frames(self.segment_duration)
 
+    @property
+    def train_clips(self) -> int:
+        """Number of clips to train on."""
+        return self._manifest.samples
+
     def identity(self) -> dict[str, int | str]:
         """Say what a run may be resumed with; `streamed` keeps it apart from an exact order."""
         return {
             "seed": self.seed,
-            "clips": self._manifest.samples,
+            "clips": self.train_clips,
             "fingerprint": self._manifest.fingerprint,
             "weights": "streamed",
         }

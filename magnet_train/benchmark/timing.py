@@ -24,6 +24,11 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
+    @property
+    def warms_up(self) -> bool:
+        """Whether first runs are slower than others by more than a CPU's, for compiling or loading kernels."""
+        return self.device.type == "cuda"
+
     def time(self, work: Work) -> float:
         """Run `work` to its end; seconds."""
         if self.device.type != "cuda":

@@ -120,8 +120,12 @@ def flops_per_clip(lm: MagnetTransformer, frames: int) -> float:
 
     Source: arXiv 2204.02311, appendix B.
     """
-    layers: Any = lm.layers
-    matrices: int = sum(p.numel() for p in layers.parameters() if p.dim() >= 2) + lm.card * lm.dim
+    of_the_text = ("cross_attention.k_proj.weight", "cross_attention.v_proj.weight")
+    matrices = lm.card * lm.dim + sum(
+        parameter.numel()
+        for name, parameter in lm.layers.named_parameters()
+        if parameter.dim() == 2 and not name.endswith(of_the_text)
+    )
     return 6.0 * matrices * frames + 12.0 * int(lm.config["num_layers"]) * lm.dim * frames * frames
 
 

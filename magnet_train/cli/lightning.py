@@ -24,7 +24,14 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.distributed.constants import default_pg_timeout
 
 from datamodules import DataPosition
-from magnet_train.callbacks import ExactResume, FiniteGuard, SaveOnStop, SpeedMonitor, StepProgressBar
+from magnet_train.callbacks import (
+    ExactResume,
+    FiniteGuard,
+    SaveOnStop,
+    SpeedMonitor,
+    StepProgressBar,
+    WritePredictions,
+)
 from magnet_train.callbacks.stop import SIGNALS
 from magnet_train.checkpoints.load import read_model
 from magnet_train.checkpoints.stored import StoredModel
@@ -142,6 +149,11 @@ class MagnetCLI(LightningCLI):
         elif self.subcommand == "fit":
             chosen = choose_checkpoint(run, config.resume)
             config.ckpt_path = None if chosen is None else str(chosen)
+        elif config.init_from is None:
+            raise UserError(
+                f"`{self.subcommand}` has no model but one with random weights; name a checkpoint by --ckpt_path or "
+                "any model by --init_from."
+            )
         if self.subcommand == "fit":
             tidy(run)
 
@@ -152,6 +164,8 @@ class MagnetCLI(LightningCLI):
             needed += [ExactResume, FiniteGuard, SpeedMonitor, StartSummary]
             if trainer.enable_checkpointing is not False:
                 needed.append(SaveOnStop)
+        if self.subcommand == "predict":
+            needed.append(WritePredictions)
         if trainer.enable_progress_bar is not False:
             needed.append(StepProgressBar)
         named = {callback.class_path.rpartition(".")[2] for callback in trainer.callbacks or []}
@@ -275,6 +289,7 @@ def _quieten() -> None:
         ".*isinstance.treespec, LeafSpec.. is deprecated",
         ".*does not have many workers",  # a choice of the configuration
         "The dirpath has changed from",
+        "You have overridden `transfer_batch_to_device`",  # ours, on purpose
         "It is recommended to use .self.log.*sync_dist=True",  # the metric is summed over ranks before
         "Experiment logs directory .* exists and is not empty",
         ".*using the WeightAveraging callback, but loading a checkpoint outside",  # the average is what is loaded

@@ -148,8 +148,7 @@ def test_resumed_in_another_layout(
 def test_fewer_shards_than_ranks_and_workers(tmp_path: Path, write_shards: Any) -> None:
     """One shard for two ranks of two workers each: equal steps, and nothing twice in an epoch."""
     folder = write_shards(tmp_path / "shards", clips=30)
-    steps = Run(tmp_path, folder, "one_shard", workers=2, steps=6).finish().steps()
-    assert_epochs(steps)
+    assert_epochs(Run(tmp_path, folder, "one_shard", workers=2, steps=6).finish().steps())
 
 
 def test_uneven_shards(tmp_path: Path, write_shards: Any) -> None:
@@ -160,6 +159,20 @@ def test_uneven_shards(tmp_path: Path, write_shards: Any) -> None:
     counts = {shard["samples"] for shard in json.loads((folder / "manifest.json").read_text())["shards"]}
     assert len(counts) > 1
     assert_epochs(Run(tmp_path, folder, "uneven", workers=1, steps=12).finish().steps())
+
+
+def test_validation_over_two_ranks(tmp_path: Path, shards: Path, write_shards: Any) -> None:
+    """9 clips in batches of 4 on two ranks: two batches each, every clip once."""
+    other = write_shards(tmp_path / "val", clips=9)
+    options = {"steps": 2, "validate_at": 2, "data": {"val_shards": str(other)}}
+    run = Run(tmp_path, shards, "validated", **options).finish()
+    ranks = [
+        [json.loads(line) for line in log.read_text().splitlines()]
+        for log in sorted(run.folder.glob("log.*.validated"))
+    ]
+    assert [len(batches) for batches in ranks] == [2, 2]
+    keys = [key for batches in ranks for batch in batches for key in batch if key]
+    assert sorted(keys) == [f"clip{number:04d}" for number in range(9)]
 
 
 def assert_epochs(steps: dict[int, Step]) -> None:

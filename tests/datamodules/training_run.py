@@ -50,6 +50,18 @@ class Recorder(pl.Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self.losses[trainer.global_step] = float(trainer.callback_metrics["train/loss"])
 
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        with open(f"{self.path}.{trainer.global_rank}.validated", "a") as file:
+            file.write(json.dumps(batch["key"]) + "\n")
+
 
 def main() -> None:
     """Train as the one argument says."""
@@ -87,7 +99,10 @@ def main() -> None:
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        limit_val_batches=0,
+        limit_val_batches=1.0 if "validate_at" in options else 0,
+        val_check_interval=options.get("validate_at"),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
         accumulate_grad_batches=accumulate,
         callbacks=[
             recorder,

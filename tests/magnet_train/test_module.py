@@ -159,3 +159,47 @@ def test_other_masks_are_one_method():
     lm = partial(MagnetTransformer, dim=32, num_heads=4, num_layers=2)
     module = Everything(CODEC, lm, NoText(), decoding=DecodingConfig(decoding_steps=(3, 2)))
     assert sums_of(module, batch_of(), [0] * 4)[1] == 4 * FRAMES
+
+
+def test_the_objective_asks_the_device_nothing():
+    """On the meta device nothing could answer: `.item()`, `.nonzero()` and a copy to the CPU all raise there."""
+    batch = batch_of()
+    lm = build().lm.to("meta")
+    mask = build().draw_mask(batch["noise"])
+    text, text_mask = torch.empty(4, 3, 8, device="meta"), torch.empty(4, 3, dtype=torch.bool, device="meta")
+    for stages in ([1] * 4, [0, 1, 0, 1]):
+        predictions = list(
+            predict_masked(
+                lm,
+                batch["tokens"].to("meta"),
+                mask,
+                batch["valid"],
+                stages,
+                text,
+                text_mask,
+                with_text=[1, 2],
+            )
+        )
+        for p in predictions:
+            masked_cross_entropy_sum(p.logits, p.targets).backward()
+        assert sum(len(p.targets) for p in predictions) == int(mask.sum())
+    assert all(p.grad is not None for p in lm.parameters())
+
+
+def test_what_masks_are_made_of_stays_on_the_host():
+    moved = build().transfer_batch_to_device(batch_of(), torch.device("meta"), 0)
+    where = {name: value.device.type for name, value in moved.items() if isinstance(value, torch.Tensor)}
+    assert where == {"tokens": "meta", "valid": "cpu", "noise": "cpu", "slot": "cpu"}
+
+
+def test_dropped_captions_skip_cross_attention():
+    module, batch = build(), batch_of()
+    rows = []
+    for layer in module.lm.layers:
+        layer.cross_attention.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    batch["noise"][:, 1] = torch.tensor([0.1, 0.6, 0.9, 0.2])
+    dropped = 2
+    module.cfg_dropout = 0.5
+    module._stages = lambda batch: [1] * 4
+    module.training_step(batch, 0)
+    assert rows == [4 - dropped] * 2

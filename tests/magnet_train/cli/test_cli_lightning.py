@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -61,6 +62,19 @@ def test_fit_writes_a_run_that_the_other_commands_read(shards, tmp_path, capsys)
     options = [*SMALL, "--data.shards", str(shards), "--run", str(tmp_path / "again")]
     for command in ("validate", "test", "predict"):
         assert main([command, *options, "--ckpt_path", str(run / "last.ckpt")]) == 0
+    predicted = tmp_path / "again" / "predictions"
+    records = [json.loads(line) for line in (predicted / "predictions_0.jsonl").read_text().splitlines()]
+    assert records
+    assert all(record["key"].startswith("clip") and "flute" in record["text"] for record in records)
+    for record in records:
+        tokens = np.load(predicted / f"{record['slot']:06d}.npy", allow_pickle=False)
+        assert (tokens.shape, tokens.dtype, tokens.min() >= 0, tokens.max() < 256) == (
+            (4, 64),
+            np.int16,
+            True,
+            True,
+        )
+        assert (predicted / f"{record['slot']:06d}.wav").stat().st_size > 10_000
 
 
 def test_fixed_prompts_become_audio_in_tensorboard_and_files(shards, tmp_path):

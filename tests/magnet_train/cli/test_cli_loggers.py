@@ -76,10 +76,11 @@ def history_of(records: list[wandb_internal_pb2.Record]) -> list[dict]:
     return [{i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in row.item} for row in rows]
 
 
-def test_an_offline_run_of_wandb_read_back(trainings, tmp_path, overlay, monkeypatch):
+def test_an_offline_run_of_wandb_read_back(trainings, tmp_path, overlay, load, monkeypatch):
     """WANDB_MODE instead of the logger's `offline`, which refuses artifacts."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb_data"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     run = tmp_path / "run"
     options = ["-c", "configs/logger/wandb.yaml", "-c", str(overlay), "--trainer.logger.log_model", "all"]
@@ -104,24 +105,26 @@ def test_an_offline_run_of_wandb_read_back(trainings, tmp_path, overlay, monkeyp
     assert config["data"]["init_args"]["batch_size"] == 4
     assert config["trainer"]["max_steps"] == 6
 
-    tables = [row["samples/path"] for row in rows if "samples/path" in row]
-    assert len(tables) == 2  # a new one at each of two validations
-    assert len(set(tables)) == 2
-    for number, table in enumerate(tables):
-        content = json.loads((file.parent / "files" / table).read_text())
+    assert len({row["samples/artifact_path"] for row in rows if "samples/artifact_path" in row}) == 2
+    artifacts = [record.artifact for record in records if record.WhichOneof("record_type") == "artifact"]
+    tables = [files_of(artifact) for artifact in artifacts if artifact.type == "run_table"]
+    for step, files in zip((3, 6), tables, strict=True):  # a new table at each of two validations
+        content = json.loads(files["samples.table.json"].read_text())
         assert content["columns"][:5] == ["step", "prompt", "audio", "spectrogram", "seed"]
         assert {"decoding_steps", "temperature", "top_p", "max_cfg_coef"} <= set(content["columns"])
         assert [row[1] for row in content["data"]] == ["a calm flute on c4", "a fast flute on c4"]
-        assert {row[0] for row in content["data"]} == {3 * (number + 1)}
         for row in content["data"]:
-            assert (file.parent / "files" / row[2]["path"]).stat().st_size > 10_000
+            assert row[0] == step
             assert row[2]["caption"] == row[1]
-            assert (file.parent / "files" / row[3]["path"]).read_bytes()[1:4] == b"PNG"
+            assert files[row[2]["path"]].stat().st_size > 10_000
+            assert files[row[3]["path"]].read_bytes()[1:4] == b"PNG"
 
-    artifacts = [record.artifact for record in records if record.WhichOneof("record_type") == "artifact"]
-    models = [artifact for artifact in artifacts if artifact.type == "model"]
-    assert len(models) == 2
-    assert {entry.path for artifact in models for entry in artifact.manifest.contents} == {"model.ckpt"}
+    models = [files_of(artifact) for artifact in artifacts if artifact.type == "model"]
+    assert [load(files["model.ckpt"])["global_step"] for files in models] == [3, 6]
+
+
+def files_of(artifact: wandb_internal_pb2.ArtifactRecord) -> dict[str, Path]:
+    return {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
 
 
 def test_tensorboard_and_csv_hold_the_same_curves(trainings, tmp_path, overlay, column):

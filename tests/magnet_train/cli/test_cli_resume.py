@@ -7,6 +7,8 @@ import shutil
 import pytest
 import torch
 
+from magnet_train.cli.main import main
+
 EVERY_3 = ("--trainer.callbacks.every_n_train_steps", "3")
 
 
@@ -82,10 +84,17 @@ def test_nothing_readable_is_no_reason_to_start_anew(trainings, tmp_path, capsys
     assert "none of the checkpoints" in capsys.readouterr().err
 
 
-def test_a_damaged_file_named_exactly_is_one_sentence(trainings, tmp_path, capsys):
+@pytest.mark.parametrize("command", ["fit", "validate", "predict"])
+def test_a_damaged_file_named_exactly_is_one_sentence(trainings, tmp_path, capsys, command):
     (tmp_path / "bad.ckpt").write_bytes(b"no checkpoint")
-    assert trainings.fit(tmp_path / "run", "--ckpt_path", str(tmp_path / "bad.ckpt")) == 1
+    words = [command, *trainings.words(tmp_path / "run")[1:]]
+    assert main([*words, "--ckpt_path", str(tmp_path / "bad.ckpt")]) == 1
     assert "bad.ckpt" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*words, "--ckpt_path", str(tmp_path / "bad.ckpt"), "--resume", "auto"]) == 1
+    assert "give one of the two" in capsys.readouterr().err.splitlines()[-1]
+    if command != "fit":
+        assert main(words) == 1
+        assert "--ckpt_path" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -15,7 +15,14 @@ from safetensors import safe_open
 PREEMPTED = 75
 LONG = ("--trainer.max_steps", "100000", "--trainer.val_check_interval", "100000")
 DDP = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "2")
-EVERY_STEP = ("--trainer.callbacks.every_n_train_steps", "5")
+SHARDED = """
+trainer:
+  devices: 2
+  strategy:
+    class_path: lightning.pytorch.strategies.ModelParallelStrategy
+    init_args: {data_parallel_size: 2, tensor_parallel_size: 1, save_distributed_checkpoint: false}
+"""
+EVERY_5 = ("--trainer.callbacks.every_n_train_steps", "5")
 
 SLOW_VALIDATION = """
 import time
@@ -74,25 +81,29 @@ def assert_stopped_well(training, load):
         ("rank 0", signal.SIGUSR1),
         ("rank 1", signal.SIGTERM),
         ("group", signal.SIGTERM),
+        ("rank 1, sharded", signal.SIGTERM),
     ],
 )
 def test_a_signal_in_training_saves_one_common_step(trainings, tmp_path, load, column, who, number):
     devices = () if who == "single" else DDP
-    training = trainings.start(tmp_path / "run", *LONG, *EVERY_STEP, *devices)
+    if who == "rank 1, sharded":
+        (tmp_path / "sharded.yaml").write_text(SHARDED)
+        devices = ("-c", str(tmp_path / "sharded.yaml"), "--data.batch_size", "2")
+    training = trainings.start(tmp_path / "run", *LONG, *EVERY_5, *devices)
     training.wait_until(has_steps(training))
     if who == "group":
         os.killpg(training.process.pid, number)
     else:
         ranks = training.ranks()
         assert len(ranks) == (1 if who == "single" else 2)
-        os.kill(ranks[-1 if who == "rank 1" else 0], number)
+        os.kill(ranks[-1 if who.startswith("rank 1") else 0], number)
     step = assert_stopped_well(training, load)
     if who != "single":
         return
     # The stopped run, resumed, is the uninterrupted one.
     goal = ("--trainer.max_steps", str(step + 3), "--trainer.val_check_interval", "100000")
-    assert trainings.fit(tmp_path / "run", *goal, *EVERY_STEP, "--resume", "required") == 0
-    assert trainings.fit(tmp_path / "whole", *goal, *EVERY_STEP) == 0
+    assert trainings.fit(tmp_path / "run", *goal, *EVERY_5, "--resume", "required") == 0
+    assert trainings.fit(tmp_path / "whole", *goal, *EVERY_5) == 0
     resumed, whole = load(tmp_path / "run" / "last.ckpt"), load(tmp_path / "whole" / "last.ckpt")
     assert resumed["global_step"] == step + 3
     assert resumed["callbacks"]["DataPosition"] == whole["callbacks"]["DataPosition"]
@@ -134,7 +145,7 @@ def test_slurm_puts_the_job_back_into_its_queue(trainings, tmp_path, load):
         **{"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NNODES": "1", "SLURM_NODELIST": "localhost"},
         **{"SLURM_NTASKS_PER_NODE": "1"},
     }
-    training = trainings.start(tmp_path / "run", *LONG, *EVERY_STEP, **slurm)
+    training = trainings.start(tmp_path / "run", *LONG, *EVERY_5, **slurm)
     training.wait_until(has_steps(training))
     os.kill(training.process.pid, signal.SIGUSR1)
     step = assert_stopped_well(training, load)
@@ -150,7 +161,7 @@ def test_slurm_puts_the_job_back_into_its_queue(trainings, tmp_path, load):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_a_dead_rank_ends_the_run(trainings, tmp_path, load, number):
-    training = trainings.start(tmp_path / "run", *LONG, *EVERY_STEP, *DDP, "--rank_timeout", "0.8")
+    training = trainings.start(tmp_path / "run", *LONG, *EVERY_5, *DDP, "--rank_timeout", "0.8")
     training.wait_until(has_steps(training))
     os.kill(training.ranks()[1], number)
     assert training.wait(180) not in (0, PREEMPTED)
@@ -181,7 +192,7 @@ def test_a_loss_that_is_no_number_stops_before_the_update(trainings, tmp_path, m
 def test_a_loss_that_is_no_number_on_one_rank_stops_all(trainings, tmp_path, load):
     options = module(tmp_path, "BadLoss", BAD_LOSS)
     training = trainings.start(
-        tmp_path / "run", *LONG, *EVERY_STEP, *DDP, *options, BAD_RANK="1", **path_with(tmp_path)
+        tmp_path / "run", *LONG, *EVERY_5, *DDP, *options, BAD_RANK="1", **path_with(tmp_path)
     )
     assert training.wait() == 1
     assert training.everyone_is_gone()

@@ -130,7 +130,7 @@ def test_under_torchrun(audio: Path, undisturbed: dict[str, bytes], tmp_path: Pa
 
 
 def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
-    """Half an hour takes at most 30 MB more than two minutes; held as float32 it alone would take 115 MB."""
+    """Half an hour takes at most 60 MB more than two minutes; held as float32 it alone would take 115 MB."""
     peaks = []
     for minutes in (2, 30):
         folder = tmp_path / f"audio{minutes}"
@@ -145,4 +145,4 @@ def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
         assert os.waitstatus_to_exitcode(status) == 0
         peaks.append(usage.ru_maxrss / 1024)  # kB on Linux
     print(f"peak memory: {peaks[0]:.0f} MB for 2 minutes, {peaks[1]:.0f} MB for 30")
-    assert peaks[1] - peaks[0] < 30
+    assert peaks[1] - peaks[0] < 60

@@ -1,0 +1,49 @@
+"""How much faster than the naive model the model has to be: 60 % of the goals in benchmarks/README.md, never a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from magnet_train.benchmark.generation import measure_generation
+from magnet_train.benchmark.setting import Setting
+from magnet_train.benchmark.training import measure_training
+
+pytestmark = pytest.mark.slow
+
+BAR = 0.6  # of the goal
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def ratios_of(rows, parts: int) -> dict[str, float]:
+    """Ratios by part, of the first so many rows."""
+    found = {}
+    for row in rows:
+        found[row["part"]] = row["ratio"]
+        if len(found) == parts:
+            break
+    return found
+
+
+@pytest.mark.parametrize(("frames", "attention"), [(500, 3.0), (1500, 10.0)])
+def test_parts_at_the_width_of_the_300m_model(frames, attention):
+    setting = Setting(frames=frames, rounds=3)
+    training = ratios_of(measure_training(setting), parts=2)
+    generation = ratios_of(measure_generation(setting, (1, 1, 1, 1)), parts=2)
+    assert generation["restricted attention"] > BAR * attention
+    assert training["restricted attention"] > BAR * attention
+    assert training["heads and loss"] > BAR * 6.0
+    assert generation["heads and sampling"] > BAR * 5.0
+
+
+def test_a_small_model_as_a_whole():
+    setting = Setting(dim=256, heads=4, layers=6, frames=500, rounds=3)
+    assert ratios_of(measure_training(setting), parts=7)["step"] > BAR * 2.0
+    assert ratios_of(measure_generation(setting, (8, 4, 4, 4)), parts=3)["generation, 20 steps"] > BAR * 2.0
