@@ -19,6 +19,7 @@ from magnet_train.checkpoints.adapter import merge_adapter, weights_sha256
 from magnet_train.checkpoints.audiocraft import CODEC_FILE, THEIR_STORE
 from magnet_train.checkpoints.audiocraft_export import save_audiocraft
 from magnet_train.checkpoints.export import save_export
+from magnet_train.checkpoints.licence import UNSPECIFIED
 from magnet_train.checkpoints.load import read_model, read_stored
 from magnet_train.checkpoints.stored import StoredModel, as_it_came, load_weights, without_path
 from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
@@ -135,6 +136,13 @@ class Magnet:
             )
         merged = merge_adapter(replace(self._stored, weights=own), adapter, strength)
         self.lm.load_state_dict({name.removeprefix("lm."): tensor for name, tensor in merged.weights.items()})
+        self._stored = replace(
+            self._stored,
+            training={**adapter.training, "adapter strength": strength},
+            data=adapter.data,
+            base=adapter.base,
+            licence=self.licence if adapter.licence == UNSPECIFIED else adapter.licence,
+        )
 
     @property
     def licence(self) -> str:

@@ -29,6 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--raw", action="store_true", help="take the weights as trained instead of their moving average"
     )
     parser.add_argument(
+        "--adapter", metavar="CKPT", help="checkpoint of a LoRA fine-tune to merge into the model"
+    )
+    parser.add_argument(
+        "--adapter-strength",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="how much of it: 0 none, 1 as trained",
+    )
+    parser.add_argument(
         "--licence",
         metavar="ID",
         help="licence for the model card, an SPDX id such as CC-BY-4.0 (default: that of the model it was made from)",
@@ -48,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
     from magnet_train.models.transformer import count_parameters
 
     magnet = Magnet.from_pretrained(args.checkpoint, raw=args.raw)
+    if args.adapter is not None:
+        magnet.load_adapter(args.adapter, args.adapter_strength)
     magnet.save_pretrained(args.out, licence=args.licence, format=args.format)
     weights = magnet.training.get("weights")
     which = {"ema": ", averaged weights", "raw": ", raw weights"}.get(str(weights), "")

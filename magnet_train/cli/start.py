@@ -40,7 +40,8 @@ def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule
     frozen = _frozen_parameters(model)
     averaged = any("averag" in type(callback).__name__.lower() for callback in trainer.callbacks)  # type: ignore[attr-defined]
     memory = (trained * (_TRAINED + (_AVERAGED if averaged else 0)) + frozen * _FROZEN) / 1e6
-    text = f"the text encoder ({frozen:,})" if frozen else "nothing"
+    whole = all(parameter.requires_grad for parameter in model.lm.parameters())
+    text = f"{'the text encoder' if whole else 'parts of the model'} ({frozen:,})" if frozen else "nothing"
     return (
         f"clips       {data.segment_duration:g} s, {data.segment_frames} frames of {model.codec.n_q} codebooks "
         f"(codec {data.codec.id}); {data.train_clips:,} to train on, at most {hours:,.1f} hours\n"

@@ -87,10 +87,10 @@ def test_generation_by_the_whole_model(model, case, monkeypatch):
     magnet = load_magnet(model)
     recorded = read_tensors(f"generate_{model}/cases.safetensors")
     prompt = None if case["prompt_len"] is None else recorded[f"{case['name']}.prompt"].long()
-    frame_rate = read_json(f"lm_{model}/model.json")["frame_rate"]
+    seconds = case["args"]["max_gen_len"] / read_json(f"lm_{model}/model.json")["frame_rate"]
     tokens = magnet.generate_tokens(
         ["recorded"] * batch,
-        seconds=case["args"]["max_gen_len"] / frame_rate,
+        seconds=min(seconds, magnet.segment_duration),
         seed=0,
         decoding=settings_of(case["args"]),
         prompt=prompt,

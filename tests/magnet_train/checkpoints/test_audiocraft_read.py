@@ -276,3 +276,25 @@ def test_text_encoder_is_looked_for_only_when_it_is_needed(
     magnet = Magnet.from_pretrained(release)
     with pytest.raises(UserError, match="text encoder t5-"):
         magnet.generate_tokens(["a low bell"])
+
+
+@pytest.mark.parametrize(
+    ("name", "licence"),
+    [("facebook/magnet-small-10secs", "CC-BY-NC-4.0"), ("me/model", "unspecified")],
+)
+def test_release_in_the_hubs_cache(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, licence: str
+) -> None:
+    """A cache as huggingface_hub lays it out, and no network: the released weights are not for commercial use."""
+    repository = tmp_path / "cache" / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(release, repository / "snapshots" / ("0" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    magnet = Magnet.from_pretrained(name)
+    assert magnet.licence == licence
+    magnet.save_pretrained(tmp_path / "out")
+    assert licence.lower() in (tmp_path / "out" / "README.md").read_text()
+    assert "not for commercial use" in (tmp_path / "out" / "README.md").read_text().lower()
+    assert main(["inspect", name]) == 0

@@ -217,6 +217,27 @@ def test_generate_with_an_adapter(lora: Path, base: Path, tmp_path: Path) -> Non
     assert make("c", *adapter, "--adapter-strength", "0") == make("d", "--model", str(base)) != merged
 
 
+def test_adapter_is_merged_into_a_base_that_has_moved(lora: Path, base: Path, tmp_path: Path) -> None:
+    content = torch.load(lora, weights_only=True)
+    content["magnet_train"]["base"]["source"] = "/nowhere/model"
+    torch.save(content, tmp_path / "lora.ckpt")
+    options = [
+        "--checkpoint",
+        str(base),
+        "--adapter",
+        str(tmp_path / "lora.ckpt"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(["export", *options]) == 0
+    expected = Magnet.from_pretrained(lora).lm.state_dict()
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(written[f"lm.{name}"], tensor) for name, tensor in expected.items())
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"steps {STEPS}" in card
+    assert "license: cc-by-nc-4.0" in card
+
+
 def test_adapter_resumes_bit_for_bit(shards: Path, base: Path, lora: Path, tmp_path: Path) -> None:
     options = [*LORA, *SHORT, "--init_from", str(base), "--trainer.val_check_interval", "100"]
     options += ["--trainer.callbacks.every_n_train_steps", "2"]
@@ -228,6 +249,12 @@ def test_adapter_resumes_bit_for_bit(shards: Path, base: Path, lora: Path, tmp_p
     assert fit(shards, tmp_path / "rest", *options, "--ckpt_path", str(middle)) == 0
     whole, rest = (read_stored(tmp_path / run / "last.ckpt", raw=True).weights for run in ("whole", "rest"))
     assert all(torch.equal(whole[name], rest[name]) for name in whole)
+
+
+def test_start_says_what_trains(shards: Path, base: Path, tmp_path: Path, caplog: Any) -> None:
+    assert fit(shards, tmp_path / "run", *LORA, *SHORT, "--init_from", str(base)) == 0
+    assert "LoRA trains" in caplog.text
+    assert "frozen: parts of the model" in caplog.text
 
 
 def test_validation_of_an_adapter(shards: Path, base: Path, lora: Path, tmp_path: Path) -> None:
