@@ -166,7 +166,8 @@ def test_two_machines_started_by_torchrun(shards, tmp_path):
     for rank in range(2):
         launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "2"]
         launcher += ["--node_rank", str(rank), "--master_addr", "127.0.0.1", "--master_port", str(port)]
-        command = [sys.executable, *launcher, "-m", "magnet_train", "fit", *SMALL, *options]
+        # Without the two dashes torchrun takes our --run for a beginning of its own --run-path.
+        command = [sys.executable, *launcher, "-m", "--", "magnet_train", "fit", *SMALL, *options]
         log = (tmp_path / f"node{rank}.log").open("w")
         nodes.append(
             subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
