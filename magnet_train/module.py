@@ -61,8 +61,8 @@ class MagnetModule(pl.LightningModule):
         warmup_steps: Optimizer steps over which the learning rate rises from 0.
         cfg_dropout: Share of clips whose caption is hidden in training (0..1), for guidance in decoding.
         stage_weights: K relative probabilities of training each codebook; None trains all equally often.
-        stage_sampling: `reference` draws one codebook for each step; `stratified` trains all in every step,
-            each clip on one of them.
+        stage_sampling: `stratified` trains all codebooks in every step, each clip on one of them; `reference`
+            draws one codebook for each step.
         decoding: Settings of the sampler that runs in validation and goes into exports.
         sample_prompts: Captions that validation turns into audio each time, with fixed randomness.
         recompute_activations: Keep no activations within a layer, compute them again for the gradient.
@@ -86,7 +86,7 @@ class MagnetModule(pl.LightningModule):
         warmup_steps: int = 4000,
         cfg_dropout: float = 0.3,
         stage_weights: list[float] | None = None,
-        stage_sampling: Literal["reference", "stratified"] = "reference",
+        stage_sampling: Literal["reference", "stratified"] = "stratified",
         decoding: DecodingConfig = DecodingConfig(),  # noqa: B008  frozen
         sample_prompts: list[str] | None = None,
         recompute_activations: bool = False,
