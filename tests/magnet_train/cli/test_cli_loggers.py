@@ -82,6 +82,7 @@ def test_an_offline_run_of_wandb_read_back(trainings, tmp_path, overlay, load, m
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb_data"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    wandb.finish()  # a run that another test of this process left open would be taken for ours
     run = tmp_path / "run"
     options = ["-c", "configs/logger/wandb.yaml", "-c", str(overlay), "--trainer.logger.log_model", "all"]
     assert trainings.fit(run, *options, *PROMPTS) == 0
