@@ -117,6 +117,9 @@ class MagnetModule(pl.LightningModule):
         self._check_settings()
         self.held_out = MaskedTokenMetrics(self.codec.n_q)
         self._sums: Tensor | None = None  # float32 [2, K], LOSS and COUNT since the last optimizer step
+        self.mean_scale = torch.ones(
+            ()
+        )  # what makes the losses of a step's parts, added up, their mean in nats
 
     def _check_settings(self) -> None:
         frames = self.codec.frames(self.segment_duration)
@@ -217,7 +220,8 @@ class MagnetModule(pl.LightningModule):
         parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
         frames = self.codec.frames(self.segment_duration)
         gradients = [local_part(p.grad) for p in self.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, parts * frames / count)
+        self.mean_scale = frames / count
+        torch._foreach_mul_(gradients, parts * self.mean_scale)
         self._log_training(sums, count)
 
     def _log_training(self, sums: Tensor, count: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from magnet_train.errors import AgreedError, UserError
+from magnet_train.module import MagnetModule
 
 FOLDER = "non_finite"
 _MEMORY = 0.98  # of the running mean, at each optimizer step
@@ -97,9 +98,8 @@ class FiniteGuard(Callback):
             own = [batch for batch, (_, _, finite) in zip(seen, numbers, strict=True) if not finite]
             self._refuse(trainer, [batch.content for batch in own])
         if self.skip_above is not None:
-            self._weigh(
-                trainer, pl_module, optimizer, sum(loss for _, loss, _ in numbers) / trainer.world_size
-            )
+            mean_scale = float(cast(MagnetModule, pl_module).mean_scale)
+            self._weigh(trainer, pl_module, optimizer, mean_scale * sum(loss for _, loss, _ in numbers))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
