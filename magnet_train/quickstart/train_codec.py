@@ -37,7 +37,8 @@ CLIPS = 1200  # for training, of each preset
 PROJECTION = 48  # of the 64 latent dimensions start as the MDCT's strongest directions
 BATCH, CROP = 12, 24 * FRAME  # clips in a step, samples of each
 RATE = 2e-3  # highest learning rate
-WARM_UP = 0.04  # of the time: full steps at once would undo the start
+STEPS = 1900
+WARM_UP = 0.04  # of the steps: full ones at once would undo the start
 COMMITMENT = 0.25
 NOISY_SHARE = 2.5  # how much more often noise is drawn: rare in the world, and hardest for the codec
 
@@ -63,13 +64,13 @@ def codec_config() -> EncodecConfig:
     )
 
 
-def train(audio: Sequence[Tensor], minutes: float, seed: int, say: Any = print) -> EncodecModel:
+def train(audio: Sequence[Tensor], steps: int, seed: int, say: Any = print) -> EncodecModel:
     """Train a codec.
 
     Args:
         audio: Groups of clips of one length each, float [clips, samples].
-        minutes: Time to spend on steps; the learning rate follows it.
-        seed: Of weights and batches. Two runs differ even so, as the clock decides how many steps there are.
+        steps: Optimizer steps.
+        seed: Of weights and batches.
         say: Told how it goes, in lines of text.
     """
     torch.manual_seed(seed)
@@ -83,9 +84,9 @@ def train(audio: Sequence[Tensor], minutes: float, seed: int, say: Any = print) 
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, betas=(0.8, 0.99))
     crops = _Crops(audio)
-    begin, step, done = time.monotonic(), 0, 0.0
-    while done < 1:
-        optimizer.param_groups[0]["lr"] = learning_rate(done)
+    begin = time.monotonic()
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = learning_rate(step / steps)
         batch = crops.draw()
         quantized, commitment = quantize(model.quantizer, run_layers(model.encoder, batch[:, None]))
         loss = codec_loss(run_layers(model.decoder, quantized)[:, 0], batch) + COMMITMENT * commitment
@@ -94,15 +95,13 @@ def train(audio: Sequence[Tensor], minutes: float, seed: int, say: Any = print) 
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         if step % 100 == 0:
-            say(f"  {time.monotonic() - begin:4.0f} s  step {step:5d}  loss {loss.item():.3f}")
-        step += 1
-        done = (time.monotonic() - begin) / (60 * minutes)
-    say(f"  {step} steps in {time.monotonic() - begin:.0f} s")
+            say(f"  {time.monotonic() - begin:4.0f} s  step {step:5d} of {steps}  loss {loss.item():.3f}")
+    say(f"  {steps} steps in {time.monotonic() - begin:.0f} s")
     return model
 
 
 def learning_rate(done: float) -> float:
-    """Return the rate when `done` (0..1) of the time is over: up from 0, then a cosine to a fiftieth."""
+    """Return the rate when `done` (0..1) of the steps are over: up from 0, then a cosine to a fiftieth."""
     return RATE * min(1.0, done / WARM_UP) * (0.51 + 0.49 * math.cos(math.pi * done))
 
 
@@ -159,7 +158,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m magnet_train.quickstart.train_codec", description=__doc__
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write the codec to")
-    parser.add_argument("--minutes", type=float, default=5.0, help="minutes to train for (default: 5)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=STEPS,
+        help=f"optimizer steps (default: {STEPS}, about 5 minutes on one core)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of sounds and weights (default: 0)")
     parser.add_argument("--clips", type=int, default=CLIPS, help=f"clips of each preset (default: {CLIPS})")
     parser.add_argument(
@@ -170,8 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     begin = time.monotonic()
     print(f"Making {args.clips} clips of each preset ...", flush=True)
     audio = [_clips(preset, args.clips, args.seed) for preset in reversed(PRESETS)]
-    print(f"Training for {args.minutes:g} minutes on {torch.get_num_threads()} thread(s) ...", flush=True)
-    model = train(audio, args.minutes, args.seed, say=lambda line: print(line, flush=True))
+    print(f"Training for {args.steps} steps on {torch.get_num_threads()} thread(s) ...", flush=True)
+    model = train(audio, args.steps, args.seed, say=lambda line: print(line, flush=True))
     save(model, args.out)
     training_seconds = time.monotonic() - begin
 
@@ -180,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     passed = all(value >= GATE for scores in heard.values() for value in scores.values())
     record = {
         "script": "python -m magnet_train.quickstart.train_codec",
-        "minutes_of_steps": args.minutes,
+        "steps": args.steps,
         "seconds_with_data_and_start": round(training_seconds, 1),
         "threads": torch.get_num_threads(),
         "seed": args.seed,
