@@ -34,7 +34,6 @@ class StartSummary(Callback):
 
 def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule) -> str:
     """Describe clips, steps, parameters and memory in a few lines."""
-    per_step = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     hours = data.train_clips * data.segment_duration / 3600
     trained = count_parameters(model, trainable_only=True)
     frozen = _frozen_parameters(model)
@@ -45,13 +44,22 @@ def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule
     return (
         f"clips       {data.segment_duration:g} s, {data.segment_frames} frames of {model.codec.n_q} codebooks "
         f"(codec {data.codec.id}); {data.train_clips:,} to train on, at most {hours:,.1f} hours\n"
-        f"step        {per_step} clips: {data.batch_size} on each of {trainer.world_size} devices, "
-        f"{trainer.accumulate_grad_batches} times; {trainer.max_steps:,} steps\n"
+        f"step        {_batch(trainer, data)}; {trainer.max_steps:,} steps\n"
         f"parameters  {trained:,} train ({count_parameters(model.lm):,} of the model); frozen: {text}\n"
         f"memory      about {memory:,.0f} MB for weights, gradients, Adam and average if not sharded; "
         "activations come on top and grow with data.batch_size\n"
         f"everything goes to {trainer.default_root_dir}"
     )
+
+
+def _batch(trainer: pl.Trainer, data: TokenDataModule) -> str:
+    """Say how many clips a step has, and what they are made of where that is not one batch."""
+    devices, parts = trainer.world_size, trainer.accumulate_grad_batches
+    made_of = [str(data.batch_size)]
+    made_of += [f"{devices} devices"] if devices > 1 else []
+    made_of += [f"{parts} accumulated parts"] if parts > 1 else []
+    clips = f"{data.batch_size * devices * parts} clips"
+    return clips if len(made_of) == 1 else f"{clips} ({' x '.join(made_of)})"
 
 
 def without_effect(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule) -> Iterator[str]:

@@ -162,7 +162,7 @@ def test_the_start_is_told_once_and_options_without_effect(trainings, tmp_path, 
     with caplog.at_level("INFO"):
         assert trainings.fit(tmp_path / "run", "-c", str(overlay), "-c", str(none), *options) == 0
     assert caplog.text.count("1.28 s, 64 frames of 4 codebooks") == 1
-    assert caplog.text.count("4 clips: 4 on each of 1 devices") == 1
+    assert caplog.text.count("step        4 clips; ") == 1
     assert "parameters  " in caplog.text
     told = re.findall(r"without effect: ([\w.]+)", caplog.text)
     assert set(told) == {
