@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magnet_train.cli.counting import count
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
     seconds = _generate_all(magnet, decoding, prompts, start, args)
     took = time.monotonic() - began
     print(
-        f"wrote {len(prompts)} clips ({seconds:.1f} s of audio in {took:.1f} s) and {RESULTS} to {args.out}"
+        f"wrote {count(len(prompts), 'clip')} ({seconds:.1f} s of audio in {took:.1f} s) and {RESULTS} to {args.out}"
     )
 
 

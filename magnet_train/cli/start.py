@@ -45,7 +45,7 @@ def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule
         f"clips       {data.segment_duration:g} s, {data.segment_frames} frames of {model.codec.n_q} codebooks "
         f"(codec {data.codec.id}); {data.train_clips:,} to train on, at most {hours:,.1f} hours\n"
         f"step        {_batch(trainer, data)}; {trainer.max_steps:,} steps\n"
-        f"parameters  {trained:,} train ({count_parameters(model.lm):,} of the model); frozen: {text}\n"
+        f"parameters  {trained:,} of {trained + frozen:,} train; frozen: {text}\n"
         f"memory      about {memory:,.0f} MB for weights, gradients, Adam and average if not sharded; "
         "activations come on top and grow with data.batch_size\n"
         f"everything goes to {trainer.default_root_dir}"
