@@ -32,7 +32,7 @@ from datamodules import TokenDataModule
 from magnet_train.cli.main import main as magnet_train_command
 from magnet_train.losses import masked_cross_entropy_sum, predict_masked
 from magnet_train.module import COIN, MagnetModule
-from magnet_train.stages import draw_stage
+from magnet_train.stages import stratified_stages
 
 RESULTS = Path(__file__).parent / "results" / "fit_overhead.json"
 CONFIGS = ("configs/base.yaml", "configs/quickstart.yaml", "configs/trainer/cpu.yaml")
@@ -65,15 +65,15 @@ class BareLoop:
         """Train for `steps` steps."""
         for _ in range(steps):
             batch = next(self.batches)
-            stage = draw_stage(self.settings.seed, self.step, self.settings.stage_weights)
+            stages = stratified_stages(batch["slot"], self.settings.stage_weights).tolist()
             mask = self.settings.draw_mask(batch["noise"])
             hidden, text_mask = self.text(batch["text"])
             text_mask = text_mask & (batch["noise"][:, COIN] >= self.settings.cfg_dropout)[:, None]
-            stages = [stage] * len(batch["text"])
-            (prediction,) = predict_masked(
-                self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask
+            predictions = list(
+                predict_masked(self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask)
             )
-            loss = masked_cross_entropy_sum(prediction.logits, prediction.targets) / len(prediction.targets)
+            loss = sum(masked_cross_entropy_sum(p.logits, p.targets) for p in predictions)
+            loss = loss / sum(len(p.targets) for p in predictions)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
