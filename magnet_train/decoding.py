@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magnet_train.errors import UserError
-from magnet_train.masking import least_probable_spans, mask_rate
+from magnet_train.masking import at_frames, least_probable_spans, mask_rate
 
 # (tokens [B, K, T], stage, cfg_coef) -> logits [B, T, card]
 LogitsFn = Callable[[Tensor, int, float], Tensor]
@@ -380,7 +380,7 @@ def generate_tokens(
         logits = _logits_at(logits_fn, tokens, step, frames)
         noise = None
         if decoding.use_sampling:
-            noise = _at_frames(race_noise((batch, num_frames, card), generator, device), frames)
+            noise = at_frames(race_noise((batch, num_frames, card), generator, device), frames)
         sampled, sampled_probs = choose_tokens(logits, step.temperature, decoding, noise)
         current = torch.where(masked, current.scatter(1, frames, sampled), current)
         tokens[:, stage] = current
@@ -396,12 +396,7 @@ def _logits_at(logits_fn: LogitsFn, tokens: Tensor, step: DecodingStep, frames: 
     if isinstance(logits_fn, LogitsAtFrames):
         return logits_fn.at(tokens, step.stage, step.cfg_coef, frames).float()
     logits = logits_fn(tokens, step.stage, step.cfg_coef).float()
-    return _at_frames(logits, frames)
-
-
-def _at_frames(values: Tensor, frames: Tensor) -> Tensor:
-    """Take [B, M, card] of [B, T, card] at the frames int64 [B, M]."""
-    return values[torch.arange(len(values), device=values.device)[:, None], frames]
+    return at_frames(logits, frames)
 
 
 def _given_tokens(

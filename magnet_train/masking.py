@@ -179,3 +179,8 @@ def least_probable_spans(scores: Tensor, span_len: int, num_masked: int) -> Tens
             low = middle
         middle = round(0.5 * (low + high))
     return mask
+
+
+def at_frames(values: Tensor, frames: Tensor) -> Tensor:
+    """Take [B, M, ...] of [B, T, ...] at the frames int64 [B, M] of each clip."""
+    return values[torch.arange(len(values), device=values.device)[:, None], frames]

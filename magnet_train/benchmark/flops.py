@@ -1,7 +1,8 @@
 """Count the floating-point operations that the mathematics needs, whatever is computed on top.
 
 One multiplication and one addition are two operations. A restricted frame has 2C + 1 keys, one head answers at
-masked frames alone, and a clip without a text has no cross-attention. Norms, GELU and softmax do not count.
+masked frames alone, and a clip without a text has no cross-attention. Where only some frames are asked for, the last
+layer computes little else, and of a single span only what it can see counts. Norms, GELU and softmax do not count.
 
 Shapes: D = dim, C = frames of context each side.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+from magnet_train.models.receptive_field import field_width
 
 DATASHEET_PEAK = {"H100": 989e12, "H200": 989e12}  # FLOP/s, dense bf16, from NVIDIA's data sheets
 
@@ -25,6 +28,8 @@ class Pass:
         frames: Of a clip.
         text_positions: Of a text.
         answered: Frames that the head answers for, in all clips together.
+        pruned: Layers leave out what the answer does not depend on, as in a generation.
+        span: A clip's answered frames lie within so many; None: anywhere.
     """
 
     stage: int
@@ -33,19 +38,24 @@ class Pass:
     frames: int
     text_positions: int
     answered: int
+    pruned: bool = False
+    span: int | None = None
 
 
 def forward_flops(config: dict[str, Any], work: Pass) -> float:
     """Count a forward pass of `MagnetTransformer(**config)`; training takes three times as many."""
-    dim, context = config["dim"], config["subcodes_context"]
+    dim, context, num_layers = config["dim"], config["subcodes_context"], config["num_layers"]
     restricted = work.stage > 0 and context >= 0
     keys = min(work.frames, 2 * context + 1) if restricted else work.frames
-    rows = work.clips * work.frames
-    reading = work.with_text * work.frames
-    self_attention = 2 * rows * (4 * dim * dim + 2 * keys * dim)
-    cross_attention = 2 * reading * (2 * dim * dim + 2 * work.text_positions * dim)
-    cross_attention += 2 * work.with_text * work.text_positions * 2 * dim * dim
-    feed_forward = 2 * rows * 8 * dim * dim
-    head = 2 * work.answered * dim * config["card"]
-    projection = 2 * work.with_text * work.text_positions * config["text_dim"] * dim
-    return config["num_layers"] * (self_attention + cross_attention + feed_forward) + head + projection  # type: ignore[no-any-return]
+    total: float = 2 * work.answered * dim * config["card"]  # head
+    total += 2 * work.with_text * work.text_positions * config["text_dim"] * dim  # text projection
+    total += num_layers * 2 * work.with_text * work.text_positions * 2 * dim * dim  # its keys and values
+    for layers_left in range(num_layers, 0, -1):
+        attending = work.frames
+        if restricted and work.span is not None:
+            attending = field_width(work.span, work.frames, context, layers_left)
+        going_on = work.answered / work.clips if work.pruned and layers_left == 1 else attending
+        total += 2 * work.clips * attending * (4 * dim * dim + 2 * keys * dim)  # self-attention
+        total += 2 * work.with_text * going_on * (2 * dim * dim + 2 * work.text_positions * dim)
+        total += 2 * work.clips * going_on * 8 * dim * dim  # feed-forward
+    return total

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from magnet_train.models.attention import TextMemory
+from magnet_train.models.receptive_field import Asked, ask
 from magnet_train.models.text_memory import prepare
 from magnet_train.models.transformer import MagnetTransformer
 
@@ -51,18 +52,16 @@ class GuidedLogits:
 
     def at(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor) -> Tensor:
         """Return guided logits float32 [B, M, card] of the frames int64 [B, M] alone."""
-        return self._logits(tokens, stage, cfg_coef, frames)
+        return self._logits(tokens, stage, cfg_coef, ask(frames, few=self.lm.span_len))
 
-    def _logits(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor | None) -> Tensor:
+    def _logits(self, tokens: Tensor, stage: int, cfg_coef: float, asked: Asked | None) -> Tensor:
         if self._texts is None or cfg_coef == 1.0:  # the prediction without text has no share in it
-            return self._predict(tokens, stage, frames)
+            return self._predict(tokens, stage, asked)
         # The rows without text come second and skip cross-attention.
-        both = self._predict(tokens.repeat(2, 1, 1), stage, None if frames is None else frames.repeat(2, 1))
-        conditional, null = both.chunk(2)
+        if asked is not None:
+            asked = Asked(asked.frames.repeat(2, 1), asked.span)
+        conditional, null = self._predict(tokens.repeat(2, 1, 1), stage, asked).chunk(2)
         return null + (conditional - null) * cfg_coef
 
-    def _predict(self, tokens: Tensor, stage: int, frames: Tensor | None) -> Tensor:
-        states = self.lm.states(tokens, stage, self._texts)  # [B, T, D]
-        if frames is not None:
-            states = states[torch.arange(len(states), device=states.device)[:, None], frames]  # [B, M, D]
-        return self.lm.head(states, stage).float()
+    def _predict(self, tokens: Tensor, stage: int, asked: Asked | None) -> Tensor:
+        return self.lm.head(self.lm.states(tokens, stage, self._texts, asked), stage).float()

@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from magnet_train.masking import at_frames
 from magnet_train.models.attention import CrossAttention, SelfAttention, TextMemory, Window, window_of
+from magnet_train.models.receptive_field import Asked, ReceptiveField
 from magnet_train.models.text_memory import TextStates
 
 POSITION_PERIOD = 10_000
@@ -35,8 +37,13 @@ class Layer(nn.Module):
         self.linear_in = nn.Linear(dim, FEED_FORWARD_SCALE * dim, bias=False)
         self.linear_out = nn.Linear(FEED_FORWARD_SCALE * dim, dim, bias=False)
 
-    def forward(self, x: Tensor, window: Window | None, text: TextMemory | None) -> Tensor:
+    def forward(
+        self, x: Tensor, window: Window | None, text: TextMemory | None, frames: Tensor | None = None
+    ) -> Tensor:
+        """Return [B, T, D], or [B, M, D] of the frames int64 [B, M]: only attention needs the others."""
         x = x + self.self_attention(self.norm_self(x), window)
+        if frames is not None:
+            x = at_frames(x, frames)
         if text is not None:
             # Clips without a text would add exactly zero: their values are zero and nothing has a bias.
             with_text, without = x[: text.num_rows], x[text.num_rows :]
@@ -169,13 +176,20 @@ class MagnetTransformer(nn.Module):
         states = self.states(tokens[order], stage, [memory] * len(self.layers))
         return states[order.argsort()]
 
-    def states(self, tokens: Tensor, stage: int, texts: Sequence[TextMemory] | None = None) -> Tensor:
+    def states(
+        self,
+        tokens: Tensor,
+        stage: int,
+        texts: Sequence[TextMemory] | None = None,
+        asked: Asked | None = None,
+    ) -> Tensor:
         """Compute the states [B, T, D] that `head` reads, given the text as each layer should read it.
 
         Args:
             tokens: int64 [B, K, T]; the clips that have a text come first.
             stage: k.
             texts: For each layer the text of the first R clips; the rest, or all when None, have none.
+            asked: Compute the states [B, M, D] of these frames, and as little else as they need.
         """
         if tokens.dim() != 3 or tokens.shape[1] != self.n_q:
             raise ValueError(f"tokens of shape {list(tokens.shape)} should be [B, {self.n_q}, T].")
@@ -186,8 +200,16 @@ class MagnetTransformer(nn.Module):
         x = x + sinusoidal_positions(num_frames, self.dim, x.device).to(x.dtype)  # [B, T, D]
         restricted = stage > 0 and self.subcodes_context >= 0
         window = window_of(num_frames, self.subcodes_context, x.device) if restricted else None
+        frames, field = None, None
+        if asked is not None and restricted and asked.span is not None:
+            field = ReceptiveField(asked, num_frames, self.subcodes_context)
         for depth, layer in enumerate(self.layers):
-            x = layer(x, window, None if texts is None else texts[depth])
+            layers_left = len(self.layers) - depth
+            if field is not None:
+                x, window = field.narrow(x, layers_left)
+            if asked is not None and layers_left == 1:
+                frames = asked.frames if field is None else field.places(asked.frames)
+            x = layer(x, window, None if texts is None else texts[depth], frames)
         return self.out_norm(x)  # type: ignore[no-any-return]
 
     def read_text(self, text: Tensor, text_mask: Tensor | None = None) -> TextStates:

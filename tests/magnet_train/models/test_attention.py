@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from magnet_train.masking import context_mask
+from magnet_train.masking import at_frames, context_mask
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.models.attention import CrossAttention, attention, window_of, windowed_attention
 from magnet_train.models.text_memory import FoldedText, TextKeys, TextStates, prepare
@@ -155,3 +155,54 @@ def test_without_guidance_the_clip_without_text_is_not_computed():
     for cfg_coef in (3.0, 1.0):
         guided(tokens_of(2, 40), 1, cfg_coef)
     assert batches == [4, 2]
+
+
+def widths_of(lm: MagnetTransformer) -> list[tuple[int, int]]:
+    """Note the frames that go into each layer and come out of it."""
+    widths: list[tuple[int, int]] = []
+    for layer in lm.layers:
+        layer.register_forward_hook(
+            lambda module, inputs, output: widths.append((inputs[0].shape[1], output.shape[1]))
+        )
+    return widths
+
+
+@pytest.mark.parametrize("frames", [[[0, 1, 2], [197, 198, 199]], [[11, 12, 13], [90, 91, 92]]])
+@pytest.mark.parametrize("context", [5, 0])
+def test_a_span_is_predicted_from_what_it_can_see(frames, context):
+    lm = tiny(num_layers=4, subcodes_context=context)
+    tokens, frames = tokens_of(2, 200), torch.tensor(frames)
+    guided = GuidedLogits(lm, *text_of([3, 6]))
+    with torch.no_grad():
+        everywhere = guided(tokens, 2, 3.0)
+        widths = widths_of(lm)
+        there = guided.at(tokens, 2, 3.0, frames)
+    torch.testing.assert_close(there, at_frames(everywhere, frames), atol=1e-5, rtol=0)
+    seen = [3 + 2 * context * layers for layers in (4, 3, 2, 1)]
+    assert widths == [(seen[0], seen[0]), (seen[1], seen[1]), (seen[2], seen[2]), (seen[3], 3)]
+
+
+def test_a_field_of_blocks_and_one_that_starts_as_wide_as_the_clip():
+    lm = tiny(num_layers=20)
+    frames = torch.tensor([[150, 151, 152], [0, 1, 2]])
+    tokens = tokens_of(2, 180)
+    guided = GuidedLogits(lm, *text_of([3, 6]))
+    with torch.no_grad():
+        everywhere = guided(tokens, 1, 3.0)
+        widths = widths_of(lm)
+        there = guided.at(tokens, 1, 3.0, frames)
+    torch.testing.assert_close(there, at_frames(everywhere, frames), atol=1e-5, rtol=0)
+    assert [width for width, _ in widths] == [min(180, 3 + 10 * layers) for layers in range(20, 0, -1)]
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_frames_far_apart_have_all_frames_up_to_the_last_layer(stage):
+    lm = tiny()
+    tokens, frames = tokens_of(2, 200), torch.arange(0, 200, 7).repeat(2, 1)
+    guided = GuidedLogits(lm, *text_of([3, 6]))
+    with torch.no_grad():
+        everywhere = guided(tokens, stage, 3.0)
+        widths = widths_of(lm)
+        there = guided.at(tokens, stage, 3.0, frames)
+    torch.testing.assert_close(there, at_frames(everywhere, frames), atol=1e-5, rtol=0)
+    assert widths == [(200, 200), (200, 29)]
