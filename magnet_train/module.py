@@ -12,6 +12,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -211,6 +213,24 @@ class MagnetModule(pl.LightningModule):
 
         super().optimizer_step(epoch, batch_idx, optimizer, differentiate)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer says, under bfloat16 with a fused optimizer too.
+
+        Lightning refuses those in any mixed precision: they take AMP's loss scale back in their own step, after
+        the clipping. But bfloat16 has no loss scale.
+        """
+        plugin = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def _complete_gradients(self) -> None:
         assert self._sums is not None
         sums = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
@@ -314,6 +334,12 @@ class MagnetModule(pl.LightningModule):
             raise UserError("the learning rate needs to know where it ends; set trainer.max_steps.")
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         optimizer = self._build_optimizer(named)
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if scaled and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
+            raise UserError(
+                "a fused optimizer cannot clip gradients at trainer.precision 16-mixed; use bf16-mixed, or set "
+                "model.optimizer.init_args.fused to false."
+            )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self._build_schedule(optimizer), "interval": "step"},
