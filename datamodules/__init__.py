@@ -1,6 +1,6 @@
 """Token data: shards on disk, the position in a run, and the LightningDataModules that feed a model.
 
-Bottom to top: `atomic`, `problems`, `npy`, `tar` (bytes); `manifest`, `index`, `report` (what stands beside the
+Bottom to top: `problems`, `npy`, `tar` (bytes); `manifest`, `index`, `report` (what stands beside the
 tars); `scan` (every byte of one shard); `writer`, `verify`, `reading`, `remote` (a folder of shards); `order`,
 `sampler`, `draw` (which clip when); `caption_augmentation`, `batches` (what becomes of it); `dataset`, `loaders`,
 `tokens`, `streaming`, `position` (PyTorch and Lightning). For tokenize: `captions`, `audio_tables`, `audio_files`

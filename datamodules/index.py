@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.atomic import write_atomically
 from datamodules.manifest import Manifest
 from magnet_train.errors import UserError
+from magnet_train.whole_files import whole_file
 
 INDEX_NAME = "index.npy"
 INDEX_DTYPE = np.dtype(
@@ -49,7 +49,8 @@ def write_index(folder: Path, rows: IndexRows) -> str:
     buffer = io.BytesIO()
     np.save(buffer, rows.astype(INDEX_DTYPE, copy=False), allow_pickle=False)
     data = buffer.getvalue()
-    write_atomically(folder / INDEX_NAME, data)
+    with whole_file(folder / INDEX_NAME) as file:
+        file.write(data)
     return hashlib.sha256(data).hexdigest()
 
 

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.atomic import write_atomically
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
+from magnet_train.whole_files import whole_file
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
@@ -85,7 +85,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "index_sha256": manifest.index_sha256,
         "shards": [asdict(shard) for shard in manifest.shards],
     }
-    write_atomically(folder / MANIFEST_NAME, json.dumps(record, indent=1).encode() + b"\n")
+    with whole_file(folder / MANIFEST_NAME) as file:
+        file.write(json.dumps(record, indent=1).encode() + b"\n")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -19,10 +19,10 @@ from typing import IO, NamedTuple, TypeVar
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from datamodules.atomic import explain_disk_errors, partial_path, publish, write_atomically
 from datamodules.index import INDEX_NAME
 from datamodules.manifest import MANIFEST_NAME, parse_manifest
 from magnet_train.errors import UserError
+from magnet_train.whole_files import explain_disk_errors, partial_path, publish, whole_file
 
 SCHEMES = ("hf", "s3", "https", "http")
 _CHUNK = 8 * 2**20  # bytes asked for at once: what a dropped connection costs
@@ -76,7 +76,8 @@ class ShardCache:
                 self._make_room(target, sum(file.bytes for file in files))
                 target.mkdir(exist_ok=True)
                 _download(source, target, missing)
-                write_atomically(target / MANIFEST_NAME, manifest)  # last: a folder that has one is complete
+                with whole_file(target / MANIFEST_NAME) as copy:  # last: a folder that has one is complete
+                    copy.write(manifest)
             used = _lock_path(target).open("ab")
             fcntl.flock(used, fcntl.LOCK_SH)
             now = time.time_ns()
@@ -226,7 +227,9 @@ def _fetch(source: RemoteFolder, target: Path, file: _File, progress: Callable[[
         partial.unlink()
     for _ in range(2):  # what was left by a broken download may itself be damaged: then once from the start
         source.append(file.name, partial, file.bytes, progress)
-        if _sha256(partial) == file.sha256:
+        with partial.open("rb") as came:
+            digest = hashlib.file_digest(came, "sha256").hexdigest()
+        if digest == file.sha256:
             publish(partial, target)
             return
         partial.unlink()
@@ -237,11 +240,6 @@ def _fetch(source: RemoteFolder, target: Path, file: _File, progress: Callable[[
 
 def _has(path: Path, size: int) -> bool:
     return path.exists() and path.stat().st_size == size
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _lock_path(copy: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.atomic import write_atomically
+from magnet_train.whole_files import whole_file
 
 REPORT_NAME = "report.jsonl"
 
@@ -38,7 +38,8 @@ def write_report(folder: Path, left_out: Sequence[LeftOut]) -> None:
         UserError: No room or no permission.
     """
     lines = [json.dumps(file._asdict(), ensure_ascii=False) + "\n" for file in left_out]
-    write_atomically(folder / REPORT_NAME, "".join(lines).encode("utf-8", "replace"))
+    with whole_file(folder / REPORT_NAME) as file:
+        file.write("".join(lines).encode("utf-8", "replace"))
 
 
 def read_report(folder: Path) -> list[LeftOut]:

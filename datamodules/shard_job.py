@@ -12,12 +12,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
 
-from datamodules.atomic import explain_disk_errors, partial_path, publish, write_atomically
 from datamodules.index import INDEX_NAME, IndexRows, write_index
 from datamodules.manifest import JOB_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
 from datamodules.report import REPORT_NAME, LeftOut, read_report, summarize, write_report
@@ -26,6 +25,7 @@ from datamodules.work_unit import Outcome, WorkUnit
 from datamodules.writer import end_of_archive
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
+from magnet_train.whole_files import explain_disk_errors, publish, whole_file
 
 WORK_NAME = ".tokenize"
 _OURS = (JOB_NAME, WORK_NAME, MANIFEST_NAME, INDEX_NAME, REPORT_NAME)
@@ -117,7 +117,8 @@ class ShardJob:
                 )
             with explain_disk_errors(self.folder), self._alone():
                 if not job.exists():  # another process of the job may have been first
-                    write_atomically(job, json.dumps(settings, indent=1).encode() + b"\n")
+                    with whole_file(job) as file:
+                        file.write(json.dumps(settings, indent=1).encode() + b"\n")
         _require_same(self.folder, settings)
 
     @contextlib.contextmanager
@@ -162,8 +163,8 @@ class ShardJob:
         with explain_disk_errors(target):
             if not target.exists():  # else it was put there before the last stop
                 if kept < entry.samples:
-                    _copy_samples(unit.tar_path, partial_path(target), outcomes)
-                    publish(partial_path(target), target)
+                    with whole_file(target) as copy:
+                        _copy_samples(unit.tar_path, copy, outcomes)
                 else:
                     publish(unit.tar_path, target)
         if kept < entry.samples:
@@ -252,10 +253,10 @@ def _without_duplicates(outcomes: list[Outcome], first_with: dict[str, str]) -> 
     return answer
 
 
-def _copy_samples(source: Path, target: Path, outcomes: list[Outcome]) -> None:
+def _copy_samples(source: Path, copy: IO[bytes], outcomes: list[Outcome]) -> None:
     """Write a tar of the samples of `source` that `outcomes` keep."""
     size = start = 0
-    with source.open("rb") as tar, target.open("wb") as copy:
+    with source.open("rb") as tar:
         for outcome in outcomes:
             if outcome.reason is None:
                 tar.seek(start)

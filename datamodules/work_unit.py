@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from datamodules.atomic import explain_disk_errors, write_atomically
 from datamodules.index import IndexRows
 from datamodules.manifest import ShardEntry
 from datamodules.scan import scan_shard
 from datamodules.writer import end_of_archive, sample_bytes
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
+from magnet_train.whole_files import explain_disk_errors, whole_file
 
 
 class Outcome(NamedTuple):
@@ -157,8 +157,10 @@ class WorkUnit:
             raise UserError(f"{self.tar_path} reads back otherwise than written: {what}; check the disk.")
         rows = io.BytesIO()
         np.save(rows, scan.rows, allow_pickle=False)
-        write_atomically(self._rows_path, rows.getvalue())
-        write_atomically(self._entry_path, json.dumps(asdict(scan.entry)).encode())  # last: marks the end
+        with whole_file(self._rows_path) as file:
+            file.write(rows.getvalue())
+        with whole_file(self._entry_path) as file:  # last: marks the end
+            file.write(json.dumps(asdict(scan.entry)).encode())
 
     def contents_on_disk(self) -> tuple[ShardEntry, IndexRows]:
         """Return what the tar of a finished unit holds."""

@@ -17,7 +17,6 @@ from typing import IO, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.atomic import explain_disk_errors, partial_path, publish
 from datamodules.index import INDEX_DTYPE, IndexRows, write_index
 from datamodules.manifest import Manifest, ShardEntry, write_manifest
 from datamodules.npy import tokens_to_npy
@@ -25,6 +24,7 @@ from datamodules.scan import check_tokens, scan_shard
 from datamodules.tar import BLOCK
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
+from magnet_train.whole_files import explain_disk_errors, partial_path, publish
 
 SHARD_BYTES = 64 * 2**20
 _KEY = re.compile(r"[^./\\\0]{1,90}")  # a file name without dots that a plain tar header holds

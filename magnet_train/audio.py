@@ -5,8 +5,8 @@ Shapes: audio float32 [channels, samples], full scale -1..1.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import io
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from magnet_train.errors import UserError
+from magnet_train.whole_files import whole_file
 
 # Sample rates whose ratio has larger terms get the nearest ratio with smaller ones: the filter bank has
 # target x source taps, gigabytes for 22051 -> 32000 Hz. The pitch moves by less than a cent.
@@ -217,18 +218,10 @@ def write_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
     audio = audio.detach().float().cpu()
     peak = float(audio.abs().max()) if audio.numel() else 0.0
     samples = (audio / max(peak, 1.0)).T.numpy()  # [samples, channels]
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(str(partial), samples, sample_rate, format="WAV", subtype="PCM_16")
-        os.replace(partial, path)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise UserError(
-            f"cannot write {path} ({_reason(error)}); make room or choose another folder."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    encoded = io.BytesIO()  # libsndfile would not say why it could not write to a disk
+    soundfile.write(encoded, samples, sample_rate, format="WAV", subtype="PCM_16")
+    with whole_file(path) as file:
+        file.write(encoded.getbuffer())
 
 
 def _with_channels(audio: Tensor, channels: int) -> Tensor:

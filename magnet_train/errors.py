@@ -1,4 +1,4 @@
-"""The one exception that the command line turns into a sentence instead of a traceback."""
+"""What the command line turns into one sentence instead of a traceback."""
 
 
 class UserError(Exception):
@@ -15,3 +15,8 @@ class AgreedError(UserError):
 
 class Preempted(Exception):  # noqa: N818  nothing went wrong
     """A signal asked the run to stop, and every rank did so at one step with everything saved."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its kind if it has none; libraries add pages of advice."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".;: ")

@@ -8,7 +8,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, first_line
 
 SETTINGS = ("*.json", "*.txt", "*.model")  # configurations and tokenizers
 WEIGHTS = ("*.safetensors",)
@@ -117,8 +117,3 @@ def lacking(name: str, what: str, missing: set[str] | list[str]) -> UserError:
     first = sorted(missing)[:3]
     more = f" and {len(missing) - len(first)} more" if len(missing) > len(first) else ""
     return UserError(f"{what} {name} lacks the weights {', '.join(first)}{more}; save it again.")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message; libraries add pages of advice."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".;: ")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +34,19 @@ def plain_data_only() -> Iterator[None]:
         patch.setattr(torch, "load", load_plain_data)
         patch.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_read_back)
         yield
+
+
+@pytest.fixture
+def no_file_larger_than() -> Callable[[int], AbstractContextManager[None]]:
+    """Let the kernel refuse larger files (bytes), as a full disk would (EFBIG instead of ENOSPC), root or not."""
+
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

@@ -16,6 +16,7 @@ FILES = sorted(p for package in ("magnet_train", "datamodules") for p in (ROOT /
 ALLOWED = {
     "magnet_train.errors": (),
     "magnet_train.tokens": ("magnet_train.errors",),
+    "magnet_train.whole_files": ("magnet_train.errors",),
     "magnet_train.hub": ("magnet_train.errors",),
     "magnet_train.masking": ("magnet_train.errors", "magnet_train.tokens"),
     "magnet_train.stages": (),
@@ -43,7 +44,18 @@ ALLOWED = {
     "magnet_train.sharding": ("magnet_train.models",),
     "magnet_train.scale": ("magnet_train.errors", "magnet_train.models"),
     "magnet_train.optim": ("magnet_train.errors", "magnet_train.optim", "magnet_train.sharding"),
-    "datamodules": ("magnet_train.errors", "magnet_train.tokens", "datamodules"),
+    "magnet_train.survival": (
+        "magnet_train.errors",
+        "magnet_train.whole_files",
+        "magnet_train.checkpoints",
+        "magnet_train.survival",
+    ),
+    "datamodules": (
+        "magnet_train.errors",
+        "magnet_train.tokens",
+        "magnet_train.whole_files",
+        "datamodules",
+    ),
 }
 
 

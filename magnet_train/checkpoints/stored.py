@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from magnet_train.checkpoints.licence import UNSPECIFIED
 from magnet_train.checkpoints.omegaconf import STAND_INS
 from magnet_train.decoding import DecodingConfig
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, first_line
 from magnet_train.tokens import CodecInfo
 
 SETTINGS = ("lm", "text", "codec", "decoding", "segment_duration")
@@ -124,9 +124,8 @@ def load_plain(path: Path, mapped: bool = False) -> Any:
             "plain tensors."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{path} cannot be read as plain weights ({reason[:120]}); copy or save it again."
+            f"{path} cannot be read as plain weights ({first_line(error)[:120]}); copy or save it again."
         ) from error
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from magnet_train.cli.counting import count
 from magnet_train.errors import UserError
+from magnet_train.whole_files import whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -187,7 +188,8 @@ def _generate_all(
                 }
                 lines.append(json.dumps(record))
         written.append(args.out / RESULTS)
-        _write_results(args.out / RESULTS, lines)
+        with whole_file(args.out / RESULTS) as file:
+            file.write(("\n".join(lines) + "\n").encode())
     return seconds
 
 
@@ -204,15 +206,6 @@ def _all_or_nothing(folder: Path) -> Iterator[list[Path]]:
         if not existed and folder.exists():
             folder.rmdir()
         raise
-
-
-def _write_results(path: Path, lines: list[str]) -> None:
-    try:
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}); make room or choose another --out."
-        ) from error
 
 
 def read_prompts(args: argparse.Namespace) -> list[Prompt]:

@@ -42,10 +42,10 @@ def _settings(title: str, stored: StoredModel, path: Path) -> Table:
     decoding = ", ".join(f"{name} {value}" for name, value in vars(stored.decoding).items())
     table.add_row("decoding", escape(decoding))
     for file in sorted(_files(path)):
-        size = file.stat().st_size
-        table.add_row(
-            escape(f"file {file.relative_to(path.parent)}"), f"{size:,} bytes, sha256 {_sha256(file)}"
-        )
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        name = str(file.relative_to(path.parent))
+        table.add_row(escape(f"file {name}"), f"{file.stat().st_size:,} bytes, sha256 {digest}")
     return table
 
 
@@ -69,11 +69,6 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
     else:
         yield from (file for file in path.rglob("*") if file.is_file())
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _parameters(weights: Mapping[str, Tensor]) -> Table:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from magnet_train.errors import UserError
-from magnet_train.survival import checkpoints_of, find_checkpoint, sweep_partial_files
+from magnet_train.survival import checkpoints_of, find_checkpoint
+from magnet_train.whole_files import sweep_partial_files
 
 Resume = Literal["never", "auto", "required"]
 

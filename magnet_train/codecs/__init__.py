@@ -6,8 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from magnet_train.codecs.protocol import Codec
-from magnet_train.errors import UserError
-from magnet_train.hub import first_line
+from magnet_train.errors import UserError, first_line
 
 __all__ = ["QUICKSTART", "Codec", "load_codec", "packaged_codec"]
 

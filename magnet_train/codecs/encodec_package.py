@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from magnet_train.codecs.protocol import Codec
-from magnet_train.errors import UserError
-from magnet_train.hub import PATIENCE, first_line
+from magnet_train.errors import UserError, first_line
+from magnet_train.hub import PATIENCE
 
 NAMES = ("encodec_24khz", "encodec_48khz")
 ADDRESS = "https://dl.fbaipublicfiles.com/encodec/v0/"

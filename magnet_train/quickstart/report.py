@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from magnet_train.quickstart.captions import ATTRIBUTES
+from magnet_train.whole_files import whole_file
 
 Scores = dict[str, float]  # by attribute, 0..1
 
@@ -43,7 +44,8 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Write the report as JSON, numbers to four digits."""
-        path.write_text(json.dumps(_rounded(asdict(self)), indent=2) + "\n", encoding="utf-8")
+        with whole_file(path) as file:
+            file.write(json.dumps(_rounded(asdict(self)), indent=2).encode() + b"\n")
 
     @classmethod
     def read(cls, path: Path) -> Report:

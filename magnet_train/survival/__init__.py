@@ -1,7 +1,6 @@
 """What keeps a run from being lost: whole checkpoint files, and finding the one to go on from."""
 
 from magnet_train.survival.checkpoint_io import AtomicCheckpointIO
-from magnet_train.survival.files import sweep_partial_files
 from magnet_train.survival.resume import LAST, checkpoints_of, find_checkpoint, why_unreadable
 
 __all__ = [
@@ -9,6 +8,5 @@ __all__ = [
     "AtomicCheckpointIO",
     "checkpoints_of",
     "find_checkpoint",
-    "sweep_partial_files",
     "why_unreadable",
 ]

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from magnet_train.survival.files import point_to, whole_file
+from magnet_train.errors import UserError
 from magnet_train.survival.resume import LAST, load_checkpoint
+from magnet_train.whole_files import point_to, whole_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -34,10 +35,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             UserError: No room, or no permission.
         """
         path = Path(path)
-        with whole_file(path) as file:
-            torch.save(checkpoint, file)
-        if path.name != LAST:
-            point_to(path.with_name(LAST), path)
+        try:
+            with whole_file(path) as file:
+                torch.save(checkpoint, file)
+            if path.name != LAST:
+                point_to(path.with_name(LAST), path)
+        except UserError as error:
+            raise UserError(f"saving a checkpoint failed, what was saved before stands: {error}") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

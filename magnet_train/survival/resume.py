@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from magnet_train.checkpoints.stored import load_plain
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, first_line
 
 LAST = "last.ckpt"  # points to the newest checkpoint of its folder
 _SHARDS_INDEX, _SHARDS_REST = ".metadata", "meta.pt"  # what torch and Lightning write last in a sharded one
@@ -55,7 +55,7 @@ def why_unreadable(path: Path) -> str | None:
             return f"its part {damaged} is damaged"
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever a damaged file makes zipfile, pickle or torch raise
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        return first_line(error)[:120]
     if not isinstance(content, dict) or not {"state_dict", "loops", "optimizer_states"} <= content.keys():
         return "it holds weights alone"
     return None

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +15,6 @@ from datamodules.verify import verify_shards
 from datamodules.writer import ShardWriter
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
-
-
-@contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
-    """Let the kernel refuse larger files, as a full disk would (EFBIG instead of ENOSPC)."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_is_written_is_read(make_shards: Any, clip_tokens: Any) -> None:
@@ -84,7 +70,7 @@ def test_large_codebooks_are_unsigned(tmp_path: Path, codec: CodecInfo) -> None:
 
 @pytest.mark.parametrize("limit", [5_000, 25_000])
 def test_no_room_on_disk_leaves_nothing(
-    tmp_path: Path, codec: CodecInfo, clip_tokens: Any, limit: int
+    tmp_path: Path, codec: CodecInfo, clip_tokens: Any, no_file_larger_than: Any, limit: int
 ) -> None:
     folder = tmp_path / "shards"
 

@@ -1,4 +1,4 @@
-"""One real checkpoint, saved by Lightning after three steps with averaged weights."""
+"""Real shards, and one real checkpoint, saved by Lightning after three steps with averaged weights."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
 
+from datamodules.writer import ShardWriter
 from magnet_train.codecs import load_codec
 from magnet_train.decoding import DecodingConfig
 from magnet_train.models import MagnetTransformer
 from magnet_train.module import MagnetModule
 from magnet_train.text import T5Text
+from magnet_train.tokens import CodecInfo
 
 STEPS = 3
 SECONDS = 0.48  # 24 frames
 FRAMES = 24
+CODEC = CodecInfo("quickstart", "0" * 64, 8000, 1, 50.0, n_q=4, card=256)  # the packaged one but for its hash
 
 
 def random_batches(card: int) -> list[dict[str, Any]]:
@@ -37,6 +41,29 @@ def random_batches(card: int) -> list[dict[str, Any]]:
         }
         for _ in range(STEPS)
     ]
+
+
+@pytest.fixture(scope="session")
+def write_clips() -> Callable[..., Path]:
+    """Return a function that makes a folder of shards: captioned clips of random tokens, each a frame longer."""
+
+    def write(folder: Path, clips: int = 40, shortest: int = 64, codec: CodecInfo = CODEC) -> Path:
+        rng = np.random.default_rng(0)
+        with ShardWriter(folder, codec) as writer:
+            for index in range(clips):
+                tokens = rng.integers(0, 256, (4, shortest + index)).astype(np.int16)
+                writer.add(
+                    f"clip{index:03d}", tokens, {"text": f"a {['calm', 'fast'][index % 2]} flute on c4"}
+                )
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def token_shards(write_clips: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty clips, longer than a second."""
+    return write_clips(tmp_path_factory.mktemp("token_shards") / "shards")
 
 
 @pytest.fixture(scope="session")

@@ -10,19 +10,15 @@ import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
-import numpy as np
 import pytest
 import torch
 
 import magnet_train
-from datamodules.writer import ShardWriter
 from magnet_train.cli.main import main
 from magnet_train.errors import UserError
 from magnet_train.scale import accumulate
-from magnet_train.tokens import CodecInfo
 
 ROOT = Path(__file__).parents[2]
-CODEC = CodecInfo("quickstart", "0" * 64, 8000, 1, 50.0, n_q=4, card=256)
 STEPS = 20
 SMALL = [
     *("-c", "configs/base.yaml", "-c", "configs/quickstart.yaml", "-c", "configs/trainer/cpu.yaml"),
@@ -33,15 +29,9 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
+def shards(write_clips, tmp_path_factory) -> Path:
     """Clips of 15 to 114 frames, most shorter than a segment: ranks have very different masked counts."""
-    folder = tmp_path_factory.mktemp("data") / "shards"
-    rng = np.random.default_rng(0)
-    with ShardWriter(folder, CODEC) as writer:
-        for index in range(100):
-            tokens = rng.integers(0, 256, (4, 15 + index)).astype(np.int16)
-            writer.add(f"clip{index:03d}", tokens, {"text": f"a {['calm', 'fast'][index % 2]} flute on c4"})
-    return folder
+    return write_clips(tmp_path_factory.mktemp("data") / "shards", clips=100, shortest=15)
 
 
 def fit(shards: Path, run: Path, *options: str, launcher: tuple[str, ...] = ()) -> None:

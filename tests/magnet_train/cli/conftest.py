@@ -1,4 +1,4 @@
-"""Real shards and the real command line, in this process or in one that can be killed."""
+"""The real command line on real shards, in this process or in one that can be killed."""
 
 from __future__ import annotations
 
@@ -12,34 +12,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from datamodules.writer import ShardWriter
 from magnet_train.cli.main import main
-from magnet_train.tokens import CodecInfo
 
 ROOT = Path(__file__).parents[3]
-CODEC = CodecInfo("quickstart", "0" * 64, 8000, 1, 50.0, n_q=4, card=256)
 SMALL = (
     *("-c", "configs/base.yaml", "-c", "configs/quickstart.yaml", "-c", "configs/trainer/cpu.yaml"),
     *("--data.batch_size", "4", "--model.lm.dim", "32", "--model.lm.num_layers", "1"),
     *("--trainer.max_steps", "6", "--trainer.val_check_interval", "3", "--trainer.log_every_n_steps", "1"),
     *("--trainer.enable_progress_bar", "false", "--model.warmup_steps", "2"),
 )
-
-
-@pytest.fixture(scope="session")
-def token_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty captioned clips of random tokens."""
-    folder = tmp_path_factory.mktemp("token_shards") / "shards"
-    rng = np.random.default_rng(0)
-    with ShardWriter(folder, CODEC) as writer:
-        for index in range(40):
-            tokens = rng.integers(0, 256, (4, 64 + index)).astype(np.int16)
-            writer.add(f"clip{index:03d}", tokens, {"text": f"a {['calm', 'fast'][index % 2]} flute on c4"})
-    return folder
 
 
 class Trainings:
@@ -55,19 +39,19 @@ class Trainings:
         self.folder = folder
         self.started: list[Training] = []
 
-    def words(self, run: Path, *options: str) -> list[str]:
-        return ["fit", *SMALL, "--data.shards", str(self.shards), "--run", str(run), *options]
+    def words(self, command: str, run: Path, *options: str) -> list[str]:
+        return [command, *SMALL, "--data.shards", str(self.shards), "--run", str(run), *options]
 
     def fit(self, run: Path, *options: str) -> int:
         """Train in this process."""
-        return main(self.words(run, *options))
+        return main(self.words("fit", run, *options))
 
     def start(self, run: Path, *options: str, **environment: str) -> Training:
         """Train in a process of its own, which leads a process group."""
         output = self.folder / f"output_{len(self.started)}.txt"
         with output.open("w") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "magnet_train", *self.words(run, *options)],
+                [sys.executable, "-m", "magnet_train", *self.words("fit", run, *options)],
                 cwd=ROOT,
                 env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | environment,
                 stdout=file,

@@ -170,23 +170,16 @@ def test_a_disk_that_fills_up_leaves_nothing(
     checkpoint: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    no_file_larger_than: Any,
     existed: bool,
 ) -> None:
     out = tmp_path / "clips"
     if existed:
         out.mkdir()
         (out / "mine.txt").write_text("mine")
-    write = soundfile.write
-
-    def third_does_not_fit(file: str, *rest: Any, **options: Any) -> None:
-        if len(list(out.glob("*.wav"))) == 2:
-            raise OSError(28, "No space left on device")
-        write(file, *rest, **options)
-
-    monkeypatch.setattr(soundfile, "write", third_does_not_fit)
-    assert generate(checkpoint, out, "--unconditional", "3", "--batch-size", "1") == 1
-    assert "No space left" in capsys.readouterr().err
+    with no_file_larger_than(2_000):  # a clip has 1,644 bytes, the list of them 3,000
+        assert generate(checkpoint, out, "--unconditional", "6", "--seconds", "0.1") == 1
+    assert f"no room on disk for {out / 'results.jsonl'}" in capsys.readouterr().err
     assert [file.name for file in tmp_path.rglob("*")] == (["clips", "mine.txt"] if existed else [])
 
 

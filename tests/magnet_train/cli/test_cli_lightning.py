@@ -12,34 +12,10 @@ import pytest
 import torch
 import yaml
 
-from datamodules.writer import ShardWriter
 from magnet_train.cli.main import main
-from magnet_train.tokens import CodecInfo
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-CODEC = CodecInfo("quickstart", "0" * 64, 8000, 1, 50.0, n_q=4, card=256)
-SMALL = [
-    *("-c", "configs/base.yaml", "-c", "configs/quickstart.yaml", "-c", "configs/trainer/cpu.yaml"),
-    *("--data.batch_size", "4", "--model.lm.dim", "32", "--model.lm.num_layers", "1"),
-    *("--trainer.max_steps", "6", "--trainer.val_check_interval", "3", "--trainer.log_every_n_steps", "1"),
-    *("--trainer.enable_progress_bar", "false", "--model.warmup_steps", "2"),
-]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shards"
-    rng = np.random.default_rng(0)
-    with ShardWriter(folder, CODEC) as writer:
-        for index in range(40):
-            tokens = rng.integers(0, 256, (4, 64 + index)).astype(np.int16)
-            writer.add(f"clip{index:03d}", tokens, {"text": f"a {['calm', 'fast'][index % 2]} flute on c4"})
-    return folder
-
-
-def fit(shards: Path, run: Path, *options: str) -> int:
-    return main(["fit", *SMALL, "--data.shards", str(shards), "--run", str(run), *options])
 
 
 def losses_of(run: Path, column: str = "train/loss") -> list[float]:
@@ -47,9 +23,9 @@ def losses_of(run: Path, column: str = "train/loss") -> list[float]:
         return [float(row[column]) for row in csv.DictReader(file) if row[column]]
 
 
-def test_fit_writes_a_run_that_the_other_commands_read(shards, tmp_path, capsys):
+def test_fit_writes_a_run_that_the_other_commands_read(trainings, tmp_path, capsys):
     run = tmp_path / "run"
-    assert fit(shards, run) == 0
+    assert trainings.fit(run) == 0
     assert {"config.yaml", "last.ckpt", "metrics.csv"} <= {p.name for p in run.iterdir()}
     assert len(losses_of(run)) == 6
     for k in range(4):
@@ -59,9 +35,9 @@ def test_fit_writes_a_run_that_the_other_commands_read(shards, tmp_path, capsys)
     assert checkpoint["callbacks"]["DataPosition"]["slots"] == 6 * 4
     assert "current_model_state" in checkpoint
 
-    options = [*SMALL, "--data.shards", str(shards), "--run", str(tmp_path / "again")]
     for command in ("validate", "test", "predict"):
-        assert main([command, *options, "--ckpt_path", str(run / "last.ckpt")]) == 0
+        words = trainings.words(command, tmp_path / "again", "--ckpt_path", str(run / "last.ckpt"))
+        assert main(words) == 0
     predicted = tmp_path / "again" / "predictions"
     records = [json.loads(line) for line in (predicted / "predictions_0.jsonl").read_text().splitlines()]
     assert records
@@ -77,13 +53,13 @@ def test_fit_writes_a_run_that_the_other_commands_read(shards, tmp_path, capsys)
         assert (predicted / f"{record['slot']:06d}.wav").stat().st_size > 10_000
 
 
-def test_fixed_prompts_become_audio_in_tensorboard_and_files(shards, tmp_path):
+def test_fixed_prompts_become_audio_in_tensorboard_and_files(trainings, tmp_path):
     run = tmp_path / "run"
     prompts = ["--model.sample_prompts", '["a calm flute on c4"]']
     # The shards claim another codec's hash, so the decoder is named.
     overlay = tmp_path / "samples.yaml"
     overlay.write_text("trainer: {callbacks: [{class_path: magnet_train.callbacks.SampleAudio}]}\n")
-    assert fit(shards, run, "-c", "configs/logger/tensorboard.yaml", "-c", str(overlay), *prompts) == 0
+    assert trainings.fit(run, "-c", "configs/logger/tensorboard.yaml", "-c", str(overlay), *prompts) == 0
     assert sorted(p.name for p in (run / "samples").iterdir()) == ["step_0000003", "step_0000006"]
     assert (run / "samples" / "step_0000006" / "0.wav").stat().st_size > 10_000
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -93,33 +69,23 @@ def test_fixed_prompts_become_audio_in_tensorboard_and_files(shards, tmp_path):
     assert "train/loss" in events.Tags()["scalars"]
 
 
-def test_wandb_offline_needs_no_account(shards, tmp_path, monkeypatch):
+def test_wandb_offline_needs_no_account(trainings, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     prompts = ["--model.sample_prompts", '["a calm flute on c4"]']
-    assert fit(shards, tmp_path, "-c", "configs/logger/wandb_offline.yaml", *prompts) == 0
+    assert trainings.fit(tmp_path, "-c", "configs/logger/wandb_offline.yaml", *prompts) == 0
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/audio/*.wav"))
 
 
-def test_resume_goes_on_bit_for_bit(shards, tmp_path):
+def test_resume_goes_on_bit_for_bit(trainings, tmp_path):
     steps = ["--trainer.val_check_interval", "100", "--trainer.callbacks.every_n_train_steps", "3"]
-    assert fit(shards, tmp_path / "whole", *steps) == 0
+    assert trainings.fit(tmp_path / "whole", *steps) == 0
     middle = tmp_path / "whole" / "step=0000003.ckpt"
     if not middle.exists():  # save_top_k keeps the newest: make the middle one by stopping there
-        assert (
-            fit(
-                shards,
-                tmp_path / "half",
-                *steps,
-                "--trainer.limit_train_batches",
-                "3",
-                "--trainer.max_epochs",
-                "1",
-            )
-            == 0
-        )
+        stop = ["--trainer.limit_train_batches", "3", "--trainer.max_epochs", "1"]
+        assert trainings.fit(tmp_path / "half", *steps, *stop) == 0
         middle = tmp_path / "half" / "last.ckpt"
-    assert fit(shards, tmp_path / "rest", *steps, "--ckpt_path", str(middle)) == 0
+    assert trainings.fit(tmp_path / "rest", *steps, "--ckpt_path", str(middle)) == 0
     assert losses_of(tmp_path / "rest") == losses_of(tmp_path / "whole")[3:]
     whole = torch.load(tmp_path / "whole" / "last.ckpt", weights_only=True)
     rest = torch.load(tmp_path / "rest" / "last.ckpt", weights_only=True)
@@ -128,7 +94,7 @@ def test_resume_goes_on_bit_for_bit(shards, tmp_path):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
-def test_every_config_goes_through_the_real_parser(config, shards, capsys):
+def test_every_config_goes_through_the_real_parser(config, token_shards, capsys):
     overlay = [] if config.name == "base.yaml" else ["-c", str(config)]
     with pytest.raises(SystemExit) as exit_:
         main(
@@ -138,7 +104,7 @@ def test_every_config_goes_through_the_real_parser(config, shards, capsys):
                 str(ROOT / "configs/base.yaml"),
                 *overlay,
                 "--data.shards",
-                str(shards),
+                str(token_shards),
                 "--print_config",
             ]
         )
@@ -154,16 +120,16 @@ def test_overlays_are_short_and_say_what_they_are(config):
     assert config.name in ("base.yaml", "quickstart.yaml", "quickstart_full.yaml") or len(lines) <= 15
 
 
-def test_configs_are_found_from_any_folder(shards, tmp_path, monkeypatch):
+def test_configs_are_found_from_any_folder(token_shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit_:
-        main(["fit", "-c", "configs/base.yaml", "--data.shards", str(shards), "--print_config"])
+        main(["fit", "-c", "configs/base.yaml", "--data.shards", str(token_shards), "--print_config"])
     assert exit_.value.code in (0, None)
 
 
-def test_bad_input_is_one_sentence(shards, tmp_path, capsys):
+def test_bad_input_is_one_sentence(trainings, tmp_path, capsys):
     def message(*options: str) -> str:
-        assert fit(shards, tmp_path / "run", *options) == 1
+        assert trainings.fit(tmp_path / "run", *options) == 1
         lines = [
             line for line in capsys.readouterr().err.splitlines() if line.startswith("magnet-train: error:")
         ]
@@ -178,19 +144,20 @@ def test_bad_input_is_one_sentence(shards, tmp_path, capsys):
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
-def test_unknown_key_is_wrong_usage(shards, tmp_path, capsys):
+def test_unknown_key_is_wrong_usage(trainings, tmp_path, capsys):
     overlay = tmp_path / "typo.yaml"
     overlay.write_text("model:\n  init_args:\n    warm_up: 3\n")
     with pytest.raises(SystemExit) as exit_:
-        fit(shards, tmp_path / "run", "-c", str(overlay))
+        trainings.fit(tmp_path / "run", "-c", str(overlay))
     assert exit_.value.code == 2
     assert re.search("warm_up", capsys.readouterr().err)
 
 
-def test_a_second_run_in_a_folder_keeps_the_metrics_of_the_first(shards, tmp_path):
-    assert fit(shards, tmp_path) == 0
+def test_a_second_run_in_a_folder_keeps_the_metrics_of_the_first(trainings, tmp_path):
+    assert trainings.fit(tmp_path) == 0
     before = losses_of(tmp_path)
-    assert fit(shards, tmp_path, "--ckpt_path", str(tmp_path / "last.ckpt"), "--trainer.max_steps", "8") == 0
+    longer = ["--ckpt_path", str(tmp_path / "last.ckpt"), "--trainer.max_steps", "8"]
+    assert trainings.fit(tmp_path, *longer) == 0
     (tmp_path / "metrics.csv").rename(tmp_path / "second.csv")
     (tmp_path / "metrics.1.csv").rename(tmp_path / "metrics.csv")
     assert losses_of(tmp_path) == before

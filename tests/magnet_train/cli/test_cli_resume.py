@@ -87,7 +87,7 @@ def test_nothing_readable_is_no_reason_to_start_anew(trainings, tmp_path, capsys
 @pytest.mark.parametrize("command", ["fit", "validate", "predict"])
 def test_a_damaged_file_named_exactly_is_one_sentence(trainings, tmp_path, capsys, command):
     (tmp_path / "bad.ckpt").write_bytes(b"no checkpoint")
-    words = [command, *trainings.words(tmp_path / "run")[1:]]
+    words = trainings.words(command, tmp_path / "run")
     assert main([*words, "--ckpt_path", str(tmp_path / "bad.ckpt")]) == 1
     assert "bad.ckpt" in capsys.readouterr().err.splitlines()[-1]
     assert main([*words, "--ckpt_path", str(tmp_path / "bad.ckpt"), "--resume", "auto"]) == 1

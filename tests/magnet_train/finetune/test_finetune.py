@@ -9,14 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from datamodules.writer import ShardWriter
 from magnet_train import Magnet
 from magnet_train.checkpoints.load import read_model, read_stored
 from magnet_train.cli.main import main
@@ -39,14 +37,9 @@ LORA = ["-c", "configs/finetune/lora.yaml", "--model.optimizer.lr", "1e-2"]
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shards"
-    rng = np.random.default_rng(0)
-    with ShardWriter(folder, load_codec("quickstart").info) as writer:
-        for index in range(40):
-            tokens = rng.integers(0, 256, (4, 64 + index)).astype(np.int16)
-            writer.add(f"clip{index:03d}", tokens, {"text": f"a {['calm', 'fast'][index % 2]} flute on c4"})
-    return folder
+def shards(write_clips: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("data") / "shards"
+    return write_clips(folder, codec=load_codec("quickstart").info)
 
 
 def fit(shards: Path, run: Path, *options: str) -> int:

@@ -20,9 +20,9 @@ from magnet_train.survival import (
     LAST,
     AtomicCheckpointIO,
     find_checkpoint,
-    sweep_partial_files,
     why_unreadable,
 )
+from magnet_train.whole_files import sweep_partial_files
 
 
 def write_for_ever(folder: Path, first_step: int, megabytes: int, began: int) -> None:

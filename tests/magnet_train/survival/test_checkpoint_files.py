@@ -18,7 +18,6 @@ from magnet_train.survival import (
     AtomicCheckpointIO,
     checkpoints_of,
     find_checkpoint,
-    sweep_partial_files,
     why_unreadable,
 )
 
@@ -121,7 +120,10 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, size):
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"no room on disk for {tmp_path / 'step=2.ckpt'}; what was saved before")
+    assert done.stdout.startswith(
+        "saving a checkpoint failed, what was saved before stands: no room on disk for "
+        f"{tmp_path / 'step=2.ckpt'}; free some space"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, "step=1.ckpt"]
     assert torch.load(tmp_path / LAST, weights_only=True)["w"].sum() == 10
 
@@ -130,11 +132,3 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         AtomicCheckpointIO().save_checkpoint(content(1), tmp_path / "file" / "step=1.ckpt")
-
-
-def test_sweeping_takes_nothing_else(tmp_path):
-    names = [".step=1.ckpt.partial", "step=1.ckpt", ".hidden", "notes.partial"]
-    for name in names:
-        (tmp_path / name).write_text("")
-    assert [path.name for path in sweep_partial_files(tmp_path)] == names[:1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])

@@ -18,24 +18,32 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def whole_file(target: Path) -> Iterator[IO[bytes]]:
     """Open a file that becomes `target` in one step when the block ends well, and vanishes otherwise.
 
-    The unfinished file lies in the target's own folder, so that the last rename never turns into a copy.
-
     Raises:
         UserError: The disk is full or the folder cannot be written to; what was at `target` still stands.
     """
-    partial = target.with_name(f".{target.name}.partial")
+    partial = partial_path(target)
     try:
-        with _explained(target):
+        with explain_disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-            sync_folder(target.parent)
+            publish(partial, target)
     finally:
         with contextlib.suppress(OSError):  # there is none after a success
             partial.unlink()
+
+
+def partial_path(target: Path) -> Path:
+    """Name the unfinished version of `target`: same folder, so that the last rename never turns into a copy."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def publish(partial: Path, target: Path) -> None:
+    """Give a finished file its name; a crash leaves the old one, the new one or none, never a half."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, target)
+    sync_folder(target.parent)
 
 
 def point_to(link: Path, target: Path) -> None:
@@ -44,8 +52,8 @@ def point_to(link: Path, target: Path) -> None:
     Raises:
         UserError: The folder cannot be written to.
     """
-    partial = link.with_name(f".{link.name}.partial")
-    with _explained(link):
+    partial = partial_path(link)
+    with explain_disk_errors(link):
         partial.unlink(missing_ok=True)
         partial.symlink_to(os.path.relpath(target, link.parent))
         os.replace(partial, link)
@@ -70,18 +78,24 @@ def sweep_partial_files(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _explained(target: Path) -> Iterator[None]:
+def explain_disk_errors(target: Path) -> Iterator[None]:
+    """Turn an OSError while writing `target` into one sentence.
+
+    Raises:
+        UserError: Names the file, and says whether room or permission is missing.
+    """
     try:
         yield
     except (OSError, RuntimeError) as error:
         cause = _os_error_within(error)
         if cause is None:
             raise
-        before = f"; what was saved before in {target.parent} stands" if target.suffix == ".ckpt" else ""
         if cause.errno in _NO_ROOM:
-            raise UserError(f"no room on disk for {target}{before}; free some space and go on.") from error
+            raise UserError(
+                f"no room on disk for {target}; free some space or write to another folder."
+            ) from error
         raise UserError(
-            f"cannot write {target} ({cause.strerror}){before}; check the folder and its permissions."
+            f"cannot write {target} ({cause.strerror or cause}); check the folder and its permissions."
         ) from error
 
 
