@@ -40,10 +40,9 @@ def partial_path(target: Path) -> Path:
 
 def publish(partial: Path, target: Path) -> None:
     """Give a finished file its name; a crash leaves the old one, the new one or none, never a half."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(partial)
     os.replace(partial, target)
-    sync_folder(target.parent)
+    sync(target.parent)
 
 
 def point_to(link: Path, target: Path) -> None:
@@ -57,12 +56,12 @@ def point_to(link: Path, target: Path) -> None:
         partial.unlink(missing_ok=True)
         partial.symlink_to(os.path.relpath(target, link.parent))
         os.replace(partial, link)
-        sync_folder(link.parent)
+        sync(link.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in `folder` are on the disk: a rename is lost with the power otherwise."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk: with the power they are lost otherwise."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -19,6 +19,7 @@ from magnet_train.checkpoints.audiocraft import CODEC_FILE, THEIR_STORE
 from magnet_train.checkpoints.card import model_card
 from magnet_train.checkpoints.stored import StoredModel, describe
 from magnet_train.errors import UserError
+from magnet_train.whole_files import sync
 
 FORMAT = "magnet-train/1"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -58,9 +59,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             partial.chmod(0o755)  # mkdtemp, and safetensors for its files, let only the owner in
             for path in partial.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
+                sync(path)
+            sync(partial)
             if folder.exists():
                 folder.rmdir()
             os.replace(partial, folder)
+            sync(folder.parent)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
