@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,12 +92,19 @@ def _generation_row(setting: Setting, decoding_steps: tuple[int, ...], clock: Cl
     errors = check_logits(setting, naive, ours)
 
     made: dict[str, list[Tensor]] = {"naive": [], "ours": []}
+    marks: dict[str, list[list[Any]]] = {"naive": [], "ours": []}  # by generation: before it, after each step
 
     def naive_tokens(steps: DecodingConfig = decoding) -> None:
         draw = NoiseDraw(setting.device, seed=len(made["naive"]))
-        made["naive"].append(naive_generate(naive, text, text_mask, shape, steps, setting.SPAN_LEN, draw))
+        laps = [clock.mark()]
+        tokens = naive_generate(
+            naive, text, text_mask, shape, steps, setting.SPAN_LEN, draw, lambda: laps.append(clock.mark())
+        )
+        made["naive"].append(tokens)
+        marks["naive"].append(laps)
 
     def our_tokens(steps: DecodingConfig = decoding) -> None:
+        laps = [clock.mark()]
         tokens = generate_tokens(
             GuidedLogits(ours, text, text_mask),
             shape,
@@ -103,9 +112,11 @@ def _generation_row(setting: Setting, decoding_steps: tuple[int, ...], clock: Cl
             card=setting.card,
             span_len=setting.SPAN_LEN,
             generator=torch.Generator(setting.device).manual_seed(len(made["ours"])),
+            progress=lambda done, total: laps.append(clock.mark()),
             device=setting.device,
         )
         made["ours"].append(tokens)
+        marks["ours"].append(laps)
 
     if setting.precision != "float32":  # rounds its tokens apart; that both agree is shown before
         naive_tokens(A_FEW_STEPS)
@@ -122,6 +133,7 @@ def _generation_row(setting: Setting, decoding_steps: tuple[int, ...], clock: Cl
     return {
         "part": f"generation, {sum(decoding_steps)} steps",
         **pair.summary(),
+        **{f"{name}_step_ms": _step_ms(clock, runs[-setting.rounds :]) for name, runs in marks.items()},
         "times_real_time": setting.batch * frames / FRAME_RATE / seconds,
         "frames_per_s": setting.batch * frames / seconds,
         "codes_per_s": setting.N_Q * setting.batch * frames / seconds,
@@ -130,6 +142,12 @@ def _generation_row(setting: Setting, decoding_steps: tuple[int, ...], clock: Cl
         "ours_peak_bytes": clock.peak_bytes(our_tokens),
         **errors,
     }
+
+
+def _step_ms(clock: Clock, runs: list[list[Any]]) -> list[float]:
+    """Return the median time of each step over some generations, ms."""
+    laps = [[clock.between(*ends) for ends in pairwise(marks)] for marks in runs]
+    return [1000 * statistics.median(step) for step in zip(*laps, strict=True)]
 
 
 def check_logits(setting: Setting, naive: nn.Module, ours: MagnetTransformer) -> dict[str, float]:

@@ -29,28 +29,40 @@ class Clock:
         """Whether first runs are slower than others by more than a CPU's, for compiling or loading kernels."""
         return self.device.type == "cuda"
 
+    def mark(self) -> Any:
+        """Return this moment, for `between`; nothing is waited for."""
+        if self.device.type != "cuda":
+            return time.process_time()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def between(self, begin: Any, end: Any) -> float:
+        """Return the seconds from mark to mark, once both have passed."""
+        if isinstance(begin, torch.cuda.Event):
+            return float(begin.elapsed_time(end)) / 1000
+        return float(end - begin)
+
     def time(self, work: Work) -> float:
         """Run `work` to its end; seconds."""
-        if self.device.type != "cuda":
-            start = time.process_time()
-            work()
-            return time.process_time() - start
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize(self.device)
-        begin.record()
+        self._wait()
+        begin = self.mark()
         work()
-        end.record()
-        torch.cuda.synchronize(self.device)
-        return float(begin.elapsed_time(end)) / 1000
+        end = self.mark()
+        self._wait()
+        return self.between(begin, end)
 
     def peak_bytes(self, work: Work) -> int | None:
-        """Run `work` and return the most memory held meanwhile; None where it cannot be measured."""
+        """Run `work` and return the most memory held meanwhile; None, and no run, where it cannot be measured."""
         if self.device.type != "cuda":
-            work()
             return None
         torch.cuda.reset_peak_memory_stats(self.device)
         work()
         return torch.cuda.max_memory_allocated(self.device)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 @dataclass(frozen=True)

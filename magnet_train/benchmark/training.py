@@ -153,7 +153,7 @@ def _step_rows(setting: Setting, clock: Clock, compiled: bool) -> Iterator[Row]:
                 "ours_peak_bytes": clock.peak_bytes(our_step),
             }
         )
-        pairs.append(time_pair(clock, naive_step, our_step, setting.rounds, warm_up=1 if compiled else 0))
+        pairs.append(time_pair(clock, naive_step, our_step, setting.rounds, warm_up=2 if compiled else 1))
         work = Pass(
             stage,
             setting.batch,

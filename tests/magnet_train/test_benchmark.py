@@ -37,6 +37,9 @@ def test_a_report_is_written(what, tmp_path, capsys):
         assert whole["frames_per_s"] == pytest.approx(1000 * frames / whole["ours_ms"])
         assert whole["codes_per_s"] == pytest.approx(4 * whole["frames_per_s"])
         assert 0 < whole["share_of_gemm_peak"] < 1
+        if what == "generate":
+            assert sum(whole["ours_step_ms"]) == pytest.approx(whole["ours_ms"], rel=0.5)  # medians of parts
+            assert len(whole["ours_step_ms"]) == len(whole["naive_step_ms"]) == 10
         assert "mfu" not in whole  # a CPU has no data sheet here
     assert "step" in capsys.readouterr().out
 
