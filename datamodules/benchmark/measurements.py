@@ -10,6 +10,7 @@ import itertools
 import multiprocessing
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -87,8 +88,12 @@ def measure_workers(setting: Setting, workers: int, rounds: int, turn: int = CLI
     """
     others = multiprocessing.active_children()
     side = ours(setting, workers)
-    for _ in itertools.islice(side, 1 + _WARM_UP * workers):
-        pass
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "This DataLoader will create"
+        )  # more workers than cores are a row too
+        for _ in itertools.islice(side, 1 + _WARM_UP * workers):
+            pass
     processes = [child for child in multiprocessing.active_children() if child not in others]
     before = _cpu_seconds(processes)
     start = time.process_time()
