@@ -4,7 +4,7 @@ Bottom to top: `problems`, `npy`, `tar` (bytes); `manifest`, `index`, `report` (
 tars); `scan` (every byte of one shard); `writer`, `verify`, `reading`, `remote` (a folder of shards); `order`,
 `sampler`, `draw` (which clip when); `caption_augmentation`, `batches` (what becomes of it); `dataset`, `loaders`,
 `tokens`, `streaming`, `position` (PyTorch and Lightning). For tokenize: `captions`, `audio_tables`, `audio_files`
-(what there is), `work_unit`, `shard_job` (shards that survive a kill).
+(what there is), `work_unit`, `shard_job` (shards that survive a kill). On top: `benchmark` (how fast they are read).
 """
 
 from __future__ import annotations

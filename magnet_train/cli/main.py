@@ -26,7 +26,7 @@ COMMANDS = {
     "test": "measure a checkpoint on test data",
     "predict": "generate one clip for each caption of the data",
     "generate": "make audio from text with a trained model",
-    "benchmark": "measure speed side by side with a naive model",
+    "benchmark": "measure training, generation and the data loader beside the usual way of doing them",
     "export": "write a self-contained model folder from a checkpoint",
 }
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")

@@ -1,81 +1,50 @@
-"""The loader's benchmark on a small set: equal contents, and ratios well above what a regression would leave."""
+"""How much faster than webdataset the loader has to be: 60 % of the goals in benchmarks/README.md, never a time."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
 import pytest
+import torch
 
-from datamodules.index import write_index
-from datamodules.manifest import Manifest, ShardEntry, read_manifest, write_manifest
+from datamodules.benchmark.measurements import measure_pair
+from datamodules.benchmark.pipelines import Setting, require_same_clips
+from datamodules.benchmark.shards import make_shards
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "loader.py"
-MARGIN = 0.6  # of the targets: a shared machine is noisy
-
-
-@pytest.fixture(scope="module")
-def loader() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("loader_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "loader.json"
+BAR = 0.6  # of the goal: a shared machine is noisy
+GOALS = {"webdataset, .decode()": 4.0, "webdataset, decoded by hand": 2.0}  # at batch 72
+NEEDED = 2900  # ten-second clips a second that eight H200 take, a computed bound
 
 
 @pytest.fixture(scope="module")
-def shards(loader: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = loader.make_shards(tmp_path_factory.mktemp("clips"), 1024)
-    return folder
+def setting(tmp_path_factory) -> Setting:
+    return Setting(make_shards(tmp_path_factory.mktemp("clips"), 1024, 500), frames=500, batch=72)
 
 
-def test_all_paths_give_the_same(loader: ModuleType, shards: Path) -> None:
-    loader.require_equal(shards, 1024)
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
-def test_other_contents_stop_the_benchmark(
-    loader: ModuleType, shards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def wrong(folder: Path, batch: int = 72):  # type: ignore[no-untyped-def]
-        for made in loader.tuned_decode(folder, batch):
-            made.tokens[0, 0, 0] += 1
-            yield made
-
-    monkeypatch.setitem(loader.OTHERS, "tuned_decode", wrong)
-    with pytest.raises(SystemExit, match="tuned_decode gives another clip"):
-        loader.require_equal(shards, 1024)
+def test_all_ways_give_the_same(setting):
+    require_same_clips(setting)
 
 
-@pytest.mark.parametrize("other", ["default_decode", "tuned_decode"])
-def test_ratios(loader: ModuleType, shards: Path, other: str) -> None:
-    measured = loader.measure_ratio(shards, other, rounds=5, clips=720)
-    assert measured["ratio"] >= MARGIN * loader.TARGETS[other], measured
+@pytest.mark.parametrize("other", GOALS)
+def test_ratios(setting, other):
+    measured = measure_pair(setting, other, rounds=5, turn=720)
+    assert measured["ratio"] >= BAR * GOALS[other], measured
 
 
-def test_results_have_all_that_was_promised(loader: ModuleType) -> None:
-    results = json.loads((SCRIPT.parent / "results" / "loader.json").read_text())
-    assert results["equal"]
-    for name, target in loader.TARGETS.items():
-        assert results["one_core"][name]["ratio"] >= target
-    assert results["by_workers"]["4"]["clips_per_s"] >= loader.NEEDED
-
-
-@pytest.mark.slow
-def test_the_memory_of_a_worker_does_not_grow_with_the_clips(loader: ModuleType, tmp_path: Path) -> None:
-    """An index of a million rows is mapped, not copied: what a worker has to itself stays within 10 MB."""
-    own = {}
-    for times in (1, 1000):
-        folder = loader.make_shards(tmp_path / str(times), 1000, frames=50)
-        manifest = read_manifest(folder)
-        (shard,) = manifest.shards
-        rows = np.tile(np.load(folder / "index.npy"), times)  # the same clips again and again
-        entry = ShardEntry(shard.file, shard.bytes, len(rows), len(rows) * 50, shard.sha256)
-        write_manifest(folder, Manifest(manifest.codec, (entry,), write_index(folder, rows)))
-        own[times] = loader.measure_opening(folder, 1.0)["worker_own_mb"]
-    assert own[1000] - own[1] < 10, own
+def test_results_have_all_that_was_promised():
+    (case,) = json.loads(RESULTS.read_text())["cases"]
+    assert case["same_clips"]
+    ratios = {row["other"]: row["ratio"] for row in case["ratios"] if row["batch"] == 72}
+    assert ratios.keys() == GOALS.keys()
+    assert all(ratios[other] >= goal for other, goal in GOALS.items())
+    assert {row["workers"]: row["clips_per_s"] for row in case["workers"]}[4] >= NEEDED
