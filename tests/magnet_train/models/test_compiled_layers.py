@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from magnet_train.decoding import DecodingConfig, generate_tokens
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.scale import compile_layers
 
@@ -43,19 +44,35 @@ def test_no_step_and_no_stage_compiles_anew():
     assert compiled[-1] == compiled[len(steps) // 2]
 
 
-def test_no_step_of_a_generation_compiles_anew():
+def generate(
+    lm: MagnetTransformer, text: torch.Tensor, steps: tuple[int, ...], progress=None
+) -> torch.Tensor:
+    return generate_tokens(
+        GuidedLogits(lm, text),
+        (2, 4, 300),
+        DecodingConfig(decoding_steps=steps),
+        card=16,
+        span_len=3,
+        generator=torch.Generator().manual_seed(0),
+        progress=progress,
+    )
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_no_step_of_a_generation_compiles_anew(whole):
     plain, lm = tiny().eval(), tiny().eval()
     counter = CompileCounter()
-    compile_layers(lm, counter)
+    if whole:  # as the benchmark compiles for a GPU
+        lm.states = torch.compile(lm.states, backend=counter)
+    else:
+        compile_layers(lm, counter)
     text = torch.randn(2, 3, 12)
     compiled = []
-    with torch.inference_mode():
-        for stage in range(4):
-            for cfg_coef in (5.0, 3.0, 1.0):
-                tokens = torch.randint(17, (2, 4, 150))
-                answer = GuidedLogits(lm, text)(tokens, stage, cfg_coef)
-                torch.testing.assert_close(answer, GuidedLogits(plain, text)(tokens, stage, cfg_coef))
-            compiled.append(counter.frame_count)
-    # Restricted or not, with the rows without text or without them.
-    assert compiled[-1] <= 4
-    assert compiled[1:] == [compiled[1]] * 3
+    steps = (6, 4, 4, 4)
+    tokens = generate(lm, text, steps, progress=lambda done, total: compiled.append(counter.frame_count))
+    assert torch.equal(tokens, generate(plain, text, steps))
+    # Restricted or not, with the rows without text or without them, and what the last span can see.
+    assert compiled[-1] <= 12
+    assert compiled[9:] == [compiled[9]] * 9  # nothing new after the second codebook
+    generate(lm, text, (8, 5, 3, 4))
+    assert counter.frame_count == compiled[-1]
