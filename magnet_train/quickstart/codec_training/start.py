@@ -1,10 +1,10 @@
-"""Write a transform codec into the convolutions of an EnCodec before any training.
+"""Write a transform codec into the convolutions of an EnCodec.
 
 Shapes: audio [samples]; basis float [bins, 2 * hop]; latents [vectors, dims].
 
 From random weights a small EnCodec learns the fundamentals of tones in minutes and their harmonics not at
-all. So it starts as an exact MDCT, reduced by PCA: the downsampling convolutions cut the audio into phases
-and then multiply by the basis, the decoder does the reverse. Training adds what a linear transform cannot do.
+all. So its encoder is an MDCT, reduced by PCA: the downsampling convolutions cut the audio into phases and
+then multiply by the basis. The decoder starts as the reverse and learns what a linear transform cannot do.
 Source: Princen, Johnson & Bradley 1987 (the MDCT); layer order as in EnCodec, arXiv 2210.13438, section 3.1.
 """
 

@@ -10,7 +10,7 @@ from transformers import EncodecModel
 
 from magnet_train.quickstart import train_codec
 from magnet_train.quickstart.codec_training.losses import codec_loss, flatness, tonality
-from magnet_train.quickstart.codec_training.quantizer import fit_codebooks, nearest, quantize
+from magnet_train.quickstart.codec_training.quantizer import fit_centres, fit_codebooks, nearest
 from magnet_train.quickstart.codec_training.start import (
     fit_projection,
     mdct_basis,
@@ -31,7 +31,7 @@ def audio():
 def started(audio):
     torch.manual_seed(0)
     model = EncodecModel(train_codec.codec_config())
-    projection = fit_projection(audio, FRAME, train_codec.PROJECTION)
+    projection = fit_projection(audio, FRAME, train_codec.LATENTS)
     start_from_mdct(model, *projection)
     return model, projection
 
@@ -74,32 +74,45 @@ def test_the_learning_rate_rises_and_falls():
     assert rates[100] == pytest.approx(train_codec.RATE / 50)
 
 
-def test_codebooks_are_placed_and_follow(started, audio):
+def test_codebooks_are_placed_one_after_the_other(started, audio):
     model, _ = started
     with torch.no_grad():
         latents = run_layers(model.encoder, audio[:, None])
-    fit_codebooks(model.quantizer, latents.transpose(1, 2).flatten(0, 1), iterations=4)
+    vectors = latents.transpose(1, 2).flatten(0, 1)
+    fit_codebooks(model.quantizer, vectors, iterations=4)
+    codes = model.quantizer.encode(latents)  # [K, B, frames]
     first = model.quantizer.layers[0].codebook
-    codes = nearest(latents.transpose(1, 2).flatten(0, 1), first.embed)
-    assert len(codes.unique()) > 200  # of 256
-    latents.requires_grad_()
-    before = first.embed.clone()
-    quantized, commitment = quantize(model.quantizer, latents)
-    codes_of_model = model.quantizer.encode(latents.detach())
-    assert codes_of_model.shape == (4, len(audio), 64)
-    assert 0 < commitment < 1.5
-    quantized.sum().backward()
-    torch.testing.assert_close(latents.grad, torch.ones_like(latents))  # straight through
-    assert not torch.equal(first.embed, before)
+    assert torch.equal(codes[0].flatten(), nearest(vectors, first.embed))
+    assert len(codes[0].unique()) > 200  # of 256
+    power = latents.square().mean()
+    left = [
+        (latents - model.quantizer.decode(codes[:count])).square().mean() / power for count in (1, 2, 3, 4)
+    ]
+    assert left == sorted(left, reverse=True)
+    assert left[3] < left[0] / 2
 
 
-def test_a_code_that_nobody_uses_moves_to_where_vectors_are():
-    model = EncodecModel(train_codec.codec_config())
-    book = model.quantizer.layers[0].codebook
-    book.embed[:] = 100.0
-    book.embed[0] = 0.0
-    quantize(model.quantizer, torch.randn(2, 64, 50))
-    assert (book.embed.abs().amax(dim=1) < 50).all()
+def test_centres_find_clusters_and_none_is_left_without_vectors():
+    torch.manual_seed(0)
+    clusters = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    vectors = clusters.repeat(100, 1) + 0.1 * torch.randn(300, 2)
+    centres = fit_centres(vectors, 8, iterations=30)
+    assert (nearest(vectors, centres).bincount(minlength=8) > 0).all()
+    distance = (vectors - centres[nearest(vectors, centres)]).norm(dim=1)
+    assert distance.mean() < 0.2
+
+
+def test_errors_are_made_in_the_finer_codes_alone():
+    torch.manual_seed(0)
+    codes = torch.arange(4 * 50 * 40).view(4, 50, 40)
+    changed = train_codec.with_errors(codes) != codes
+    assert not changed[0].any()
+    assert changed[1:].float().mean() == pytest.approx(train_codec.MOST_ERRORS / 2, rel=0.2)
+    by_clip = changed[1:].float().mean(dim=(0, 2))
+    assert by_clip.min() < 0.05
+    assert by_clip.max() > 0.4
+    for codebook, made in zip(codes, train_codec.with_errors(codes), strict=True):
+        assert torch.isin(made, codebook).all()  # a code stays one of its codebook
 
 
 def test_the_loss_listens_to_waves_of_tones_and_to_the_power_of_noise():
