@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--steps",
         type=int,
         default=STEPS,
-        help=f"optimizer steps (default: {STEPS}, about 3 minutes on one core)",
+        help=f"optimizer steps (default: {STEPS}, about 3.5 minutes on one core)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of sounds and weights (default: 0)")
     parser.add_argument("--clips", type=int, default=CLIPS, help=f"clips of each preset (default: {CLIPS})")
