@@ -40,11 +40,14 @@ GATE_SEED = 777  # a world that training never draws from
 CLIPS = 1200  # for training, of each preset
 LATENTS = 64  # dimensions: the strongest directions of the MDCT's 160
 VECTORS, ITERATIONS = 32_000, 20  # of the k-means that places the codebooks
+NOISE_PLACED = (
+    0.1  # share of the noise that it sees: no two frames of noise are alike, and each would want a code
+)
 BATCH, CROP = 12, 24 * FRAME  # clips in a step, samples of each
 RATE = 2e-3  # highest learning rate
 STEPS = 1900
 WARM_UP = 0.04  # of the steps: full ones at once would undo the decoder's start
-MOST_ERRORS = 0.5  # share of the finer codes that are made wrong, at most
+MOST_ERRORS = 0.9  # share of the finer codes that are made wrong, at most
 NOISY_SHARE = 2.5  # how much more often noise is drawn: rare in the world, and hardest for the codec
 
 
@@ -83,7 +86,9 @@ def train(audio: Sequence[Tensor], steps: int, seed: int, say: Any = print) -> E
     start_from_mdct(model, *fit_projection(audio[0][:600], FRAME, LATENTS))
     with torch.no_grad():
         few = torch.split(audio[0][:600, None], 50)  # all at once would take 5 GB
-        latents = torch.cat([run_layers(model.encoder, clips) for clips in few]).transpose(1, 2).flatten(0, 1)
+        latents = torch.cat([run_layers(model.encoder, clips) for clips in few]).transpose(1, 2)
+        placed = (tonality(audio[0][:600]) > 0.5) | (torch.rand(len(latents)) < NOISE_PLACED)
+        latents = latents[placed].flatten(0, 1)
         fit_codebooks(model.quantizer, latents[torch.randperm(len(latents))[:VECTORS]], ITERATIONS)
 
     weights = [parameter for parameter in model.decoder.parameters() if parameter.requires_grad]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 # ELU(v) - ELU(-v) is 2v for small v, so a value passes an activation as a pair (+v, -v) scaled down by this.
 SMALL = 0.15
+WHITENING = 0.6  # power of a bin's loudness that it is divided by: 0 leaves it, 1 makes all bins alike
 ELEMENT = 0.05  # root mean square of the elements of a direction, see `_lengthen`
 
 
@@ -34,7 +35,7 @@ def mdct_basis(hop: int) -> Tensor:
 def fit_projection(audio: Tensor, hop: int, dims: int) -> tuple[Tensor, Tensor]:
     """Find the `dims` directions of the MDCT that hold most of some audio.
 
-    Each bin is first divided by the root of its loudness: between all bins counting alike, where noise would
+    Each bin is first divided by a power of its loudness: between all bins counting alike, where noise would
     take every dimension, and loud ones deciding alone, where harmonics would get none.
 
     Args:
@@ -49,7 +50,7 @@ def fit_projection(audio: Tensor, hop: int, dims: int) -> tuple[Tensor, Tensor]:
     basis = mdct_basis(hop)
     frames = audio.unfold(-1, 2 * hop, hop).reshape(-1, 2 * hop)
     coefficients = frames @ basis.T
-    weight = (coefficients.square().mean(dim=0).sqrt() + 1e-4).rsqrt()
+    weight = (coefficients.square().mean(dim=0).sqrt() + 1e-4) ** -WHITENING
     weighted = coefficients * weight
     _, directions = torch.linalg.eigh(weighted.T @ weighted)
     directions = directions[:, -dims:].flip(1)  # [hop, dims], strongest first
