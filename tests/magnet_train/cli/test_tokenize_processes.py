@@ -94,14 +94,18 @@ def test_killed_and_interrupted_it_goes_on(
     audio: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "shards"
+    for _ in range(5):  # on a busy machine the signal may find that everything is done already
+        process = tokenize(audio, out, "--overwrite")
+        stop_after([process], out, 2, signal.SIGINT)
+        told = process.communicate()[1]
+        if process.returncode != 0:
+            break
+    assert process.returncode == 130
+    assert "interrupted" in told
     for files in (1, 9, 6):
         process = tokenize(audio, out)
         stop_after([process], out, files, signal.SIGKILL)
         process.communicate()
-    process = tokenize(audio, out)
-    stop_after([process], out, 4, signal.SIGINT)
-    assert "interrupted" in process.communicate()[1]
-    assert process.returncode == 130
     wait(tokenize(audio, out))
     assert contents(out) == undisturbed
 
