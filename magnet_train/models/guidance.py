@@ -52,7 +52,9 @@ class GuidedLogits:
 
     def at(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor) -> Tensor:
         """Return guided logits float32 [B, M, card] of the frames int64 [B, M] alone."""
-        return self._logits(tokens, stage, cfg_coef, ask(frames, few=self.lm.span_len))
+        # Where a frame sees the whole clip, it makes no difference how near they are to each other.
+        few = self.lm.span_len if self.lm.restricts(stage) else 0
+        return self._logits(tokens, stage, cfg_coef, ask(frames, few))
 
     def _logits(self, tokens: Tensor, stage: int, cfg_coef: float, asked: Asked | None) -> Tensor:
         if self._texts is None or cfg_coef == 1.0:  # the prediction without text has no share in it

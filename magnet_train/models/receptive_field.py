@@ -48,28 +48,28 @@ class ReceptiveField:
         asked: With a known span.
         num_frames: T.
         context: C.
+        window: Of the whole clip.
+
+    `window` is always that of the states as they are. At a cut edge it is shorter than in the clip, which spoils only
+    frames that the next layer leaves out.
     """
 
-    def __init__(self, asked: Asked, num_frames: int, context: int) -> None:
+    def __init__(self, asked: Asked, num_frames: int, context: int, window: Window | None) -> None:
         assert asked.span is not None
         self.num_frames, self.context, self.span = num_frames, context, asked.span
         self.earliest = asked.frames.amin(dim=1)  # [B]
-        self.start = torch.zeros_like(
-            self.earliest
-        )  # [B], the frame of the clip that comes first in the states
-        self.width = num_frames
+        self.start = torch.zeros_like(self.earliest)  # [B], frame of the clip that comes first in the states
+        self.width, self.window = num_frames, window
 
-    def narrow(self, x: Tensor, layers_left: int) -> tuple[Tensor, Window | None]:
-        """Cut states [B, width, D] down to what is needed with so many layers still to come.
-
-        At a cut edge the window is shorter than in the clip, which spoils only frames that the next layer leaves out.
-        """
+    def narrow(self, x: Tensor, layers_left: int) -> Tensor:
+        """Cut states [B, width, D] down to what is needed with so many layers still to come."""
         width = field_width(self.span, self.num_frames, self.context, layers_left)
         if width < self.width:
             start = (self.earliest - self.context * layers_left).clamp(0, self.num_frames - width)
             x = at_frames(x, (start - self.start)[:, None] + torch.arange(width, device=x.device))
             self.start, self.width = start, width
-        return x, window_of(width, self.context, x.device)
+            self.window = window_of(width, self.context, x.device)
+        return x
 
     def places(self, frames: Tensor) -> Tensor:
         """Return where the frames int64 [B, M] of the clip are in the states."""

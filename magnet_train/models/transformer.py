@@ -139,6 +139,10 @@ class MagnetTransformer(nn.Module):
         """
         return self.head(self.hidden(tokens, stage, text, text_mask), stage)
 
+    def restricts(self, stage: int) -> bool:
+        """Tell whether the frames of codebook `stage` attend to near ones alone."""
+        return stage > 0 and self.subcodes_context >= 0
+
     def head(self, hidden: Tensor, stage: int) -> Tensor:
         """Turn hidden states [..., D] into logits [..., card] of codebook `stage`."""
         return F.linear(hidden, self.heads[stage])
@@ -198,15 +202,15 @@ class MagnetTransformer(nn.Module):
         num_frames = tokens.shape[-1]
         x: Tensor = sum(emb(tokens[:, k]) for k, emb in enumerate(self.embeddings))
         x = x + sinusoidal_positions(num_frames, self.dim, x.device).to(x.dtype)  # [B, T, D]
-        restricted = stage > 0 and self.subcodes_context >= 0
+        restricted = self.restricts(stage)
         window = window_of(num_frames, self.subcodes_context, x.device) if restricted else None
         frames, field = None, None
         if asked is not None and restricted and asked.span is not None:
-            field = ReceptiveField(asked, num_frames, self.subcodes_context)
+            field = ReceptiveField(asked, num_frames, self.subcodes_context, window)
         for depth, layer in enumerate(self.layers):
             layers_left = len(self.layers) - depth
             if field is not None:
-                x, window = field.narrow(x, layers_left)
+                x, window = field.narrow(x, layers_left), field.window
             if asked is not None and layers_left == 1:
                 frames = asked.frames if field is None else field.places(asked.frames)
             x = layer(x, window, None if texts is None else texts[depth], frames)

@@ -157,13 +157,21 @@ def test_without_guidance_the_clip_without_text_is_not_computed():
     assert batches == [4, 2]
 
 
-def widths_of(lm: MagnetTransformer) -> list[tuple[int, int]]:
-    """Note the frames that go into each layer and come out of it."""
+@torch.no_grad()
+def widths_at(
+    lm: MagnetTransformer, num_frames: int, stage: int, frames: torch.Tensor
+) -> list[tuple[int, int]]:
+    """Ask for some frames, compare with an answer for all, and return the frames into and out of each layer."""
+    tokens = tokens_of(2, num_frames)
+    guided = GuidedLogits(lm, *text_of([3, 6]))
+    everywhere = guided(tokens, stage, 3.0)
     widths: list[tuple[int, int]] = []
     for layer in lm.layers:
         layer.register_forward_hook(
             lambda module, inputs, output: widths.append((inputs[0].shape[1], output.shape[1]))
         )
+    there = guided.at(tokens, stage, 3.0, frames)
+    torch.testing.assert_close(there, at_frames(everywhere, frames), atol=1e-5, rtol=0)
     return widths
 
 
@@ -171,38 +179,18 @@ def widths_of(lm: MagnetTransformer) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("context", [5, 0])
 def test_a_span_is_predicted_from_what_it_can_see(frames, context):
     lm = tiny(num_layers=4, subcodes_context=context)
-    tokens, frames = tokens_of(2, 200), torch.tensor(frames)
-    guided = GuidedLogits(lm, *text_of([3, 6]))
-    with torch.no_grad():
-        everywhere = guided(tokens, 2, 3.0)
-        widths = widths_of(lm)
-        there = guided.at(tokens, 2, 3.0, frames)
-    torch.testing.assert_close(there, at_frames(everywhere, frames), atol=1e-5, rtol=0)
+    widths = widths_at(lm, 200, 2, torch.tensor(frames))
     seen = [3 + 2 * context * layers for layers in (4, 3, 2, 1)]
     assert widths == [(seen[0], seen[0]), (seen[1], seen[1]), (seen[2], seen[2]), (seen[3], 3)]
 
 
 def test_a_field_of_blocks_and_one_that_starts_as_wide_as_the_clip():
     lm = tiny(num_layers=20)
-    frames = torch.tensor([[150, 151, 152], [0, 1, 2]])
-    tokens = tokens_of(2, 180)
-    guided = GuidedLogits(lm, *text_of([3, 6]))
-    with torch.no_grad():
-        everywhere = guided(tokens, 1, 3.0)
-        widths = widths_of(lm)
-        there = guided.at(tokens, 1, 3.0, frames)
-    torch.testing.assert_close(there, at_frames(everywhere, frames), atol=1e-5, rtol=0)
+    widths = widths_at(lm, 180, 1, torch.tensor([[150, 151, 152], [0, 1, 2]]))
     assert [width for width, _ in widths] == [min(180, 3 + 10 * layers) for layers in range(20, 0, -1)]
 
 
 @pytest.mark.parametrize("stage", [0, 2])
 def test_frames_far_apart_have_all_frames_up_to_the_last_layer(stage):
-    lm = tiny()
-    tokens, frames = tokens_of(2, 200), torch.arange(0, 200, 7).repeat(2, 1)
-    guided = GuidedLogits(lm, *text_of([3, 6]))
-    with torch.no_grad():
-        everywhere = guided(tokens, stage, 3.0)
-        widths = widths_of(lm)
-        there = guided.at(tokens, stage, 3.0, frames)
-    torch.testing.assert_close(there, at_frames(everywhere, frames), atol=1e-5, rtol=0)
+    widths = widths_at(tiny(), 200, stage, torch.arange(0, 200, 7).repeat(2, 1))
     assert widths == [(200, 200), (200, 29)]
