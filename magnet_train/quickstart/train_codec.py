@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import EncodecConfig, EncodecModel
 
 from magnet_train.quickstart.captions import Caption
-from magnet_train.quickstart.codec_training.losses import codec_loss, tonality
+from magnet_train.quickstart.codec_training.losses import codec_loss, is_noise
 from magnet_train.quickstart.codec_training.quantizer import fit_codebooks
 from magnet_train.quickstart.codec_training.start import fit_projection, run_layers, start_from_mdct
 from magnet_train.quickstart.score import accuracy, read_clips
@@ -41,7 +41,7 @@ CLIPS = 1200  # for training, of each preset
 LATENTS = 64  # dimensions: the strongest directions of the MDCT's 160
 VECTORS, ITERATIONS = 32_000, 20  # of the k-means that places the codebooks
 NOISE_PLACED = (
-    0.1  # share of the noise that it sees: no two frames of noise are alike, and each would want a code
+    0.1  # share of the noise that it sees: no two frames of it are alike, so it would take many codes
 )
 BATCH, CROP = 12, 24 * FRAME  # clips in a step, samples of each
 RATE = 2e-3  # highest learning rate
@@ -83,11 +83,12 @@ def train(audio: Sequence[Tensor], steps: int, seed: int, say: Any = print) -> E
     """
     torch.manual_seed(seed)
     model = EncodecModel(codec_config())
-    start_from_mdct(model, *fit_projection(audio[0][:600], FRAME, LATENTS))
+    some = audio[0][:600]
+    start_from_mdct(model, *fit_projection(some, FRAME, LATENTS))
     with torch.no_grad():
-        few = torch.split(audio[0][:600, None], 50)  # all at once would take 5 GB
+        few = torch.split(some[:, None], 50)  # all at once would take 5 GB
         latents = torch.cat([run_layers(model.encoder, clips) for clips in few]).transpose(1, 2)
-        placed = (tonality(audio[0][:600]) > 0.5) | (torch.rand(len(latents)) < NOISE_PLACED)
+        placed = ~is_noise(some) | (torch.rand(len(latents)) < NOISE_PLACED)
         latents = latents[placed].flatten(0, 1)
         fit_codebooks(model.quantizer, latents[torch.randperm(len(latents))[:VECTORS]], ITERATIONS)
 
@@ -140,7 +141,7 @@ class _Crops:
 
     def __init__(self, audio: Sequence[Tensor]) -> None:
         self.clips = [clip for group in audio for clip in group]
-        noisy = torch.cat([tonality(group) < 0.5 for group in audio])
+        noisy = torch.cat([is_noise(group) for group in audio])
         self.weights = 1 + (NOISY_SHARE - 1) * noisy.float()
 
     def draw(self) -> Tensor:

@@ -25,6 +25,11 @@ def tonality(audio: Tensor) -> Tensor:
     return (1.2 - 4 * flatness(audio)).clamp(0.05, 1)
 
 
+def is_noise(audio: Tensor) -> Tensor:
+    """Tell which clips are more noise than tone, bool [B]."""
+    return tonality(audio) < 0.5
+
+
 def codec_loss(output: Tensor, audio: Tensor) -> Tensor:
     """Return the reconstruction loss, a scalar.
 
