@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from datamodules.benchmark.measurements import measure_pair
 from datamodules.benchmark.pipelines import Setting, require_same_clips
@@ -17,18 +16,12 @@ BAR = 0.6  # of the goal: a shared machine is noisy
 GOALS = {"webdataset, .decode()": 4.0, "webdataset, decoded by hand": 2.0}  # at batch 72
 NEEDED = 2900  # ten-second clips a second that eight H200 take, a computed bound
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory) -> Setting:
     return Setting(make_shards(tmp_path_factory.mktemp("clips"), 1024, 500), frames=500, batch=72)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_all_ways_give_the_same(setting):

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from magnet_train.benchmark.generation import measure_generation
 from magnet_train.benchmark.setting import Setting
 from magnet_train.benchmark.training import measure_training
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 BAR = 0.6  # of the goal
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def ratios_of(rows, parts: int) -> dict[str, float]:
