@@ -1,11 +1,14 @@
-"""The LightningModule by itself: what the loss counts, what is logged, what a checkpoint holds."""
+"""The LightningModule by itself: what the loss counts, how gradients are clipped, what a checkpoint holds."""
 
 from __future__ import annotations
 
 from functools import partial
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch.utils.data import DataLoader
 
 from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError
@@ -17,6 +20,7 @@ from magnet_train.tokens import CodecInfo
 
 CODEC = CodecInfo("tiny", "0" * 64, 8000, 1, 50.0, n_q=2, card=16)
 FRAMES = 32
+RATE = 0.1  # learning rate of a single step
 
 
 def build(**changes) -> MagnetModule:
@@ -203,3 +207,58 @@ def test_dropped_captions_skip_cross_attention():
     module._stages = lambda batch: [1] * 4
     module.training_step(batch, 0)
     assert rows == [4 - dropped] * 2
+
+
+def move_of_a_step(optimizer, clip: float | None, algorithm: str | None = None, **trainer) -> torch.Tensor:
+    """Train for a step; return how far each number of the model went."""
+    module = build(optimizer=optimizer, warmup_steps=0)
+    before = torch.nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+    pl.Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        gradient_clip_val=clip,
+        gradient_clip_algorithm=algorithm,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **trainer,
+    ).fit(module, DataLoader([batch_of()], batch_size=None))
+    return torch.nn.utils.parameters_to_vector(module.parameters()).detach() - before
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+@pytest.mark.parametrize("algorithm", [None, "norm", "value"])
+def test_fused_clips_like_unfused(precision, algorithm):
+    # SGD goes as far as the gradient is long: what is left of it after clipping shows.
+    moves = [
+        move_of_a_step(partial(torch.optim.SGD, lr=RATE, fused=fused), 0.01, algorithm, precision=precision)
+        for fused in (True, False)
+    ]
+    torch.testing.assert_close(*moves)
+    if algorithm == "value":
+        assert moves[0].abs().max() == pytest.approx(0.01 * RATE, rel=1e-3)
+    else:
+        assert moves[0].norm() == pytest.approx(0.01 * RATE, rel=1e-3)
+
+
+def test_without_clipping_the_gradient_is_left_alone():
+    free, clipped = (
+        move_of_a_step(partial(torch.optim.SGD, lr=RATE, fused=True), clip, precision="bf16-mixed")
+        for clip in (None, 0.01)
+    )
+    assert free.norm() > 2 * clipped.norm()
+
+
+def test_adamw_fused_is_adamw():
+    moves = [
+        move_of_a_step(partial(torch.optim.AdamW, lr=RATE, fused=fused), 1.0, precision="bf16-mixed")
+        for fused in (True, False)
+    ]
+    torch.testing.assert_close(*moves, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_scale_and_clipping_and_fused_do_not_go_together():
+    half = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    with pytest.raises(UserError, match="fused to false"):
+        move_of_a_step(partial(torch.optim.AdamW, lr=RATE, fused=True), 1.0, plugins=[half])
