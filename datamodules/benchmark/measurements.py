@@ -89,9 +89,8 @@ def measure_workers(setting: Setting, workers: int, rounds: int, turn: int = CLI
     others = multiprocessing.active_children()
     side = ours(setting, workers)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "This DataLoader will create"
-        )  # more workers than cores are a row too
+        # More workers than cores are a row too.
+        warnings.filterwarnings("ignore", "This DataLoader will create")
         for _ in itertools.islice(side, 1 + _WARM_UP * workers):
             pass
     processes = [child for child in multiprocessing.active_children() if child not in others]

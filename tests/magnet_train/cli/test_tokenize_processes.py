@@ -144,10 +144,9 @@ def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
             for _ in range(minutes * 2):
                 file.write(0.1 * random.standard_normal(30 * 16_000))
         (folder / "long.txt").write_text("noise")
+        # Equal runs differ by 40 MB, by the pages of libraries that are mapped: take the least of two.
         runs = []
-        for run in range(
-            2
-        ):  # equal runs differ by 40 MB, by the pages of libraries that are mapped: take the least
+        for run in range(2):
             process = tokenize(folder, tmp_path / f"shards{minutes}_{run}")
             _, status, usage = os.wait4(process.pid, 0)
             assert os.waitstatus_to_exitcode(status) == 0
