@@ -22,7 +22,10 @@ from magnet_train.models import MagnetTransformer
 
 CFG_DROPOUT = 0.3
 LOSS_TOLERANCE = 1e-6
-GRADIENT_TOLERANCE = 1e-5  # of the norm; float32 sums of thousands of terms in another order
+GRADIENT_TOLERANCE = 1e-6  # of the norm of all gradients together
+WEIGHT_TOLERANCE = (
+    1e-5  # of the norm of one weight's; small ones are float32 sums of thousands of larger terms
+)
 TRAINING_PASSES = 3  # forward, and twice that backward
 
 
@@ -67,24 +70,32 @@ def check_training(
     """Compare losses and gradients of an unrestricted and a restricted stage.
 
     Returns:
-        The largest relative differences.
+        The largest relative differences: of the losses, of all gradients as one vector, of one weight's.
 
     Raises:
         NotExactError: One is too large.
     """
-    losses, gradients = [0.0], [0.0]
+    losses, gradients, weights = [], [], []
     for stage in (0, 2):
         pairs = ((naive, _naive_step_loss(naive, batch, stage)), (ours, our_step_loss(ours, batch, stage)))
         for model, loss in pairs:
             model.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
         losses.append(require_close("losses", pairs[1][1].detach(), pairs[0][1].detach(), LOSS_TOLERANCE))
-        expected = dict(naive.named_parameters())
-        for name, parameter in ours.named_parameters():
-            grad, naive_grad = parameter.grad, expected[name].grad
-            if grad is not None and naive_grad is not None:
-                gradients.append(require_close(f"gradients of {name}", grad, naive_grad, GRADIENT_TOLERANCE))
-    return {"loss_error": max(losses), "gradient_error": max(gradients)}
+        expected, found = _gradients(naive), _gradients(ours)
+        names = sorted(expected.keys() & found.keys())
+        for name in names:
+            what = f"gradients of {name}"
+            weights.append(require_close(what, found[name], expected[name], WEIGHT_TOLERANCE))
+        all_of_ours, all_of_naive = (
+            torch.cat([grads[name].flatten() for name in names]) for grads in (found, expected)
+        )
+        gradients.append(require_close("gradients", all_of_ours, all_of_naive, GRADIENT_TOLERANCE))
+    return {"loss_error": max(losses), "gradient_error": max(gradients), "weight_error": max(weights)}
+
+
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 def measure_training(setting: Setting, compiled: bool = False) -> Iterator[Row]:

@@ -50,6 +50,7 @@ def test_versions_that_disagree_get_no_ratio():
     batch = TrainingBatch(SETTING)
     errors = check_training(naive, ours, batch)
     assert errors["loss_error"] < 1e-6
+    assert errors["gradient_error"] < 1e-6
     with torch.no_grad():
         ours.layers[0].linear_in.weight[0, 0] += 0.1
     with pytest.raises(NotExactError, match="no ratio"):
