@@ -1,5 +1,6 @@
 """The codec's training: where it starts is a transform codec, what it writes is an EncodecModel."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -141,6 +142,14 @@ def test_the_script_writes_a_codec_that_loads(tmp_path, capsys):
     model = EncodecModel.from_pretrained(tmp_path)
     assert model.dtype == torch.float32
     assert model.encode(torch.zeros(1, 1, 1600)).audio_codes.shape == (1, 1, 4, 10)
+
+
+def test_the_packaged_codec_comes_from_the_script():
+    record = json.loads((CODEC / "training.json").read_text())
+    assert record["script"].endswith(train_codec.__name__)
+    assert record["steps"] == train_codec.STEPS
+    assert record["gate"]["passed"]
+    assert record["sha256"] == hashlib.sha256((CODEC / "model.safetensors").read_bytes()).hexdigest()
 
 
 def test_the_packaged_codec_is_small_and_lets_the_oracle_hear():
