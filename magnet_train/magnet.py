@@ -22,10 +22,13 @@ from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.licence import UNSPECIFIED
 from magnet_train.checkpoints.load import read_model, read_stored
 from magnet_train.checkpoints.stored import StoredModel, as_it_came, load_weights, without_path
+from magnet_train.circular import CircularLogits, decode_circular
 from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig, Progress, generate_tokens
+from magnet_train.editing import plan_edit, splice
 from magnet_train.errors import UserError
 from magnet_train.hub import upload_folder
+from magnet_train.long_audio import samples_per_frame
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.text import TextEncoder, text_encoder_from_spec
 
@@ -166,6 +169,7 @@ class Magnet:
         seed: int | None = None,
         decoding: DecodingConfig | None = None,
         prompt: Tensor | None = None,
+        loop: bool = False,
         progress: Progress | None = None,
     ) -> Tensor:
         """Make audio.
@@ -176,6 +180,7 @@ class Magnet:
             seed: Makes the result repeatable on the same device.
             decoding: Sampler settings; the model's own when None.
             prompt: Audio [channels, samples] or [B, channels, samples] at `sample_rate` to continue.
+            loop: Make clips whose end goes on at their beginning.
             progress: Called as progress(steps done, steps in all).
 
         Returns:
@@ -189,7 +194,55 @@ class Magnet:
             tokens = self._encode_prompt(
                 prompt, len(texts), self.segment_duration if seconds is None else seconds
             )
-        return self.codec.decode(self.generate_tokens(texts, seconds, seed, decoding, tokens, progress)).cpu()
+        tokens = self.generate_tokens(
+            texts, seconds, seed, decoding, prompt=tokens, loop=loop, progress=progress
+        )
+        return (decode_circular(self.codec, tokens) if loop else self.codec.decode(tokens)).cpu()
+
+    def edit(
+        self,
+        audio: Tensor,
+        region: tuple[float, float],
+        texts: Sequence[str | None],
+        seed: int | None = None,
+        decoding: DecodingConfig | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Make a part of a recording anew; outside of it and of two fades of 10 ms no sample changes.
+
+        Args:
+            audio: float [channels, samples] at `sample_rate`, of any length. The model sees the region with
+                as much around it as fits into its segment_duration.
+            region: Start and end of that part, in seconds.
+            texts: B captions, each of which gives a version; None or "" for one without.
+            seed: As in `generate`, and so are `decoding` and `progress`.
+            decoding: Sampler settings.
+            progress: Called after each step.
+
+        Returns:
+            float32 [B, channels, samples] on the CPU.
+
+        Raises:
+            UserError: The region is no part of the recording or too long, or settings do not fit.
+        """
+        codec = self.codec
+        if audio.dim() != 2 or audio.shape[0] != codec.channels:
+            raise UserError(
+                f"the recording's shape {list(audio.shape)} should be [{codec.channels}, samples]."
+            )
+        hop = samples_per_frame(codec)
+        edit = plan_edit(region, audio.shape[-1] / codec.sample_rate, codec.frame_rate, self.segment_duration)
+        clip = audio[None, :, edit.clip_first * hop : edit.clip_end * hop]
+        tokens = self.generate_tokens(
+            texts,
+            min(self.segment_duration, (edit.clip_end - edit.clip_first) / codec.frame_rate),
+            seed,
+            decoding,
+            prompt=codec.encode(clip).expand(len(texts), -1, -1),
+            keep=edit.keep.expand(len(texts), -1),
+            progress=progress,
+        )
+        return splice(audio.float().cpu(), codec.decode(tokens).cpu(), edit, hop, codec.sample_rate)
 
     def generate_tokens(
         self,
@@ -198,9 +251,14 @@ class Magnet:
         seed: int | None = None,
         decoding: DecodingConfig | None = None,
         prompt: Tensor | None = None,
+        keep: Tensor | None = None,
+        loop: bool = False,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Make tokens; as `generate`, but `prompt` is int64 [B, K, P] and so is the result, [B, K, T]."""
+        """Make tokens; as `generate`, but `prompt` is int64 [B, K, P] and so is the result, [B, K, T].
+
+        `keep`, bool [B, P] or [B, K, P], says which tokens of the prompt stay; all of them when None.
+        """
         seconds = self.segment_duration if seconds is None else seconds
         if not 0 < seconds <= self.segment_duration:
             raise UserError(
@@ -214,12 +272,13 @@ class Magnet:
         guided = GuidedLogits(self.lm, hidden, mask) if bool(mask.any()) else GuidedLogits(self.lm, None)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         return generate_tokens(
-            guided,
+            CircularLogits(guided) if loop else guided,
             (len(texts), self.lm.n_q, self._stored.codec.frames(seconds)),
             decoding or self.decoding,
             card=self.lm.card,
             span_len=self.lm.span_len,
             prompt=prompt,
+            keep=keep,
             generator=generator,
             progress=progress,
             device=self.device,

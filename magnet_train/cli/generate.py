@@ -1,4 +1,6 @@
-"""Make audio from text with a trained model: numbered WAV files, and results.jsonl that says how each was made."""
+"""Make audio from text with a trained model, or a part of a recording anew: numbered WAV files, and results.jsonl
+that says how each was made.
+"""
 
 # Shapes: audio float [B, channels, samples].
 
@@ -10,12 +12,13 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magnet_train.cli.counting import count
+from magnet_train.cli.prompts import Prompt, read_prompts
 from magnet_train.errors import UserError
 from magnet_train.whole_files import whole_file
 
@@ -27,14 +30,6 @@ if TYPE_CHECKING:
 
 RESULTS = "results.jsonl"
 NAME_LENGTH = 40  # characters of a caption in a file's name
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A caption, or None for a clip without one, and the id under which results.jsonl lists it."""
-
-    text: str | None
-    id: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +68,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, metavar="S", help="length in seconds (default: the model's clip length)"
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same sound (default: 0)")
-    parser.add_argument("--prompt", type=Path, metavar="WAV", help="audio that every clip begins with")
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument("--prompt", type=Path, metavar="AUDIO", help="audio that every clip begins with")
+    given.add_argument(
+        "--edit", type=Path, metavar="AUDIO", help="recording of any length to make --region of anew"
+    )
+    parser.add_argument(
+        "--region", type=_region, metavar="2.0:4.5", help="start and end in seconds of what --edit makes anew"
+    )
+    parser.add_argument(
+        "--loop",
+        action="store_true",
+        help="make clips that can be repeated: the end goes on at the beginning",
+    )
     parser.add_argument(
         "--batch-size", type=int, default=16, metavar="B", help="clips made at once (default: 16)"
     )
@@ -116,9 +123,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.out} holds results already; choose another --out or remove it.")
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size} must be at least 1.")
+    _check_edit(args)
     import torch
 
-    from magnet_train.audio import read_audio
     from magnet_train.magnet import Magnet
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -127,22 +134,42 @@ def run(args: argparse.Namespace) -> None:
         magnet.load_adapter(args.adapter, args.adapter_strength)
     decoding = chosen_decoding(magnet.decoding, args)
     decoding.check(magnet.lm.n_q, magnet.lm.card)
-    start = (
-        None if args.prompt is None else read_audio(args.prompt, magnet.sample_rate, magnet.codec.channels)
-    )
+    make = _maker(magnet, decoding, args)
     began = time.monotonic()
-    seconds = _generate_all(magnet, decoding, prompts, start, args)
+    seconds = _generate_all(make, magnet.sample_rate, decoding, prompts, args)
     took = time.monotonic() - began
     print(
         f"wrote {count(len(prompts), 'clip')} ({seconds:.1f} s of audio in {took:.1f} s) and {RESULTS} to {args.out}"
     )
 
 
+def _check_edit(args: argparse.Namespace) -> None:
+    if (args.edit is None) != (args.region is None):
+        raise UserError("--edit AUDIO and --region START:END go together; give both or none.")
+    if args.edit is not None and (args.seconds is not None or args.loop):
+        raise UserError(
+            "--edit keeps the length and the ends of its recording; leave out --seconds and --loop."
+        )
+
+
+def _maker(magnet: Magnet, decoding: DecodingConfig, args: argparse.Namespace) -> Callable[..., Tensor]:
+    """Return what makes clips [B, channels, samples] of B captions, given `seed` and `progress`."""
+    from magnet_train.audio import read_audio
+
+    def read(file: Path) -> Tensor:
+        return read_audio(file, magnet.sample_rate, magnet.codec.channels)
+
+    if args.edit is not None:
+        return partial(magnet.edit, read(args.edit), args.region, decoding=decoding)
+    prompt = None if args.prompt is None else read(args.prompt)
+    return partial(magnet.generate, seconds=args.seconds, decoding=decoding, prompt=prompt, loop=args.loop)
+
+
 def _generate_all(
-    magnet: Magnet,
+    make: Callable[..., Tensor],
+    sample_rate: int,
     decoding: DecodingConfig,
     prompts: list[Prompt],
-    start: Tensor | None,
     args: argparse.Namespace,
 ) -> float:
     """Make and write all clips in batches; return the seconds of audio."""
@@ -155,35 +182,28 @@ def _generate_all(
     with _all_or_nothing(args.out) as written, _progress(steps) as advance:
         for first in range(0, len(prompts), args.batch_size):
             batch = prompts[first : first + args.batch_size]
-            audio = magnet.generate(
+            audio = make(
                 [prompt.text for prompt in batch],
-                seconds=args.seconds,
                 seed=args.seed + first,
-                decoding=decoding,
-                prompt=start,
                 progress=partial(_advance_by, advance, len(batch)),
             )
             _make_folder(args.out)  # only now: a setting that does not fit leaves nothing behind
             for index, (prompt, clip) in enumerate(zip(batch, audio, strict=True), start=first):
                 name = f"{index:0{width}d}_{_safe(prompt.text or 'unconditional')}.wav"
                 written.append(args.out / name)
-                write_audio(args.out / name, clip, magnet.sample_rate)
-                seconds += clip.shape[-1] / magnet.sample_rate
+                write_audio(args.out / name, clip, sample_rate)
+                seconds += clip.shape[-1] / sample_rate
                 record = {
                     "file": name,
                     "id": prompt.id,
                     "text": prompt.text,
-                    "seconds": clip.shape[-1] / magnet.sample_rate,
+                    "seconds": clip.shape[-1] / sample_rate,
                     # These three make the same clip again: randomness is drawn for a batch at once.
                     "seed": args.seed + first,
                     "batch_size": len(batch),
                     "place_in_batch": index - first,
                     "model": str(args.model),
-                    **(
-                        {}
-                        if args.adapter is None
-                        else {"adapter": args.adapter, "strength": args.adapter_strength}
-                    ),
+                    **_if_given(args),
                     "decoding": asdict(decoding),
                 }
                 lines.append(json.dumps(record))
@@ -191,6 +211,20 @@ def _generate_all(
         with whole_file(args.out / RESULTS) as file:
             file.write(("\n".join(lines) + "\n").encode())
     return seconds
+
+
+def _if_given(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a record says of adapter, audio and loop, if there are any."""
+    record: dict[str, Any] = {}
+    if args.adapter is not None:
+        record.update(adapter=args.adapter, strength=args.adapter_strength)
+    if args.prompt is not None:
+        record.update(prompt=str(args.prompt))
+    if args.edit is not None:
+        record.update(edit=str(args.edit), region=args.region)
+    if args.loop:
+        record.update(loop=True)
+    return record
 
 
 @contextmanager
@@ -206,48 +240,6 @@ def _all_or_nothing(folder: Path) -> Iterator[list[Path]]:
         if not existed and folder.exists():
             folder.rmdir()
         raise
-
-
-def read_prompts(args: argparse.Namespace) -> list[Prompt]:
-    """Collect the captions that were asked for.
-
-    Raises:
-        UserError: There is none, one is empty, or the file cannot be read.
-    """
-    if args.unconditional is not None:
-        if args.unconditional < 1:
-            raise UserError(f"--unconditional {args.unconditional} must be at least 1.")
-        return [Prompt(None, str(index)) for index in range(args.unconditional)]
-    if args.text is not None:
-        prompts = [Prompt(text, str(index)) for index, text in enumerate(args.text)]
-        where = "--text"
-    else:
-        prompts = list(_prompts_of_file(args.prompts))
-        where = str(args.prompts)
-    for number, prompt in enumerate(prompts, start=1):
-        if not (prompt.text or "").strip():
-            raise UserError(f"caption {number} of {where} is empty; write one, or use --unconditional N.")
-    if not prompts:
-        raise UserError(f"{where} holds no caption; write one a line.")
-    return prompts
-
-
-def _prompts_of_file(path: Path) -> Iterator[Prompt]:
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--prompts {path} cannot be read ({error}); give a .txt or .jsonl file.") from error
-    for index, line in enumerate(lines):
-        if path.suffix != ".jsonl":
-            yield Prompt(line.strip(), str(index))
-            continue
-        try:
-            record = json.loads(line)
-            yield Prompt(str(record["text"]), str(record.get("id", index)))
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f'line {index + 1} of {path} should look like {{"text": "..."}} ({error}); correct it.'
-            ) from error
 
 
 def chosen_decoding(default: DecodingConfig, args: argparse.Namespace) -> DecodingConfig:
@@ -306,6 +298,14 @@ def _make_folder(folder: Path) -> None:
 def _safe(text: str) -> str:
     """Turn a caption into a part of a file name."""
     return re.sub(r"[\W_]+", "_", text.lower()).strip("_")[:NAME_LENGTH] or "clip"
+
+
+def _region(text: str) -> tuple[float, float]:
+    try:
+        start, end = text.split(":")
+        return float(start), float(end)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} should be two numbers of seconds, like 2.0:4.5") from error
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -119,10 +119,42 @@ def test_prompt_is_resampled_and_continued(checkpoint: Path, tmp_path: Path) -> 
     assert (rate, audio.shape) == (RATE, (SAMPLES,))
 
 
+def test_edit_changes_the_region_alone(checkpoint: Path, tmp_path: Path) -> None:
+    time = np.arange(2 * RATE) / RATE
+    original = tmp_path / "tone.wav"
+    soundfile.write(original, 0.3 * np.sin(2 * np.pi * 220 * time), RATE, subtype="PCM_16")
+    options = ["--edit", str(original), "--region", "1.0:1.2", "--text", "a flute", "--text", "a bell"]
+    assert generate(checkpoint, tmp_path / "clips", *options) == 0
+    before, _ = soundfile.read(original)
+    for result in results_of(tmp_path / "clips"):
+        assert (result["edit"], result["region"], result["seconds"]) == (str(original), [1.0, 1.2], 2.0)
+        after, rate = soundfile.read(tmp_path / "clips" / result["file"])
+        assert rate == RATE
+        changed = np.flatnonzero(after != before)
+        assert 0.99 * RATE <= changed.min() < 1.01 * RATE
+        assert 1.19 * RATE < changed.max() <= 1.21 * RATE
+
+
+def test_loop_is_another_clip_of_the_same_length(checkpoint: Path, tmp_path: Path) -> None:
+    for name, options in (("open", []), ("loop", ["--loop"])):
+        assert generate(checkpoint, tmp_path / name, "--text", "a flute", *options) == 0
+    (straight,), (loop,) = results_of(tmp_path / "open"), results_of(tmp_path / "loop")
+    assert loop["loop"] is True
+    assert "loop" not in straight
+    assert loop["seconds"] == straight["seconds"] == SAMPLES / RATE
+    clips = [(tmp_path / name / straight["file"]).read_bytes() for name in ("open", "loop")]
+    assert clips[0] != clips[1]
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         (["--text", ""], "--text"),
+        (["--text", "a flute", "--edit", "nowhere.wav"], "--region"),
+        (["--text", "a flute", "--region", "0.1:0.2"], "--edit"),
+        (["--text", "a flute", "--edit", "nowhere.wav", "--region", "0.1:0.2"], "nowhere.wav"),
+        (["--text", "a flute", "--edit", "a.wav", "--region", "0.1:0.2", "--loop"], "--loop"),
+        (["--text", "a flute", "--edit", "a.wav", "--region", "0.1:0.2", "--seconds", "1"], "--seconds"),
         (["--text", "a flute", "--text", "  "], "caption 2"),
         (["--text", "a flute", "--steps", "2,1"], "decoding_steps"),
         (["--text", "a flute", "--steps", "2,1,0,1"], "decoding_steps"),
@@ -207,6 +239,8 @@ def test_unreadable_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         ["--text", "a", "--unconditional", "2"],
         ["--text", "a", "--steps", "x"],
         ["--text", "a", "--scoring", "y"],
+        ["--text", "a", "--edit", "a.wav", "--region", "1-2"],
+        ["--text", "a", "--edit", "a.wav", "--prompt", "b.wav", "--region", "1:2"],
     ],
 )
 def test_wrong_usage_exits_2(checkpoint: Path, tmp_path: Path, options: list[str]) -> None:

@@ -1,0 +1,61 @@
+"""The captions that `generate` is asked for, from the command line or a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from magnet_train.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A caption, or None for a clip without one, and the id under which results.jsonl lists it."""
+
+    text: str | None
+    id: str
+
+
+def read_prompts(args: argparse.Namespace) -> list[Prompt]:
+    """Collect the captions that were asked for.
+
+    Raises:
+        UserError: There is none, one is empty, or the file cannot be read.
+    """
+    if args.unconditional is not None:
+        if args.unconditional < 1:
+            raise UserError(f"--unconditional {args.unconditional} must be at least 1.")
+        return [Prompt(None, str(index)) for index in range(args.unconditional)]
+    if args.text is not None:
+        prompts = [Prompt(text, str(index)) for index, text in enumerate(args.text)]
+        where = "--text"
+    else:
+        prompts = list(_prompts_of_file(args.prompts))
+        where = str(args.prompts)
+    for number, prompt in enumerate(prompts, start=1):
+        if not (prompt.text or "").strip():
+            raise UserError(f"caption {number} of {where} is empty; write one, or use --unconditional N.")
+    if not prompts:
+        raise UserError(f"{where} holds no caption; write one a line.")
+    return prompts
+
+
+def _prompts_of_file(path: Path) -> Iterator[Prompt]:
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--prompts {path} cannot be read ({error}); give a .txt or .jsonl file.") from error
+    for index, line in enumerate(lines):
+        if path.suffix != ".jsonl":
+            yield Prompt(line.strip(), str(index))
+            continue
+        try:
+            record = json.loads(line)
+            yield Prompt(str(record["text"]), str(record.get("id", index)))
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f'line {index + 1} of {path} should look like {{"text": "..."}} ({error}); correct it.'
+            ) from error
