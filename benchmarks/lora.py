@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument(
         "--base-steps", type=int, default=500, help="training steps of the base (default: 500)"
     )
-    parser.add_argument("--steps", type=int, default=150, help="training steps of the adapter (default: 150)")
+    parser.add_argument("--steps", type=int, default=450, help="training steps of the adapter (default: 450)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the record goes")
     args = parser.parse_args()
     base = train_base(args.work, args.base_steps)
