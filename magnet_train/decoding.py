@@ -6,6 +6,7 @@ L = span_len frames.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -85,8 +86,10 @@ class DecodingConfig:
             raise UserError(
                 f"top_k {self.top_k} must lie in 0..{card}, the codebook's size (0 turns it off)."
             )
-        if self.temperature < 0:
-            raise UserError(f"temperature {self.temperature} must not be negative.")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature {self.temperature} must be a number and not negative.")
+        if not (math.isfinite(self.max_cfg_coef) and math.isfinite(self.min_cfg_coef)):
+            raise UserError(f"guidance {self.max_cfg_coef}, {self.min_cfg_coef} must be two finite numbers.")
 
 
 @dataclass(frozen=True)
@@ -311,7 +314,7 @@ def remasking_for(decoding: DecodingConfig, num_frames: int, span_len: int) -> R
     return ChunkRemasking(num_frames, span_len, decoding.span_scoring)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a model could not be trained or asked for gradients on its tensors
 def generate_tokens(
     logits_fn: LogitsFn,
     shape: tuple[int, int, int],
@@ -428,5 +431,11 @@ def _given_tokens(
         )
     stays = torch.zeros(shape, dtype=torch.bool)
     stays[..., :length] = keep.cpu()
+    known = prompt.cpu()[keep.cpu()]
+    if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < card:
+        raise UserError(
+            f"the prompt holds tokens from {int(known.min())} to {int(known.max())}, but codebooks have {card} entries; "
+            "encode it with the model's own codec."
+        )
     given[..., :length] = prompt.to(device)
     return given.masked_fill(~stays.to(device), card), stays

@@ -32,6 +32,8 @@ from magnet_train.long_audio import samples_per_frame
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.text import TextEncoder, text_encoder_from_spec
 
+LARGEST_SEED = 2**63 - 1  # that torch takes
+
 
 class Magnet:
     """Model, text encoder and codec together.
@@ -267,7 +269,9 @@ class Magnet:
             )
         if not texts or isinstance(texts, str):
             raise UserError(f"texts is {texts!r}; give a list with one caption or None for each clip.")
-        with torch.inference_mode():
+        if seed is not None and not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f"seed {seed} must lie in 0..{LARGEST_SEED}.")
+        with torch.no_grad():
             hidden, mask = self.text(texts)
         guided = GuidedLogits(self.lm, hidden, mask) if bool(mask.any()) else GuidedLogits(self.lm, None)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)

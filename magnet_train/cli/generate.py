@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -123,6 +123,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.out} holds results already; choose another --out or remove it.")
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size} must be at least 1.")
+    if args.adapter is None and args.adapter_strength != 1:
+        raise UserError("--adapter-strength needs --adapter CKPT; name it, or leave the strength out.")
     _check_edit(args)
     import torch
 
@@ -187,7 +189,6 @@ def _generate_all(
                 seed=args.seed + first,
                 progress=partial(_advance_by, advance, len(batch)),
             )
-            _make_folder(args.out)  # only now: a setting that does not fit leaves nothing behind
             for index, (prompt, clip) in enumerate(zip(batch, audio, strict=True), start=first):
                 name = f"{index:0{width}d}_{_safe(prompt.text or 'unconditional')}.wav"
                 written.append(args.out / name)
@@ -229,16 +230,23 @@ def _if_given(args: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def _all_or_nothing(folder: Path) -> Iterator[list[Path]]:
-    """Give a list for what is written into `folder`, and remove all of it if the work does not end well."""
-    existed = folder.exists()
+    """Make `folder`, give a list for what is written into it, and remove all of it if the work does not end well."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     written: list[Path] = []
     try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--out {folder} cannot be made ({error.strerror}); choose another folder."
+            ) from error
         yield written
     except BaseException:
         for file in written:
             file.unlink(missing_ok=True)
-        if not existed and folder.exists():
-            folder.rmdir()
+        for path in new:
+            with suppress(OSError):  # not there, or others have put something into it
+                path.rmdir()
         raise
 
 
@@ -283,16 +291,11 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
             bar.advance(task, count)
             bar.update(task, rate=f"{bar.tasks[0].speed or 0:.0f}")
 
-        yield advance
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--out {folder} cannot be made ({error.strerror}); choose another folder."
-        ) from error
+        try:
+            yield advance
+        except UserError:
+            bar.live.transient = True  # the sentence that follows is enough
+            raise
 
 
 def _safe(text: str) -> str:
@@ -309,11 +312,17 @@ def _region(text: str) -> tuple[float, float]:
 
 
 def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} should be whole numbers, like 20,10,10,10") from error
 
 
 def _floats(text: str) -> tuple[float, ...]:
-    numbers = tuple(float(part) for part in text.split(","))
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} should be one number or two, like 10,1") from error
     if len(numbers) > 2:
         raise argparse.ArgumentTypeError(f"{text} holds more than two numbers")
     return numbers

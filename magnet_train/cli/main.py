@@ -7,6 +7,7 @@ friends only when it runs.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
@@ -48,8 +49,19 @@ def _overview() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"magnet-train {__version__}")
-    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
+    parser.add_argument("command", metavar="COMMAND", help=argparse.SUPPRESS)
     return parser
+
+
+def _chosen_command(word: str) -> str:
+    """Return the command; leave with 2 if there is none of that name."""
+    command: str = _overview().parse_args([word]).command
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}."
+        print(f"magnet-train: error: there is no command {command!r}; {hint}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    return command
 
 
 def _run_command(name: str, arguments: Sequence[str]) -> None:
@@ -79,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         _overview().print_help(sys.stderr)
         return USAGE_ERROR
-    command = _overview().parse_args(arguments[:1]).command
+    command = _chosen_command(arguments[0])
     try:
         _run_command(command, arguments[1:])
     except UserError as error:

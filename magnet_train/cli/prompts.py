@@ -54,7 +54,10 @@ def _prompts_of_file(path: Path) -> Iterator[Prompt]:
             continue
         try:
             record = json.loads(line)
-            yield Prompt(str(record["text"]), str(record.get("id", index)))
+            text = record["text"]
+            if not isinstance(text, str):
+                raise TypeError(f"text is {json.dumps(text)}")
+            yield Prompt(text, str(record.get("id", index)))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f'line {index + 1} of {path} should look like {{"text": "..."}} ({error}); correct it.'

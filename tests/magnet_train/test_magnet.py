@@ -124,3 +124,26 @@ def test_texts_are_a_list_of_clips(magnet: Magnet, texts: list[str | None]) -> N
 def test_unknown_device(checkpoint: Path) -> None:
     with pytest.raises(UserError, match="cudaa"):
         Magnet.from_pretrained(checkpoint, device="cudaa")
+
+
+def test_a_model_can_be_asked_and_trained_on_what_it_made(magnet: Magnet) -> None:
+    tokens = magnet.generate_tokens(["a low bell"], seed=0)
+    logits = magnet.lm(tokens, stage=0, text=None)  # DESIGN's example
+    assert logits.shape == (1, 24, magnet.lm.card)
+    logits.sum().backward()
+    magnet.lm.zero_grad()
+    magnet.generate(["a low bell"], seed=0).mul_(0.5)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_that_no_generator_takes(magnet: Magnet, seed: int) -> None:
+    with pytest.raises(UserError, match=f"seed {seed}"):
+        magnet.generate_tokens(["a low bell"], seed=seed)
+
+
+@pytest.mark.parametrize("wrong", [999, 256, -1])
+def test_prompts_of_tokens_that_no_codebook_has(magnet: Magnet, wrong: int) -> None:
+    prompt = torch.zeros(1, 4, 5, dtype=torch.int64)
+    prompt[0, 2, 3] = wrong
+    with pytest.raises(UserError, match=str(wrong)):
+        magnet.generate_tokens(["a low bell"], prompt=prompt)

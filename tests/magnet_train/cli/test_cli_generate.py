@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from magnet_train.cli.main import main
+from magnet_train.magnet import Magnet
 
 RATE = 8000  # of the packaged codec
 SAMPLES = 24 * 160
@@ -165,19 +166,43 @@ def test_loop_is_another_clip_of_the_same_length(checkpoint: Path, tmp_path: Pat
         (["--text", "a flute", "--prompt", "nowhere.wav"], "nowhere.wav"),
         (["--prompts", "nowhere.txt"], "nowhere.txt"),
         (["--unconditional", "0"], "--unconditional"),
+        (["--text", "a flute", "--seed", "-1"], "seed -1"),
+        (["--text", "a flute", "--seed", "99999999999999999999"], "seed 99999999999999999999"),
+        (["--text", "a flute", "--cfg", "nan"], "guidance nan"),
+        (["--text", "a flute", "--temperature", "nan"], "temperature nan"),
+        (["--text", "a flute", "--adapter-strength", "2"], "--adapter"),
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], named: str
 ) -> None:
     assert generate(checkpoint, tmp_path / "clips", *options) == 1
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    said = capsys.readouterr().err.strip()
+    error = said.splitlines()[-1]
     assert error.startswith("magnet-train: error: ")
     assert named in error
+    assert "steps" not in said.replace(error, "")  # no bar that stands still
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", ["", "not json\n", '{"caption": "a flute"}\n', '{"text": ""}\n', "[1]\n"])
+def test_an_unusable_target_is_told_before_anything_is_made(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Magnet, "generate", pytest.fail)
+    (tmp_path / "file").touch()
+    assert generate(checkpoint, tmp_path / "file" / "a" / "b", "--text", "a flute") == 1
+    assert "cannot be made" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_new_folders_go_again_when_nothing_comes_of_it(checkpoint: Path, tmp_path: Path) -> None:
+    assert generate(checkpoint, tmp_path / "a" / "b", "--text", "a flute", "--seconds", "9") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", ["", "not json\n", '{"caption": "a flute"}\n', '{"text": ""}\n', '{"text": null}\n', "[1]\n"]
+)
 def test_unusable_prompt_files(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
