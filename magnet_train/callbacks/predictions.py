@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +16,14 @@ from torch import Tensor
 from magnet_train.audio import write_audio
 from magnet_train.codecs import Codec, load_codec
 from magnet_train.module import MagnetModule
+from magnet_train.whole_files import explain_disk_errors, whole_file
 
 FOLDER = "predictions"
 
 
 class WritePredictions(BasePredictionWriter):
-    """Write `predictions/SLOT.npy` (int16 [K, T]) and `SLOT.wav` into the run's folder, and a line for each clip.
+    """Write `predictions/SLOT.npy` (tokens [K, T], int16, or uint16 for codebooks of more than 32,768 entries) and
+    `SLOT.wav` into the run's folder, and a line for each clip.
 
     The slot is the caption's place among the validation clips. `predictions_RANK.jsonl` says key and text; keys
     are not used as names of files, since they may be anything.
@@ -53,15 +56,23 @@ class WritePredictions(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write the clips of one batch; rows that only fill it up are left out."""
+        """Write the clips of one batch, each file whole; rows that only fill it up are left out."""
+        assert isinstance(pl_module, MagnetModule)
+        dtype = np.int16 if pl_module.codec.card <= 2**15 else np.uint16
         tokens: Tensor = prediction.cpu()  # [B, K, T]
         clips = self._codec.decode(tokens) if self._codec is not None else None
         folder = self._list(trainer).parent
-        with self._list(trainer).open("a", encoding="utf-8") as lines:
+        with (
+            explain_disk_errors(self._list(trainer)),
+            self._list(trainer).open("a", encoding="utf-8") as lines,
+        ):
             for row, slot in enumerate(batch["slot"].tolist()):
                 if slot < 0:
                     continue
-                np.save(folder / f"{slot:06d}.npy", tokens[row].numpy().astype(np.int16), allow_pickle=False)
+                encoded = io.BytesIO()  # numpy would not notice that the disk is full
+                np.save(encoded, tokens[row].numpy().astype(dtype), allow_pickle=False)
+                with whole_file(folder / f"{slot:06d}.npy") as file:
+                    file.write(encoded.getbuffer())
                 if clips is not None and self._codec is not None:
                     write_audio(folder / f"{slot:06d}.wav", clips[row], self._codec.sample_rate)
                 record = {"slot": slot, "key": batch["key"][row], "text": batch["text"][row]}
