@@ -21,7 +21,12 @@ ALLOWED = {
     "magnet_train.masking": ("magnet_train.errors", "magnet_train.tokens"),
     "magnet_train.stages": (),
     "magnet_train.losses": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.masking"),
-    "magnet_train.decoding": ("magnet_train.errors", "magnet_train.tokens", "magnet_train.masking"),
+    "magnet_train.decoding": (
+        "magnet_train.errors",
+        "magnet_train.tokens",
+        "magnet_train.masking",
+        "magnet_train.decoding",
+    ),
     "magnet_train.models": (
         "magnet_train.errors",
         "magnet_train.tokens",
@@ -40,6 +45,8 @@ ALLOWED = {
         "magnet_train.hub",
         "magnet_train.text",
     ),
+    "magnet_train.editing": ("magnet_train.errors",),
+    "magnet_train.circular": ("magnet_train.codecs", "magnet_train.decoding", "magnet_train.long_audio"),
     "magnet_train.metrics": ("magnet_train.losses",),
     "magnet_train.sharding": ("magnet_train.models",),
     "magnet_train.scale": ("magnet_train.errors", "magnet_train.models"),

@@ -18,13 +18,8 @@ from magnet_train.benchmark.naive import Draw, draw_multinomial, naive_choose, n
 from magnet_train.benchmark.restricted import attention_rows
 from magnet_train.benchmark.setting import NotExactError, Row, Setting, require_close
 from magnet_train.benchmark.timing import Clock, time_pair
-from magnet_train.decoding import (
-    DecodingConfig,
-    choose_tokens,
-    decoding_schedule,
-    generate_tokens,
-    race_noise,
-)
+from magnet_train.decoding import DecodingConfig, decoding_schedule, generate_tokens
+from magnet_train.decoding.sampling import choose_tokens, race_noise
 from magnet_train.models import GuidedLogits, MagnetTransformer
 
 LOGITS_TOLERANCE = 1e-5  # of the norm

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magnet_train.decoding import MIN_TEMPERATURE, DecodingConfig
+from magnet_train.decoding import DecodingConfig
+from magnet_train.decoding.sampling import MIN_TEMPERATURE
 from magnet_train.masking import mask_for_stage
 from magnet_train.models.attention import Projections
 from magnet_train.models.transformer import FEED_FORWARD_SCALE, NORM_EPS, sinusoidal_positions

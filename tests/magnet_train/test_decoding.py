@@ -8,15 +8,8 @@ import itertools
 import pytest
 import torch
 
-from magnet_train.decoding import (
-    DecodingConfig,
-    decoding_schedule,
-    filter_probs,
-    generate_tokens,
-    race_noise,
-    sample_categorical,
-    sample_nucleus,
-)
+from magnet_train.decoding import DecodingConfig, decoding_schedule, generate_tokens
+from magnet_train.decoding.sampling import filter_probs, race_noise, sample_categorical, sample_nucleus
 from magnet_train.errors import UserError
 
 CARD, SPAN = 11, 3

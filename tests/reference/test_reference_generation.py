@@ -17,8 +17,7 @@ from recorded import (
 )
 
 from magnet_train import Magnet
-from magnet_train import decoding as decoding_module
-from magnet_train.decoding import DecodingConfig, decoding_schedule, generate_tokens
+from magnet_train.decoding import DecodingConfig, decoding_schedule, generate_tokens, sampling
 from magnet_train.models import GuidedLogits
 
 
@@ -60,9 +59,7 @@ def generate(model, case, logits_fn=None):
 @pytest.mark.parametrize(("model", "case"), cases_of("generate"), ids=case_id)
 def test_generation(model, case, monkeypatch):
     if case["sampler"] == "argmax_of_filtered":
-        monkeypatch.setattr(
-            decoding_module, "sample_categorical", lambda probs, generator: probs.argmax(dim=-1)
-        )
+        monkeypatch.setattr(sampling, "sample_categorical", lambda probs, generator: probs.argmax(dim=-1))
     recorded = read_tensors(f"generate_{model}/cases.safetensors")[f"{case['name']}.tokens"].long()
     assert torch.equal(generate(model, case), recorded)
 
@@ -78,9 +75,7 @@ def released_cases():
 def test_generation_by_the_whole_model(model, case, monkeypatch):
     """As a user does it: the release folder in, captions in, tokens out. Only the text encoder is the recorded one."""
     if case["sampler"] == "argmax_of_filtered":
-        monkeypatch.setattr(
-            decoding_module, "sample_categorical", lambda probs, generator: probs.argmax(dim=-1)
-        )
+        monkeypatch.setattr(sampling, "sample_categorical", lambda probs, generator: probs.argmax(dim=-1))
     hidden, mask = load_conditions(model, case["conditions"])
     batch = case["B"]
     monkeypatch.setattr(Magnet, "text", staticmethod(lambda texts: (hidden[:batch], mask[:batch])))

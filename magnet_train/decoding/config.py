@@ -1,0 +1,92 @@
+"""Settings of the decoder, and the list of steps that follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from magnet_train.errors import UserError
+from magnet_train.masking import mask_rate
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """Settings of the iterative decoder; the defaults are those of the released music models.
+
+    Args:
+        decoding_steps: Steps for each codebook, coarse to fine; one entry per codebook, each at least 1.
+        span_arrangement: "nonoverlap" cuts the clip into chunks of `span_len` frames and masks whole chunks;
+            "stride1" masks spans that may start anywhere.
+        span_scoring: How a chunk is judged: "max" by its best token, "prod" by all of them together.
+            "stride1" always takes all.
+        temperature: At the start of each codebook; higher is more random.
+        anneal_temperature: Let it fall linearly to 0 over the steps of a codebook.
+        top_p: Sample from the smallest set of tokens whose probability exceeds this, 0..1; 0 turns it off.
+        top_k: Sample from this many most probable tokens when `top_p` is 0; 0 turns it off.
+        use_sampling: False takes the most probable token each time.
+        max_cfg_coef: Guidance while everything is masked; 1 is none.
+        min_cfg_coef: Guidance when nothing is masked any more.
+        parity: Do exactly what the reference does where we differ: T is trimmed to a multiple of `span_len`,
+            and codebooks without steps stay masked.
+
+    Source: arXiv 2401.04577, section 3.3 and figure 4.
+    """
+
+    decoding_steps: tuple[int, ...] = (20, 10, 10, 10)
+    span_arrangement: Literal["nonoverlap", "stride1"] = "nonoverlap"
+    span_scoring: Literal["max", "prod"] = "max"
+    temperature: float = 3.0
+    anneal_temperature: bool = True
+    top_p: float = 0.9
+    top_k: int = 0
+    use_sampling: bool = True
+    max_cfg_coef: float = 10.0
+    min_cfg_coef: float = 1.0
+    parity: bool = False
+
+    def check(self, n_q: int, card: int) -> None:
+        """Raise `UserError` if the settings do not fit `n_q` codebooks of `card` entries."""
+        steps = list(self.decoding_steps)
+        if not self.parity and (len(steps) != n_q or min(steps) < 1):
+            raise UserError(
+                f"decoding_steps {steps} must hold {n_q} numbers of at least 1, one for each codebook of the model."
+            )
+        if not 0.0 <= self.top_p <= 1.0:
+            raise UserError(f"top_p {self.top_p} must lie in 0..1 (0 turns it off).")
+        if not 0 <= self.top_k <= card:
+            raise UserError(
+                f"top_k {self.top_k} must lie in 0..{card}, the codebook's size (0 turns it off)."
+            )
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature {self.temperature} must be a number and not negative.")
+        if not (math.isfinite(self.max_cfg_coef) and math.isfinite(self.min_cfg_coef)):
+            raise UserError(f"guidance {self.max_cfg_coef}, {self.min_cfg_coef} must be two finite numbers.")
+
+
+@dataclass(frozen=True)
+class DecodingStep:
+    """One forward pass: what it is about and how it samples."""
+
+    stage: int
+    mask_rate: Tensor  # float32 scalar, share of the stage's units that are masked going in
+    temperature: float
+    cfg_coef: float
+
+
+def decoding_schedule(decoding: DecodingConfig) -> Iterator[DecodingStep]:
+    """List all steps in order, codebook by codebook.
+
+    The mask rate goes from 1 to 0 on the cosine, the temperature falls linearly from just below its start
+    to 0, and guidance moves from `max_cfg_coef` to `min_cfg_coef` with the mask rate.
+    """
+    for stage, num_steps in enumerate(decoding.decoding_steps):
+        for index, progress in enumerate(torch.linspace(0, 1, num_steps)):
+            rate = mask_rate(progress)
+            left = (num_steps - 1 - index) / num_steps if decoding.anneal_temperature else 1.0
+            guidance = float(rate) * decoding.max_cfg_coef + (1 - float(rate)) * decoding.min_cfg_coef
+            yield DecodingStep(stage, rate, decoding.temperature * left, guidance)
