@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from magnet_train.benchmark import generation
 from magnet_train.benchmark.flops import Pass, forward_flops
 from magnet_train.benchmark.restricted import CONTEXT, dense_attention, flex_attention
 from magnet_train.benchmark.setting import NotExactError, Setting, require_close
@@ -55,6 +56,19 @@ def test_versions_that_disagree_get_no_ratio():
         ours.layers[0].linear_in.weight[0, 0] += 0.1
     with pytest.raises(NotExactError, match="no ratio"):
         check_training(naive, ours, batch)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_compiling_is_not_timed(compiled, monkeypatch):
+    asked = []
+
+    def remember(clock, naive, ours, rounds, warm_up=1):
+        asked.append(warm_up)
+        return Pair([1.0], [1.0])
+
+    monkeypatch.setattr(generation, "time_pair", remember)
+    list(generation.measure_generation(SETTING, (2, 2, 2, 2), compiled=compiled))
+    assert asked[-1] == (3 if compiled else 0)
 
 
 def test_a_disagreement_is_told_in_one_sentence(monkeypatch, capsys):
