@@ -212,7 +212,44 @@ def test_parts_of_a_file_and_a_template(tmp_path: Path) -> None:
     np.testing.assert_array_equal(samples[1].tokens, expected)
     reasons = report_of(tmp_path / "shards")
     assert reasons["long.wav from 5 s to 6 s"] == "no caption: the template wants instrument"
-    assert "no audio samples after 30 s" in reasons["long.wav from 30 s to 31 s"]
+    assert reasons["long.wav from 30 s to 31 s"] == "beyond the end of the file: it has 8 s"
+
+
+def frames_by_start(out: Path) -> list[tuple[float, int]]:
+    reader = ShardReader(out)
+    samples = [reader[number] for number in range(len(reader))]
+    return [(sample.metadata["start"], sample.tokens.shape[1]) for sample in samples]
+
+
+def test_a_list_means_its_start_and_end(tmp_path: Path) -> None:
+    """At 50 frames a second; no file is taken for a clip that was cut already, however little is missing."""
+    write_tone(tmp_path / "short.wav", 3.0)
+    write_tone(tmp_path / "long.wav", 10.0)
+    parts = [("short.wav", 1, 3), ("short.wav", 50, 60), ("short.wav", 2, 3.5), ("short.wav", 3, None)]
+    parts += [("long.wav", 0.5, 10.05), ("long.wav", 0, 9.5)]
+    lines = [{"path": path, "text": "x", "start": start, "end": end} for path, start, end in parts]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert tokenize("--audio", tmp_path / "list.jsonl", "--out", tmp_path / "shards") == 0
+    assert frames_by_start(tmp_path / "shards") == [(1.0, 100), (0.5, 475), (0.0, 475)]
+    reason = "beyond the end of the file: it has 3 s"
+    assert report_of(tmp_path / "shards") == {
+        "short.wav from 50 s to 60 s": reason,
+        "short.wav from 2 s to 3.5 s": reason,
+        "short.wav from 3 s": reason,
+    }
+
+
+def test_audiocaps_may_be_cut_already(tmp_path: Path) -> None:
+    """Its clips have 10 s: of a file of 10.5 s all is taken, of one of 25 s what there is of the clip."""
+    for name, seconds in (("cut", 10.5), ("whole", 25.0), ("early", 14.0), ("gone", 25.0)):
+        noise = 0.1 * np.random.default_rng(len(name)).standard_normal(round(seconds * 8_000))
+        soundfile.write(tmp_path / f"{name}.wav", noise, 8_000)
+    (tmp_path / "train.csv").write_text(
+        "audiocap_id,youtube_id,start_time,caption\n1,cut,130,a\n2,whole,12,b\n3,early,9,c\n4,gone,30,d\n"
+    )
+    assert tokenize("--audio", tmp_path / "train.csv", "--out", tmp_path / "shards") == 0
+    assert frames_by_start(tmp_path / "shards") == [(130.0, 525), (12.0, 500), (9.0, 250)]
+    assert list(report_of(tmp_path / "shards")) == ["gone.wav from 30 s to 40 s"]
 
 
 def test_a_finished_folder_is_left_as_it_is(mixed: Path, tmp_path: Path, capsys: Any) -> None:
