@@ -303,13 +303,22 @@ def test_a_rank_does_its_share(
     assert tokenize(*words, "--out", tmp_path / "alone") == 0
     for rank in ("1", "0"):
         monkeypatch.setenv("SLURM_PROCID", rank)
-        monkeypatch.setenv("SLURM_NTASKS", "2")
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
         assert tokenize(*words, "--out", tmp_path / "shared") == 0
     told = capsys.readouterr().out
     assert "rank 1 of 2 has done its share" in told
     assert told.count("wrote 5 clips") == 2
     for path in (tmp_path / "alone").iterdir():
         assert path.read_bytes() == (tmp_path / "shared" / path.name).read_bytes()
+
+
+def test_a_batch_script_without_srun_is_one_process(
+    mixed: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4"), ("SLURM_LOCALID", "0")):
+        monkeypatch.setenv(name, value)
+    assert tokenize("--audio", mixed, "--files-per-shard", 2, "--out", tmp_path / "shards") == 0
+    assert "wrote 5 clips" in capsys.readouterr().out
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
