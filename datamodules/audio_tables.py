@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.captions import load_json
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, cannot_read
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _PATHS = ("path", "file", "file_name", "filename")
@@ -57,6 +57,8 @@ def read_list(source: Path) -> Iterator[Listed]:
     try:
         data = source.read_bytes()
         text = (gzip.decompress(data) if source.suffix == ".gz" else data).decode("utf-8-sig")
+    except PermissionError as error:
+        raise cannot_read(source, error) from error
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
             f"{source} is unreadable ({error}); give a folder, or a .jsonl or .csv in UTF-8."

@@ -18,7 +18,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, cannot_read
 from magnet_train.whole_files import whole_file
 
 # Sample rates whose ratio has larger terms get the nearest ratio with smaller ones: the filter bank has
@@ -229,15 +229,16 @@ def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
     if not Path(path).is_file():
         raise UserError(f"there is no audio file {path}; check the path.")
     try:
+        Path(path).open("rb").close()  # libsndfile would only say that there is a system error
         with soundfile.SoundFile(os.fsencode(path)) as file:  # names need not be text
             if file.samplerate < _LOWEST_RATE:
                 raise UserError(
                     f"{path} says it has {file.samplerate} samples a second; correct its sample rate."
                 )
             yield file
+    except OSError as error:
+        raise cannot_read(path, error) from error
     except (soundfile.SoundFileError, MemoryError, TypeError) as error:  # a lying header; headerless .raw
-        if not os.access(path, os.R_OK):  # libsndfile calls it a system error
-            raise UserError(f"cannot read {path} (Permission denied); correct its permissions.") from error
         raise UserError(
             f"cannot read {path} as audio ({_reason(error)}); convert it to wav, flac, ogg or mp3."
         ) from error

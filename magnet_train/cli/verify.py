@@ -67,16 +67,16 @@ def run(args: argparse.Namespace) -> None:
 
 def _unsound(folder: Path, problems: list[Problem]) -> UserError:
     """Say what is wrong: one problem in the error itself, several in a list before it."""
-    remedy = "copy it again or tokenize again."
+    remedy = ", or ".join(dict.fromkeys(problem.remedy for problem in problems))
     if len(problems) == 1:
-        return UserError(f"{folder} has 1 problem: {problems[0]}; {remedy}")
+        return UserError(f"{folder} has 1 problem: {problems[0]}; {remedy}.")
     for problem in problems[:_MOST_LINES]:
         print(problem)
     if len(problems) > _MOST_LINES:
         print(f"... and {len(problems) - _MOST_LINES} more")
     shards = len({problem.shard for problem in problems})
     return UserError(
-        f"{folder} has {len(problems)} problems in {count(shards, 'file')}, listed above; {remedy}"
+        f"{folder} has {len(problems)} problems in {count(shards, 'file')}, listed above; {remedy}."
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,19 @@ def test_not_a_number_is_unusable(tmp_path: Path, capsys: Any) -> None:
     write_caption(tmp_path / "audio" / "a.wav", "x")
     assert tokenize("--audio", tmp_path / "audio", "--out", tmp_path / "shards") == 1
     assert "1 unreadable" in capsys.readouterr().err
+
+
+def test_a_file_that_may_not_be_read(
+    mixed: Path, tmp_path: Path, without_rights: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (mixed / "mono.wav").chmod(0)
+    words = ("tokenize", "--audio", mixed, "--out", tmp_path / "shards", "--codec", "quickstart")
+    assert without_rights(*words).returncode == 0
+    reason = report_of(tmp_path / "shards")["mono.wav"]
+    assert (
+        reason
+        == f"unreadable: {mixed / 'mono.wav'} cannot be read (Permission denied); correct its permissions."
+    )
 
 
 def report_of(out: Path) -> dict[str, str]:
