@@ -137,8 +137,24 @@ def test_nothing_usable_leaves_nothing(tmp_path: Path, capsys: Any) -> None:
     assert "1 no caption" in capsys.readouterr().err
     write_caption(folder / "a.wav", "x")
     assert tokenize("--audio", folder, "--out", tmp_path / "shards") == 1
-    assert "none of the 1 files" in capsys.readouterr().err
+    assert "the only file cannot be used (1 silent)" in capsys.readouterr().err
     assert not (tmp_path / "shards").exists()
+
+
+def test_nothing_usable_shows_a_few_reasons(tmp_path: Path, capsys: Any) -> None:
+    """Of six without a caption four, as there is one of another kind to show."""
+    folder = tmp_path / "audio"
+    for name in "abcdefg":
+        write_tone(folder / f"{name}.wav")
+    (folder / "g.json").write_text("{")
+    assert tokenize("--audio", folder, "--out", tmp_path / "shards") == 1
+    *_, first, second, third, fourth, fifth, error = capsys.readouterr().err.splitlines()
+    reason = "no caption: no .json or .txt beside it, and no tags in it"
+    assert [first, third, fourth, fifth] == [f"{folder / name}.wav: {reason}" for name in "abcd"]
+    assert second.startswith(f"{folder / 'g'}.wav: unreadable caption: g.json")
+    assert error.startswith(
+        "magnet-train: error: none of the 7 files can be used (6 no caption, 1 unreadable"
+    )
 
 
 def test_a_folder_in_use_is_not_touched(mixed: Path, tmp_path: Path, capsys: Any) -> None:

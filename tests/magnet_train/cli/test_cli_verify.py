@@ -85,6 +85,20 @@ def test_a_lost_index_is_made_again(shards: Path, capsys: Any) -> None:
     assert "indexed 6 clips" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("workers", "message"), [("0", "0 is not at least 1"), ("x", "'x' is no whole number")]
+)
+def test_workers(shards: Path, capsys: Any, workers: str, message: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["verify", str(shards), "--workers", workers])
+    assert f"argument --workers: {message}" in capsys.readouterr().err
+
+
+def test_a_codec_without_an_index_to_write(shards: Path, capsys: Any) -> None:
+    assert main(["verify", str(shards), "--codec", "quickstart"]) == 1
+    assert "--codec is for --write-index" in capsys.readouterr().err
+
+
 def test_a_problem_names_its_own_remedy(shards: Path, capsys: Any) -> None:
     (shards / "index.npy").unlink()
     assert main(["verify", str(shards)]) == 1

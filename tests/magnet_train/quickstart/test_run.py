@@ -78,6 +78,12 @@ def test_wrong_options_of_fit_are_told_before_anything_is_made(tmp_path, capfd):
     assert not out.exists()
 
 
+def test_a_seed_below_none(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["quickstart", "--seed", "-1"])
+    assert "argument --seed: -1 is not at least 0" in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_made(tmp_path, small, capfd):
     (tmp_path / "file").touch()
     assert main(["quickstart", "--out", str(tmp_path / "file" / "q")]) == 1
