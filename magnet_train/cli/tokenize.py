@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         finished = job.finish(strict=args.strict)
     except NothingUsableError as error:
-        for file in few_of(error.left_out):
+        for file in few_of(error.left_out) if len(files) > 1 else []:  # else the error says it all
             print(f"{file.path}: {file.reason}", file=sys.stderr)
         raise
     if finished is None:

@@ -188,10 +188,13 @@ def test_a_file_that_may_not_be_read(
     (mixed / "mono.wav").chmod(0)
     words = ("tokenize", "--audio", mixed, "--out", tmp_path / "shards", "--codec", "quickstart")
     assert without_rights(*words).returncode == 0
-    reason = report_of(tmp_path / "shards")["mono.wav"]
-    assert (
-        reason
-        == f"unreadable: {mixed / 'mono.wav'} cannot be read (Permission denied); correct its permissions."
+    told = "cannot be read (Permission denied); correct its permissions."
+    assert report_of(tmp_path / "shards")["mono.wav"] == f"unreadable: {mixed / 'mono.wav'} {told}"
+    (mixed / "list.jsonl").touch(0)
+    refused = without_rights("tokenize", "--audio", mixed / "list.jsonl", "--out", tmp_path / "other")
+    assert refused.returncode == 1
+    assert refused.stderr.endswith(
+        "list.jsonl cannot be read (Permission denied); correct its permissions.\n"
     )
 
 

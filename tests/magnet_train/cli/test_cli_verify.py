@@ -113,6 +113,8 @@ def test_files_that_may_not_be_read(
 ) -> None:
     (shards / "shard-000001.tar").chmod(0)
     told = [without_rights("verify", shards), without_rights("inspect", shards)]
+    (shards / "index.npy").chmod(0)
+    told.append(without_rights("inspect", shards))
     for name in ("shard-000000.tar", "manifest.json"):
         (shards / name).chmod(0)
     told.append(without_rights("verify", shards))
@@ -123,6 +125,7 @@ def test_files_that_may_not_be_read(
     assert [run.stderr.splitlines()[-1] for run in told] == [
         f"{start} has 1 problem: shard-000001.tar: {remedy}",
         f"{start}/shard-000001.tar {remedy}",
+        f"{start}/index.npy {remedy}",
         f"{start}/manifest.json {remedy}",
         f"{start}/shard-000000.tar {remedy}",
     ]
