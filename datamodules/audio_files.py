@@ -31,6 +31,7 @@ class AudioFile:
         end: Where it ends (s), None at the end.
         fields: What the list says of it.
         problem: Why it cannot be used, as far as that shows without opening it.
+        by_id: Found by the id of MusicCaps or AudioCaps: it may be the video, or its clip cut already.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class AudioFile:
     end: float | None
     fields: Mapping[str, Any]
     problem: str | None = None
+    by_id: bool = False
 
     @property
     def label(self) -> str:
@@ -94,7 +96,8 @@ def _take(listed: Listed, seen: set[str], keys: set[str]) -> AudioFile:
     problem = "duplicate: listed before" if identity in seen else listed.problem
     seen.add(identity)
     key = _make_key(listed.name, listed.start, identity, keys)
-    return AudioFile(listed.path, listed.name, key, listed.start, listed.end, listed.fields, problem)
+    start, end, fields = listed.start, listed.end, listed.fields
+    return AudioFile(listed.path, listed.name, key, start, end, fields, problem, listed.by_id)
 
 
 def _walk_folder(folder: Path) -> Iterator[Listed]:

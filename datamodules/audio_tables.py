@@ -10,12 +10,13 @@ import ast
 import csv
 import gzip
 import io
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.captions import load_json
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, cannot_read
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _PATHS = ("path", "file", "file_name", "filename")
@@ -35,6 +36,7 @@ class Listed(NamedTuple):
         end: Where its clip ends (s), None at the end.
         fields: Everything else.
         problem: Why it cannot be used, as far as the list shows.
+        by_id: Found by the id of MusicCaps or AudioCaps: it may be the video, or its clip cut already.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Listed(NamedTuple):
     end: float | None
     fields: dict[str, Any]
     problem: str | None = None
+    by_id: bool = False
 
 
 def read_list(source: Path) -> Iterator[Listed]:
@@ -54,6 +57,8 @@ def read_list(source: Path) -> Iterator[Listed]:
     try:
         data = source.read_bytes()
         text = (gzip.decompress(data) if source.suffix == ".gz" else data).decode("utf-8-sig")
+    except PermissionError as error:
+        raise cannot_read(source, error) from error
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
             f"{source} is unreadable ({error}); give a folder, or a .jsonl or .csv in UTF-8."
@@ -125,7 +130,7 @@ def _find_by_id(source: Path, record: dict[str, Any], stems: Mapping[str, Path],
     for name in names:
         if name in stems:
             path = stems[name]
-            return Listed(path, path.relative_to(source.parent).as_posix(), start, end, record)
+            return Listed(path, path.relative_to(source.parent).as_posix(), start, end, record, by_id=True)
     kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
     problem = f"missing: no {ids[0]} ({kinds}) in the folder of {source.name}"
     return Listed(source.parent / ids[0], ids[0], start, end, record, problem)
@@ -140,14 +145,30 @@ def _take_segment(record: dict[str, Any], where: str) -> tuple[float | None, flo
     times: list[float | None] = []
     for names in (_STARTS, _ENDS):
         name = next((name for name in names if record.get(name) is not None), None)
+        value = None if name is None else record.pop(name)
         try:
-            times.append(None if name is None else float(record.pop(name)))
-        except (TypeError, ValueError) as error:
+            times.append(None if value is None else _seconds(value))
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{where}: {name} is no number of seconds; mend it.") from error
     start, end = times
-    if (start is not None and not 0 <= start < float("inf")) or (end is not None and not end > (start or 0)):
-        raise UserError(f"{where}: a clip cannot go from {start} to {end} s; mend it.")
+    if (start or 0) < 0 or (end is not None and end <= (start or 0)):
+        until = "the end" if end is None else f"{end:g} s"
+        raise UserError(f"{where}: a clip cannot go from {start or 0:g} s to {until}; mend it.")
     return start, end
+
+
+def _seconds(value: Any) -> float:
+    """Read a time; the columns of a `.csv` are text.
+
+    Raises:
+        TypeError, ValueError, OverflowError: It is no number, or none that is finite.
+    """
+    if isinstance(value, bool):
+        raise TypeError(f"{value} is no number")
+    seconds = float(value)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{seconds} is not finite")
+    return seconds
 
 
 def _aspects(text: str) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.manifest import Manifest
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, cannot_read
 from magnet_train.whole_files import whole_file
 
 INDEX_NAME = "index.npy"
@@ -69,6 +69,8 @@ def open_index(folder: Path, manifest: Manifest) -> IndexRows:
         rows: IndexRows = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; {remedy}") from error
+    except PermissionError as error:
+        raise cannot_read(path, error) from error
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} is unreadable ({error}); {remedy}") from error
     if rows.dtype != INDEX_DTYPE or rows.ndim != 1:

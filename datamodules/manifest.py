@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, cannot_read
 from magnet_train.tokens import CodecInfo
 from magnet_train.whole_files import whole_file
 
@@ -101,7 +101,7 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError as error:
         raise UserError(_explain_missing(folder)) from error
     except OSError as error:
-        raise UserError(f"{path} is unreadable ({error}); copy it again or tokenize again.") from error
+        raise cannot_read(path, error, "copy it again or tokenize again") from error
 
 
 def parse_manifest(content: bytes, path: Path | str) -> Manifest:

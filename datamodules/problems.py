@@ -17,11 +17,13 @@ class Problem:
         shard: File name within the folder.
         key: Sample within the shard, or None where the shard as a whole is meant.
         what: What is wrong, in words.
+        remedy: What to do about it.
     """
 
     shard: str
     key: str | None
     what: str
+    remedy: str = "copy it again or tokenize again"
 
     def __str__(self) -> str:
         where = self.shard if self.key is None else f"{self.shard}, key {self.key}"

@@ -18,7 +18,7 @@ from datamodules.npy import TokenArray, tokens_from_npy
 from datamodules.problems import MalformedError
 from datamodules.scan import check_tokens, parse_metadata
 from datamodules.tar import BLOCK, member_name, split_name
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, cannot_read
 
 _MOST_OPEN_FILES = 256
 
@@ -102,6 +102,8 @@ class ShardReader:
             tokens = tokens_from_npy(data[npy : npy + npy_bytes])
             self._check_tokens(tokens)
             metadata = parse_metadata(data[json : json + json_bytes])
+        except PermissionError as error:
+            return cannot_read(self.folder / self.manifest.shards[shard].file, error)
         except (MalformedError, OSError) as error:
             file = self.folder / self.manifest.shards[shard].file
             damage = UserError(

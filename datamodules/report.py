@@ -27,8 +27,20 @@ class LeftOut(NamedTuple):
 
 def summarize(left_out: Sequence[LeftOut]) -> str:
     """Count the kinds: "2 silent, 1 unreadable"."""
-    kinds = Counter(file.reason.partition(":")[0] for file in left_out)
+    kinds = Counter(map(_kind, left_out))
     return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+
+
+def few_of(left_out: Sequence[LeftOut], most: int = 5) -> list[LeftOut]:
+    """Choose a few to show: the first of each kind, then whatever comes first."""
+    first_of_kind: dict[str, LeftOut] = {}
+    for file in left_out:
+        first_of_kind.setdefault(_kind(file), file)
+    return list(dict.fromkeys([*first_of_kind.values(), *left_out]))[:most]
+
+
+def _kind(file: LeftOut) -> str:
+    return file.reason.partition(":")[0]
 
 
 def write_report(folder: Path, left_out: Sequence[LeftOut]) -> None:

@@ -51,18 +51,30 @@ def scan_shard(path: Path, number: int, codec: CodecInfo) -> ShardScan:
     """
     problems: list[Problem] = []
     rows: list[tuple[int, ...]] = []
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        data: Bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-        digest = hashlib.sha256(data).hexdigest()
-        for key, members in _group_members(path.name, data, problems):
-            try:
-                rows.append((number, *_check_sample(key, members, data, codec)))
-            except MalformedError as error:
-                problems.append(Problem(path.name, key, str(error)))
+    size, digest = 0, ""
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            data: Bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            digest = hashlib.sha256(data).hexdigest()
+            for key, members in _group_members(path.name, data, problems):
+                try:
+                    rows.append((number, *_check_sample(key, members, data, codec)))
+                except MalformedError as error:
+                    problems.append(Problem(path.name, key, str(error)))
+    except OSError as error:
+        problems.append(no_access(path.name, error))
     found = np.array(rows, dtype=INDEX_DTYPE)
     entry = ShardEntry(path.name, size, len(found), int(found["frames"].sum(dtype=np.int64)), digest)
     return ShardScan(entry, found, problems)
+
+
+def no_access(name: str, error: OSError) -> Problem:
+    """Describe a file that is there and cannot be read."""
+    what = f"cannot be read ({error.strerror or error})"
+    if isinstance(error, PermissionError):
+        return Problem(name, None, what, remedy="correct its permissions")
+    return Problem(name, None, what)
 
 
 def parse_metadata(payload: bytes) -> dict[str, Any]:

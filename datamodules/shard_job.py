@@ -38,6 +38,23 @@ class Finished(NamedTuple):
     left_out: list[LeftOut]
 
 
+class NothingUsableError(UserError):
+    """No file gave a sample.
+
+    Args:
+        files: How many there were.
+        left_out: Why not.
+    """
+
+    def __init__(self, files: int, left_out: list[LeftOut]) -> None:
+        none = "the only file cannot" if files == 1 else f"none of the {files} files can"
+        super().__init__(
+            f"{none} be used ({summarize(left_out)}), {left_out[0].path} because: {left_out[0].reason}; "
+            "add captioned, audible files."
+        )
+        self.left_out = left_out
+
+
 class ShardJob:
     """One run of tokenize, over however many processes and restarts it takes.
 
@@ -90,8 +107,8 @@ class ShardJob:
             What there is now, or None while units are unfinished.
 
         Raises:
-            UserError: No file gave a sample (nothing is left behind then), no room on disk, or a duplicate
-                in strict mode.
+            NothingUsableError: No file gave a sample; nothing is left behind then.
+            UserError: No room on disk, or a duplicate in strict mode.
         """
         with self._alone():
             if not self.complete:
@@ -145,10 +162,7 @@ class ShardJob:
                 rows.append(placed[1])
         if not entries:
             self._discard()
-            raise UserError(
-                f"none of the {self.files} files can be used ({summarize(left_out)}), the first "
-                f"{left_out[0].path} because: {left_out[0].reason}; add captioned, audible files."
-            )
+            raise NothingUsableError(self.files, left_out)
         digest = write_index(self.folder, np.concatenate(rows))
         write_report(self.folder, left_out)
         write_manifest(self.folder, Manifest(self.codec, tuple(entries), digest))

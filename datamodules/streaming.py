@@ -31,7 +31,7 @@ from datamodules.problems import MalformedError
 from datamodules.reading import Sample, ShardReader
 from datamodules.remote import RemoteFolder, ShardCache, is_remote
 from datamodules.scan import check_tokens, parse_metadata
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, cannot_read
 from magnet_train.tokens import CodecInfo
 
 
@@ -98,7 +98,11 @@ class ShardStream(IterableDataset[TokenBatch]):
         if is_remote(self.shards):
             data = RemoteFolder(self.shards).read_pieces(entry.file, entry.bytes)
         else:
-            data = (Path(self.shards) / entry.file).read_bytes()
+            path = Path(self.shards) / entry.file
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise cannot_read(path, error) from error
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise UserError(
                 f"{self.shards}/{entry.file} is not the file that its manifest lists (sha256 differs); copy it "

@@ -17,9 +17,9 @@ import numpy as np
 from datamodules.index import INDEX_DTYPE, INDEX_NAME, IndexRows, write_index
 from datamodules.manifest import JOB_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
 from datamodules.problems import MalformedError, Problem
-from datamodules.scan import ShardScan, parse_metadata, scan_shard
+from datamodules.scan import ShardScan, no_access, parse_metadata, scan_shard
 from datamodules.tar import member_name, split_name, walk_tar
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, cannot_read
 from magnet_train.tokens import CodecInfo
 
 Progress = Callable[[int, int], None]  # (shards done, shards in all)
@@ -176,15 +176,21 @@ def _read_key(path: Path, row: np.void) -> str:
 
 def _check_index(folder: Path, manifest: Manifest, rows: IndexRows) -> list[Problem]:
     path = folder / INDEX_NAME
-    remedy = "make it again with --write-index"
-    if not path.is_file():
-        return [Problem(INDEX_NAME, None, f"is missing; {remedy}")]
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
-        return [Problem(INDEX_NAME, None, f"sha256 is not the manifest's; {remedy}")]
-    if data[-rows.nbytes :] != rows.tobytes():
-        return [Problem(INDEX_NAME, None, f"does not describe these shards; {remedy}")]
-    return []
+    what = None
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        what = "is missing"
+    except OSError as error:
+        return [no_access(INDEX_NAME, error)]
+    else:
+        if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
+            what = "sha256 is not the manifest's"
+        elif data[-rows.nbytes :] != rows.tobytes():
+            what = "does not describe these shards"
+    return (
+        [] if what is None else [Problem(INDEX_NAME, None, what, remedy="make it again with --write-index")]
+    )
 
 
 def _codec_of_first_sample(path: Path) -> CodecInfo:
@@ -194,6 +200,8 @@ def _codec_of_first_sample(path: Path) -> CodecInfo:
         data = path.read_bytes()
         first = next((member for member in walk_tar(data) if split_name(member.name)[1] == "json"), None)
         record = parse_metadata(data[first.offset : first.offset + first.size]) if first is not None else {}
+    except OSError as error:
+        raise cannot_read(path, error) from error
     except MalformedError as error:
         raise UserError(f"{path} is damaged: {error}; copy it again.") from error
     if not isinstance(record.get("codec"), dict):

@@ -5,6 +5,7 @@ Shapes: audio float32 [channels, samples], full scale -1..1.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
@@ -17,7 +18,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, cannot_read
 from magnet_train.whole_files import whole_file
 
 # Sample rates whose ratio has larger terms get the nearest ratio with smaller ones: the filter bank has
@@ -28,7 +29,6 @@ _BLOCK_SECONDS = 10.0
 # torchaudio's defaults, named since the overlap of blocks follows from them
 _FILTER_WIDTH = 6  # zero crossings of the sinc on each side
 _ROLLOFF = 0.99  # of the lower Nyquist frequency
-_ALREADY_CUT = 1.0  # seconds that a file may be longer than its segment and still be nothing else
 
 
 class AudioStream:
@@ -41,9 +41,7 @@ class AudioStream:
         sample_rate: Rate of the answer (Hz).
         channels: 1 (the mean of all) or 2 (mono doubled; of more than two, the first: front left and right).
         start: Seconds to leave out at the beginning.
-        end: Where to stop, in seconds; None reads to the end. A file no longer than `end - start` and a
-            second is taken for that segment itself and read from its beginning: lists of clips are often
-            used with files that were cut already.
+        end: Where to stop, in seconds; None, or what lies behind the end, reads to the end.
 
     Raises:
         UserError: While iterating: the file is absent, is no audio, has no samples, samples that are no
@@ -61,19 +59,8 @@ class AudioStream:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield float32 [channels, samples], about ten seconds at a time."""
-        if not Path(self.path).is_file():
-            raise UserError(f"there is no audio file {self.path}; check the path.")
-        try:
-            with soundfile.SoundFile(os.fsencode(self.path)) as file:  # names need not be text
-                if file.samplerate < _LOWEST_RATE:
-                    raise UserError(
-                        f"{self.path} says it has {file.samplerate} samples a second; correct its sample rate."
-                    )
-                yield from resample_blocks(self._blocks(file), file.samplerate, self.sample_rate)
-        except (soundfile.SoundFileError, MemoryError, TypeError) as error:  # a lying header; headerless .raw
-            raise UserError(
-                f"cannot read {self.path} as audio ({_reason(error)}); convert it to wav, flac, ogg or mp3."
-            ) from error
+        with _open(self.path) as file:
+            yield from resample_blocks(self._blocks(file), file.samplerate, self.sample_rate)
 
     @property
     def digest(self) -> str:
@@ -107,16 +94,24 @@ class AudioStream:
         """Go to the start of the segment and return how many samples to read from there."""
         total: int = file.frames
         rate: int = file.samplerate
-        if self.end is not None and total <= (self.end - self.start + _ALREADY_CUT) * rate:
-            return total
-        first = min(total, round(self.start * rate))
-        last = total if self.end is None else min(total, round(self.end * rate))
+        first = round(min(total, self.start * rate))
+        last = total if self.end is None else round(min(total, self.end * rate))
         if first:
             file.seek(first)
         return last - first
 
     def _where(self) -> str:
         return f" after {self.start:g} s" if self.start else ""
+
+
+def audio_seconds(path: str | Path) -> float:
+    """Say how long an audio file is, by its header.
+
+    Raises:
+        UserError: The file is absent, is no audio or has a rate that is none of audio.
+    """
+    with _open(path) as file:
+        return float(file.frames / file.samplerate)
 
 
 def read_audio(path: str | Path, sample_rate: int, channels: int) -> Tensor:
@@ -222,6 +217,31 @@ def write_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
     soundfile.write(encoded, samples, sample_rate, format="WAV", subtype="PCM_16")
     with whole_file(path) as file:
         file.write(encoded.getbuffer())
+
+
+@contextlib.contextmanager
+def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    """Open an audio file, and say in one sentence why that, or reading it, is not possible.
+
+    Raises:
+        UserError: It is absent, is no audio or has a rate that is none of audio.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"there is no audio file {path}; check the path.")
+    try:
+        Path(path).open("rb").close()  # libsndfile would only say that there is a system error
+        with soundfile.SoundFile(os.fsencode(path)) as file:  # names need not be text
+            if file.samplerate < _LOWEST_RATE:
+                raise UserError(
+                    f"{path} says it has {file.samplerate} samples a second; correct its sample rate."
+                )
+            yield file
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    except (soundfile.SoundFileError, MemoryError, TypeError) as error:  # a lying header; headerless .raw
+        raise UserError(
+            f"cannot read {path} as audio ({_reason(error)}); convert it to wav, flac, ogg or mp3."
+        ) from error
 
 
 def _with_channels(audio: Tensor, channels: int) -> Tensor:

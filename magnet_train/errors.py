@@ -17,6 +17,13 @@ class Preempted(Exception):  # noqa: N818  nothing went wrong
     """A signal asked the run to stop, and every rank did so at one step with everything saved."""
 
 
+def cannot_read(path: object, error: OSError, remedy: str = "copy it again") -> UserError:
+    """Say that a file that is there cannot be read, and why; `remedy` is for other causes than a permission."""
+    if isinstance(error, PermissionError):
+        remedy = "correct its permissions"
+    return UserError(f"{path} cannot be read ({error.strerror or error}); {remedy}.")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its kind if it has none; libraries add pages of advice."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".;: ")

@@ -62,11 +62,10 @@ Made with magnet-train after "Masked Audio Generation using a Single Non-Autoreg
 def facts(model: StoredModel) -> Iterator[tuple[str, str]]:
     """List what there is to say of a model, as (name, text) in Markdown."""
     lm, codec = model.lm, model.codec
-    parameters = sum(tensor.numel() for tensor in model.weights.values())
     yield (
         "architecture",
         f"{lm.get('num_layers')} layers, width {lm.get('dim')}, {lm.get('num_heads')} heads, "
-        f"{parameters:,} {'parameters of the adapter' if model.adapter else 'stored parameters'}",
+        + _parameters(model),
     )
     yield (
         "masking",
@@ -95,6 +94,16 @@ def facts(model: StoredModel) -> Iterator[tuple[str, str]]:
             f"`{model.base.get('source')}`, licence {licence}, sha256 of its weights `{sha256}`",
         )
     yield "licence", model.licence
+
+
+def _parameters(model: StoredModel) -> str:
+    """Count parameters as `fit` and `export` do, once each: a T5 stores its embedding under two names."""
+    counts = {"lm": 0, "text": 0}
+    for name, tensor in model.weights.items():
+        if not name.endswith("encoder.embed_tokens.weight"):
+            counts["text" if name.startswith("text.") else "lm"] += tensor.numel()
+    of_text = f" and {counts['text']:,} of the text encoder" if counts["text"] else ""
+    return f"{counts['lm']:,} parameters{' of the adapter' if model.adapter else ''}{of_text}"
 
 
 def describe_text(text: Mapping[str, Any]) -> str:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from magnet_train.checkpoints.licence import UNSPECIFIED
 from magnet_train.checkpoints.omegaconf import STAND_INS
 from magnet_train.decoding import DecodingConfig
-from magnet_train.errors import UserError, first_line
+from magnet_train.errors import UserError, cannot_read
 from magnet_train.tokens import CodecInfo
 
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # how torch's files begin, new and old
 SETTINGS = ("lm", "text", "codec", "decoding", "segment_duration")
 
 
@@ -108,13 +109,12 @@ def load_plain(path: Path, mapped: bool = False) -> Any:
     Raises:
         UserError: The file is missing, damaged, or holds more than plain data.
     """
+    _require_torch_file(path)
     try:
         with torch.serialization.safe_globals(STAND_INS):
             return torch.load(
                 path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path)
             )
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path.") from error
     except (
         pickle.UnpicklingError,
         LookupError,
@@ -123,10 +123,27 @@ def load_plain(path: Path, mapped: bool = False) -> Any:
             f"{path} is damaged or holds objects that could run code, so it was not loaded; save it again as "
             "plain tensors."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as plain weights ({first_line(error)[:120]}); copy or save it again."
-        ) from error
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    except (RuntimeError, EOFError, ValueError) as error:  # torch's words are about the inside of its reader
+        raise UserError(f"{path} is cut short or damaged; copy or save it again.") from error
+
+
+def _require_torch_file(path: Path) -> None:
+    """Tell a file that torch may have written from any other.
+
+    Raises:
+        UserError: It is another, or cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_ZIP))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path.") from error
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    if not start.startswith((_ZIP, _PICKLE)):
+        raise UserError(f"{path} is no checkpoint and no weights of torch; check the path, or copy it again.")
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -110,10 +110,11 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     report = Report("loader", _machine(), args.out)
     console = Console()
-    console.print(report.machine_line, highlight=False)
     with tempfile.TemporaryDirectory(prefix="magnet-train-") as scratch:
         made_up = args.work or Path(scratch)
-        for case in [_own(args, name, Path(scratch)) for name in args.shards] or [_made_up(args, made_up)]:
+        cases = [_own(args, name, Path(scratch)) for name in args.shards] or [_made_up(args, made_up)]
+        console.print(report.machine_line, highlight=False)  # not before the folders are known to be there
+        for case in cases:
             _measure(case, args, report)
             _print(console, case.title, report.content["cases"][-1])
         if args.million:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from magnet_train.audio import AudioStream
+from magnet_train.audio import AudioStream, audio_seconds
 from magnet_train.errors import UserError
 from magnet_train.long_audio import samples_per_frame
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from datamodules.captions import CaptionTemplate
     from magnet_train.codecs import Codec
 
+_ALREADY_CUT = 1.0  # seconds that a file found by an id may be longer than its clip and still be nothing else
+_LATE = 0.1  # seconds by which a clip may end behind its file: lists round, and mp3 pads
 _SILENCE = 1e-4  # largest sample, -80 dB of full scale
 
 
@@ -47,9 +49,7 @@ class Clip:
         self._template = template
         self._pool = pool
         self._metadata: dict[str, Any] = {}
-        self._stream = AudioStream(
-            file.path, codec.sample_rate, codec.channels, start=file.start or 0.0, end=file.end
-        )
+        self._audio_hash = ""
         self._reading = self._read()
         self._next: Future[Tensor | None] = pool.submit(next, self._reading, None)
 
@@ -61,13 +61,14 @@ class Clip:
     @property
     def audio_hash(self) -> str:
         """Hash of the decoded audio; there once all blocks were read."""
-        return self._stream.digest
+        return self._audio_hash
 
     def blocks(self) -> Iterator[Tensor]:
         """Yield the audio.
 
         Raises:
-            Unusable: It has no caption, cannot be read, is silent or holds less than one token frame.
+            Unusable: It has no caption, cannot be read, ends before its clip does, is silent or holds less
+                than one token frame.
         """
         peak = 0.0
         while (block := self._next.result()) is not None:
@@ -93,9 +94,33 @@ class Clip:
         part = {} if file.start is None else {"start": file.start}
         self._metadata = {**described, "source": file.name, **part}
         try:
-            yield from self._stream
+            start, end = _segment(file)
+            stream = AudioStream(file.path, self._codec.sample_rate, self._codec.channels, start, end)
+            yield from stream
         except UserError as error:
             raise Unusable(f"unreadable: {error}") from error
+        self._audio_hash = stream.digest
+
+
+def _segment(file: AudioFile) -> tuple[float, float | None]:
+    """Find a clip in its file, in seconds.
+
+    Most downloads of MusicCaps and AudioCaps are cut already, and those that are not may end early. Any
+    other list means what it says.
+
+    Raises:
+        Unusable: The file ends before the clip does.
+        UserError: The file cannot be read.
+    """
+    start, end = file.start or 0.0, file.end
+    if file.start is None and end is None:
+        return start, end
+    seconds = audio_seconds(file.path)
+    if file.by_id and end is not None and seconds <= end - start + _ALREADY_CUT:
+        return 0.0, None
+    if start >= seconds or (end is not None and end > seconds + _LATE and not file.by_id):
+        raise Unusable(f"beyond the end of the file: it has {seconds:g} s")
+    return start, end
 
 
 def read_clips(

@@ -1,4 +1,24 @@
-"""Numbers as a person would say them."""
+"""Numbers as a person would say them, and as a command takes them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Make a `type` for whole numbers that are not smaller."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number} is not at least {least}")
+        return number
+
+    return read
 
 
 def count(number: int, noun: str) -> str:

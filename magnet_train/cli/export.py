@@ -63,9 +63,8 @@ def run(args: argparse.Namespace) -> None:
     magnet.save_pretrained(args.out, licence=args.licence, format=args.format)
     weights = magnet.training.get("weights")
     which = {"ema": ", averaged weights", "raw": ", raw weights"}.get(str(weights), "")
-    print(
-        f"wrote {args.out}: {count_parameters(magnet.lm):,} parameters{which}, licence {args.licence or magnet.licence}"
-    )
+    size = f"a transformer of {count_parameters(magnet.lm):,} parameters"
+    print(f"wrote {args.out}: {size}{which}, licence {args.licence or magnet.licence}")
     if note_on(magnet.licence):  # the base's, whatever --licence says
         print(note_on(magnet.licence))
     if args.format == "audiocraft":

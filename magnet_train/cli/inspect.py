@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from magnet_train.cli.counting import at_least
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--clips",
-        type=int,
+        type=at_least(0),
         default=5000,
         metavar="N",
         help="clips of a shards folder to read for the statistics, evenly spread; 0 reads all "

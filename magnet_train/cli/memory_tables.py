@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-GB = 1e9
+GB, MB = 1e9, 1e6
 BATCHES = (1, 4, 8, 16)
 SIZES = ("small", "medium", "large")
 RELEASED: dict[str, Any] = {"n_q": 4, "card": 2048, "text_dim": 768}
 RELEASED_FRAMES = 500  # 10 s at 50 Hz
-T5_BASE = 109_628_544 * 4  # bytes of the frozen text encoder, from its published sizes
+_LEAST = 0.1 * GB  # where a number in GB says nothing
+_T5_BASE = f"T5-base {109_628_544 * 4 / GB:.1f} GB"  # frozen, from its published sizes
 
 
 def memory_tables(model: str | None) -> list[Table]:
@@ -31,27 +32,51 @@ def memory_tables(model: str | None) -> list[Table]:
     from magnet_train.finetune.memory import training_memory
     from magnet_train.finetune.tuning import LoRA
 
-    models, frames, seconds = _shipped() if model is None else _stored(model)
-    title = f"memory of training on clips of {seconds:g} s ({frames} frames), GB; rank of LoRA {LoRA().rank}"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in ("model", "trains", "precision", *(f"batch {batch}" for batch in BATCHES)):
-        table.add_column(column, justify="right" if column.startswith("batch") else "left")
+    models, frames, seconds, text = _shipped() if model is None else _stored(model)
     cases = list(product(models.items(), (None, LoRA()), (False, True)))
+    rows = []
     for (name, lm), tuning, mixed in track(cases, "adding up", transient=True):
         memory = training_memory(lm, frames, mixed, tuning)
         trains, precision = "all" if tuning is None else "LoRA", "bf16-mixed" if mixed else "32-true"
-        cells = [f"{memory.total(batch) / GB:.1f}" for batch in BATCHES]
-        table.add_row(escape(name), trains, precision, *cells)
-    table.caption = (
-        f"Computed from shapes, with AdamW and a moving average. On top: the text encoder (T5-base {T5_BASE / GB:.1f} GB), "
-        "what the device keeps for itself (about 1 GB with CUDA), and fragments."
+        rows.append((name, trains, precision, [memory.total(batch) for batch in BATCHES]))
+    small = min(bytes for *_, totals in rows for bytes in totals) < _LEAST
+    unit, digits = (MB, 0) if small else (GB, 1)
+    title = (
+        f"memory of training on clips of {seconds:g} s ({frames} frames), {'MB' if small else 'GB'}; "
+        f"rank of LoRA {LoRA().rank}"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in ("model", "trains", "precision", *(f"batch {batch}" for batch in BATCHES)):
+        table.add_column(column, justify="right" if column.startswith("batch") else "left")
+    for name, trains, precision, totals in rows:
+        table.add_row(escape(name), trains, precision, *(f"{bytes / unit:.{digits}f}" for bytes in totals))
+    table.caption = escape(
+        f"Computed from shapes, with AdamW and a moving average. On top: {text}what the device keeps for itself "
+        "(about 1 GB with CUDA), and fragments."
     )
     table.caption_justify = "left"
     return [table]
 
 
-def _shipped() -> tuple[dict[str, dict[str, Any]], int, float]:
-    return dict(_shipped_sizes()), RELEASED_FRAMES, RELEASED_FRAMES / 50
+class _Models(NamedTuple):
+    """What the table is about.
+
+    Args:
+        sizes: Arguments of `MagnetTransformer` by name.
+        frames: Length of a clip.
+        seconds: The same in seconds.
+        text: The text encoder, in words that end with a comma; empty if there is none.
+    """
+
+    sizes: dict[str, dict[str, Any]]
+    frames: int
+    seconds: float
+    text: str
+
+
+def _shipped() -> _Models:
+    text = f"the text encoder ({_T5_BASE}), "
+    return _Models(dict(_shipped_sizes()), RELEASED_FRAMES, RELEASED_FRAMES / 50, text)
 
 
 def _shipped_sizes() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -64,12 +89,17 @@ def _shipped_sizes() -> Iterator[tuple[str, dict[str, Any]]]:
         yield size, {**RELEASED, **config["model"]["init_args"]["lm"]["init_args"]}
 
 
-def _stored(model: str) -> tuple[dict[str, dict[str, Any]], int, float]:
+def _stored(model: str) -> _Models:
+    from magnet_train.checkpoints.card import describe_text
     from magnet_train.checkpoints.load import read_stored
 
     stored = read_stored(model, mapped=Path(model).is_file())
-    return (
+    encoder = (
+        _T5_BASE if stored.text.get("name") == "t5-base" else describe_text(stored.text).replace("`", "")
+    )
+    return _Models(
         {Path(model).name: stored.lm},
         stored.codec.frames(stored.segment_duration),
         stored.segment_duration,
+        "" if stored.text.get("kind") == "none" else f"the text encoder ({encoder}), ",
     )

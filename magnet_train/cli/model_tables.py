@@ -77,8 +77,8 @@ def _parameters(weights: Mapping[str, Tensor]) -> Table:
     for name, tensor in weights.items():
         groups.setdefault(".".join(name.split(".")[:2]), []).append(tensor)
     table = Table(title="weights", title_justify="left", title_style="bold")
-    for column in ("part", "tensors", "numbers", "type"):
-        table.add_column(column, justify="right" if column in ("tensors", "numbers") else "left")
+    for column in ("part", "tensors", "stored numbers", "type"):
+        table.add_column(column, justify="right" if column in ("tensors", "stored numbers") else "left")
     for name, tensors in groups.items():
         table.add_row(escape(name), str(len(tensors)), f"{_numel(tensors):,}", _types(tensors))
     everything = list(weights.values())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from magnet_train.cli.counting import at_least
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what can be set on the command line."""
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "at uneven times, which takes longer",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of sounds, training and generation (default: 0)"
+        "--seed", type=at_least(0), default=0, help="seed of sounds, training and generation (default: 0)"
     )
     parser.add_argument("--overwrite", action="store_true", help="remove what an earlier run left in --out")
     parser.add_argument(

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from magnet_train.cli.counting import count, duration
+from magnet_train.cli.counting import at_least, count, duration
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--files-per-shard",
-        type=_at_least_one,
+        type=at_least(1),
         default=256,
         metavar="N",
         help="files that make one shard, and what processes share out; fewer for files of hours "
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=_at_least_one,
+        type=at_least(1),
         default=2,
         metavar="N",
         help="threads of each process that read and resample (default: %(default)s)",
@@ -94,7 +94,8 @@ def run(args: argparse.Namespace) -> None:
 
     from datamodules.audio_files import fingerprint, list_audio
     from datamodules.captions import CaptionTemplate
-    from datamodules.shard_job import ShardJob, clear_shards
+    from datamodules.report import few_of
+    from datamodules.shard_job import NothingUsableError, ShardJob, clear_shards
     from magnet_train.cli.ranks import read_ranks
     from magnet_train.codecs import load_codec
     from magnet_train.long_audio import CHUNK_SECONDS, CONTEXT_SECONDS
@@ -123,7 +124,12 @@ def run(args: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             print("stopped; the same command goes on with the next file", file=sys.stderr)
             raise
-    finished = job.finish(strict=args.strict)
+    try:
+        finished = job.finish(strict=args.strict)
+    except NothingUsableError as error:
+        for file in few_of(error.left_out) if len(files) > 1 else []:  # else the error says it all
+            print(f"{file.path}: {file.reason}", file=sys.stderr)
+        raise
     if finished is None:
         print(f"rank {ranks.rank} of {ranks.ranks} has done its share; {args.out} is ready when all have")
     else:
@@ -240,10 +246,3 @@ def _device(ranks: Ranks) -> str:
 
     gpus = torch.cuda.device_count()
     return f"cuda:{ranks.local_rank % gpus}" if gpus else "cpu"
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magnet_train.cli.counting import count, duration, size
+from magnet_train.cli.counting import at_least, count, duration, size
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=at_least(1),
         default=min(4, os.cpu_count() or 1),
         metavar="N",
         help="processes that read shards side by side (default: %(default)s)",
@@ -47,8 +47,12 @@ def run(args: argparse.Namespace) -> None:
     """Verify or adopt a folder.
 
     Raises:
-        UserError: Something is wrong with it.
+        UserError: Something is wrong with it, or --codec stands alone.
     """
+    if args.codec is not None and not args.write_index:
+        raise UserError(
+            "--codec is for --write-index; give both, or leave it out: a manifest names the codec."
+        )
     from datamodules.manifest import read_manifest
     from datamodules.verify import adopt_shards, verify_shards
 
@@ -67,16 +71,16 @@ def run(args: argparse.Namespace) -> None:
 
 def _unsound(folder: Path, problems: list[Problem]) -> UserError:
     """Say what is wrong: one problem in the error itself, several in a list before it."""
-    remedy = "copy it again or tokenize again."
+    remedy = ", or ".join(dict.fromkeys(problem.remedy for problem in problems))
     if len(problems) == 1:
-        return UserError(f"{folder} has 1 problem: {problems[0]}; {remedy}")
+        return UserError(f"{folder} has 1 problem: {problems[0]}; {remedy}.")
     for problem in problems[:_MOST_LINES]:
         print(problem)
     if len(problems) > _MOST_LINES:
         print(f"... and {len(problems) - _MOST_LINES} more")
     shards = len({problem.shard for problem in problems})
     return UserError(
-        f"{folder} has {len(problems)} problems in {count(shards, 'file')}, listed above; {remedy}"
+        f"{folder} has {len(problems)} problems in {count(shards, 'file')}, listed above; {remedy}."
     )
 
 

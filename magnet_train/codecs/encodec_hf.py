@@ -66,7 +66,10 @@ class EncodecCodec(Codec):
         try:
             model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
             if model_type != "encodec":
-                raise UserError(f"{name} is a {model_type} model, not an EnCodec; choose another --codec.")
+                kind = f"model_type {model_type}" if model_type else "no model_type"
+                raise UserError(
+                    f"{name} is no EnCodec as transformers saves it: its config.json has {kind}; choose another --codec."
+                )
             model, report = EncodecModel.from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True
             )

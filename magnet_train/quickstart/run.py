@@ -5,6 +5,8 @@ Shapes: audio float [samples] at 8 kHz.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shlex
 import shutil
@@ -27,6 +29,7 @@ from magnet_train.quickstart.pictures import draw_accuracy, draw_losses, draw_sp
 from magnet_train.quickstart.report import Report, read_metrics
 from magnet_train.quickstart.score import accuracy, chance, read_clips
 from magnet_train.quickstart.world import ToneWorld
+from magnet_train.whole_files import explain_disk_errors
 
 Floats = npt.NDArray[np.floating]
 
@@ -59,13 +62,16 @@ def run_quickstart(
         fit_options: Further words for `fit`, `--trainer.max_steps 100` say.
 
     Raises:
-        UserError: `out` holds something, or one of the commands failed.
+        UserError: `out` holds something or cannot be written to, or one of the commands failed.
+        SystemExit: With 2, `fit_options` are wrong.
     """
+    fit = _fit_command(out, preset, seed, fit_options)
+    _try_options(fit)
     _clear(out, overwrite)
     started = time.monotonic()
     world = ToneWorld(preset, seed)
     _make_shards(out, world)
-    _fit(out, preset, seed, fit_options)
+    type_command(*fit)
 
     seen, unseen = world.captions(SEEN, "test"), world.captions(UNSEEN, "test", unseen=True)
     clips = {
@@ -108,7 +114,8 @@ def type_command(*words: str) -> None:
     print(f"\n$ magnet-train {shlex.join(words)}", flush=True)
     if main(words) != 0:
         raise UserError(
-            f"`magnet-train {words[0]}` failed, so the quickstart stops; mend what it names above."
+            f"`magnet-train {words[0]}` failed, so the quickstart stops; mend what it names above, and start again "
+            "with --overwrite."
         )
 
 
@@ -123,15 +130,16 @@ def through_codec(codec: Codec, clips: Sequence[Floats], batch: int = 40) -> lis
 
 
 def _clear(out: Path, overwrite: bool) -> None:
-    if overwrite:
-        for name in MADE_HERE:
-            shutil.rmtree(out / name, ignore_errors=True)
-        for path in (out / REPORT, *out.glob("*.png")):
-            path.unlink(missing_ok=True)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(
-            f"{out} is not an empty folder; give --out a new one, or --overwrite for an earlier run's."
-        )
+    with explain_disk_errors(out):
+        if overwrite and out.is_dir():
+            for name in MADE_HERE:
+                shutil.rmtree(out / name, ignore_errors=True)
+            for path in (out / REPORT, *out.glob("*.png")):
+                path.unlink(missing_ok=True)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(
+                f"{out} is not an empty folder; give --out a new one, or --overwrite for an earlier run's."
+            )
 
 
 def _make_shards(out: Path, world: ToneWorld) -> None:
@@ -144,7 +152,7 @@ def _make_shards(out: Path, world: ToneWorld) -> None:
         type_command("verify", shards)
 
 
-def _fit(out: Path, preset: str, seed: int, options: Sequence[str]) -> None:
+def _fit_command(out: Path, preset: str, seed: int, options: Sequence[str]) -> list[str]:
     configs = [word for config in CONFIGS[preset] for word in ("-c", config)]
     data = [
         "--data.shards",
@@ -153,14 +161,32 @@ def _fit(out: Path, preset: str, seed: int, options: Sequence[str]) -> None:
         str(out / "shards" / "validation"),
     ]
     seeds = ["--seed_everything", str(seed), "--data.seed", str(seed)]
-    type_command("fit", *configs, *data, *seeds, "--run", str(out / "run"), *options)
+    return ["fit", *configs, *data, *seeds, "--run", str(out / "run"), *options]
+
+
+def _try_options(fit: Sequence[str]) -> None:
+    """Let `fit` read its options and go no further: a wrong one is told before everything else is made.
+
+    Raises:
+        UserError: A file that they name is missing.
+        SystemExit: With 2, they are wrong; it has been said why.
+    """
+    from magnet_train.cli import lightning
+
+    with contextlib.redirect_stdout(io.StringIO()):  # the whole configuration, which nobody asked for
+        try:
+            lightning.run([*fit, "--print_config"])
+        except SystemExit as done:
+            if done.code != 0:
+                raise
 
 
 def _write_prompts(out: Path, name: str, captions: Sequence[Caption]) -> str:
     """Write a file that `generate --prompts` reads, and return its name."""
     path = out / "prompts" / f"{name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({"text": c.text}) + "\n" for c in captions), encoding="utf-8")
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps({"text": c.text}) + "\n" for c in captions), encoding="utf-8")
     return str(path)
 
 

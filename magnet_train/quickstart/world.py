@@ -6,6 +6,7 @@ frames at 50 Hz) or the whole clip; a clip is one window or two.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import soundfile
 
 from magnet_train.quickstart.captions import HELD_OUT, PITCHES, Caption, Event, caption_for, seen_events
+from magnet_train.whole_files import explain_disk_errors
 
 Audio = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -121,14 +123,20 @@ class ToneWorld:
 
         Returns:
             The captions in the order of the names.
+
+        Raises:
+            UserError: No room or no permission.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         captions = []
-        for index, (caption, audio) in enumerate(track(self.clips(count, split))):
-            path = folder / f"{split}-{index:05d}.wav"
-            soundfile.write(path, audio, SAMPLE_RATE, subtype="PCM_16")
-            path.with_suffix(".json").write_text(json.dumps(caption.to_dict()) + "\n", encoding="utf-8")
-            captions.append(caption)
+        with explain_disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for index, (caption, audio) in enumerate(track(self.clips(count, split))):
+                path = folder / f"{split}-{index:05d}.wav"
+                encoded = io.BytesIO()  # libsndfile would not say why it could not write to a disk
+                soundfile.write(encoded, audio, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+                path.write_bytes(encoded.getbuffer())
+                path.with_suffix(".json").write_text(json.dumps(caption.to_dict()) + "\n", encoding="utf-8")
+                captions.append(caption)
         return captions
 
     def _caption(self, index: int, split: str, unseen: bool) -> Caption:

@@ -52,6 +52,7 @@ def test_musiccaps(tmp_path: Path) -> None:
     assert found.fields["caption"].startswith("The low")
     assert found.fields["keywords"] == ["low quality", "soulful ballad"]
     assert found.key == "audio__0Gj8-vB1q4-30s"
+    assert found.by_id
     assert gone.problem == "missing: no gone (wav, flac, ogg, mp3) in the folder of musiccaps.csv"
 
 
@@ -89,13 +90,20 @@ def test_a_csv_with_paths(tmp_path: Path) -> None:
         ("m.jsonl", '{"path": ""}', "line 1 has no path"),
         ("m.jsonl", "[1]", "line 1 has no path"),
         ("m.jsonl", '{"path": "a.wav", "start": "soon"}', "line 1: start is no number of seconds"),
-        ("m.jsonl", '{"path": "a.wav", "start": 3, "end": 2}', r"a clip cannot go from 3\.0 to 2\.0 s"),
+        ("m.jsonl", '{"path": "a.wav", "start": true}', "line 1: start is no number of seconds"),
+        ("m.jsonl", '{"path": "a.wav", "start": [1]}', "line 1: start is no number of seconds"),
+        ("m.jsonl", '{"path": "a.wav", "end": 1e999}', "line 1: end is no number of seconds"),
+        ("m.jsonl", f'{{"path": "a.wav", "end": 1{"0" * 400}}}', "line 1: end is no number of seconds"),
+        ("m.csv", "path,end\na.wav,nan", "line 2: end is no number of seconds"),
+        ("m.jsonl", '{"path": "a.wav", "start": 3, "end": 2}', "a clip cannot go from 3 s to 2 s"),
         ("m.csv", "", "columns none; one of path"),
         ("m.csv", "caption\nx", "columns caption; one of path"),
         ("m.csv", "path,caption\n", "has no lines"),
         ("m.csv", "path,caption\n,x", "line 2 has no path"),
         ("m.csv", "ytid,caption\n,x", "line 2 has no ytid"),
-        ("m.csv", "path,start_s\na.wav,-1", "cannot go from -1"),
+        ("m.jsonl", '{"path": "a.wav", "start": 3, "end": 3}', "a clip cannot go from 3 s to 3 s"),
+        ("m.jsonl", '{"path": "a.wav", "end": -2}', "a clip cannot go from 0 s to -2 s"),
+        ("m.csv", "path,start_s\na.wav,-1", "cannot go from -1 s to the end"),
     ],
 )
 def test_bad_lists(tmp_path: Path, name: str, content: str, message: str) -> None:

@@ -273,6 +273,6 @@ def test_nothing_usable_leaves_nothing(tmp_path: Path) -> None:
     with unit:
         unit.leave_out("a.wav", "silent")
         unit.finish()
-    with pytest.raises(UserError, match=r"none of the 1 files can be used \(1 silent\), the first a\.wav"):
+    with pytest.raises(UserError, match=r"the only file cannot be used \(1 silent\), a\.wav because: silent"):
         job.finish()
     assert list(tmp_path.iterdir()) == []

@@ -147,6 +147,16 @@ def test_a_truncated_shard_stops_at_the_start_or_when_it_is_read(shards: Path) -
         keys(stream(shards), 40)
 
 
+def test_a_shard_that_cannot_be_read(shards: Path) -> None:
+    path = shards / "shard-000002.tar"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(
+        UserError, match=r"shard-000002\.tar cannot be read \(Is a directory\); copy it again\."
+    ):
+        keys(stream(shards), 40)
+
+
 class Exploit:
     """Creates a file when it is unpickled."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import os
 import signal
 import subprocess
@@ -111,6 +112,26 @@ def trainings(token_shards: Path, tmp_path: Path) -> Iterator[Trainings]:
         if not training.everyone_is_gone():
             os.killpg(training.process.pid, signal.SIGKILL)
         training.process.wait()
+
+
+@pytest.fixture
+def without_rights() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command for which the permissions of files count, even where root runs the tests."""
+    prctl = ctypes.CDLL(None).prctl
+
+    def give_up_rights() -> None:
+        for right in (1, 2):  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+            prctl(
+                24, right, 0, 0, 0
+            )  # PR_CAPBSET_DROP; refused to others than root, who have none to give up
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "magnet_train", *map(str, words)]
+        return subprocess.run(
+            command, cwd=ROOT, text=True, capture_output=True, timeout=120, preexec_fn=give_up_rights
+        )
+
+    return run
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from magnet_train.cli.main import main
+from magnet_train.magnet import Magnet
+from magnet_train.models.transformer import count_parameters
 
 
 def export(checkpoint: Path, out: Path, *options: str) -> int:
@@ -29,7 +31,13 @@ def test_writes_exactly_the_weights_of_the_checkpoint(
 
 def test_says_what_it_wrote(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export(checkpoint, tmp_path / "out", "--licence", "CC0-1.0") == 0
-    assert str(tmp_path / "out") in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    magnet = Magnet.from_pretrained(checkpoint)
+    lm, text = count_parameters(magnet.lm), sum(p.numel() for p in magnet.text.parameters())
+    assert f"wrote {tmp_path / 'out'}: a transformer of {lm:,} parameters, averaged" in printed
+    assert (
+        f"{lm:,} parameters and {text:,} of the text encoder" in (tmp_path / "out" / "README.md").read_text()
+    )
     assert json.loads((tmp_path / "out" / "config.json").read_text())["licence"] == "CC0-1.0"
     assert {"README.md", "config.json", "model.safetensors"} <= {f.name for f in (tmp_path / "out").iterdir()}
     assert [folder.name for folder in tmp_path.iterdir()] == ["out"]

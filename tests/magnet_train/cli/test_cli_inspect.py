@@ -145,7 +145,11 @@ def test_a_malicious_checkpoint_does_nothing(tmp_path: Path, capsys: Any) -> Non
     ("files", "target", "message"),
     [
         ({}, "nowhere", "there is nothing at"),
-        ({"x.ckpt": b"hello"}, "x.ckpt", "x.ckpt is damaged"),
+        ({"x.ckpt": b"hello"}, "x.ckpt", "x.ckpt is no checkpoint and no weights of torch; check"),
+        ({"a.wav": b"RIFF"}, "a.wav", "a.wav is no checkpoint and no weights of torch; check"),
+        ({"x.ckpt": b""}, "x.ckpt", "x.ckpt is no checkpoint and no weights of torch; check"),
+        ({"x.ckpt": b"PK\x03\x04 cut"}, "x.ckpt", "x.ckpt is cut short or damaged; copy or save it again.\n"),
+        ({"x.ckpt": b"\x80\x02 cut"}, "x.ckpt", "x.ckpt is damaged or holds objects"),
         ({"config.json": b"{}"}, ".", "is not of format"),
         ({}, ".", "holds no shards"),
     ],
@@ -157,6 +161,12 @@ def test_what_cannot_be_inspected(
         (tmp_path / name).write_bytes(content)
     assert main(["inspect", str(tmp_path / target)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_number_of_clips_below_none(shards: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["inspect", str(shards), "--clips", "-3"])
+    assert "argument --clips: -3 is not at least 0" in capsys.readouterr().err
 
 
 def test_an_export_of_somebody_else(tmp_path: Path, capsys: Any) -> None:

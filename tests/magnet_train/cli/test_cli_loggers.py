@@ -163,7 +163,7 @@ def test_the_start_is_told_once_and_options_without_effect(trainings, tmp_path, 
         assert trainings.fit(tmp_path / "run", "-c", str(overlay), "-c", str(none), *options) == 0
     assert caplog.text.count("1.28 s, 64 frames of 4 codebooks") == 1
     assert caplog.text.count("step        4 clips; ") == 1
-    assert "parameters  " in caplog.text
+    assert re.search(r"parameters  ([\d,]+) of \1 train; frozen: nothing", caplog.text)
     told = re.findall(r"without effect: ([\w.]+)", caplog.text)
     assert set(told) == {
         "trainer.val_check_interval",
@@ -174,8 +174,10 @@ def test_the_start_is_told_once_and_options_without_effect(trainings, tmp_path, 
     }
 
 
-def test_the_bar_says_step_loss_speed_and_time_left(trainings, tmp_path, capsys):
-    assert trainings.fit(tmp_path / "run", "--trainer.enable_progress_bar", "true") == 0
+def test_the_bar_says_step_loss_speed_and_time_left(trainings, tmp_path, capsys, caplog):
+    with caplog.at_level("INFO"):
+        assert trainings.fit(tmp_path / "run", "--trainer.enable_progress_bar", "true") == 0
+    assert "train, those of the text encoder included; frozen: nothing" in caplog.text
     shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
     assert len(shown) == 1  # no terminal: a line now and then, and the last
     assert shown[0].startswith("step 6/6 · train loss ")

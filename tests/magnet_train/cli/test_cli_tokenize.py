@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +137,24 @@ def test_nothing_usable_leaves_nothing(tmp_path: Path, capsys: Any) -> None:
     assert "1 no caption" in capsys.readouterr().err
     write_caption(folder / "a.wav", "x")
     assert tokenize("--audio", folder, "--out", tmp_path / "shards") == 1
-    assert "none of the 1 files" in capsys.readouterr().err
+    assert "the only file cannot be used (1 silent)" in capsys.readouterr().err
     assert not (tmp_path / "shards").exists()
+
+
+def test_nothing_usable_shows_a_few_reasons(tmp_path: Path, capsys: Any) -> None:
+    """Of six without a caption four, as there is one of another kind to show."""
+    folder = tmp_path / "audio"
+    for name in "abcdefg":
+        write_tone(folder / f"{name}.wav")
+    (folder / "g.json").write_text("{")
+    assert tokenize("--audio", folder, "--out", tmp_path / "shards") == 1
+    *_, first, second, third, fourth, fifth, error = capsys.readouterr().err.splitlines()
+    reason = "no caption: no .json or .txt beside it, and no tags in it"
+    assert [first, third, fourth, fifth] == [f"{folder / name}.wav: {reason}" for name in "abcd"]
+    assert second.startswith(f"{folder / 'g'}.wav: unreadable caption: g.json")
+    assert error.startswith(
+        "magnet-train: error: none of the 7 files can be used (6 no caption, 1 unreadable"
+    )
 
 
 def test_a_folder_in_use_is_not_touched(mixed: Path, tmp_path: Path, capsys: Any) -> None:
@@ -162,6 +180,22 @@ def test_not_a_number_is_unusable(tmp_path: Path, capsys: Any) -> None:
     write_caption(tmp_path / "audio" / "a.wav", "x")
     assert tokenize("--audio", tmp_path / "audio", "--out", tmp_path / "shards") == 1
     assert "1 unreadable" in capsys.readouterr().err
+
+
+def test_a_file_that_may_not_be_read(
+    mixed: Path, tmp_path: Path, without_rights: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (mixed / "mono.wav").chmod(0)
+    words = ("tokenize", "--audio", mixed, "--out", tmp_path / "shards", "--codec", "quickstart")
+    assert without_rights(*words).returncode == 0
+    told = "cannot be read (Permission denied); correct its permissions."
+    assert report_of(tmp_path / "shards")["mono.wav"] == f"unreadable: {mixed / 'mono.wav'} {told}"
+    (mixed / "list.jsonl").touch(0)
+    refused = without_rights("tokenize", "--audio", mixed / "list.jsonl", "--out", tmp_path / "other")
+    assert refused.returncode == 1
+    assert refused.stderr.endswith(
+        "list.jsonl cannot be read (Permission denied); correct its permissions.\n"
+    )
 
 
 def report_of(out: Path) -> dict[str, str]:
@@ -212,7 +246,44 @@ def test_parts_of_a_file_and_a_template(tmp_path: Path) -> None:
     np.testing.assert_array_equal(samples[1].tokens, expected)
     reasons = report_of(tmp_path / "shards")
     assert reasons["long.wav from 5 s to 6 s"] == "no caption: the template wants instrument"
-    assert "no audio samples after 30 s" in reasons["long.wav from 30 s to 31 s"]
+    assert reasons["long.wav from 30 s to 31 s"] == "beyond the end of the file: it has 8 s"
+
+
+def frames_by_start(out: Path) -> list[tuple[float, int]]:
+    reader = ShardReader(out)
+    samples = [reader[number] for number in range(len(reader))]
+    return [(sample.metadata["start"], sample.tokens.shape[1]) for sample in samples]
+
+
+def test_a_list_means_its_start_and_end(tmp_path: Path) -> None:
+    """At 50 frames a second; no file is taken for a clip that was cut already, however little is missing."""
+    write_tone(tmp_path / "short.wav", 3.0)
+    write_tone(tmp_path / "long.wav", 10.0)
+    parts = [("short.wav", 1, 3), ("short.wav", 50, 60), ("short.wav", 2, 3.5), ("short.wav", 3, None)]
+    parts += [("long.wav", 0.5, 10.05), ("long.wav", 0, 9.5)]
+    lines = [{"path": path, "text": "x", "start": start, "end": end} for path, start, end in parts]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert tokenize("--audio", tmp_path / "list.jsonl", "--out", tmp_path / "shards") == 0
+    assert frames_by_start(tmp_path / "shards") == [(1.0, 100), (0.5, 475), (0.0, 475)]
+    reason = "beyond the end of the file: it has 3 s"
+    assert report_of(tmp_path / "shards") == {
+        "short.wav from 50 s to 60 s": reason,
+        "short.wav from 2 s to 3.5 s": reason,
+        "short.wav from 3 s": reason,
+    }
+
+
+def test_audiocaps_may_be_cut_already(tmp_path: Path) -> None:
+    """Its clips have 10 s: of a file of 10.5 s all is taken, of one of 25 s what there is of the clip."""
+    for name, seconds in (("cut", 10.5), ("whole", 25.0), ("early", 14.0), ("gone", 25.0)):
+        noise = 0.1 * np.random.default_rng(len(name)).standard_normal(round(seconds * 8_000))
+        soundfile.write(tmp_path / f"{name}.wav", noise, 8_000)
+    (tmp_path / "train.csv").write_text(
+        "audiocap_id,youtube_id,start_time,caption\n1,cut,130,a\n2,whole,12,b\n3,early,9,c\n4,gone,30,d\n"
+    )
+    assert tokenize("--audio", tmp_path / "train.csv", "--out", tmp_path / "shards") == 0
+    assert frames_by_start(tmp_path / "shards") == [(130.0, 525), (12.0, 500), (9.0, 250)]
+    assert list(report_of(tmp_path / "shards")) == ["gone.wav from 30 s to 40 s"]
 
 
 def test_a_finished_folder_is_left_as_it_is(mixed: Path, tmp_path: Path, capsys: Any) -> None:
@@ -266,13 +337,22 @@ def test_a_rank_does_its_share(
     assert tokenize(*words, "--out", tmp_path / "alone") == 0
     for rank in ("1", "0"):
         monkeypatch.setenv("SLURM_PROCID", rank)
-        monkeypatch.setenv("SLURM_NTASKS", "2")
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
         assert tokenize(*words, "--out", tmp_path / "shared") == 0
     told = capsys.readouterr().out
     assert "rank 1 of 2 has done its share" in told
     assert told.count("wrote 5 clips") == 2
     for path in (tmp_path / "alone").iterdir():
         assert path.read_bytes() == (tmp_path / "shared" / path.name).read_bytes()
+
+
+def test_a_batch_script_without_srun_is_one_process(
+    mixed: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4"), ("SLURM_LOCALID", "0")):
+        monkeypatch.setenv(name, value)
+    assert tokenize("--audio", mixed, "--files-per-shard", 2, "--out", tmp_path / "shards") == 0
+    assert "wrote 5 clips" in capsys.readouterr().out
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:

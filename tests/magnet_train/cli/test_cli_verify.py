@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,61 @@ def test_a_lost_index_is_made_again(shards: Path, capsys: Any) -> None:
     assert main(["verify", str(shards), "--write-index"]) == 0
     assert main(["verify", str(shards)]) == 0
     assert "indexed 6 clips" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("workers", "message"), [("0", "0 is not at least 1"), ("x", "'x' is no whole number")]
+)
+def test_workers(shards: Path, capsys: Any, workers: str, message: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["verify", str(shards), "--workers", workers])
+    assert f"argument --workers: {message}" in capsys.readouterr().err
+
+
+def test_a_codec_without_an_index_to_write(shards: Path, capsys: Any) -> None:
+    assert main(["verify", str(shards), "--codec", "quickstart"]) == 1
+    assert "--codec is for --write-index" in capsys.readouterr().err
+
+
+def test_a_problem_names_its_own_remedy(shards: Path, capsys: Any) -> None:
+    (shards / "index.npy").unlink()
+    assert main(["verify", str(shards)]) == 1
+    assert capsys.readouterr().err.endswith("index.npy: is missing; make it again with --write-index.\n")
+    (shards / "index.npy").mkdir()
+    assert main(["verify", str(shards)]) == 1
+    assert "index.npy: cannot be read (Is a directory); copy it again" in capsys.readouterr().err
+
+
+def test_files_that_may_not_be_read(
+    shards: Path, without_rights: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (shards / "shard-000001.tar").chmod(0)
+    told = [without_rights("verify", shards), without_rights("inspect", shards)]
+    (shards / "index.npy").chmod(0)
+    told.append(without_rights("inspect", shards))
+    for name in ("shard-000000.tar", "manifest.json"):
+        (shards / name).chmod(0)
+    told.append(without_rights("verify", shards))
+    (shards / "manifest.json").unlink()
+    told.append(without_rights("verify", shards, "--write-index"))
+    remedy = "cannot be read (Permission denied); correct its permissions."
+    start = f"magnet-train: error: {shards}"
+    assert [run.stderr.splitlines()[-1] for run in told] == [
+        f"{start} has 1 problem: shard-000001.tar: {remedy}",
+        f"{start}/shard-000001.tar {remedy}",
+        f"{start}/index.npy {remedy}",
+        f"{start}/manifest.json {remedy}",
+        f"{start}/shard-000000.tar {remedy}",
+    ]
+    assert {run.returncode for run in told} == {1}
+    assert not any("Traceback" in run.stderr for run in told)
+
+
+def test_a_folder_among_foreign_tars(shards: Path, capsys: Any) -> None:
+    (shards / "manifest.json").unlink()
+    (shards / "shard-000009.tar").mkdir()
+    assert main(["verify", str(shards), "--write-index", "--codec", "quickstart"]) == 1
+    assert "shard-000009.tar: cannot be read (Is a directory)" in capsys.readouterr().err
 
 
 def test_foreign_tars_with_a_named_codec(shards: Path, capsys: Any) -> None:

@@ -8,7 +8,8 @@ from magnet_train.cli.ranks import Ranks, read_ranks
 from magnet_train.errors import UserError
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
-SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "16", "SLURM_LOCALID": "2"}
+SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "32", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "2"}
+BATCH_SCRIPT = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}
 
 
 def test_launchers() -> None:
@@ -17,6 +18,8 @@ def test_launchers() -> None:
     assert read_ranks(SLURM) == Ranks(5, 16, 2)
     assert read_ranks({**SLURM, **TORCHRUN}) == Ranks(3, 8, 1)  # torchrun under SLURM: the inner one counts
     assert read_ranks({"SLURM_NTASKS": "4"}) == Ranks(0, 1, 0)  # an allocation without srun
+    assert read_ranks(BATCH_SCRIPT) == Ranks(0, 1, 0)
+    assert read_ranks({**BATCH_SCRIPT, **TORCHRUN}) == Ranks(3, 8, 1)
 
 
 @pytest.mark.parametrize(

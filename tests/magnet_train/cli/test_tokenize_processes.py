@@ -34,7 +34,7 @@ def tokenize(audio: Path, out: Path, *words: str, **environment: str) -> subproc
 
 def ranks_of(number: int, launcher: str = "torchrun") -> Iterator[dict[str, str]]:
     """Yield what a launcher tells each of its processes."""
-    names = {"torchrun": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}[launcher]
+    names = {"torchrun": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")}[launcher]
     for rank in range(number):
         yield dict(zip(names, (str(rank), str(number)), strict=True))
 

@@ -140,6 +140,18 @@ def test_unusable_folders_are_one_sentence(folder: Path, tmp_path: Path) -> None
         assert "\n" not in str(caught.value)
 
 
+def test_a_folder_of_another_kind_of_model(tmp_path: Path) -> None:
+    for content, kind in (
+        ({"format": "magnet-train/1"}, "no model_type"),
+        ({"model_type": "t5"}, "model_type t5"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        with pytest.raises(
+            UserError, match=f"is no EnCodec as transformers saves it: its config.json has {kind};"
+        ):
+            load_codec(str(tmp_path))
+
+
 def test_pickled_weights_that_would_run_code_are_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     mark = tmp_path / "ran"

@@ -65,6 +65,22 @@ def test_table_of_a_model(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.count("LoRA  ") == 2
     assert "batch 16" in shown
     assert "AdamW" in shown
+    assert "frames), MB; rank" in shown  # a few MB
+    assert " 0.0" not in shown
+    assert "the text encoder (T5-base 0.4 GB), what" in " ".join(shown.split())
+    # of the shipped sizes, as in docs/finetune.md
+    assert main(["inspect", "--memory"]) == 0
+    shown = capsys.readouterr().out
+    assert "frames), GB; rank" in shown
+    assert "134.3" in shown
+    assert "T5-base 0.4 GB" in shown
+
+
+def test_table_names_the_models_own_text_encoder(checkpoint: Path, capsys: Any) -> None:
+    assert main(["inspect", "--memory", str(checkpoint)]) == 0
+    assert "On top: the text encoder (T5 quickstart, trained along, captions" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_nothing_to_inspect(capsys: Any) -> None:

@@ -66,6 +66,36 @@ def test_overwriting_removes_only_what_a_run_made(tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
+def test_wrong_options_of_fit_are_told_before_anything_is_made(tmp_path, capfd):
+    out = tmp_path / "quickstart"
+    with pytest.raises(SystemExit, match="2"):
+        main(["quickstart", "--out", str(out), "--fit", "--trainer.max_stepz", "3"])
+    printed = capfd.readouterr()
+    assert printed.err.startswith("magnet-train: error: there is no option '--trainer.max_stepz'")
+    assert printed.out == ""
+    assert main(["quickstart", "--out", str(out), "--fit", "-c", "nowhere.yaml"]) == 1
+    assert "nowhere.yaml does not exist" in capfd.readouterr().err
+    assert not out.exists()
+
+
+def test_a_seed_below_none(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["quickstart", "--seed", "-1"])
+    assert "argument --seed: -1 is not at least 0" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, small, capfd):
+    (tmp_path / "file").touch()
+    assert main(["quickstart", "--out", str(tmp_path / "file" / "q")]) == 1
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith(
+        f"magnet-train: error: cannot write {tmp_path}/file/q/audio/train (Not a directory)"
+    )
+    (tmp_path / "q" / "report.json").mkdir(parents=True)  # --overwrite removes a file of that name
+    assert main(["quickstart", "--out", str(tmp_path / "q"), "--overwrite"]) == 1
+    assert "cannot write" in capfd.readouterr().err
+
+
 def test_a_command_that_fails_stops_the_run(tmp_path, capsys):
     with pytest.raises(UserError, match="`magnet-train verify` failed"):
         type_command("verify", str(tmp_path / "nothing here"))
