@@ -32,34 +32,53 @@ from magnet_train.callbacks import (
     StepProgressBar,
     WritePredictions,
 )
+from magnet_train.callbacks.predictions import FOLDER
 from magnet_train.callbacks.stop import SIGNALS
 from magnet_train.checkpoints.load import read_model
 from magnet_train.checkpoints.stored import StoredModel
-from magnet_train.cli.run_folder import Resume, choose_checkpoint, first_process, tidy
+from magnet_train.cli.run_folder import (
+    Resume,
+    check_checkpoint,
+    check_folder,
+    choose_checkpoint,
+    first_process,
+    prepared,
+    tell,
+)
 from magnet_train.cli.start import StartSummary
 from magnet_train.cli.wrong_usage import OneSentenceParser
 from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.finetune import Tuning, start, take_architecture
 from magnet_train.module import MagnetModule
 from magnet_train.scale import accumulate
-from magnet_train.survival import AtomicCheckpointIO
+from magnet_train.survival import AtomicCheckpointIO, step_of
 
 CONFIG_OPTIONS = ("-c", "--config")
 _NOISE = ("💡", "TPU available", "`Trainer.fit` stopped", "Restor", "Found current_model_state")
 _LOST = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|timed out", re.IGNORECASE)
+_OUTPUT = {"predict": FOLDER}  # of the commands that do not train, where it is not named as they are
 GRACE = 20.0  # seconds; every rank knows that the run is over and is on its way out
 
 
 class ConfigKeeper(SaveConfigCallback):
-    """Save the configuration in the run's folder, and hand it to the loggers that show it."""
+    """Save the configuration in the run's folder, and hand it to the loggers that show it.
+
+    Only once training begins: a resume that is refused leaves the record of what was trained.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Wait."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save it: whatever could be refused has been looked at."""
+        super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log it once; the file is Lightning's work."""
-        if stage == "fit":
-            config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-            for logger in trainer.loggers:
-                if not isinstance(logger, CSVLogger):  # config.yaml lies beside its metrics already
-                    logger.log_hyperparams(config)
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):  # config.yaml lies beside its metrics already
+                logger.log_hyperparams(config)
 
 
 class MagnetCLI(LightningCLI):
@@ -132,9 +151,15 @@ class MagnetCLI(LightningCLI):
                 settings = component.get("init_args") if isinstance(component, Namespace) else None
                 if settings is not None and settings.get(option, "") in (None, "."):
                     settings[option] = config.run
+                    if self.subcommand != "fit" and component.class_path.endswith("CSVLogger"):
+                        # It empties metrics.csv, which in the run's folder is that of the training.
+                        settings[option] = str(
+                            Path(config.run) / _OUTPUT.get(self.subcommand, self.subcommand)
+                        )
 
     def _choose_checkpoint(self, config: Namespace) -> None:
         run = Path(config.run)
+        check_folder(run)
         if config.get("ckpt_path") is not None:
             if not Path(config.ckpt_path).exists():
                 raise UserError(
@@ -144,8 +169,10 @@ class MagnetCLI(LightningCLI):
                 raise UserError(
                     f"--ckpt_path names the checkpoint and --resume {config.resume} looks for one; give one of the two."
                 )
-            if first_process():
-                print(f"reading {config.ckpt_path}")
+            if self.subcommand == "fit":
+                check_checkpoint(run, Path(config.ckpt_path))
+            else:
+                tell(f"reading {config.ckpt_path}")
         elif self.subcommand == "fit":
             chosen = choose_checkpoint(run, config.resume)
             config.ckpt_path = None if chosen is None else str(chosen)
@@ -154,8 +181,6 @@ class MagnetCLI(LightningCLI):
                 f"`{self.subcommand}` has no model but one with random weights; name a checkpoint by --ckpt_path or "
                 "any model by --init_from."
             )
-        if self.subcommand == "fit":
-            tidy(run)
 
     def _add_callbacks(self, trainer: Namespace) -> None:
         """Add what every run needs, unless the configuration names it with settings of its own."""
@@ -185,8 +210,18 @@ class MagnetCLI(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """Train; when that fails, let no other process of this machine wait for this one."""
+        checkpoint, end = arguments.get("ckpt_path"), self.trainer.max_steps
+        if checkpoint is not None:
+            step = step_of(Path(checkpoint))
+            if step is not None and 0 < end <= step:
+                tell(
+                    f"{checkpoint} is at step {step} of {end} already; nothing to do (raise trainer.max_steps to go on)."
+                )
+                return
+            tell(f"resuming from {checkpoint}")
         try:
-            self.trainer.fit(**arguments)
+            with prepared(Path(self._get(self.config, "run"))):
+                self.trainer.fit(**arguments)
         except BaseException as error:
             _end_children(self.trainer, grace=GRACE if isinstance(error, (AgreedError, Preempted)) else 0.0)
             if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and _LOST.search(str(error)):
