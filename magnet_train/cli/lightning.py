@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import re
 import signal
@@ -10,7 +11,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from jsonargparse.typing import PositiveFloat
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed.constants import default_pg_timeout
 
 from datamodules import DataPosition
@@ -36,6 +37,7 @@ from magnet_train.callbacks.predictions import FOLDER
 from magnet_train.callbacks.stop import SIGNALS
 from magnet_train.checkpoints.load import read_model
 from magnet_train.checkpoints.stored import StoredModel
+from magnet_train.cli.configs import with_found_configs
 from magnet_train.cli.run_folder import (
     Resume,
     check_checkpoint,
@@ -46,16 +48,29 @@ from magnet_train.cli.run_folder import (
     tell,
 )
 from magnet_train.cli.start import StartSummary
+from magnet_train.cli.trainer_options import check_trainer, explain
 from magnet_train.cli.wrong_usage import OneSentenceParser
 from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.finetune import Tuning, start, take_architecture
 from magnet_train.module import MagnetModule
 from magnet_train.scale import accumulate
-from magnet_train.survival import AtomicCheckpointIO, step_of
+from magnet_train.survival import AtomicCheckpointIO, checkpoints_of, step_of
 
-CONFIG_OPTIONS = ("-c", "--config")
-_NOISE = ("💡", "TPU available", "`Trainer.fit` stopped", "Restor", "Found current_model_state")
+_NOISE = (
+    "\nDetected KeyboardInterrupt",
+    "💡",
+    "TPU available",
+    "`Trainer.fit` stopped",
+    "Restor",
+    "Found current_model_state",
+)
 _LOST = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|timed out", re.IGNORECASE)
+# Options of Lightning's that a config.yaml of before still holds, as null or true, and what there is instead.
+_FORMER = {
+    "optimizer": "use --model.optimizer",
+    "lr_scheduler": "use --model.schedule",
+    "weights_only": "checkpoints are always read as plain data",
+}
 _OUTPUT = {"predict": FOLDER}  # of the commands that do not train, where it is not named as they are
 GRACE = 20.0  # seconds; every rank knows that the run is over and is on its way out
 
@@ -126,10 +141,39 @@ class MagnetCLI(LightningCLI):
             required=False,
             help="what of the model trains, magnet_train.finetune.LoRA say; else all",
         )
+        for name in _FORMER:
+            parser.add_argument(f"--{name}", type=Any, default=None, help=argparse.SUPPRESS)
         parser.link_arguments("run", "trainer.default_root_dir")
         parser.link_arguments("data.init_args.segment_duration", "model.init_args.segment_duration")
         parser.link_arguments("data.init_args.seed", "model.init_args.seed")
         parser.link_arguments("data.codec", "model.init_args.codec", apply_on="instantiate")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out what has one answer here."""
+        return {name: skip | {"weights_only"} for name, skip in LightningCLI.subcommands().items()}
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **names: Any
+    ) -> LightningArgumentParser:
+        """Describe --ckpt_path as it is: Lightning's keywords (last, best) are not among what it takes."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **names)
+        for action in parser._actions:
+            if action.dest == "ckpt_path":
+                action.help = "checkpoint that `fit` saved; to train on from it, or to measure or use it"
+        return parser
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Let checkpoints be read as plain data only."""
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Refuse what Lightning has an option for and we have another."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config["subcommand"]]
+        for name, instead in _FORMER.items():
+            if config.pop(name, None) not in (None, True):
+                parser.error(f"there is no option --{name}; {instead}.")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: Lightning would put the checkpoint's hyper-parameters over it."""
@@ -137,7 +181,7 @@ class MagnetCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Put what the run writes into its folder, and decide what it goes on from."""
         config = self.config[self.subcommand]
-        config.weights_only = True
+        check_trainer(config.trainer, self.subcommand)
         self._choose_checkpoint(config)
         self._add_callbacks(config.trainer)
         if config.init_from is not None:
@@ -202,7 +246,10 @@ class MagnetCLI(LightningCLI):
         plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
-        trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+            raise explain(error) from error
         minutes = self._get(self.config, "rank_timeout")
         if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:  # not one that YAML names
             trainer.strategy._timeout = timedelta(minutes=minutes)  # type: ignore[attr-defined]
@@ -223,6 +270,8 @@ class MagnetCLI(LightningCLI):
             with prepared(Path(self._get(self.config, "run"))):
                 self.trainer.fit(**arguments)
         except BaseException as error:
+            if isinstance(error.__context__, KeyboardInterrupt):
+                error.__context__.args = (self._describe_interrupt(),)
             _end_children(self.trainer, grace=GRACE if isinstance(error, (AgreedError, Preempted)) else 0.0)
             if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and _LOST.search(str(error)):
                 raise UserError(
@@ -230,6 +279,15 @@ class MagnetCLI(LightningCLI):
                     "see what that one said, and go on by --resume auto."
                 ) from error
             raise
+
+    def _describe_interrupt(self) -> str:
+        """Say how far training was and what is left of it."""
+        if not self.trainer.global_step:
+            return "interrupted before the first step; start it again as it was."
+        text = f"interrupted after step {self.trainer.global_step}; "
+        if found := checkpoints_of(Path(self._get(self.config, "run"))):
+            return text + f"{found[0]} is the newest checkpoint and --resume auto goes on from it."
+        return text + "nothing was saved yet; start it again as it was."
 
     def instantiate_classes(self) -> None:
         """Build everything, then begin with another model's weights if there is one."""
@@ -239,42 +297,6 @@ class MagnetCLI(LightningCLI):
         tuning = self._get(self.config_init, "tuning")
         start(self.model, self._base, tuning, getattr(self.datamodule, "summary", dict)())
         self._base = None  # its weights are no longer needed
-
-
-def packaged_config(name: str) -> str:
-    """Find `configs/...yaml` in the working directory, else the copy in the package."""
-    if Path(name).exists() or not name.startswith("configs/"):
-        return name
-    shipped = resources.files("magnet_train") / name
-    return str(shipped) if shipped.is_file() else name
-
-
-def _with_found_configs(arguments: Sequence[str]) -> list[str]:
-    found = list(arguments)
-    for index, word in enumerate(found):
-        if word in CONFIG_OPTIONS and index + 1 < len(found):
-            found[index + 1] = packaged_config(found[index + 1])
-        elif word.startswith("--config="):
-            found[index] = "--config=" + packaged_config(word.removeprefix("--config="))
-        else:
-            continue
-        path = Path(found[index].removeprefix("--config=") if "=" in word else found[index + 1])
-        if not path.is_file():
-            raise UserError(
-                f"{path} does not exist; the shipped ones are configs/base.yaml and those beside it."
-            )
-        _check_yaml(path)
-    return found
-
-
-def _check_yaml(path: Path) -> None:
-    """Find what the parser would report without the file's name."""
-    try:
-        yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not valid YAML ({' '.join(str(error).split())}); mend it there."
-        ) from error
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -293,15 +315,21 @@ def run(arguments: Sequence[str]) -> None:
             seed_everything_default=0,
             save_config_callback=ConfigKeeper,
             save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,  # model.optimizer and model.schedule are the only ones
             trainer_defaults={"callbacks": []},
             parser_class=OneSentenceParser,
-            args=_with_found_configs(arguments),
+            args=with_found_configs(arguments),
         )
     except (AgreedError, Preempted):
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the way out takes a second; a launcher may send another
         if first_process():
             raise
+    except SystemExit as leaving:  # how Lightning answers Ctrl-C
+        if not isinstance(leaving.__context__, KeyboardInterrupt):
+            raise
+        if first_process():
+            raise leaving.__context__ from None
     except ValueError as error:  # the parser wraps what a class says about its arguments
         raise _user_error_within(error) or error from None
 
@@ -331,6 +359,7 @@ def _quieten() -> None:
         ".*callbacks used to create the checkpoint need to be provided",  # of `validate` and `predict`
     ):
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # config.yaml has it
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not record.getMessage().startswith(_NOISE)
     )

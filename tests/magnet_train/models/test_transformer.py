@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from magnet_train.cli.lightning import packaged_config
+from magnet_train.cli.configs import packaged_config
 from magnet_train.errors import UserError
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.models.transformer import count_parameters
