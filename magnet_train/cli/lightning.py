@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat
 from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed.constants import default_pg_timeout
 
 from datamodules import DataPosition
@@ -181,7 +181,7 @@ class MagnetCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Put what the run writes into its folder, and decide what it goes on from."""
         config = self.config[self.subcommand]
-        check_trainer(config.trainer, self.subcommand)
+        check_trainer(config.trainer, str(self.subcommand))
         self._choose_checkpoint(config)
         self._add_callbacks(config.trainer)
         if config.init_from is not None:
@@ -190,16 +190,15 @@ class MagnetCLI(LightningCLI):
         loggers = (
             config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
         )
+        command = str(self.subcommand)
         for component in [*loggers, *(config.trainer.callbacks or [])]:
             for option in ("save_dir", "dirpath"):
                 settings = component.get("init_args") if isinstance(component, Namespace) else None
                 if settings is not None and settings.get(option, "") in (None, "."):
                     settings[option] = config.run
-                    if self.subcommand != "fit" and component.class_path.endswith("CSVLogger"):
+                    if command != "fit" and component.class_path.endswith("CSVLogger"):
                         # It empties metrics.csv, which in the run's folder is that of the training.
-                        settings[option] = str(
-                            Path(config.run) / _OUTPUT.get(self.subcommand, self.subcommand)
-                        )
+                        settings[option] = str(Path(config.run) / _OUTPUT.get(command, command))
 
     def _choose_checkpoint(self, config: Namespace) -> None:
         run = Path(config.run)
@@ -280,6 +279,21 @@ class MagnetCLI(LightningCLI):
                 ) from error
             raise
 
+    def validate(self, **arguments: Any) -> None:
+        """Measure on validation data."""
+        self._measure(self.trainer.validate, **arguments)
+
+    def test(self, **arguments: Any) -> None:
+        """Measure on test data."""
+        self._measure(self.trainer.test, **arguments)
+
+    def _measure(self, measure: Callable[..., Any], verbose: bool = True, **arguments: Any) -> None:
+        """Print what was measured with whole names: Lightning's table cuts them where they differ."""
+        results = measure(verbose=False, **arguments)
+        measured = results[0] if verbose and results else {}
+        for name, value in sorted(measured.items()):
+            tell(f"{name:<{max(map(len, measured))}}  {value:.4g}")
+
     def _describe_interrupt(self) -> str:
         """Say how far training was and what is left of it."""
         if not self.trainer.global_step:
@@ -352,6 +366,7 @@ def _quieten() -> None:
         ".*isinstance.treespec, LeafSpec.. is deprecated",
         ".*does not have many workers",  # a choice of the configuration
         "The dirpath has changed from",
+        "Couldn't infer the batch indices",  # a batch says its slots itself
         "You have overridden `transfer_batch_to_device`",  # ours, on purpose
         "It is recommended to use .self.log.*sync_dist=True",  # the metric is summed over ranks before
         "Experiment logs directory .* exists and is not empty",
