@@ -74,7 +74,8 @@ def check_checkpoint(run: Path, checkpoint: Path) -> None:
     """
     if run.resolve() not in checkpoint.resolve().parents and (found := checkpoints_of(run)):
         raise UserError(
-            f"{run} already holds another run than {checkpoint} ({found[0].name}); give this one another folder by --run."
+            f"{run} already holds another run than {checkpoint} ({found[0].name}); go on with that by --resume auto, "
+            "or give this one another folder by --run."
         )
 
 
