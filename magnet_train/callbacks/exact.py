@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+_CLIPS = "clips of a step"
 _EPOCH_LOOP = "epoch_loop."
 # What a configuration says of an optimizer. Others in its groups are state (Prodigy's estimates, say).
 _NUMBERS = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
@@ -25,11 +26,21 @@ class ExactResume(Callback):
       the resumed run validate anew.
     - Each step seeds torch from (seed, step, rank), so that dropout needs no state in the checkpoint.
     - Learning rate, weight decay and the like come from the configuration of the resumed run, not from the
-      checkpoint; what changed is said.
+      checkpoint; what changed is said, also the run's length and the clips of a step.
     """
 
     def __init__(self) -> None:
         self._configured: list[list[dict[str, Any]]] = []  # by optimizer and group
+        self._run: dict[str, int] = {}  # what is saved of this run
+        self._restored: dict[str, int] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep what a resume may change and the optimizer does not hold."""
+        return dict(self._run)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember it as it was."""
+        self._restored = dict(state_dict)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the optimizers' numbers before Lightning restores their state."""
@@ -40,8 +51,16 @@ class ExactResume(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the configuration's numbers over those that came with the optimizer's state."""
+        self._run = {"max_steps": trainer.max_steps}
+        if batch_size := getattr(trainer.datamodule, "batch_size", 0):  # type: ignore[attr-defined]
+            self._run[_CLIPS] = batch_size * trainer.world_size * trainer.accumulate_grad_batches
         if trainer.ckpt_path is None:
             return
+        for name, now in self._run.items():
+            if self._restored.get(name, now) != now:  # checkpoints of before do not say
+                rank_zero_info(
+                    f"resuming with {name} {now}; it was {self._restored[name]} when the checkpoint was saved"
+                )
         for optimizer, configured in zip(trainer.optimizers, self._configured, strict=True):
             for name, (then, now) in _put_back(optimizer, configured).items():
                 rank_zero_info(f"resuming with {name} {now}; it was {then} when the checkpoint was saved")

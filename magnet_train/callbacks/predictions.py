@@ -10,7 +10,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from magnet_train.audio import write_audio
@@ -37,9 +39,11 @@ class WritePredictions(BasePredictionWriter):
         super().__init__("batch")
         self.codec_name, self.audio = codec, audio
         self._codec: Codec | None = None
+        self._written = 0  # clips of this rank
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the folder and find the codec before anything is generated."""
+        self._written = 0
         assert isinstance(pl_module, MagnetModule)
         self._list(trainer).parent.mkdir(parents=True, exist_ok=True)
         self._list(trainer).unlink(missing_ok=True)  # of an earlier call
@@ -77,6 +81,14 @@ class WritePredictions(BasePredictionWriter):
                     write_audio(folder / f"{slot:06d}.wav", clips[row], self._codec.sample_rate)
                 record = {"slot": slot, "key": batch["key"][row], "text": batch["text"][row]}
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+                self._written += 1
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say how many clips there are, of all ranks, and where."""
+        written = torch.tensor(self._written, device=trainer.strategy.root_device)
+        clips = int(trainer.strategy.reduce(written, reduce_op="sum"))
+        kinds = "tokens and sound" if self.audio else "tokens"
+        rank_zero_info(f"wrote {kinds} of {clips} clips to {self._list(trainer).parent}")
 
     def _list(self, trainer: pl.Trainer) -> Path:
         return Path(trainer.default_root_dir) / FOLDER / f"predictions_{trainer.global_rank}.jsonl"

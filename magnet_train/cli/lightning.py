@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import re
 import signal
 import subprocess
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat
 from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from torch.distributed.constants import default_pg_timeout
@@ -32,34 +33,67 @@ from magnet_train.callbacks import (
     StepProgressBar,
     WritePredictions,
 )
+from magnet_train.callbacks.predictions import FOLDER
 from magnet_train.callbacks.stop import SIGNALS
 from magnet_train.checkpoints.load import read_model
 from magnet_train.checkpoints.stored import StoredModel
-from magnet_train.cli.run_folder import Resume, choose_checkpoint, first_process, tidy
+from magnet_train.cli.configs import with_found_configs
+from magnet_train.cli.run_folder import (
+    Resume,
+    check_checkpoint,
+    check_folder,
+    choose_checkpoint,
+    first_process,
+    prepared,
+    tell,
+)
 from magnet_train.cli.start import StartSummary
+from magnet_train.cli.trainer_options import check_trainer, explain
 from magnet_train.cli.wrong_usage import OneSentenceParser
 from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.finetune import Tuning, start, take_architecture
 from magnet_train.module import MagnetModule
 from magnet_train.scale import accumulate
-from magnet_train.survival import AtomicCheckpointIO
+from magnet_train.survival import AtomicCheckpointIO, checkpoints_of, step_of
 
-CONFIG_OPTIONS = ("-c", "--config")
-_NOISE = ("💡", "TPU available", "`Trainer.fit` stopped", "Restor", "Found current_model_state")
+_NOISE = (
+    "\nDetected KeyboardInterrupt",
+    "💡",
+    "TPU available",
+    "`Trainer.fit` stopped",
+    "Restor",
+    "Found current_model_state",
+)
 _LOST = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|timed out", re.IGNORECASE)
+# Options of Lightning's that a config.yaml of before still holds, as null or true, and what there is instead.
+_FORMER = {
+    "optimizer": "use --model.optimizer",
+    "lr_scheduler": "use --model.schedule",
+    "weights_only": "checkpoints are always read as plain data",
+}
+_OUTPUT = {"predict": FOLDER}  # of the commands that do not train, where it is not named as they are
 GRACE = 20.0  # seconds; every rank knows that the run is over and is on its way out
 
 
 class ConfigKeeper(SaveConfigCallback):
-    """Save the configuration in the run's folder, and hand it to the loggers that show it."""
+    """Save the configuration in the run's folder, and hand it to the loggers that show it.
+
+    Only once training begins: a resume that is refused leaves the record of what was trained.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Wait."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save it: whatever could be refused has been looked at."""
+        super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log it once; the file is Lightning's work."""
-        if stage == "fit":
-            config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-            for logger in trainer.loggers:
-                if not isinstance(logger, CSVLogger):  # config.yaml lies beside its metrics already
-                    logger.log_hyperparams(config)
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):  # config.yaml lies beside its metrics already
+                logger.log_hyperparams(config)
 
 
 class MagnetCLI(LightningCLI):
@@ -107,10 +141,39 @@ class MagnetCLI(LightningCLI):
             required=False,
             help="what of the model trains, magnet_train.finetune.LoRA say; else all",
         )
+        for name in _FORMER:
+            parser.add_argument(f"--{name}", type=Any, default=None, help=argparse.SUPPRESS)
         parser.link_arguments("run", "trainer.default_root_dir")
         parser.link_arguments("data.init_args.segment_duration", "model.init_args.segment_duration")
         parser.link_arguments("data.init_args.seed", "model.init_args.seed")
         parser.link_arguments("data.codec", "model.init_args.codec", apply_on="instantiate")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out what has one answer here."""
+        return {name: skip | {"weights_only"} for name, skip in LightningCLI.subcommands().items()}
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **names: Any
+    ) -> LightningArgumentParser:
+        """Describe --ckpt_path as it is: Lightning's keywords (last, best) are not among what it takes."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **names)
+        for action in parser._actions:
+            if action.dest == "ckpt_path":
+                action.help = "checkpoint that `fit` saved; to train on from it, or to measure or use it"
+        return parser
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Let checkpoints be read as plain data only."""
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Refuse what Lightning has an option for and we have another."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config["subcommand"]]
+        for name, instead in _FORMER.items():
+            if config.pop(name, None) not in (None, True):
+                parser.error(f"there is no option --{name}; {instead}.")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: Lightning would put the checkpoint's hyper-parameters over it."""
@@ -118,7 +181,7 @@ class MagnetCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Put what the run writes into its folder, and decide what it goes on from."""
         config = self.config[self.subcommand]
-        config.weights_only = True
+        check_trainer(config.trainer, str(self.subcommand))
         self._choose_checkpoint(config)
         self._add_callbacks(config.trainer)
         if config.init_from is not None:
@@ -127,14 +190,19 @@ class MagnetCLI(LightningCLI):
         loggers = (
             config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
         )
+        command = str(self.subcommand)
         for component in [*loggers, *(config.trainer.callbacks or [])]:
             for option in ("save_dir", "dirpath"):
                 settings = component.get("init_args") if isinstance(component, Namespace) else None
                 if settings is not None and settings.get(option, "") in (None, "."):
                     settings[option] = config.run
+                    if command != "fit" and component.class_path.endswith("CSVLogger"):
+                        # It empties metrics.csv, which in the run's folder is that of the training.
+                        settings[option] = str(Path(config.run) / _OUTPUT.get(command, command))
 
     def _choose_checkpoint(self, config: Namespace) -> None:
         run = Path(config.run)
+        check_folder(run)
         if config.get("ckpt_path") is not None:
             if not Path(config.ckpt_path).exists():
                 raise UserError(
@@ -144,8 +212,10 @@ class MagnetCLI(LightningCLI):
                 raise UserError(
                     f"--ckpt_path names the checkpoint and --resume {config.resume} looks for one; give one of the two."
                 )
-            if first_process():
-                print(f"reading {config.ckpt_path}")
+            if self.subcommand == "fit":
+                check_checkpoint(run, Path(config.ckpt_path))
+            else:
+                tell(f"reading {config.ckpt_path}")
         elif self.subcommand == "fit":
             chosen = choose_checkpoint(run, config.resume)
             config.ckpt_path = None if chosen is None else str(chosen)
@@ -154,8 +224,6 @@ class MagnetCLI(LightningCLI):
                 f"`{self.subcommand}` has no model but one with random weights; name a checkpoint by --ckpt_path or "
                 "any model by --init_from."
             )
-        if self.subcommand == "fit":
-            tidy(run)
 
     def _add_callbacks(self, trainer: Namespace) -> None:
         """Add what every run needs, unless the configuration names it with settings of its own."""
@@ -177,7 +245,10 @@ class MagnetCLI(LightningCLI):
         plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
-        trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+            raise explain(error) from error
         minutes = self._get(self.config, "rank_timeout")
         if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:  # not one that YAML names
             trainer.strategy._timeout = timedelta(minutes=minutes)  # type: ignore[attr-defined]
@@ -185,9 +256,21 @@ class MagnetCLI(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """Train; when that fails, let no other process of this machine wait for this one."""
+        checkpoint, end = arguments.get("ckpt_path"), self.trainer.max_steps
+        if checkpoint is not None:
+            step = step_of(Path(checkpoint))
+            if step is not None and 0 < end <= step:
+                tell(
+                    f"{checkpoint} is at step {step} of {end} already; nothing to do (raise trainer.max_steps to go on)."
+                )
+                return
+            tell(f"resuming from {checkpoint}")
         try:
-            self.trainer.fit(**arguments)
+            with prepared(Path(self._get(self.config, "run"))):
+                self.trainer.fit(**arguments)
         except BaseException as error:
+            if isinstance(error.__context__, KeyboardInterrupt):
+                error.__context__.args = (self._describe_interrupt(),)
             _end_children(self.trainer, grace=GRACE if isinstance(error, (AgreedError, Preempted)) else 0.0)
             if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and _LOST.search(str(error)):
                 raise UserError(
@@ -195,6 +278,30 @@ class MagnetCLI(LightningCLI):
                     "see what that one said, and go on by --resume auto."
                 ) from error
             raise
+
+    def validate(self, **arguments: Any) -> None:
+        """Measure on validation data."""
+        self._measure(self.trainer.validate, **arguments)
+
+    def test(self, **arguments: Any) -> None:
+        """Measure on test data."""
+        self._measure(self.trainer.test, **arguments)
+
+    def _measure(self, measure: Callable[..., Any], verbose: bool = True, **arguments: Any) -> None:
+        """Print what was measured with whole names: Lightning's table cuts them where they differ."""
+        results = measure(verbose=False, **arguments)
+        measured = results[0] if verbose and results else {}
+        for name, value in sorted(measured.items()):
+            tell(f"{name:<{max(map(len, measured))}}  {value:.4g}")
+
+    def _describe_interrupt(self) -> str:
+        """Say how far training was and what is left of it."""
+        if not self.trainer.global_step:
+            return "interrupted before the first step; start it again as it was."
+        text = f"interrupted after step {self.trainer.global_step}; "
+        if found := checkpoints_of(Path(self._get(self.config, "run"))):
+            return text + f"{found[0]} is the newest checkpoint and --resume auto goes on from it."
+        return text + "nothing was saved yet; start it again as it was."
 
     def instantiate_classes(self) -> None:
         """Build everything, then begin with another model's weights if there is one."""
@@ -204,42 +311,6 @@ class MagnetCLI(LightningCLI):
         tuning = self._get(self.config_init, "tuning")
         start(self.model, self._base, tuning, getattr(self.datamodule, "summary", dict)())
         self._base = None  # its weights are no longer needed
-
-
-def packaged_config(name: str) -> str:
-    """Find `configs/...yaml` in the working directory, else the copy in the package."""
-    if Path(name).exists() or not name.startswith("configs/"):
-        return name
-    shipped = resources.files("magnet_train") / name
-    return str(shipped) if shipped.is_file() else name
-
-
-def _with_found_configs(arguments: Sequence[str]) -> list[str]:
-    found = list(arguments)
-    for index, word in enumerate(found):
-        if word in CONFIG_OPTIONS and index + 1 < len(found):
-            found[index + 1] = packaged_config(found[index + 1])
-        elif word.startswith("--config="):
-            found[index] = "--config=" + packaged_config(word.removeprefix("--config="))
-        else:
-            continue
-        path = Path(found[index].removeprefix("--config=") if "=" in word else found[index + 1])
-        if not path.is_file():
-            raise UserError(
-                f"{path} does not exist; the shipped ones are configs/base.yaml and those beside it."
-            )
-        _check_yaml(path)
-    return found
-
-
-def _check_yaml(path: Path) -> None:
-    """Find what the parser would report without the file's name."""
-    try:
-        yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not valid YAML ({' '.join(str(error).split())}); mend it there."
-        ) from error
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -258,15 +329,21 @@ def run(arguments: Sequence[str]) -> None:
             seed_everything_default=0,
             save_config_callback=ConfigKeeper,
             save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,  # model.optimizer and model.schedule are the only ones
             trainer_defaults={"callbacks": []},
             parser_class=OneSentenceParser,
-            args=_with_found_configs(arguments),
+            args=with_found_configs(arguments),
         )
     except (AgreedError, Preempted):
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the way out takes a second; a launcher may send another
         if first_process():
             raise
+    except SystemExit as leaving:  # how Lightning answers Ctrl-C
+        if not isinstance(leaving.__context__, KeyboardInterrupt):
+            raise
+        if first_process():
+            raise leaving.__context__ from None
     except ValueError as error:  # the parser wraps what a class says about its arguments
         raise _user_error_within(error) or error from None
 
@@ -289,6 +366,7 @@ def _quieten() -> None:
         ".*isinstance.treespec, LeafSpec.. is deprecated",
         ".*does not have many workers",  # a choice of the configuration
         "The dirpath has changed from",
+        "Couldn't infer the batch indices",  # a batch says its slots itself
         "You have overridden `transfer_batch_to_device`",  # ours, on purpose
         "It is recommended to use .self.log.*sync_dist=True",  # the metric is summed over ranks before
         "Experiment logs directory .* exists and is not empty",
@@ -296,6 +374,7 @@ def _quieten() -> None:
         ".*callbacks used to create the checkpoint need to be provided",  # of `validate` and `predict`
     ):
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # config.yaml has it
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not record.getMessage().startswith(_NOISE)
     )

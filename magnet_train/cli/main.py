@@ -100,8 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Preempted as stop:
         print(f"magnet-train: {stop}", file=sys.stderr)
         return PREEMPTED
-    except KeyboardInterrupt:
-        print("magnet-train: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"magnet-train: {stop.args[0] if stop.args else 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `magnet-train inspect ... | head` is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

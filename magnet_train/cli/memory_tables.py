@@ -82,7 +82,7 @@ def _shipped() -> _Models:
 def _shipped_sizes() -> Iterator[tuple[str, dict[str, Any]]]:
     import yaml
 
-    from magnet_train.cli.lightning import packaged_config
+    from magnet_train.cli.configs import packaged_config
 
     for size in SIZES:
         config = yaml.safe_load(Path(packaged_config(f"configs/model_scale/{size}.yaml")).read_text())

@@ -21,6 +21,14 @@ _BAD_CLASS = re.compile(
     r"Problem with given class_path '([^']+)':\s*((?:module '|No module named|.*Unable to load)[^\n]*)"
 )
 _BAD_VALUE = re.compile(r"(Expected [^\n]*?)\. Got value: ([^\n]*)")
+_MISSING = re.compile(r"the following arguments are required: ([^\n]*)")
+_RESTRICTED = re.compile(r"Not of type \w+: ([^\n]*) does not conform to restriction v([^\n]*)")
+_CHOICES = re.compile(r"typing\.Literal\[([^\]]*)\]")
+_EXPECTED = re.compile(r"- Expected an? (?:<class '(?:[\w.]*\.)?(\w+)'>|([\w.]+)\[)")
+_GIVEN = re.compile(r"Given value: ([^\n]{0,80})$", re.MULTILINE)
+# What has to be named by a configuration: the command line's own defaults are only the kinds of these.
+_UNNAMED = ("lightning.LightningDataModule", "magnet_train.module.MagnetModule")
+_NO_CONFIG = "give a configuration first, -c configs/base.yaml for example"
 
 
 class OneSentenceParser(LightningArgumentParser):
@@ -46,6 +54,8 @@ def one_sentence(message: str, keys: Iterable[str] = ()) -> str:
     if found := _UNKNOWN_OPTION.search(message):
         classes = [one or other for one, other in _CLASS.findall(message)]
         name = classes[-1] if classes else where
+        if name == _UNNAMED[0]:
+            return f"nothing says of which class {where} is; {_NO_CONFIG}."
         return f"{where} takes no '{found[1]}' ({name}); {_nearest(found[1], _options_of(name))}."
     if found := _UNKNOWN_KEY.search(message) or _UNKNOWN_WORD.search(message):
         return f"there is no option '{found[1]}'; {_nearest(found[1].lstrip('-'), list(keys))}."
@@ -54,8 +64,32 @@ def one_sentence(message: str, keys: Iterable[str] = ()) -> str:
     if found := _BAD_VALUE.search(message):
         kind = re.sub(r"a <class '([^']+)'>", r"\1", found[1]).replace("a typing.Literal", "one of ")
         return f"{where} is '{found[2]}': {kind[0].lower()}{kind[1:]}."
+    if found := _MISSING.search(message):
+        classes = [one or other for one, other in _CLASS.findall(message[: found.start()])]
+        return _missing(where, classes[-1] if classes else "", found[1])
+    if found := _RESTRICTED.search(message):
+        return f"{where} is {found[1]}: expected a value {found[2]}."
+    if "Does not validate against any of the Union subtypes" in message and (found := _GIVEN.search(message)):
+        return f"{where} is '{found[1]}': expected {_expected(message)}."
     text = " ".join(message.split())
     return f"{text[:400]}{'...' if len(text) > 400 else ''}"
+
+
+def _missing(where: str, class_path: str, names: str) -> str:
+    if not where or class_path == _UNNAMED[1]:
+        keys = [".".join(filter(None, [where, re.sub(r"^\w+\.", "", name)])) for name in names.split(", ")]
+        return f"{' and '.join(keys)} must be set; {_NO_CONFIG}."
+    return f"{where} ({class_path or 'its class'}) needs {names}; set {where}.{names.split(', ')[0]}."
+
+
+def _expected(message: str) -> str:
+    """List the values that would do where they are known, else their kinds."""
+    listed = ",".join(_CHOICES.findall(message))
+    if listed:
+        return "one of " + ", ".join(dict.fromkeys(word.strip("' ") for word in listed.split(",")))
+    kinds = ["class path"] if "dot import path" in message else []
+    kinds += [one or other.rpartition(".")[2] for one, other in _EXPECTED.findall(message)]
+    return " or ".join(dict.fromkeys(kinds)).replace("NoneType", "null") or "something else"
 
 
 def _nearest(word: str, names: list[str]) -> str:

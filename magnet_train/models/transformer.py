@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from magnet_train.errors import UserError
 from magnet_train.masking import at_frames
 from magnet_train.models.attention import CrossAttention, SelfAttention, TextMemory, Window, window_of
 from magnet_train.models.receptive_field import Asked, ReceptiveField
@@ -68,7 +69,7 @@ class MagnetTransformer(nn.Module):
             its batch. False keeps padding as keys with zero value, as the released weights were trained.
 
     Raises:
-        ValueError: Sizes that do not fit together.
+        UserError: Sizes that do not fit together.
 
     Source: arXiv 2401.04577, section 3.
     """
@@ -86,11 +87,15 @@ class MagnetTransformer(nn.Module):
         text_key_mask: bool = True,
     ) -> None:
         super().__init__()
+        if num_heads < 1 or num_layers < 1:
+            raise UserError(f"model.lm.num_heads {num_heads} and num_layers {num_layers} must be at least 1.")
         if dim % num_heads or dim % 2 or dim < 4:
-            raise ValueError(f"dim {dim} must be even, at least 4 and a multiple of num_heads {num_heads}.")
+            raise UserError(
+                f"model.lm.dim {dim} must be even, at least 4 and a multiple of num_heads {num_heads}."
+            )
         if span_len < 1 or subcodes_context < -1:
-            raise ValueError(
-                f"span_len {span_len} must be >= 1 and subcodes_context {subcodes_context} >= -1."
+            raise UserError(
+                f"model.lm.span_len {span_len} must be at least 1 and subcodes_context {subcodes_context} at least -1."
             )
         self.n_q, self.card, self.dim = n_q, card, dim
         self.span_len, self.subcodes_context, self.text_key_mask = span_len, subcodes_context, text_key_mask

@@ -61,6 +61,20 @@ def why_unreadable(path: Path) -> str | None:
     return None
 
 
+def step_of(path: Path) -> int | None:
+    """Read how many optimizer steps a checkpoint has behind it, without its weights.
+
+    Returns:
+        None if it cannot be read or does not say.
+    """
+    try:
+        file = path / _SHARDS_REST if path.is_dir() else path
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        return int(content["global_step"])
+    except Exception:  # as above; who loads all of it says what is wrong
+        return None
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint on the CPU, as plain data only.
 

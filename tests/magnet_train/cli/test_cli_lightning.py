@@ -53,6 +53,27 @@ def test_fit_writes_a_run_that_the_other_commands_read(trainings, tmp_path, caps
         assert (predicted / f"{record['slot']:06d}.wav").stat().st_size > 10_000
 
 
+def test_what_was_measured_and_written_is_said_whole(trainings, tmp_path, capsys, caplog, recwarn):
+    """36 clips of 1.28 s to train on; the run validates on four."""
+    run = tmp_path / "run"
+    with caplog.at_level("INFO"):
+        assert trainings.fit(run) == 0
+    assert "36 to train on, at most 46 s" in caplog.text
+    for command, prefix in (("validate", "val"), ("test", "test")):
+        words = trainings.words(command, run, "--ckpt_path", str(run / "last.ckpt"))
+        capsys.readouterr()
+        assert main(words) == 0
+        lines = dict(line.split() for line in capsys.readouterr().out.splitlines()[1:])
+        assert len(lines[f"{prefix}/loss"]) <= 5  # four digits
+        assert f"{prefix}/by_rate/perplexity_codebook_0_masked_75_100" in lines
+        assert main([*words, "--verbose", "false"]) == 0
+        assert "loss" not in capsys.readouterr().out
+    with caplog.at_level("INFO"):
+        assert main(trainings.words("predict", run, "--ckpt_path", str(run / "last.ckpt"))) == 0
+    assert f"wrote tokens and sound of 4 clips to {run / 'predictions'}" in caplog.text
+    assert not [warning for warning in recwarn if "batch indices" in str(warning.message)]
+
+
 def test_fixed_prompts_become_audio_in_tensorboard_and_files(trainings, tmp_path):
     run = tmp_path / "run"
     prompts = ["--model.sample_prompts", '["a calm flute on c4"]']

@@ -160,6 +160,21 @@ def test_the_configuration_rules_over_the_checkpoint(trainings, tmp_path, load, 
     assert group["weight_decay"] == 0.5
     assert resumed["lr_schedulers"][0]["base_lrs"] == [0.004]
     assert "lr 0.004; it was 0.002" in caplog.text
+    assert "max_steps 8; it was 6" in caplog.text
+    assert "clips of a step" not in caplog.text
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_another_number_of_clips_in_a_step_is_said_and_skips_none(
+    trainings, tmp_path, load, caplog, accumulate
+):
+    run = tmp_path / "run"
+    assert trainings.fit(run) == 0
+    options = ("--data.batch_size", "2", "--trainer.accumulate_grad_batches", str(accumulate))
+    with caplog.at_level("INFO"):
+        assert trainings.fit(run, "--resume", "auto", "--trainer.max_steps", "8", *options) == 0
+    assert ("clips of a step 2; it was 4" in caplog.text) == (accumulate == 1)
+    assert load(run / "last.ckpt")["callbacks"]["DataPosition"]["slots"] == 6 * 4 + 2 * 2 * accumulate
 
 
 def test_hyper_parameters_in_a_checkpoint_change_nothing(trainings, tmp_path, monkeypatch, load):

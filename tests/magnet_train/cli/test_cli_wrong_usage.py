@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from magnet_train.cli.main import main
 from magnet_train.cli.wrong_usage import one_sentence
@@ -29,6 +30,16 @@ BASE = ("-c", "configs/base.yaml", "-c", "configs/quickstart.yaml")
         ("trainer: {callbacks: [{class_path: nowhere.X}]}", ["trainer.callbacks", "nowhere.X", "No module"]),
         ("data: {init_args: {batch_size: many}}", ["data.batch_size is 'many'", "expected int"]),
         ("resume: always", ["resume is 'always'", "'never', 'auto', 'required'"]),
+        ("rank_timeout: -1", ["rank_timeout is -1: expected a value >0."]),
+        (
+            "trainer: {precision: fp16}",
+            ["trainer.precision is 'fp16': expected one of 64, 32,", "bf16-mixed"],
+        ),
+        ("trainer: {logger: Foo}", ["trainer.logger is 'Foo': expected class path or", "null."]),
+        (
+            "model: {init_args: {text: {class_path: magnet_train.text.ClassLabels}}}",
+            ["model.text (magnet_train.text.ClassLabels) needs labels; set model.text.labels."],
+        ),
     ],
 )
 def test_a_wrong_key_or_value_in_yaml(overlay, words, tmp_path, capsys):
@@ -54,6 +65,113 @@ def test_a_wrong_option(command, capsys):
     assert exit_.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "'--ckpt_pth'; the nearest is ckpt_path" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data.shards", "shards"], "nothing says of which class data is; give a configuration"),
+        (["--run", "x"], "data and model must be set; give a configuration"),
+        (["--model.cfg_dropout", "0.1"], "model.lm and model.text must be set; give a configuration"),
+    ],
+)
+def test_no_configuration(options, words, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *options])
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert "-c configs/base.yaml" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--optimizer", "torch.optim.Adam"], "use --model.optimizer"),
+        (["--lr_scheduler", "torch.optim.lr_scheduler.ConstantLR"], "use --model.schedule"),
+        (["--weights_only", "false"], "checkpoints are always read as plain data"),
+    ],
+)
+def test_options_of_lightnings_that_are_none_here(options, words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *BASE, "--run", str(tmp_path / "run"), *options])
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"there is no option {options[0]}; {words}" in line
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    text = capsys.readouterr().out
+    assert options[0] not in text
+    assert "special keywords" not in text  # of Lightning's --ckpt_path; we take files only
+
+
+def test_a_config_of_before_still_goes(tmp_path, capsys):
+    """Runs saved these, empty, as long as they were options."""
+    (tmp_path / "old.yaml").write_text("optimizer: null\nlr_scheduler: null\nweights_only: true\n")
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *BASE, "-c", str(tmp_path / "old.yaml"), "--print_config"])
+    assert exit_.value.code in (0, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--trainer.max_steps", "-3"], "trainer.max_steps is -3"),
+        (["--trainer.max_steps", "0"], "trainer.max_steps is 0"),
+        (["--trainer.val_check_interval", "0"], "--trainer.limit_val_batches 0"),
+        (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches is 0"),
+        (["--trainer.strategy", "ddpp"], "no trainer.strategy 'ddpp'; give ddp"),
+        (["--trainer.devices", "0"], "(Trainer(devices='0') value is not a valid input"),
+        (["--trainer.devices", "-4"], "should be an int > 0"),
+        (["--trainer.num_nodes", "0"], "num_nodes must be a positive integer"),
+    ],
+)
+def test_what_the_trainer_cannot_do(trainings, tmp_path, capsys, options, words):
+    assert trainings.fit(tmp_path / "run", *options) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "magnet-train" in line]
+    assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="has a GPU")
+def test_the_configuration_for_a_gpu_without_one(trainings, tmp_path, capsys):
+    assert trainings.fit(tmp_path / "run", "-c", "configs/trainer/one_gpu.yaml") == 1
+    assert "torch finds no GPU here; add -c configs/trainer/cpu.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [("--model.lm.num_heads", "3"), ("--model.lm.span_len", "0")])
+def test_sizes_of_the_model_that_do_not_fit(trainings, tmp_path, capsys, options):
+    assert trainings.fit(tmp_path / "run", *options) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("magnet-train: error: model.lm.")
+    assert options[0].rpartition(".")[2] in line
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("configs/model_scale/smal.yaml", "is configs/model_scale/small.yaml."),
+        ("smal.yaml", "is configs/model_scale/small.yaml."),
+        ("nothing.yaml", "the shipped ones lie in "),
+        ("/proc/self/mem", "/proc/self/mem cannot be read ("),  # for root, too
+    ],
+)
+def test_a_config_that_cannot_be_had(name, words, capsys):
+    assert main(["fit", *BASE, "-c", name]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert name in line
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("just text\n", "no settings but 'just text'"), ("", "is empty")]
+)
+def test_a_config_without_settings(text, words, tmp_path, capsys):
+    (tmp_path / "text.yaml").write_text(text)
+    assert main(["fit", *BASE, f"--config={tmp_path / 'text.yaml'}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'text.yaml'}" in line
+    assert words in line
 
 
 def test_a_broken_file_is_named(tmp_path, capsys):

@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from magnet_train.cli.lightning import packaged_config
+from magnet_train.cli.configs import packaged_config
+from magnet_train.errors import UserError
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.models.transformer import count_parameters
 
@@ -100,10 +101,18 @@ def test_guidance_of_one_is_the_conditional_prediction():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"dim": 30}, {"num_heads": 5}, {"span_len": 0}, {"subcodes_context": -2}]
+    "changes",
+    [
+        {"dim": 30},
+        {"num_heads": 5},
+        {"num_heads": 0},
+        {"num_layers": 0},
+        {"span_len": 0},
+        {"subcodes_context": -2},
+    ],
 )
 def test_sizes_that_do_not_fit(changes):
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(UserError, match="must be"):
         tiny(**changes)
 
 
