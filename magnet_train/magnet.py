@@ -410,7 +410,7 @@ def _device(name: str) -> torch.device:
 def _build_lm(stored: StoredModel) -> MagnetTransformer:
     try:
         lm = MagnetTransformer(**stored.lm)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, UserError) as error:
         raise UserError(
             f"{stored.source} describes no model that can be built ({error}); export it again."
         ) from error
