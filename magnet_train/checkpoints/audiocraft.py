@@ -208,9 +208,16 @@ def reference_layout(lm: Mapping[str, Any]) -> dict[str, Tensor]:
 
     Returns:
         Tensors on the meta device by the reference's names.
+
+    Raises:
+        ValueError: Sizes that do not fit together.
     """
     with torch.device("meta"):
-        return to_audiocraft_names(MagnetTransformer(**lm).state_dict())
+        try:
+            model = MagnetTransformer(**lm)
+        except UserError as error:  # it names our options; the caller names the file
+            raise ValueError(str(error)) from error
+    return to_audiocraft_names(model.state_dict())
 
 
 def _decoding(config: Mapping[str, Any], parity: bool) -> DecodingConfig:

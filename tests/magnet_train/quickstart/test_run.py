@@ -74,7 +74,7 @@ def test_wrong_options_of_fit_are_told_before_anything_is_made(tmp_path, capfd):
     assert printed.err.startswith("magnet-train: error: there is no option '--trainer.max_stepz'")
     assert printed.out == ""
     assert main(["quickstart", "--out", str(out), "--fit", "-c", "nowhere.yaml"]) == 1
-    assert "nowhere.yaml does not exist" in capfd.readouterr().err
+    assert "there is no file nowhere.yaml" in capfd.readouterr().err
     assert not out.exists()
 
 
