@@ -68,7 +68,7 @@ def make_shards(work: Path) -> None:
         if not (shards / "manifest.json").exists():
             bar = partial(track, description="synthesise", total=count)
             ToneWorld("default").write(work / "audio" / split, count, split, bar)
-            _command(
+            command(
                 "tokenize",
                 "--audio",
                 str(work / "audio" / split),
@@ -86,7 +86,7 @@ def run_one(work: Path, variant: str, seed: int, steps: int) -> Run:
     record = folder / "measures.json"
     if not record.exists():
         started = time.monotonic()
-        _command("fit", *fit_options(work, folder, variant, seed, steps))
+        command("fit", *fit_options(work, folder, variant, seed, steps))
         trained = time.monotonic()
         run = {"variant": variant, "seed": seed, "seconds_per_step": (trained - started) / steps}
         run["measures"] = validation_losses(folder) | generation_scores(folder / "last.ckpt", seed)
@@ -271,7 +271,12 @@ def main() -> None:
     print(f"wrote {args.results}")
 
 
-def _command(*words: str) -> None:
+def command(*words: str) -> None:
+    """Run `magnet-train` with these words.
+
+    Raises:
+        UserError: It failed.
+    """
     if magnet_train_command(words) != 0:
         raise UserError(f"`magnet-train {words[0]}` failed; mend what it names above.")
 

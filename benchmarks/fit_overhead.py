@@ -24,12 +24,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from ablations import hardware
+from ablations import command, hardware
 from lightning.pytorch.callbacks import Callback
-from loader import make_shards
 
 from datamodules import TokenDataModule
-from magnet_train.cli.main import main as magnet_train_command
+from datamodules.benchmark.shards import make_shards
 from magnet_train.losses import masked_cross_entropy_sum, predict_masked
 from magnet_train.module import COIN, MagnetModule
 from magnet_train.stages import stratified_stages
@@ -56,7 +55,9 @@ class BareLoop:
         self.settings, self.batches, self.decay = module, batches, decay
         self.parameters = [*self.lm.parameters(), *self.text.parameters()]
         self.average = [p.detach().clone() for p in self.parameters]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+        )
         self.schedule = module._build_schedule(self.optimizer)
         self.losses: list[float] = []
         self.step = 0
@@ -148,8 +149,7 @@ def measure(work: Path, blocks: int, block: int) -> dict[str, Any]:
         "--trainer.callbacks": json.dumps(callbacks),
     }
     words = [word for config in CONFIGS for word in ("-c", config)]
-    if magnet_train_command(["fit", *words, *(str(w) for pair in options.items() for w in pair)]) != 0:
-        sys.exit("fit failed")
+    command("fit", *words, *(str(w) for pair in options.items() for w in pair))
     measured: dict[str, Any] = json.loads(result.read_text())
     with (run / "metrics.csv").open() as lines:
         fitted = [float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]]

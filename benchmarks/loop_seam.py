@@ -18,13 +18,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from ablations import BATCH, fit_options, hardware
+from ablations import BATCH, command, fit_options, hardware
 from torch import Tensor
 
 from magnet_train import Magnet
 from magnet_train.circular import decode_circular
-from magnet_train.cli.main import main as magnet_train_command
-from magnet_train.errors import UserError
 from magnet_train.quickstart.score import Readings, accuracy, read_clips
 from magnet_train.quickstart.world import Preset, ToneWorld
 
@@ -45,8 +43,8 @@ def train(work: Path, steps: int) -> Path:
             if not (shards / "manifest.json").exists():
                 world.write(work / "audio" / split, count, split)
                 audio = str(work / "audio" / split)
-                _command("tokenize", "--audio", audio, "--out", str(shards), "--codec", "quickstart")
-        _command("fit", *fit_options(work, run, "base", seed=0, steps=steps))
+                command("tokenize", "--audio", audio, "--out", str(shards), "--codec", "quickstart")
+        command("fit", *fit_options(work, run, "base", seed=0, steps=steps))
     return run / "last.ckpt"
 
 
@@ -106,11 +104,6 @@ def main() -> None:
     }
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(record, indent=1))
-
-
-def _command(*words: str) -> None:
-    if magnet_train_command(words) != 0:
-        raise UserError(f"`magnet-train {words[0]}` failed; it has said why.")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,9 @@ from typing import Any
 
 import soundfile
 import torch
-from ablations import BATCH, CONFIGS, fit_options, hardware, make_shards, whole_clips
+from ablations import BATCH, CONFIGS, command, fit_options, hardware, make_shards, whole_clips
 
 import magnet_train
-from magnet_train.cli.main import main as magnet_train_command
-from magnet_train.errors import UserError
 from magnet_train.quickstart.score import Readings, accuracy, read_clips
 from magnet_train.quickstart.world import SAMPLE_RATE, ToneWorld
 
@@ -36,7 +34,7 @@ def train_base(work: Path, steps: int) -> Path:
     checkpoint = work / f"base-{steps}-{SEED}" / "last.ckpt"
     if not checkpoint.exists():
         make_shards(work)
-        _command("fit", *fit_options(work, checkpoint.parent, "base", SEED, steps))
+        command("fit", *fit_options(work, checkpoint.parent, "base", SEED, steps))
     return checkpoint
 
 
@@ -49,12 +47,12 @@ def train_adapter(work: Path, base: Path, steps: int) -> Path:
             file = audio / f"unseen-{index:05d}.wav"
             soundfile.write(file, clip, SAMPLE_RATE, subtype="PCM_16")
             file.with_suffix(".json").write_text(json.dumps(caption.to_dict()), encoding="utf-8")
-        _command("tokenize", "--audio", str(audio), "--out", str(shards), "--codec", "quickstart")
+        command("tokenize", "--audio", str(audio), "--out", str(shards), "--codec", "quickstart")
     if not (run / "last.ckpt").exists():
         configs = [word for config in (*CONFIGS, "configs/finetune/lora.yaml") for word in ("-c", config)]
         options = ["--init_from", str(base), "--data.shards", str(shards), "--run", str(run)]
         length = ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(steps)]
-        _command("fit", *configs, *options, *length, "--trainer.enable_progress_bar", "false")
+        command("fit", *configs, *options, *length, "--trainer.enable_progress_bar", "false")
     return run / "last.ckpt"
 
 
@@ -103,11 +101,6 @@ def main() -> None:
     }
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(record, indent=1))
-
-
-def _command(*words: str) -> None:
-    if magnet_train_command(words) != 0:
-        raise UserError(f"`magnet-train {words[0]}` failed; it has said why.")
 
 
 if __name__ == "__main__":
