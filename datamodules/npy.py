@@ -6,7 +6,6 @@ Shapes: tokens int16 or uint16 [K, T] with K codebooks and T frames.
 from __future__ import annotations
 
 import functools
-import io
 import re
 import struct
 from typing import Any, TypeAlias
@@ -24,19 +23,6 @@ _HEADER = re.compile(
     rb"'shape': \((?P<shape>[\d, ]*)\),? *\} *\n?"
 )
 _DTYPES: dict[bytes, np.dtype[np.integer[Any]]] = {b"<i2": np.dtype("<i2"), b"<u2": np.dtype("<u2")}
-
-
-def tokens_to_npy(tokens: npt.ArrayLike, card: int) -> bytes:
-    """Encode tokens as the smallest `.npy` that holds every id below `card`.
-
-    Args:
-        tokens: Integers [K, T], each in 0..card-1 (checked by the caller).
-        card: Entries in a codebook, at most 65536.
-    """
-    dtype = "<i2" if card <= 2**15 else "<u2"
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(tokens, dtype=dtype), allow_pickle=False)
-    return buffer.getvalue()
 
 
 def tokens_from_npy(payload: bytes) -> TokenArray:

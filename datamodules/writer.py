@@ -19,11 +19,10 @@ import numpy.typing as npt
 
 from datamodules.index import INDEX_DTYPE, IndexRows, write_index
 from datamodules.manifest import Manifest, ShardEntry, write_manifest
-from datamodules.npy import tokens_to_npy
 from datamodules.scan import check_tokens, scan_shard
 from datamodules.tar import BLOCK
 from magnet_train.errors import UserError
-from magnet_train.tokens import CodecInfo
+from magnet_train.tokens import CodecInfo, tokens_to_npy
 from magnet_train.whole_files import explain_disk_errors, partial_path, publish
 
 SHARD_BYTES = 64 * 2**20

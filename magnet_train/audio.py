@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import soundfile
 import torch
 from torch import Tensor
@@ -213,10 +215,18 @@ def write_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
     audio = audio.detach().float().cpu()
     peak = float(audio.abs().max()) if audio.numel() else 0.0
     samples = (audio / max(peak, 1.0)).T.numpy()  # [samples, channels]
-    encoded = io.BytesIO()  # libsndfile would not say why it could not write to a disk
-    soundfile.write(encoded, samples, sample_rate, format="WAV", subtype="PCM_16")
     with whole_file(path) as file:
-        file.write(encoded.getbuffer())
+        file.write(encode_wav(samples, sample_rate))
+
+
+def encode_wav(samples: npt.NDArray[np.float32], sample_rate: int) -> bytes:
+    """Encode float32 [samples] or [samples, channels] as a 16-bit WAV.
+
+    Not straight into a file: libsndfile would not say why it could not write to a disk.
+    """
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, sample_rate, format="WAV", subtype="PCM_16")
+    return encoded.getvalue()
 
 
 @contextlib.contextmanager

@@ -6,9 +6,13 @@ codes, `card` itself is the mask id. `valid` bool [B, T] is True where a clip ha
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from magnet_train.errors import UserError
 
@@ -100,3 +104,16 @@ class CodecInfo:
                     f"{mine} speaks the tokens of codec {self.id} ({name} {a}) but {theirs} holds those of "
                     f"{other.id} ({name} {b}); tokenize the audio again with --codec {self.id}."
                 )
+
+
+def tokens_to_npy(tokens: npt.ArrayLike, card: int) -> bytes:
+    """Encode tokens as the smallest `.npy` that holds every id below `card`.
+
+    Args:
+        tokens: Integers [K, T], each in 0..card-1 (checked by the caller).
+        card: Entries in a codebook, at most 65536.
+    """
+    dtype = "<i2" if card <= 2**15 else "<u2"
+    buffer = io.BytesIO()  # written to a file directly, numpy would not notice that the disk is full
+    np.save(buffer, np.ascontiguousarray(tokens, dtype=dtype), allow_pickle=False)
+    return buffer.getvalue()

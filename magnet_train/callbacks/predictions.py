@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
@@ -18,6 +16,7 @@ from torch import Tensor
 from magnet_train.audio import write_audio
 from magnet_train.codecs import Codec, load_codec
 from magnet_train.module import MagnetModule
+from magnet_train.tokens import tokens_to_npy
 from magnet_train.whole_files import explain_disk_errors, whole_file
 
 FOLDER = "predictions"
@@ -62,7 +61,6 @@ class WritePredictions(BasePredictionWriter):
     ) -> None:
         """Write the clips of one batch, each file whole; rows that only fill it up are left out."""
         assert isinstance(pl_module, MagnetModule)
-        dtype = np.int16 if pl_module.codec.card <= 2**15 else np.uint16
         tokens: Tensor = prediction.cpu()  # [B, K, T]
         clips = self._codec.decode(tokens) if self._codec is not None else None
         folder = self._list(trainer).parent
@@ -73,10 +71,8 @@ class WritePredictions(BasePredictionWriter):
             for row, slot in enumerate(batch["slot"].tolist()):
                 if slot < 0:
                     continue
-                encoded = io.BytesIO()  # numpy would not notice that the disk is full
-                np.save(encoded, tokens[row].numpy().astype(dtype), allow_pickle=False)
                 with whole_file(folder / f"{slot:06d}.npy") as file:
-                    file.write(encoded.getbuffer())
+                    file.write(tokens_to_npy(tokens[row].numpy(), pl_module.codec.card))
                 if clips is not None and self._codec is not None:
                     write_audio(folder / f"{slot:06d}.wav", clips[row], self._codec.sample_rate)
                 record = {"slot": slot, "key": batch["key"][row], "text": batch["text"][row]}

@@ -151,7 +151,7 @@ def _given_tokens(
         )
     stays = torch.zeros(shape, dtype=torch.bool)
     stays[..., :length] = keep.cpu()
-    known = prompt.cpu()[keep.cpu()]
+    known = prompt.cpu()[stays[..., :length]]
     if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < card:
         raise UserError(
             f"the prompt holds tokens from {int(known.min())} to {int(known.max())}, but codebooks have {card} entries; "

@@ -6,7 +6,6 @@ frames at 50 Hz) or the whole clip; a clip is one window or two.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
+from magnet_train.audio import encode_wav
 from magnet_train.quickstart.captions import HELD_OUT, PITCHES, Caption, Event, caption_for, seen_events
 from magnet_train.whole_files import explain_disk_errors
 
@@ -132,9 +131,7 @@ class ToneWorld:
             folder.mkdir(parents=True, exist_ok=True)
             for index, (caption, audio) in enumerate(track(self.clips(count, split))):
                 path = folder / f"{split}-{index:05d}.wav"
-                encoded = io.BytesIO()  # libsndfile would not say why it could not write to a disk
-                soundfile.write(encoded, audio, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-                path.write_bytes(encoded.getbuffer())
+                path.write_bytes(encode_wav(audio, SAMPLE_RATE))
                 path.with_suffix(".json").write_text(json.dumps(caption.to_dict()) + "\n", encoding="utf-8")
                 captions.append(caption)
         return captions
