@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
 from magnet_train.errors import AgreedError, UserError
 from magnet_train.module import MagnetModule
+from magnet_train.whole_files import whole_file
 
 FOLDER = "non_finite"
 _MEMORY = 0.98  # of the running mean, at each optimizer step
@@ -121,9 +122,16 @@ class FiniteGuard(Callback):
 
     def _refuse(self, trainer: pl.Trainer, batches: list[Mapping[str, Any]]) -> None:
         rank, step = trainer.global_rank, trainer.global_step
-        own = [_describe(batch, rank) for batch in batches]
+        own = []
         for number, batch in enumerate(batches):
-            _write(batch, Path(trainer.default_root_dir) / FOLDER, f"step_{step:07d}_rank_{rank}_{number}")
+            target = (
+                Path(trainer.default_root_dir) / FOLDER / f"step_{step:07d}_rank_{rank}_{number}.safetensors"
+            )
+            own.append(_describe(batch, rank))
+            try:
+                _write(batch, target)
+            except UserError as error:  # the other ranks wait to hear which clips these are
+                own.append(f"which could not be kept: {error}")
         if trainer.world_size > 1:
             gathered: list[list[str]] = [[] for _ in range(trainer.world_size)]
             dist.all_gather_object(gathered, own)
@@ -189,9 +197,9 @@ def _describe(batch: Mapping[str, Any], rank: int) -> str:
     return f"rank {rank}, slots {slots}, keys {', '.join(batch.get('key', []))}"
 
 
-def _write(batch: Mapping[str, Any], folder: Path, name: str) -> None:
+def _write(batch: Mapping[str, Any], target: Path) -> None:
     """Write one file with the batch's tensors; its strings are in the file's metadata, as JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.cpu().contiguous() for key, value in batch.items() if isinstance(value, Tensor)}
     strings = {key: json.dumps(value) for key, value in batch.items() if isinstance(value, list)}
-    save_file(tensors, folder / f"{name}.safetensors", metadata=strings)
+    with whole_file(target) as file:
+        file.write(save(tensors, metadata=strings))

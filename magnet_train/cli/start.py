@@ -12,7 +12,7 @@ from torch import nn
 
 from datamodules import TokenDataModule
 from magnet_train.callbacks import SampleAudio
-from magnet_train.callbacks.progress import spell_time
+from magnet_train.cli.counting import duration
 from magnet_train.models.transformer import count_parameters
 from magnet_train.module import MagnetModule
 from magnet_train.text import NoText
@@ -36,7 +36,6 @@ class StartSummary(Callback):
 def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule) -> str:
     """Describe clips, steps, parameters and memory in a few lines."""
     seconds = data.train_clips * data.segment_duration
-    amount = f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else spell_time(seconds)
     trained = count_parameters(model, trainable_only=True)
     frozen = _frozen_parameters(model)
     averaged = any("averag" in type(callback).__name__.lower() for callback in trainer.callbacks)  # type: ignore[attr-defined]
@@ -46,7 +45,7 @@ def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule
     with_text = "" if isinstance(model.text, NoText) else ", those of the text encoder included"
     return (
         f"clips       {data.segment_duration:g} s, {data.segment_frames} frames of {model.codec.n_q} codebooks "
-        f"(codec {data.codec.id}); {data.train_clips:,} to train on, at most {amount}\n"
+        f"(codec {data.codec.id}); {data.train_clips:,} to train on, at most {duration(seconds)}\n"
         f"step        {_batch(trainer, data)}; {trainer.max_steps:,} steps\n"
         f"parameters  {trained:,} of {trained + frozen:,} train{with_text}; frozen: {text}\n"
         f"memory      about {memory:,.0f} MB for weights, gradients, Adam and average if not sharded; "

@@ -58,7 +58,7 @@ def test_what_was_measured_and_written_is_said_whole(trainings, tmp_path, capsys
     run = tmp_path / "run"
     with caplog.at_level("INFO"):
         assert trainings.fit(run) == 0
-    assert "36 to train on, at most 46 s" in caplog.text
+    assert "36 to train on, at most 46.1 s" in caplog.text
     for command, prefix in (("validate", "val"), ("test", "test")):
         words = trainings.words(command, run, "--ckpt_path", str(run / "last.ckpt"))
         capsys.readouterr()

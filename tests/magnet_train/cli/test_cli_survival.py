@@ -188,6 +188,19 @@ def test_a_loss_that_is_no_number_stops_before_the_update(trainings, tmp_path, m
     assert all(tensor.isfinite().all() for tensor in load(run / "last.ckpt")["state_dict"].values())
 
 
+def test_a_bad_batch_that_cannot_be_kept_is_named_all_the_same(trainings, tmp_path, monkeypatch, capsys):
+    options = module(tmp_path, "BadLoss", BAD_LOSS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("BAD_RANK", "0")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "non_finite").write_text("a file where the folder should be")
+    assert trainings.fit(run, *options) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "not finite at step 4 (rank 0, slots [16, 17, 18, 19], keys clip" in message
+    assert "which could not be kept: cannot write" in message
+
+
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_on_one_rank_stops_all(trainings, tmp_path, load):
     options = module(tmp_path, "BadLoss", BAD_LOSS)
