@@ -102,7 +102,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cfg", type=_floats, metavar="10,1", help="guidance while all is masked, and at the end"
     )
     sampler.add_argument(
-        "--arrangement", choices=["nonoverlap", "stride1"], help="how spans are laid when masking again"
+        "--arrangement",
+        choices=["nonoverlap", "stride1", "spread"],
+        help="how spans are laid when masking again",
     )
     sampler.add_argument(
         "--scoring", choices=["max", "prod"], help="how a span is judged: best token, or all of them"

@@ -87,7 +87,7 @@ def generate_tokens(
     keep = kept.to(device)
     tokens = given.clone()
     schedule = list(decoding_schedule(decoding))
-    remasking = remasking_for(decoding, num_frames, span_len)
+    remasking = remasking_for(decoding, num_frames, span_len, generator, device)
     stage = -1
     for done, step in enumerate(schedule, start=1):
         if step.stage != stage:

@@ -1,10 +1,11 @@
-"""Choose what of a codebook is masked again before the next step: the spans that were least probable.
+"""Choose what of a codebook is masked again before the next step: what was least probable, or what is next to it.
 
 Shapes: B clips, T frames, L = span_len frames.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magnet_train.decoding.config import DecodingConfig
+from magnet_train.decoding.sampling import uniform
 from magnet_train.masking import least_probable_spans
 
 SETTLED = -1e4  # score of what must not be masked again; every true score is above it
@@ -99,8 +101,65 @@ class OverlappingRemasking:
         return (-probs.log()).masked_fill(~filled, SETTLED)
 
 
-def remasking_for(decoding: DecodingConfig, num_frames: int, span_len: int) -> Remasking:
-    """Pick the remasking that the settings ask for."""
+class SpreadRemasking:
+    """Fills frames far apart from each other first, in an order that no probability has a say in.
+
+    All frames of a step are sampled without knowing of each other, and neighbours have most to tell each other. So
+    the order is that of the van der Corput sequence, which always goes into the largest gap; each clip starts
+    it at another frame.
+
+    Args:
+        num_frames: T.
+        generator: As for `generate_tokens`.
+        device: Of the generator.
+
+    Source: arXiv 2503.17076 (the same idea in two dimensions).
+    """
+
+    def __init__(
+        self,
+        num_frames: int,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        device: torch.device | str,
+    ) -> None:
+        self.generator, self.device = generator, device
+        self.order = bit_reversed_order(num_frames)
+
+    def start(self, keep: Tensor) -> Tensor:
+        num_frames = len(self.order)
+        first = (uniform((len(keep), 1), self.generator, self.device).cpu() * num_frames).long()
+        turn = ((self.order + first) % num_frames).argsort(dim=-1)  # [B, T], when each frame is filled
+        turn = turn.masked_fill(keep, -1).argsort(dim=-1, stable=True).argsort(dim=-1, stable=True)
+        self.num_open = (~keep).sum(dim=-1)  # [B]
+        # Counted from the end, so that the last `count` are those below `count`.
+        self.left = (num_frames - 1 - turn).masked_fill(keep, num_frames)
+        return torch.zeros(keep.shape)
+
+    def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
+        count = (rate * self.num_open).int().clamp(min=1)  # [B]
+        return (self.left < count[:, None]).to(scores.device, non_blocking=True), int(count.max())
+
+    def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
+        return torch.zeros_like(probs)
+
+
+def bit_reversed_order(length: int) -> Tensor:
+    """Return 0..length-1, int64 [length], by their binary digits read backwards: 0, 4, 2, 6, 1, 5, 3, 7."""
+    digits = max(length - 1, 1).bit_length()
+    backwards = [int(f"{number:0{digits}b}"[::-1], 2) for number in range(2**digits)]
+    return torch.tensor([number for number in backwards if number < length])
+
+
+def remasking_for(
+    decoding: DecodingConfig,
+    num_frames: int,
+    span_len: int,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    device: torch.device | str,
+) -> Remasking:
+    """Pick the remasking that the settings ask for; `generator` is on `device`."""
+    if decoding.span_arrangement == "spread":
+        return SpreadRemasking(num_frames, generator, device)
     if span_len <= 1:
         return ChunkRemasking(num_frames, 1, "prod")
     if decoding.span_arrangement == "stride1":

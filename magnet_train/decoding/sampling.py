@@ -47,11 +47,18 @@ def race_noise(
 
     Drawn for every frame, so that a frame's share does not depend on which others are computed.
     """
+    return uniform(shape, generator, device).log_().neg_()
+
+
+def uniform(
+    shape: tuple[int, ...],
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    device: torch.device | str,
+) -> Tensor:
+    """Draw float32 `shape` from 0..1, the first dimension being the clips, each of which may have a generator."""
     if isinstance(generator, Sequence):
-        uniform = torch.stack([torch.rand(shape[1:], generator=each, device=device) for each in generator])
-    else:
-        uniform = torch.rand(shape, generator=generator, device=device)
-    return uniform.log_().neg_()
+        return torch.stack([torch.rand(shape[1:], generator=each, device=device) for each in generator])
+    return torch.rand(shape, generator=generator, device=device)
 
 
 def sample_categorical(probs: Tensor, noise: Tensor) -> Tensor:

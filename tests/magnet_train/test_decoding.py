@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
 
 from magnet_train.decoding import DecodingConfig, decoding_schedule, generate_tokens
+from magnet_train.decoding.remasking import bit_reversed_order
 from magnet_train.decoding.sampling import filter_probs, race_noise, sample_categorical, sample_nucleus
 from magnet_train.errors import UserError
 
@@ -44,7 +46,7 @@ def generate(logits_fn, shape, **options):
     )
 
 
-@pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1"])
+@pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1", "spread"])
 @pytest.mark.parametrize("frames", [30, 31, 32])
 @pytest.mark.parametrize("span_len", [1, 3])
 def test_an_oracle_gives_back_its_target(arrangement, frames, span_len):
@@ -56,7 +58,7 @@ def test_an_oracle_gives_back_its_target(arrangement, frames, span_len):
     assert [stage for _, stage, _ in oracle.calls] == [k for k, n in enumerate(STEPS) for _ in range(n)]
 
 
-@pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1"])
+@pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1", "spread"])
 @pytest.mark.parametrize("scoring", ["max", "prod"])
 def test_no_mask_is_left_and_seeds_repeat(arrangement, scoring):
     decoding = DecodingConfig(decoding_steps=STEPS, span_arrangement=arrangement, span_scoring=scoring)
@@ -91,7 +93,7 @@ def test_what_was_kept_never_changes_within_a_stage():
             assert (after == CARD).sum() <= (before == CARD).sum()
 
 
-@pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1"])
+@pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1", "spread"])
 def test_kept_tokens_stay_wherever_they_are(arrangement):
     prompt = target_of(2, 32, seed=3)
     keep = torch.ones(2, 4, 32, dtype=torch.bool)
@@ -102,6 +104,53 @@ def test_kept_tokens_stay_wherever_they_are(arrangement):
     assert torch.equal(out[keep], prompt[keep])
     assert (out < CARD).all()
     assert not torch.equal(out[~keep], prompt[~keep])
+
+
+def frames_filled(seen):
+    """Frames filled by each step of the first codebook, from what the model was shown."""
+    hidden = [tokens[:, 0] == CARD for tokens, stage, _ in seen if stage == 0]
+    hidden.append(torch.zeros_like(hidden[0]))
+    return [before & ~after for before, after in itertools.pairwise(hidden)]
+
+
+def test_spread_fills_frames_that_are_far_apart():
+    """N frames of 64 in this order leave gaps between the powers of two around 64 / N."""
+    oracle = Oracle(target_of(2, 64))
+    generate(oracle, (2, 4, 64), decoding=DecodingConfig(decoding_steps=STEPS, span_arrangement="spread"))
+    steps = frames_filled(oracle.calls)
+    assert [int(step[0].sum()) for step in steps] == [
+        5,
+        14,
+        21,
+        23,
+        1,
+    ]  # 64 - int(64 cos(pi/2 i/4)), differences
+    known = torch.zeros(2, 64, dtype=torch.bool)
+    for step in steps[:2]:
+        known |= step
+        for row in known:
+            places = row.nonzero()[:, 0].tolist()
+            gaps = [(b - a) % 64 for a, b in zip(places, places[1:] + places[:1], strict=True)]
+            assert max(gaps) <= 2 * 2 ** math.ceil(math.log2(64 / len(places)))
+            assert min(gaps) >= 2 ** math.floor(math.log2(64 / len(places)))
+    assert not torch.equal(steps[0][0], steps[0][1])  # each clip begins elsewhere
+
+
+def test_spread_goes_around_what_is_kept():
+    prompt, keep = target_of(1, 32, seed=3), torch.ones(1, 32, dtype=torch.bool)
+    keep[:, 8:24] = False
+    oracle = Oracle(target_of(1, 32))
+    decoding = DecodingConfig(decoding_steps=(4, 1, 1, 1), span_arrangement="spread")
+    generate(oracle, (1, 4, 32), decoding=decoding, prompt=prompt, keep=keep)
+    filled = frames_filled(oracle.calls)
+    assert [int(step.sum()) for step in filled] == [3, 5, 7, 1]  # 16, 13, 8, 1 open before each step
+    assert not any((step & keep).any() for step in filled)
+
+
+def test_bits_read_backwards():
+    assert bit_reversed_order(8).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
+    assert bit_reversed_order(6).tolist() == [0, 4, 2, 1, 5, 3]
+    assert bit_reversed_order(1).tolist() == [0]
 
 
 def test_keep_of_frames_means_all_codebooks():
@@ -232,7 +281,7 @@ class AnswersAtFrames:
         return logits.gather(1, frames[..., None].expand(-1, -1, CARD))
 
 
-@pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1"])
+@pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1", "spread"])
 @pytest.mark.parametrize("frames", [30, 32])
 @pytest.mark.parametrize("prompt_frames", [None, 10])
 def test_only_masked_frames_are_asked_for(arrangement, frames, prompt_frames):
