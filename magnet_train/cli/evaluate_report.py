@@ -1,0 +1,243 @@
+"""What `evaluate` found, as a table that a person can read and as a .json with everything."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from datamodules.report import LeftOut, few_of, summarize
+from magnet_train import __version__
+from magnet_train.cli.counting import count, duration
+from magnet_train.cli.evaluate_clips import Side
+from magnet_train.cli.evaluate_measures import CLAP_SCORE, FAD, KL, Findings
+from magnet_train.evaluation.fad import Fad, Spread
+from magnet_train.whole_files import whole_file
+
+_FORMAT = 1
+_LABELS = {FAD: "FAD-CLAP", CLAP_SCORE: "CLAP score", KL: "KL-AST"}
+
+
+def print_report(console: Console, findings: Findings) -> None:
+    """Print the numbers, how to read them, and what is missing and why."""
+    for name, side in (("generated", findings.generated), ("reference", findings.reference)):
+        console.print(f"{name}: {escape(_describe(side))}", soft_wrap=True, highlight=False)
+    if findings.measures:
+        console.print(_table(findings))
+    for line in _explanations(findings):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    for line in [*findings.notes, *_notes_on_clips(findings)]:
+        console.print(f"note: {line}", soft_wrap=True, highlight=False, markup=False)
+    for names, reason in _missing(findings):
+        console.print(f"not computed: {names}, since {reason}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _describe(side: Side) -> str:
+    length = duration(sum(clip.seconds for clip in side.clips))
+    read = any(clip.seconds for clip in side.clips)
+    return f"{side.path}, {count(len(side.clips), 'clip')}{f', {length}' if read else ''}"
+
+
+def _table(findings: Findings) -> Table:
+    table = Table()
+    table.add_column("measure")
+    for name in ("generated", "chance", "real sound"):
+        table.add_column(name, justify="right")
+    table.add_column("of")
+    for row in _rows(findings):
+        table.add_row(*row)
+    return table
+
+
+def _rows(findings: Findings) -> Iterator[tuple[str, str, str, str, str]]:
+    fad, score, kl = findings.fad, findings.clap_score, findings.kl
+    if fad is not None:
+        sizes = f"{fad.generated_clips} and {count(fad.reference_clips, 'clip')}"
+        yield "FAD-CLAP, lower is better", _number(fad.distance), "", "", sizes
+        if fad.equal is not None:
+            equal = fad.equal
+            yield (
+                "  at equal sizes",
+                _spread(equal.generated),
+                _spread(equal.noise),
+                _spread(equal.real),
+                f"{equal.clips} and {count(equal.reference_clips, 'clip')}",
+            )
+    if score is not None:
+        real = findings.clap_score_real
+        yield (
+            "CLAP score, higher is better",
+            _with_interval(score.mean, score.interval),
+            _number(score.chance),
+            "" if real is None else _with_interval(real.mean, real.interval),
+            count(score.clips, "caption"),
+        )
+    if kl is not None:
+        yield (
+            "KL-AST (nats), lower is better",
+            _with_interval(kl.mean, kl.interval),
+            _number(kl.chance),
+            _number(kl.other_real),
+            count(kl.pairs, "pair"),
+        )
+
+
+def _explanations(findings: Findings) -> Iterator[str]:
+    if findings.fad is not None:
+        yield "FAD-CLAP: distance between the clips as a whole, in CLAP's space. " + _on_equal(findings.fad)
+    if findings.clap_score is not None:
+        yield (
+            "CLAP score: cosine between clip and caption, -1 to 1. Chance: captions of other clips. Real sound: the "
+            "reference with its own captions. In brackets: 95 % interval over clips."
+        )
+    if findings.kl is not None:
+        yield (
+            "KL-AST: whether the classifier hears the same in the clips of a pair; 0 if it does. Chance: the generated "
+            "clips of other pairs. Real sound: the references of other pairs."
+        )
+    if findings.measures:
+        yield "None of these can be compared with the FAD, CLAP and KL of papers, which come from other models."
+
+
+def _on_equal(fad: Fad) -> str:
+    if fad.equal is None:
+        return ""
+    return (
+        "At equal sizes: generated clips, white noise as loud (chance) and real clips, each against the rest of the "
+        f"reference; mean ± standard deviation of {fad.equal.splits} random splits."
+    )
+
+
+def _notes_on_clips(findings: Findings) -> Iterator[str]:
+    for name, side in (("generated", findings.generated), ("reference", findings.reference)):
+        silent = sum(clip.silent for clip in side.clips)
+        if silent:
+            yield f"{count(silent, f'{name} clip')} of {len(side.clips)} silent; they count like all others."
+        if side.left_out:
+            files = count(len(side.left_out), f"{name} file")
+            yield f"left out {files} ({summarize(side.left_out)}): {_few(side.left_out)}"
+        if side.problems:
+            yield f"captions that cannot be read: {_few(side.problems)}"
+        missing = len(side.clips) - len(side.captioned)
+        if findings.clap_score is not None and missing and side.captioned:
+            yield f"{count(missing, f'{name} clip')} without a caption: not in the CLAP score."
+    pairs = findings.pairs
+    if findings.kl is not None:
+        for name, unpaired in (
+            ("generated", pairs.unpaired_generated),
+            ("reference", pairs.unpaired_reference),
+        ):
+            if unpaired:
+                shown = ", ".join(unpaired[:3]) + (", ..." if len(unpaired) > 3 else "")
+                yield f"{count(len(unpaired), f'{name} clip')} without a pair, not in KL-AST: {shown}"
+
+
+def _few(files: list[LeftOut]) -> str:
+    shown = "; ".join(f"{file.path}: {file.reason}".rstrip(".") for file in few_of(files, 3))
+    return shown + ("; ..." if len(files) > 3 else "")
+
+
+def _missing(findings: Findings) -> Iterator[tuple[str, str]]:
+    """Yield measures with the reason that they share."""
+    for reason in dict.fromkeys(findings.not_computed.values()):
+        names = [_LABELS[name] for name, other in findings.not_computed.items() if other == reason]
+        yield " and ".join(names), reason
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _spread(spread: Spread | None) -> str:
+    return "" if spread is None else f"{spread.mean:.3f} ± {spread.std:.3f}"
+
+
+def _with_interval(mean: float, interval: tuple[float, float] | None) -> str:
+    return _number(mean) + ("" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})")
+
+
+def write_report(path: Path, findings: Findings, args: argparse.Namespace) -> None:
+    """Write everything that is known, numbers unrounded.
+
+    Raises:
+        UserError: No room or no permission.
+    """
+    content: dict[str, Any] = {
+        "format": _FORMAT,
+        "command": _command(args),
+        "measures": {name: asdict(value) for name, value in findings.measures.items()},
+        "not_computed": findings.not_computed,
+        "notes": [*findings.notes, *_notes_on_clips(findings)],
+        "generated": _side(findings.generated),
+        "reference": _side(findings.reference),
+        "pairs": {
+            "pairs": [[clip.file.name for clip in pair] for pair in findings.pairs.pairs],
+            "unpaired_generated": findings.pairs.unpaired_generated,
+            "unpaired_reference": findings.pairs.unpaired_reference,
+        },
+        "models": _models(findings),
+        "settings": {"seed": args.seed, "batch_size": args.batch_size, "device": findings.device},
+        "versions": {
+            "magnet_train": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    if findings.clap_score_real is not None:
+        content["measures"][CLAP_SCORE]["real"] = asdict(findings.clap_score_real)
+    with whole_file(path) as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+
+
+def _command(args: argparse.Namespace) -> str:
+    """Write the command with every option, so that defaults that change later do not change it."""
+    words = ["magnet-train", "evaluate"]
+    for name, value in vars(args).items():
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+def _side(side: Side) -> dict[str, Any]:
+    return {
+        "path": str(side.path),
+        "clips": len(side.clips),
+        "seconds": sum(clip.seconds for clip in side.clips),
+        "captions": len(side.captioned),
+        "silent": [clip.file.name for clip in side.clips if clip.silent],
+        "left_out": [file._asdict() for file in side.left_out],
+        "unreadable_captions": [file._asdict() for file in side.problems],
+    }
+
+
+def _models(findings: Findings) -> dict[str, Any]:
+    models: dict[str, Any] = {}
+    if findings.clap is not None:
+        models["clap"] = {
+            **asdict(findings.clap.origin),
+            "dimensions": findings.clap.dimensions,
+            "sample_rate": findings.clap.sample_rate,
+            "window_seconds": findings.clap.window_samples / findings.clap.sample_rate,
+        }
+    if findings.tagger is not None:
+        models["classifier"] = {
+            **asdict(findings.tagger.origin),
+            "classes": findings.tagger.classes,
+            "sample_rate": findings.tagger.sample_rate,
+            "window_seconds": findings.tagger.window_samples / findings.tagger.sample_rate,
+        }
+    return models
