@@ -11,6 +11,7 @@ from pathlib import Path
 
 from magnet_train.cli.counting import at_least
 from magnet_train.errors import UserError, first_line
+from magnet_train.whole_files import explain_disk_errors
 
 CLAP = "laion/larger_clap_music"  # the defaults of magnet_train.evaluation, which is not imported for --help
 CLASSIFIER = "MIT/ast-finetuned-audioset-10-10-0.4593"
@@ -75,8 +76,13 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: There is no audio on a side, or none of the measures could be computed.
     """
-    if args.out is not None and args.out.is_dir():
-        raise UserError(f"--out {args.out} is a folder; name a file, such as {args.out / 'evaluation.json'}.")
+    if args.out is not None:
+        if args.out.is_dir():
+            raise UserError(
+                f"--out {args.out} is a folder; name a file, such as {args.out / 'evaluation.json'}."
+            )
+        with explain_disk_errors(args.out):  # now rather than after the work
+            args.out.parent.mkdir(parents=True, exist_ok=True)
     from rich.console import Console
 
     from magnet_train.cli.evaluate_clips import pair, read_side

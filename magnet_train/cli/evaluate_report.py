@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -23,7 +24,6 @@ from magnet_train import __version__
 from magnet_train.cli.counting import count, duration
 from magnet_train.cli.evaluate_clips import Side
 from magnet_train.cli.evaluate_measures import CLAP_SCORE, FAD, KL, Findings
-from magnet_train.evaluation.fad import Fad, Spread
 from magnet_train.whole_files import whole_file
 
 _FORMAT = 1
@@ -51,73 +51,59 @@ def _describe(side: Side) -> str:
 
 
 def _table(findings: Findings) -> Table:
-    table = Table()
-    table.add_column("measure")
-    for name in ("generated", "chance", "real sound"):
-        table.add_column(name, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("measure", no_wrap=True)
+    for name in ("generated", "spread", "chance", "real sound"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("of")
     for row in _rows(findings):
         table.add_row(*row)
     return table
 
 
-def _rows(findings: Findings) -> Iterator[tuple[str, str, str, str, str]]:
+def _rows(findings: Findings) -> Iterator[tuple[str, str, str, str, str, str]]:
+    """Yield measure, generated with its spread, chance, real sound, and how many clips."""
     fad, score, kl = findings.fad, findings.clap_score, findings.kl
     if fad is not None:
-        sizes = f"{fad.generated_clips} and {count(fad.reference_clips, 'clip')}"
-        yield "FAD-CLAP, lower is better", _number(fad.distance), "", "", sizes
+        sizes = f"{fad.generated_clips} to {count(fad.reference_clips, 'clip')}"
+        yield "FAD-CLAP ↓", _number(fad.distance), "", "", "", sizes
         if fad.equal is not None:
             equal = fad.equal
-            yield (
-                "  at equal sizes",
-                _spread(equal.generated),
-                _spread(equal.noise),
-                _spread(equal.real),
-                f"{equal.clips} and {count(equal.reference_clips, 'clip')}",
-            )
+            noise = None if equal.noise is None else equal.noise.mean
+            sizes = f"{equal.clips} to {count(equal.reference_clips, 'clip')}"
+            spread, real = f"± {equal.generated.std:.3f}", _number(equal.real.mean)
+            yield "  equal sizes", _number(equal.generated.mean), spread, _number(noise), real, sizes
     if score is not None:
-        real = findings.clap_score_real
-        yield (
-            "CLAP score, higher is better",
-            _with_interval(score.mean, score.interval),
-            _number(score.chance),
-            "" if real is None else _with_interval(real.mean, real.interval),
-            count(score.clips, "caption"),
-        )
+        best = "" if findings.clap_score_real is None else _number(findings.clap_score_real.mean)
+        captions, spread = count(score.clips, "caption"), _interval(score.interval)
+        yield "CLAP score ↑", _number(score.mean), spread, _number(score.chance), best, captions
     if kl is not None:
-        yield (
-            "KL-AST (nats), lower is better",
-            _with_interval(kl.mean, kl.interval),
-            _number(kl.chance),
-            _number(kl.other_real),
-            count(kl.pairs, "pair"),
-        )
+        spread, pairs = _interval(kl.interval), count(kl.pairs, "pair")
+        yield "KL-AST ↓", _number(kl.mean), spread, _number(kl.chance), _number(0.0), pairs
 
 
 def _explanations(findings: Findings) -> Iterator[str]:
     if findings.fad is not None:
-        yield "FAD-CLAP: distance between the clips as a whole, in CLAP's space. " + _on_equal(findings.fad)
+        yield "FAD-CLAP: how far the clips as a whole lie from real ones, in CLAP's space; 0 or more, lower is better."
+        if findings.fad.equal is not None:
+            yield (
+                "  Equal sizes: as many generated clips, clips of white noise as loud (chance) and real clips, each against "
+                f"the rest of the reference; mean ± standard deviation of {findings.fad.equal.splits} random splits."
+            )
     if findings.clap_score is not None:
         yield (
-            "CLAP score: cosine between clip and caption, -1 to 1. Chance: captions of other clips. Real sound: the "
-            "reference with its own captions. In brackets: 95 % interval over clips."
+            "CLAP score: cosine between clip and caption, -1 to 1, higher is better. Chance: captions of other clips. Real "
+            "sound: the reference with its own captions. Spread: 95 % interval over clips."
         )
     if findings.kl is not None:
+        other = findings.kl.other_real
+        unrelated = "" if other is None else f" The references of other pairs get {_number(other)}."
         yield (
-            "KL-AST: whether the classifier hears the same in the clips of a pair; 0 if it does. Chance: the generated "
-            "clips of other pairs. Real sound: the references of other pairs."
+            "KL-AST: how differently a classifier hears the clips of a pair, in nats; 0 or more, lower is better. Chance: "
+            f"generated clips of other pairs. Real sound: the reference itself.{unrelated}"
         )
     if findings.measures:
         yield "None of these can be compared with the FAD, CLAP and KL of papers, which come from other models."
-
-
-def _on_equal(fad: Fad) -> str:
-    if fad.equal is None:
-        return ""
-    return (
-        "At equal sizes: generated clips, white noise as loud (chance) and real clips, each against the rest of the "
-        f"reference; mean ± standard deviation of {fad.equal.splits} random splits."
-    )
 
 
 def _notes_on_clips(findings: Findings) -> Iterator[str]:
@@ -160,12 +146,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _spread(spread: Spread | None) -> str:
-    return "" if spread is None else f"{spread.mean:.3f} ± {spread.std:.3f}"
-
-
-def _with_interval(mean: float, interval: tuple[float, float] | None) -> str:
-    return _number(mean) + ("" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})")
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
 def write_report(path: Path, findings: Findings, args: argparse.Namespace) -> None:
