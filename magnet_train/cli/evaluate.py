@@ -1,7 +1,9 @@
-"""Measure generated sound against real sound: FAD-CLAP, CLAP score and KL-AST, each beside chance and the best to hope for.
+"""Measure generated sound against real sound: FAD-CLAP, CLAP score and KL-AST, each beside chance and what real
+sound gets.
 
-What cannot be computed says why, and the rest is still reported. None of the numbers can be compared with those of papers:
-theirs come from other models (VGGish, the first CLAP release, PaSST).
+What cannot be computed says why and the rest is still reported; the exit code is 1 if nothing could be. None of
+the numbers can be compared with those of papers, which come from other models (VGGish, LAION's CLAP, PaSST):
+compare runs of this command with one another.
 """
 
 from __future__ import annotations

@@ -104,19 +104,24 @@ class Pairs:
     """Which clips belong together.
 
     Args:
+        generated: One side.
+        reference: The other.
         listed: Generated clip and its reference, in the order of the references.
-        unpaired_generated: Names of those without.
-        unpaired_reference: Names of those without.
     """
 
+    generated: Side
+    reference: Side
     listed: list[tuple[EvaluatedClip, EvaluatedClip]]
-    unpaired_generated: list[str]
-    unpaired_reference: list[str]
 
     @property
     def pairs(self) -> list[tuple[EvaluatedClip, EvaluatedClip]]:
         """Those of which both can be used, as far as is known."""
         return [pair for pair in self.listed if all(clip.problem is None for clip in pair)]
+
+    def unpaired(self, side: Side) -> list[str]:
+        """Return the names of usable clips of a side whose other half is missing or cannot be used."""
+        paired = {id(clip) for pair in self.pairs for clip in pair}
+        return [clip.file.name for clip in side.clips if id(clip) not in paired]
 
 
 def read_side(source: Path) -> Side:
@@ -158,13 +163,9 @@ def pair(generated: Side, reference: Side) -> Pairs:
         clip = by_name.get(name) or by_id.get(name)
         if clip is not None and id(clip) not in paired:
             pairs.append((clip, original))
-            paired |= {id(clip), id(original)}
+            paired.add(id(clip))
             clip.caption = clip.caption if clip.caption is not None else original.caption
-    return Pairs(
-        pairs,
-        [clip.file.name for clip in generated.clips if id(clip) not in paired],
-        [clip.file.name for clip in reference.clips if id(clip) not in paired],
-    )
+    return Pairs(generated, reference, pairs)
 
 
 def _unique(clips: Sequence[EvaluatedClip], names: Iterable[str | None]) -> dict[str, EvaluatedClip]:

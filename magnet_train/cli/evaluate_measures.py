@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import torch
 
 from magnet_train.cli.counting import count
@@ -120,14 +121,15 @@ def _with_clap(findings: Findings, batch_size: int, seed: int, console: Console)
     clap = findings.clap
     if clap is None:
         return
-    ears = _Ears(clap.embed_audio, clap.sample_rate, clap.window_samples, batch_size)
+    ears = _Ears("--clap", clap.embed_audio, clap.sample_rate, clap.window_samples, batch_size)
     generated, reference = findings.generated, findings.reference
 
     def hear_all() -> tuple[dict[int, Floats], dict[int, Floats], dict[int, Floats]]:
         with _progress("FAD-CLAP", 2 * len(generated.clips) + len(reference.clips), console) as clip_done:
             ours = ears.hear(generated.clips, clip_done)
             real = ears.hear(reference.clips, clip_done)
-            return ours, real, ears.hear(generated.clips, clip_done, noise_seed=seed)
+            noise = ears.hear(generated.clips, clip_done, noise_seed=seed)
+            return ours, real, noise
 
     heard = findings.attempt((FAD, CLAP_SCORE), hear_all)
     if heard is None:
@@ -164,7 +166,7 @@ def _with_tagger(findings: Findings, batch_size: int, seed: int, console: Consol
     tagger = findings.tagger
     if tagger is None:
         return
-    ears = _Ears(tagger.probabilities, tagger.sample_rate, tagger.window_samples, batch_size)
+    ears = _Ears("--classifier", tagger.probabilities, tagger.sample_rate, tagger.window_samples, batch_size)
 
     def compare() -> PairedDivergence:
         with _progress("KL-AST", 2 * len(findings.pairs.pairs), console) as clip_done:
@@ -210,6 +212,7 @@ class _Ears:
     """A model that takes windows of audio, and what it wants.
 
     Args:
+        option: Which option named it.
         model: Takes windows, gives float64 [windows, D].
         sample_rate: Of its audio (Hz).
         window_samples: Longest window.
@@ -218,12 +221,13 @@ class _Ears:
 
     def __init__(
         self,
+        option: str,
         model: Callable[[Sequence[Tensor]], Floats],
         sample_rate: int,
         window_samples: int,
         batch_size: int,
     ) -> None:
-        self._model, self._sample_rate = model, sample_rate
+        self._option, self._model, self._sample_rate = option, model, sample_rate
         self._window_samples, self._batch_size = window_samples, batch_size
 
     def hear(
@@ -238,6 +242,9 @@ class _Ears:
             clips: To read.
             clip_done: Called after each.
             noise_seed: Take noise as loud in their place.
+
+        Raises:
+            UserError: The model gives no numbers.
         """
         audio = [clip.blocks(self._sample_rate) for clip in clips]
         if noise_seed is not None:
@@ -250,6 +257,10 @@ class _Ears:
         for clip, result in zip(clips, results, strict=True):
             if isinstance(result, UserError):
                 clip.problem = f"unreadable: {result}"
+            elif not np.isfinite(result).all():
+                raise UserError(
+                    f"the model of {self._option} gives no finite numbers for {clip.file.label}; its weights are damaged."
+                )
             else:
                 heard[id(clip)] = result
         return heard
@@ -266,7 +277,8 @@ def _progress(what: str, clips: int, console: Console) -> Iterator[Callable[[], 
         MofNCompleteColumn(),
         TextColumn("clips, {task.fields[rate]}/s, left"),
     )
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+    # transient: what follows says how many clips there were, without those that cannot be read
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task(f"listening for {what}", total=clips, rate="-")
 
         def advance() -> None:

@@ -121,18 +121,22 @@ def _notes_on_clips(findings: Findings) -> Iterator[str]:
             yield f"{count(missing, f'{name} clip')} without a caption: not in the CLAP score."
     pairs = findings.pairs
     if findings.kl is not None:
-        for name, unpaired in (
-            ("generated", pairs.unpaired_generated),
-            ("reference", pairs.unpaired_reference),
-        ):
+        for name, side in (("generated", findings.generated), ("reference", findings.reference)):
+            unpaired = pairs.unpaired(side)
             if unpaired:
                 shown = ", ".join(unpaired[:3]) + (", ..." if len(unpaired) > 3 else "")
                 yield f"{count(len(unpaired), f'{name} clip')} without a pair, not in KL-AST: {shown}"
 
 
 def _few(files: list[LeftOut]) -> str:
-    shown = "; ".join(f"{file.path}: {file.reason}".rstrip(".") for file in few_of(files, 3))
+    shown = "; ".join(map(_sentence, few_of(files, 3)))
     return shown + ("; ..." if len(files) > 3 else "")
+
+
+def _sentence(file: LeftOut) -> str:
+    """Say which file and why, the name once: the sentences of readers hold it already."""
+    details = file.reason.partition(": ")[2]
+    return (details if file.path in details else f"{file.path}: {file.reason}").rstrip(".")
 
 
 def _missing(findings: Findings) -> Iterator[tuple[str, str]]:
@@ -166,8 +170,8 @@ def write_report(path: Path, findings: Findings, args: argparse.Namespace) -> No
         "reference": _side(findings.reference),
         "pairs": {
             "pairs": [[clip.file.name for clip in pair] for pair in findings.pairs.pairs],
-            "unpaired_generated": findings.pairs.unpaired_generated,
-            "unpaired_reference": findings.pairs.unpaired_reference,
+            "unpaired_generated": findings.pairs.unpaired(findings.generated),
+            "unpaired_reference": findings.pairs.unpaired(findings.reference),
         },
         "models": _models(findings),
         "settings": {"seed": args.seed, "batch_size": args.batch_size, "device": findings.device},

@@ -15,8 +15,6 @@ from magnet_train.errors import UserError
 from magnet_train.evaluation.frechet import Floats
 from magnet_train.evaluation.interval import bootstrap_interval
 
-LABEL = "CLAP score"
-
 
 @dataclass(frozen=True)
 class ClapScore:
@@ -53,7 +51,7 @@ def measure_clap_score(
         UserError: There is no clip.
     """
     if not len(captions):
-        raise UserError(f"{LABEL} needs captions and there are none; put a .txt beside each clip.")
+        raise UserError("there are no captions; put a .txt beside each clip.")
     clips = np.stack([np.asarray(clip, dtype=np.float64).mean(axis=0) for clip in audio])  # [n, D]
     texts = np.asarray(text, dtype=np.float64)
     cosines = (clips * texts).sum(axis=1)

@@ -14,7 +14,6 @@ from magnet_train.errors import UserError
 from magnet_train.evaluation.frechet import Floats
 from magnet_train.evaluation.interval import bootstrap_interval
 
-LABEL = "KL-AST"
 _EPSILON = 1e-6  # added to the generated clips' probabilities, as the reference implementation does
 
 
@@ -63,7 +62,7 @@ def measure_divergence(reference: npt.ArrayLike, generated: npt.ArrayLike, seed:
     """
     real, ours = np.asarray(reference, dtype=np.float64), np.asarray(generated, dtype=np.float64)
     if not len(real):
-        raise UserError(f"{LABEL} needs pairs and there are none; give both files of a pair the same name.")
+        raise UserError("there are no pairs; give both files of a pair the same name.")
     values = kl_divergence(real, ours)
     return PairedDivergence(
         float(values.mean()),

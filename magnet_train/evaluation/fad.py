@@ -14,7 +14,6 @@ import numpy.typing as npt
 from magnet_train.errors import UserError
 from magnet_train.evaluation.frechet import Floats, Gaussian
 
-LABEL = "FAD-CLAP"
 _SPLITS = 10
 _LEAST = 2  # clips, below which there is no spread
 
@@ -100,7 +99,7 @@ def measure_fad(
     """
     if min(len(generated), len(reference)) < _LEAST:
         raise UserError(
-            f"{LABEL} needs at least {_LEAST} usable clips on each side and got {len(generated)} generated, "
+            f"at least {_LEAST} usable clips are needed on each side, not {len(generated)} generated and "
             f"{len(reference)} of the reference; add clips."
         )
     ours, real = _join(generated), _join(reference)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from safetensors.torch import load_file, save_file
 
 from magnet_train.cli.main import main
 from magnet_train.evaluation import Clap, frechet_distance
@@ -166,6 +167,8 @@ def test_a_broken_clip_takes_its_pair_out_of_kl(folders, evaluate):
     assert found["measures"]["kl_ast"]["pairs"] == 5
     assert found["measures"]["fad_clap"]["generated_clips"] == 5
     assert found["measures"]["clap_score"]["clips"] == 5
+    assert found["pairs"]["unpaired_generated"] == []
+    assert found["pairs"]["unpaired_reference"] == ["clip2.wav", "clip6.wav", "clip7.flac"]
 
 
 def test_silence_counts(folders, evaluate, capsys):
@@ -227,7 +230,10 @@ def test_one_clip_has_no_fad_but_a_pair(folders, evaluate):
         file.unlink()
     code, found = evaluate(folders)
     assert code == 0
-    assert "at least 2 usable clips on each side and got 1 generated" in found["not_computed"]["fad_clap"]
+    assert (
+        "at least 2 usable clips are needed on each side, not 1 generated and 8 of the reference"
+        in found["not_computed"]["fad_clap"]
+    )
     assert found["measures"]["kl_ast"]["pairs"] == 1
     assert found["measures"]["kl_ast"]["interval"] is None
     assert found["measures"]["clap_score"]["chance"] is None
@@ -294,6 +300,28 @@ def test_a_missing_model_costs_only_its_measures(folders, evaluate, clap_folder,
     assert found["measures"].keys() == {"kl_ast"}
     assert found["not_computed"].keys() == {"fad_clap", "clap_score"}
     assert "not computed: FAD-CLAP and CLAP score, since --clap" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_model_that_gives_no_numbers_costs_only_its_measures(folders, evaluate, clap_folder, tmp_path):
+    folder = shutil.copytree(clap_folder, tmp_path / "clap")
+    weights = load_file(folder / "model.safetensors")
+    weights["audio_projection.linear2.bias"].fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    code, found = evaluate(folders, "--clap", str(folder))
+    assert code == 0
+    assert found["measures"].keys() == {"kl_ast"}
+    assert "the model of --clap gives no finite numbers" in found["not_computed"]["fad_clap"]
+
+
+def test_names_that_are_no_text_and_names_like_markup(folders, evaluate, capfd):
+    os.rename(os.fsencode(folders[0] / "clip1.wav"), os.fsencode(folders[0]) + b"/\xff[bold].wav")
+    (folders[0] / "[red]x.wav").write_bytes(b"RIFF no more")
+    (folders[0] / os.fsdecode(b"\xfe.wav")).write_bytes(b"RIFF no more")
+    code, found = evaluate(folders)
+    assert code == 0
+    assert found["measures"]["fad_clap"]["generated_clips"] == 6
+    assert len(found["generated"]["left_out"]) == 2
+    assert "[red]x.wav" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

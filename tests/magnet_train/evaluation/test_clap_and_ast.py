@@ -143,6 +143,33 @@ def test_missing_weights_are_not_made_up(clap_folder, tmp_path):
         Clap.from_pretrained(str(folder))
 
 
+def test_weights_in_the_old_format_are_read_as_plain_data(clap, clap_folder, tmp_path):
+    from safetensors.torch import load_file
+
+    folder = shutil.copytree(clap_folder, tmp_path / "clap")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    old = Clap.from_pretrained(str(folder))
+    windows = sounds(clap.sample_rate, 2)
+    np.testing.assert_array_equal(old.embed_audio(windows), clap.embed_audio(windows))
+    assert old.origin.sha256 != clap.origin.sha256
+    torch.save({"evil": Evil(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Clap.from_pretrained(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+class Evil:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
 def test_code_beside_the_weights_is_not_run(clap_folder, tmp_path):
     folder = shutil.copytree(clap_folder, tmp_path / "clap")
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass X: pass\n")

@@ -72,9 +72,7 @@ class TestFad:
         assert first.equal != other.equal
 
     def test_one_clip_is_refused(self):
-        with pytest.raises(
-            UserError, match=r"at least 2 usable clips .* got 1 generated, 5 of the reference"
-        ):
+        with pytest.raises(UserError, match=r"at least 2 usable clips .* not 1 generated and 5 of"):
             measure_fad(clips(1, 0), clips(5, 1))
 
 
@@ -101,7 +99,7 @@ class TestClapScore:
         assert score.chance is None
 
     def test_no_caption(self):
-        with pytest.raises(UserError, match="needs captions"):
+        with pytest.raises(UserError, match="no captions"):
             measure_clap_score([], np.empty((0, 2)), [])
 
 
@@ -142,7 +140,7 @@ class TestDivergence:
         assert (found.pairs, found.chance, found.other_real, found.interval) == (1, None, None, None)
 
     def test_no_pair(self):
-        with pytest.raises(UserError, match="needs pairs"):
+        with pytest.raises(UserError, match="no pairs"):
             measure_divergence([], [])
 
 
