@@ -61,6 +61,13 @@ class TestFad:
         assert equal is not None
         assert equal.real.mean > 0.05
 
+    def test_real_clips_are_never_compared_with_themselves(self):
+        axes = np.eye(4)  # a clip on each axis, so that every split into two and two has the same distance
+        equal = measure_fad(list(axes[:, None]), list(axes[:, None])).equal
+        assert equal is not None
+        assert equal.real.mean == pytest.approx(frechet_distance(axes[:2], axes[2:]))
+        assert equal.real.std == pytest.approx(0, abs=1e-12)
+
     def test_too_few_windows_are_told(self):
         assert measure_fad(clips(2, 0), clips(50, 1)).too_few
         assert not measure_fad(clips(50, 0), clips(50, 1)).too_few
