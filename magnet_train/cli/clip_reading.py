@@ -94,7 +94,7 @@ class Clip:
         part = {} if file.start is None else {"start": file.start}
         self._metadata = {**described, "source": file.name, **part}
         try:
-            start, end = _segment(file)
+            start, end = segment(file)
             stream = AudioStream(file.path, self._codec.sample_rate, self._codec.channels, start, end)
             yield from stream
         except UserError as error:
@@ -102,7 +102,7 @@ class Clip:
         self._audio_hash = stream.digest
 
 
-def _segment(file: AudioFile) -> tuple[float, float | None]:
+def segment(file: AudioFile) -> tuple[float, float | None]:
     """Find a clip in its file, in seconds.
 
     Most downloads of MusicCaps and AudioCaps are cut already, and those that are not may end early. Any

@@ -94,6 +94,66 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def clap_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLAP of random weights as transformers saves one, which hears windows of a second."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("clap")
+    words = ["<s>", "<pad>", "</s>", "<unk>", "a", "low", "high", "bell", "flute", "piano", "slow"]
+    audio = {
+        "spec_size": 64,
+        "num_mel_bins": 16,
+        "patch_embeds_hidden_size": 8,
+        "hidden_size": 16,
+        "depths": [1, 1],
+        "num_attention_heads": [1, 2],
+        "window_size": 4,
+    }
+    text = {
+        "vocab_size": len(words),
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 96,
+    }
+    torch.manual_seed(0)
+    ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=12)).save_pretrained(folder)
+    ClapFeatureExtractor(
+        feature_size=16, max_length_s=1, truncation="rand_trunc", sampling_rate=48_000
+    ).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>").save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ast_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An audio spectrogram transformer of random weights and 6 classes, which hears windows of a second."""
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+
+    folder = tmp_path_factory.mktemp("ast")
+    torch.manual_seed(0)
+    config = ASTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=6,
+        max_length=100,
+        num_mel_bins=32,
+        initializer_range=0.5,  # else all sounds alike would be classified the same
+    )
+    ASTForAudioClassification(config).save_pretrained(folder)
+    ASTFeatureExtractor(max_length=100, num_mel_bins=32).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def change_checkpoint(checkpoint: Path, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
     """Return a function that writes a copy of the checkpoint after `change(content)`."""
