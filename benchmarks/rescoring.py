@@ -62,7 +62,12 @@ def data(work: Path) -> TokenDataModule:
     """Return the clips that MAGNeT trains on, in the same order."""
     shards = work / "shards"
     module = TokenDataModule(
-        shards / "train", shards / "validation", segment_duration=1.28, batch_size=16, num_workers=0, seed=SEED
+        shards / "train",
+        shards / "validation",
+        segment_duration=1.28,
+        batch_size=16,
+        num_workers=0,
+        seed=SEED,
     )
     module.setup()
     return module
@@ -129,7 +134,9 @@ def train_musicgen(work: Path, steps: int, hiding: bool) -> Path:
             decoder_input_ids=delayed(read, card, frames + n_q - 1).flatten(0, 1),
         ).logits.unflatten(0, (-1, n_q))  # [B, K, columns, card]
         own = torch.stack([logits[:, k, k : k + frames] for k in range(n_q)], dim=1)  # [B, K, T, card]
-        loss = F.cross_entropy(own.flatten(0, 2), tokens.masked_fill(read == card, card).flatten(), ignore_index=card)
+        loss = F.cross_entropy(
+            own.flatten(0, 2), tokens.masked_fill(read == card, card).flatten(), ignore_index=card
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -232,7 +239,9 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=2000, help="training steps of MusicGen (default: %(default)s)"
     )
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="clips of a caption (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help="clips of a caption (default: %(default)s)"
+    )
     parser.add_argument("--tiny", action="store_true", help="few steps and clips; its numbers mean nothing")
     parser.add_argument("--out", type=Path, help="where the record goes (default: benchmarks/results)")
     args = parser.parse_args()
