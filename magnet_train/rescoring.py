@@ -8,19 +8,23 @@ Source: arXiv 2401.04577, section 3.4; MusicGen, arXiv 2306.05284, section 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, MusicgenForConditionalGeneration
+from transformers.utils import logging
 
 from magnet_train.decoding import Rescorer
 from magnet_train.errors import UserError
 from magnet_train.hub import find_folder, lacking, unreadable
 from magnet_train.text.tokenizer import Tokenizer
 from magnet_train.tokens import CodecInfo
+
+logging.disable_progress_bar()  # as the codec does, which is not always loaded before
 
 MUSICGEN = "facebook/musicgen-small"
 MAX_TEXT = 256  # tokens of a caption
@@ -83,7 +87,8 @@ class MusicgenRescorer:
         name = str(path_or_hub_id)
         folder = find_folder(name, "rescorer")
         try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            with _quiet():
+                config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds here
             raise unreadable(name, "rescorer", error) from error
         if config.model_type != "musicgen":
@@ -92,9 +97,10 @@ class MusicgenRescorer:
                 f"{config.model_type}; use {MUSICGEN} or a folder like it."
             )
         try:
-            model, report = MusicgenForConditionalGeneration.from_pretrained(
-                folder, config=config, dtype=torch.float32, output_loading_info=True, weights_only=True
-            )
+            with _quiet():
+                model, report = MusicgenForConditionalGeneration.from_pretrained(
+                    folder, config=config, dtype=torch.float32, output_loading_info=True, weights_only=True
+                )
         except Exception as error:
             raise unreadable(name, "rescorer", error) from error
         missing = {key for key in report["missing_keys"] if not key.startswith("audio_encoder.")}
@@ -182,3 +188,14 @@ def delayed(tokens: Tensor, special: int, columns: int) -> Tensor:
     for codebook in range(n_q):
         laid[:, codebook, 1 + codebook : 1 + codebook + num_frames] = tokens[:, codebook]
     return laid[..., :columns]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hush transformers, which warns of MusicGen's special token because it is no code; what is missing is checked."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
