@@ -11,10 +11,23 @@ import torch
 from torch import Tensor
 
 from magnet_train.codecs import Codec
-from magnet_train.decoding import LogitsAtFrames
+from magnet_train.decoding import LogitsAtFrames, Rescorer
 from magnet_train.long_audio import CONTEXT_SECONDS, samples_per_frame
 
 GOLDEN_RATIO = 0.6180339887498949  # of the clip to the next cut: no two of them come to lie near each other
+
+
+class WanderingCut:
+    """Says where the circle is cut open: at another place in each call, so that no frame is always at an end."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def next(self, num_frames: int) -> int:
+        """Return the frame that comes first in the next call."""
+        cut = round(self._calls * GOLDEN_RATIO * num_frames) % num_frames
+        self._calls += 1
+        return cut
 
 
 class CircularLogits:
@@ -29,24 +42,35 @@ class CircularLogits:
 
     def __init__(self, logits_fn: LogitsAtFrames) -> None:
         self.logits_fn = logits_fn
-        self._calls = 0
+        self._cut = WanderingCut()
 
     def __call__(self, tokens: Tensor, stage: int, cfg_coef: float) -> Tensor:
         """Return logits float [B, T, card] for tokens int64 [B, K, T]."""
-        cut = self._next_cut(tokens.shape[-1])
+        cut = self._cut.next(tokens.shape[-1])
         return self.logits_fn(tokens.roll(-cut, dims=-1), stage, cfg_coef).roll(cut, dims=1)
 
     def at(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor) -> Tensor:
         """Return logits float [B, M, card] of the frames int64 [B, M]."""
         num_frames = tokens.shape[-1]
-        cut = self._next_cut(num_frames)
+        cut = self._cut.next(num_frames)
         return self.logits_fn.at(tokens.roll(-cut, dims=-1), stage, cfg_coef, (frames - cut) % num_frames)
 
-    def _next_cut(self, num_frames: int) -> int:
-        """Return the frame that comes first in the next call."""
-        cut = round(self._calls * GOLDEN_RATIO * num_frames) % num_frames
-        self._calls += 1
-        return cut
+
+class CircularRescorer:
+    """The same for a rescorer: one that reads from left to right has read what comes before the first frame, too.
+
+    Args:
+        rescorer: See `decoding.Rescorer`.
+    """
+
+    def __init__(self, rescorer: Rescorer) -> None:
+        self.rescorer = rescorer
+        self._cut = WanderingCut()
+
+    def __call__(self, tokens: Tensor, stage: int) -> Tensor:
+        """Return probabilities float [B, T] for tokens int64 [B, K, T]."""
+        cut = self._cut.next(tokens.shape[-1])
+        return self.rescorer(tokens.roll(-cut, dims=-1), stage).roll(cut, dims=-1)
 
 
 def decode_circular(codec: Codec, tokens: Tensor) -> Tensor:

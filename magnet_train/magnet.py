@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +22,18 @@ from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.licence import UNSPECIFIED
 from magnet_train.checkpoints.load import read_model, read_stored
 from magnet_train.checkpoints.stored import StoredModel, as_it_came, load_weights, without_path
-from magnet_train.circular import CircularLogits, decode_circular
+from magnet_train.circular import CircularLogits, CircularRescorer, decode_circular
 from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
-from magnet_train.decoding import DecodingConfig, Progress, generate_tokens
+from magnet_train.decoding import DecodingConfig, Progress, Rescorer, generate_tokens
 from magnet_train.editing import plan_edit, splice
 from magnet_train.errors import UserError
 from magnet_train.hub import upload_folder
 from magnet_train.long_audio import samples_per_frame
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.text import TextEncoder, text_encoder_from_spec
+
+if TYPE_CHECKING:
+    from magnet_train.rescoring import RescoringModel
 
 LARGEST_SEED = 2**63 - 1  # that torch takes
 
@@ -173,6 +176,7 @@ class Magnet:
         prompt: Tensor | None = None,
         loop: bool = False,
         progress: Progress | None = None,
+        rescorer: RescoringModel | None = None,
     ) -> Tensor:
         """Make audio.
 
@@ -184,12 +188,14 @@ class Magnet:
             prompt: Audio [channels, samples] or [B, channels, samples] at `sample_rate` to continue.
             loop: Make clips whose end goes on at their beginning.
             progress: Called as progress(steps done, steps in all).
+            rescorer: A second model that helps to choose what is made again, `rescoring.MusicgenRescorer` say;
+                with weight `decoding.rescorer_weight`, on the same device.
 
         Returns:
             float32 [B, channels, samples] on the CPU.
 
         Raises:
-            UserError: Too long, prompt longer than the clip, or settings that do not fit.
+            UserError: Too long, prompt longer than the clip, settings that do not fit, or a rescorer of other tokens.
         """
         tokens = None
         if prompt is not None:
@@ -197,7 +203,14 @@ class Magnet:
                 prompt, len(texts), self.segment_duration if seconds is None else seconds
             )
         tokens = self.generate_tokens(
-            texts, seconds, seed, decoding, prompt=tokens, loop=loop, progress=progress
+            texts,
+            seconds,
+            seed,
+            decoding,
+            prompt=tokens,
+            loop=loop,
+            rescorer=rescorer,
+            progress=progress,
         )
         return (decode_circular(self.codec, tokens) if loop else self.codec.decode(tokens)).cpu()
 
@@ -209,6 +222,7 @@ class Magnet:
         seed: int | None = None,
         decoding: DecodingConfig | None = None,
         progress: Progress | None = None,
+        rescorer: RescoringModel | None = None,
     ) -> Tensor:
         """Make a part of a recording anew; outside of it and of two fades of 10 ms no sample changes.
 
@@ -220,6 +234,7 @@ class Magnet:
             seed: As in `generate`, and so are `decoding` and `progress`.
             decoding: Sampler settings.
             progress: Called after each step.
+            rescorer: As in `generate`.
 
         Returns:
             float32 [B, channels, samples] on the CPU.
@@ -242,6 +257,7 @@ class Magnet:
             decoding,
             prompt=codec.encode(clip).expand(len(texts), -1, -1),
             keep=edit.keep.expand(len(texts), -1),
+            rescorer=rescorer,
             progress=progress,
         )
         return splice(audio.float().cpu(), codec.decode(tokens).cpu(), edit, hop, codec.sample_rate)
@@ -256,6 +272,7 @@ class Magnet:
         keep: Tensor | None = None,
         loop: bool = False,
         progress: Progress | None = None,
+        rescorer: RescoringModel | None = None,
     ) -> Tensor:
         """Make tokens; as `generate`, but `prompt` is int64 [B, K, P] and so is the result, [B, K, T].
 
@@ -275,18 +292,32 @@ class Magnet:
             hidden, mask = self.text(texts)
         guided = GuidedLogits(self.lm, hidden, mask) if bool(mask.any()) else GuidedLogits(self.lm, None)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        decoding = decoding or self.decoding
         return generate_tokens(
             CircularLogits(guided) if loop else guided,
             (len(texts), self.lm.n_q, self._stored.codec.frames(seconds)),
-            decoding or self.decoding,
+            decoding,
             card=self.lm.card,
             span_len=self.lm.span_len,
             prompt=prompt,
             keep=keep,
+            rescorer=self._rescorer(rescorer, texts, decoding, loop),
             generator=generator,
             progress=progress,
             device=self.device,
         )
+
+    def _rescorer(
+        self, model: RescoringModel | None, texts: Sequence[str | None], decoding: DecodingConfig, loop: bool
+    ) -> Rescorer | None:
+        """Return what judges clips about these texts, if there is such a model and it has a say."""
+        if model is None:
+            return None
+        model.require_same_tokens(self._stored.codec)
+        if decoding.rescorer_weight == 0:
+            return None
+        rescorer = model.for_texts(texts)
+        return CircularRescorer(rescorer) if loop else rescorer
 
     def _encode_prompt(self, prompt: Tensor, clips: int, seconds: float) -> Tensor:
         """Turn audio [channels, samples] or [B, channels, samples] into tokens int64 [B, K, P]."""

@@ -46,6 +46,13 @@ ALLOWED = {
         "magnet_train.text",
     ),
     "magnet_train.evaluation": ("magnet_train.errors", "magnet_train.hub", "magnet_train.evaluation"),
+    "magnet_train.rescoring": (
+        "magnet_train.errors",
+        "magnet_train.tokens",
+        "magnet_train.hub",
+        "magnet_train.text",
+        "magnet_train.decoding",
+    ),
     "magnet_train.editing": ("magnet_train.errors",),
     "magnet_train.circular": ("magnet_train.codecs", "magnet_train.decoding", "magnet_train.long_audio"),
     "magnet_train.metrics": ("magnet_train.losses",),

@@ -109,6 +109,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampler.add_argument(
         "--scoring", choices=["max", "prod"], help="how a span is judged: best token, or all of them"
     )
+    sampler.add_argument(
+        "--rescorer",
+        metavar="PATH",
+        help="MusicGen of the same codec (folder or hub id) that helps to choose what is made again; read over "
+        "the whole clip once for each step, so that generating takes longer by that much",
+    )
+    sampler.add_argument(
+        "--rescorer-weight",
+        type=float,
+        metavar="W",
+        help="its share in that choice: 0 none, 1 all (default: as saved, else 0.5)",
+    )
     sampler.add_argument("--greedy", action="store_true", help="take the most probable token each time")
 
 
@@ -127,6 +139,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--batch-size {args.batch_size} must be at least 1.")
     if args.adapter is None and args.adapter_strength != 1:
         raise UserError("--adapter-strength needs --adapter CKPT; name it, or leave the strength out.")
+    if args.rescorer is None and args.rescorer_weight is not None:
+        raise UserError("--rescorer-weight needs --rescorer PATH; name it, or leave the weight out.")
     _check_edit(args)
     import torch
 
@@ -160,13 +174,19 @@ def _maker(magnet: Magnet, decoding: DecodingConfig, args: argparse.Namespace) -
     """Return what makes clips [B, channels, samples] of B captions, given `seed` and `progress`."""
     from magnet_train.audio import read_audio
 
+    settings: dict[str, Any] = {"decoding": decoding}
+    if args.rescorer is not None:
+        from magnet_train.rescoring import MusicgenRescorer
+
+        settings["rescorer"] = MusicgenRescorer.from_pretrained(args.rescorer, magnet.device)
+
     def read(file: Path) -> Tensor:
         return read_audio(file, magnet.sample_rate, magnet.codec.channels)
 
     if args.edit is not None:
-        return partial(magnet.edit, read(args.edit), args.region, decoding=decoding)
+        return partial(magnet.edit, read(args.edit), args.region, **settings)
     prompt = None if args.prompt is None else read(args.prompt)
-    return partial(magnet.generate, seconds=args.seconds, decoding=decoding, prompt=prompt, loop=args.loop)
+    return partial(magnet.generate, seconds=args.seconds, prompt=prompt, loop=args.loop, **settings)
 
 
 def _generate_all(
@@ -217,7 +237,7 @@ def _generate_all(
 
 
 def _if_given(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what a record says of adapter, audio and loop, if there are any."""
+    """Return what a record says of adapter, audio, loop and rescorer, if there are any."""
     record: dict[str, Any] = {}
     if args.adapter is not None:
         record.update(adapter=args.adapter, strength=args.adapter_strength)
@@ -227,6 +247,8 @@ def _if_given(args: argparse.Namespace) -> dict[str, Any]:
         record.update(edit=str(args.edit), region=args.region)
     if args.loop:
         record.update(loop=True)
+    if args.rescorer is not None:
+        record.update(rescorer=args.rescorer)
     return record
 
 
@@ -261,6 +283,7 @@ def chosen_decoding(default: DecodingConfig, args: argparse.Namespace) -> Decodi
         "top_k": args.top_k,
         "span_arrangement": args.arrangement,
         "span_scoring": args.scoring,
+        "rescorer_weight": args.rescorer_weight,
         "use_sampling": False if args.greedy else None,
     }
     if args.cfg is not None:

@@ -1,7 +1,8 @@
-"""The iterative decoder: settings and schedule, sampling, remasking, and the loop that joins them."""
+"""The iterative decoder: settings and schedule, sampling, remasking, rescoring, and the loop that joins them."""
 
 from magnet_train.decoding.config import DecodingConfig, DecodingStep, decoding_schedule
 from magnet_train.decoding.generate import LogitsAtFrames, LogitsFn, Progress, generate_tokens
+from magnet_train.decoding.rescoring import Rescorer
 
 __all__ = [
     "DecodingConfig",
@@ -9,6 +10,7 @@ __all__ = [
     "LogitsAtFrames",
     "LogitsFn",
     "Progress",
+    "Rescorer",
     "decoding_schedule",
     "generate_tokens",
 ]

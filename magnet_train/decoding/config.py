@@ -32,10 +32,12 @@ class DecodingConfig:
         use_sampling: False takes the most probable token each time.
         max_cfg_coef: Guidance while everything is masked; 1 is none.
         min_cfg_coef: Guidance when nothing is masked any more.
+        rescorer_weight: Share of a rescorer, if there is one, in how probable a token counts as when spans are
+            ranked, 0..1: 0 leaves it out, 1 leaves the model out.
         parity: Do exactly what the reference does where we differ: T is trimmed to a multiple of `span_len`,
             and codebooks without steps stay masked.
 
-    Source: arXiv 2401.04577, section 3.3 and figure 4.
+    Source: arXiv 2401.04577, sections 3.3 and 3.4, and figure 4.
     """
 
     decoding_steps: tuple[int, ...] = (20, 10, 10, 10)
@@ -48,6 +50,7 @@ class DecodingConfig:
     use_sampling: bool = True
     max_cfg_coef: float = 10.0
     min_cfg_coef: float = 1.0
+    rescorer_weight: float = 0.5
     parity: bool = False
 
     def check(self, n_q: int, card: int) -> None:
@@ -67,6 +70,10 @@ class DecodingConfig:
             raise UserError(f"temperature {self.temperature} must be a number and not negative.")
         if not (math.isfinite(self.max_cfg_coef) and math.isfinite(self.min_cfg_coef)):
             raise UserError(f"guidance {self.max_cfg_coef}, {self.min_cfg_coef} must be two finite numbers.")
+        if not 0.0 <= self.rescorer_weight <= 1.0:
+            raise UserError(
+                f"rescorer_weight {self.rescorer_weight} must lie in 0..1 (0 leaves the rescorer out)."
+            )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from magnet_train.decoding.config import DecodingConfig, DecodingStep, decoding_schedule
 from magnet_train.decoding.remasking import remasking_for
+from magnet_train.decoding.rescoring import Rescorer, Rescoring
 from magnet_train.decoding.sampling import choose_tokens, race_noise
 from magnet_train.errors import UserError
 from magnet_train.masking import at_frames
@@ -44,6 +45,7 @@ def generate_tokens(
     span_len: int,
     prompt: Tensor | None = None,
     keep: Tensor | None = None,
+    rescorer: Rescorer | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
@@ -60,6 +62,8 @@ def generate_tokens(
         span_len: L, frames in a span that the model was trained for.
         prompt: int64 [B, K, P], P <= T, tokens given from the start of the clip on.
         keep: bool [B, K, T] or [B, T], which tokens of a prompt of T frames stay; all of them by default.
+        rescorer: A second model that helps to rank the spans, with weight `decoding.rescorer_weight`; called
+            after each step but the last of a codebook, see `Rescorer`.
         generator: Makes sampling repeatable; on `device`. One for each clip makes a clip independent of the
             others in its batch.
         progress: Called after each step with (steps done, steps in all).
@@ -88,6 +92,7 @@ def generate_tokens(
     tokens = given.clone()
     schedule = list(decoding_schedule(decoding))
     remasking = remasking_for(decoding, num_frames, span_len, generator, device)
+    rescoring = Rescoring(rescorer, decoding, schedule)
     stage = -1
     for done, step in enumerate(schedule, start=1):
         if step.stage != stage:
@@ -108,6 +113,7 @@ def generate_tokens(
         current = torch.where(masked, current.scatter(1, frames, sampled), current)
         tokens[:, stage] = current
         probs = torch.ones((batch, num_frames), device=device).scatter(1, frames, sampled_probs)
+        probs = rescoring.mix(probs, masked, tokens, stage, done - 1)
         scores = remasking.score(probs, chosen, masked)
         if progress is not None:
             progress(done, len(schedule))

@@ -13,13 +13,22 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
+from transformers import (
+    AutoConfig,
+    EncodecModel,
+    MusicgenDecoderConfig,
+    MusicgenForCausalLM,
+    MusicgenForConditionalGeneration,
+    T5EncoderModel,
+)
 
 from datamodules.writer import ShardWriter
-from magnet_train.codecs import load_codec
+from magnet_train.codecs import load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig
 from magnet_train.models import MagnetTransformer
 from magnet_train.module import MagnetModule
 from magnet_train.text import T5Text
+from magnet_train.text.tokenizer import Tokenizer, folder_of
 from magnet_train.tokens import CodecInfo
 
 STEPS = 3
@@ -152,6 +161,44 @@ def ast_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ASTForAudioClassification(config).save_pretrained(folder)
     ASTFeatureExtractor(max_length=100, num_mel_bins=32).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def musicgen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random MusicGen of the packaged codec, as transformers saves it."""
+    folder = tmp_path_factory.mktemp("musicgen")
+    _write_musicgen(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_musicgen() -> Callable[..., None]:
+    """Return a function that writes such a folder with other settings of the decoder."""
+    return _write_musicgen
+
+
+def _write_musicgen(folder: Path, **decoder: Any) -> None:
+    """Write a random MusicGen; `decoder` changes settings of its decoder."""
+    torch.manual_seed(0)
+    settings = {
+        "vocab_size": 256,
+        "num_codebooks": 4,
+        "hidden_size": 32,
+        "ffn_dim": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "pad_token_id": 256,
+        "bos_token_id": 256,
+    }
+    model = MusicgenForConditionalGeneration(
+        text_encoder=T5EncoderModel(AutoConfig.from_pretrained(folder_of("quickstart"))),
+        audio_encoder=EncodecModel.from_pretrained(packaged_codec()),
+        decoder=MusicgenForCausalLM(MusicgenDecoderConfig(**settings | decoder)),
+    )
+    for parameter in [*model.decoder.parameters(), *model.enc_to_dec_proj.parameters()]:
+        torch.nn.init.normal_(parameter, std=0.3)  # else every token would be as probable as any other
+    model.save_pretrained(folder)
+    Tokenizer("quickstart", max_length=256).tokenizer.save_pretrained(folder)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,61 @@ def test_loop_is_another_clip_of_the_same_length(checkpoint: Path, tmp_path: Pat
     assert clips[0] != clips[1]
 
 
+def test_a_rescorer_has_its_say(checkpoint: Path, musicgen: Path, tmp_path: Path) -> None:
+    """In a process of its own, which hears of transformers' warnings as a user would."""
+    settings = {
+        "plain": [],
+        "none": ["--rescorer-weight", "0"],
+        "all": ["--rescorer-weight", "1"],
+        "half": [],
+    }
+    clips, steps = {}, ["--steps", "6,4,2,2"]
+    for name, weight in settings.items():
+        options = ["--text", "a flute", "--text", "a low bell", "--batch-size", "1", *steps, *weight]
+        if name != "plain":
+            options += ["--rescorer", str(musicgen)]
+        command = ["generate", "--model", str(checkpoint), "--out", str(tmp_path / name), *options]
+        if name == "half":
+            run = subprocess.run(
+                [sys.executable, "-m", "magnet_train", *command], capture_output=True, text=True, check=True
+            )
+            assert "28/28 steps" in run.stderr  # 14 for each clip, rescored or not
+            assert len(run.stderr.strip().splitlines()) == 1, run.stderr
+        else:
+            assert main(command) == 0
+        results = results_of(tmp_path / name)
+        assert [result.get("rescorer") for result in results] == [
+            None if name == "plain" else str(musicgen)
+        ] * 2
+        clips[name] = [(tmp_path / name / result["file"]).read_bytes() for result in results]
+    assert results_of(tmp_path / "half")[0]["decoding"]["rescorer_weight"] == 0.5
+    assert clips["none"] == clips["plain"]
+    assert clips["all"] != clips["plain"]
+    assert clips["half"] != clips["plain"]
+
+
+def test_a_rescorer_of_other_tokens_is_one_sentence_and_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, write_musicgen: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_musicgen(tmp_path / "other", vocab_size=64, pad_token_id=64, bos_token_id=64)
+    capsys.readouterr()
+    options = ["--text", "a flute", "--rescorer", str(tmp_path / "other")]
+    assert generate(checkpoint, tmp_path / "clips", *options) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith(f"magnet-train: error: rescorer {tmp_path / 'other'} has card 64 ")
+    assert "\n" not in said
+    assert not (tmp_path / "clips").exists()
+
+
+def test_a_weight_of_the_rescorer_out_of_range(
+    checkpoint: Path, musicgen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--text", "a flute", "--rescorer", str(musicgen), "--rescorer-weight", "1.5"]
+    assert generate(checkpoint, tmp_path / "clips", *options) == 1
+    assert "rescorer_weight 1.5 must lie in 0..1" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -171,6 +228,8 @@ def test_loop_is_another_clip_of_the_same_length(checkpoint: Path, tmp_path: Pat
         (["--text", "a flute", "--cfg", "nan"], "guidance nan"),
         (["--text", "a flute", "--temperature", "nan"], "temperature nan"),
         (["--text", "a flute", "--adapter-strength", "2"], "--adapter"),
+        (["--text", "a flute", "--rescorer-weight", "1"], "--rescorer"),
+        (["--text", "a flute", "--rescorer", "./nowhere"], "rescorer ./nowhere"),
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing(
