@@ -5,6 +5,7 @@ Shapes: tokens int64 [B, K, T]; audio float [B, channels, samples].
 
 from __future__ import annotations
 
+import math
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -25,10 +26,12 @@ from magnet_train.checkpoints.stored import StoredModel, as_it_came, load_weight
 from magnet_train.circular import CircularLogits, CircularRescorer, decode_circular
 from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig, Progress, Rescorer, generate_tokens
+from magnet_train.decoding.generate import given_tokens
 from magnet_train.editing import plan_edit, splice
 from magnet_train.errors import UserError
 from magnet_train.hub import upload_folder
-from magnet_train.long_audio import samples_per_frame
+from magnet_train.long_audio import encode_audio, samples_per_frame
+from magnet_train.long_form import continue_tokens
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.text import TextEncoder, text_encoder_from_spec
 
@@ -182,7 +185,8 @@ class Magnet:
 
         Args:
             texts: B captions; None or "" makes a clip without one.
-            seconds: Length; the model's segment_duration when None, and at most that.
+            seconds: Length; the model's segment_duration when None. Longer clips are made window by window, each
+                in sight of half of the one before.
             seed: Makes the result repeatable on the same device.
             decoding: Sampler settings; the model's own when None.
             prompt: Audio [channels, samples] or [B, channels, samples] at `sample_rate` to continue.
@@ -195,7 +199,8 @@ class Magnet:
             float32 [B, channels, samples] on the CPU.
 
         Raises:
-            UserError: Too long, prompt longer than the clip, settings that do not fit, or a rescorer of other tokens.
+            UserError: A loop longer than the model's clips, a prompt longer than the clip, settings that do not fit,
+                or a rescorer of other tokens.
         """
         tokens = None
         if prompt is not None:
@@ -279,11 +284,8 @@ class Magnet:
         `keep`, bool [B, P] or [B, K, P], says which tokens of the prompt stay; all of them when None.
         """
         seconds = self.segment_duration if seconds is None else seconds
-        if not 0 < seconds <= self.segment_duration:
-            raise UserError(
-                f"{seconds:g} s cannot be made in one go: the model was trained on clips of "
-                f"{self.segment_duration:g} s; ask for more than 0 and at most that."
-            )
+        if not 0 < seconds < math.inf:
+            raise UserError(f"{seconds:g} s is no length of a clip; ask for more than 0.")
         if not texts or isinstance(texts, str):
             raise UserError(f"texts is {texts!r}; give a list with one caption or None for each clip.")
         if seed is not None and not 0 <= seed <= LARGEST_SEED:
@@ -293,19 +295,36 @@ class Magnet:
         guided = GuidedLogits(self.lm, hidden, mask) if bool(mask.any()) else GuidedLogits(self.lm, None)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         decoding = decoding or self.decoding
-        return generate_tokens(
-            CircularLogits(guided) if loop else guided,
-            (len(texts), self.lm.n_q, self._stored.codec.frames(seconds)),
-            decoding,
-            card=self.lm.card,
-            span_len=self.lm.span_len,
-            prompt=prompt,
-            keep=keep,
-            rescorer=self._rescorer(rescorer, texts, decoding, loop),
-            generator=generator,
-            progress=progress,
-            device=self.device,
-        )
+        judge = self._rescorer(rescorer, texts, decoding, loop)
+
+        shape = (len(texts), self.lm.n_q, self._stored.codec.frames(seconds))
+        window = self._stored.codec.frames(self.segment_duration)
+
+        def fill(prompt: Tensor | None, keep: Tensor | None, progress: Progress | None) -> Tensor:
+            return generate_tokens(
+                CircularLogits(guided) if loop else guided,
+                (*shape[:2], min(shape[2], window)),
+                decoding,
+                card=self.lm.card,
+                span_len=self.lm.span_len,
+                prompt=prompt,
+                keep=keep,
+                rescorer=judge,
+                generator=generator,
+                progress=progress,
+                device=self.device,
+            )
+
+        if shape[2] <= window:
+            return fill(prompt, keep, progress)
+        if loop or decoding.parity or keep is not None:
+            what = "a loop" if loop else "a clip in parity mode" if decoding.parity else "a clip with `keep`"
+            raise UserError(
+                f"{what} has to be made in one go, which is at most the {self.segment_duration:g} s of the model's "
+                f"clips, not {seconds:g} s; ask for less."
+            )
+        given, _ = given_tokens(prompt, None, shape, self.lm.card, self.device)
+        return continue_tokens(given, 0 if prompt is None else prompt.shape[-1], window, fill, progress)
 
     def _rescorer(
         self, model: RescoringModel | None, texts: Sequence[str | None], decoding: DecodingConfig, loop: bool
@@ -337,7 +356,8 @@ class Magnet:
             raise UserError(
                 f"the prompt lasts {length:g} s but the clip only {seconds:g} s; shorten the prompt or ask for more."
             )
-        return self.codec.encode(prompt).expand(clips, -1, -1)
+        tokens = torch.stack([encode_audio(self.codec, clip) for clip in prompt])
+        return tokens.expand(clips, -1, -1)
 
     def _parts(self) -> nn.ModuleDict:
         """Return what the model's weights are for: a frozen text encoder brings its own."""

@@ -54,6 +54,7 @@ ALLOWED = {
         "magnet_train.decoding",
     ),
     "magnet_train.editing": ("magnet_train.errors",),
+    "magnet_train.long_form": ("magnet_train.decoding",),
     "magnet_train.circular": ("magnet_train.codecs", "magnet_train.decoding", "magnet_train.long_audio"),
     "magnet_train.metrics": ("magnet_train.losses",),
     "magnet_train.sharding": ("magnet_train.models",),

@@ -65,7 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, type=Path, metavar="DIR", help="folder for the WAVs; without results yet"
     )
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="length in seconds (default: the model's clip length)"
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="length in seconds (default: the model's clip length); more is made window by window",
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same sound (default: 0)")
     given = parser.add_mutually_exclusive_group()
@@ -202,8 +205,7 @@ def _generate_all(
     seconds = 0.0
     lines: list[str] = []
     width = len(str(len(prompts) - 1))
-    steps = len(prompts) * sum(decoding.decoding_steps)
-    with _all_or_nothing(args.out) as written, _progress(steps) as advance:
+    with _all_or_nothing(args.out) as written, _progress(len(prompts)) as advance:
         for first in range(0, len(prompts), args.batch_size):
             batch = prompts[first : first + args.batch_size]
             audio = make(
@@ -293,13 +295,16 @@ def chosen_decoding(default: DecodingConfig, args: argparse.Namespace) -> Decodi
     return replace(default, **{name: value for name, value in given.items() if value is not None})
 
 
-def _advance_by(advance: Callable[[int], None], clips: int, done: int, total: int) -> None:
-    advance(clips)  # a step of a batch is one of each of its clips
+def _advance_by(advance: Callable[[int, int], None], clips: int, done: int, total: int) -> None:
+    advance(clips, total)  # a step of a batch is one of each of its clips
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar over decoding steps of clips, with rate and time left; calling what it gives advances it."""
+def _progress(clips: int) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar over decoding steps of clips, with rate and time left.
+
+    Calling what it gives with a number of steps done, and how many a clip takes, advances it.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -310,11 +315,11 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
         TextColumn("steps, {task.fields[rate]}/s, left"),
     )
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("generate", total=total, rate="-")
+        task = bar.add_task("generate", total=None, rate="-")
 
-        def advance(count: int) -> None:
-            bar.advance(task, count)
-            bar.update(task, rate=f"{bar.tasks[0].speed or 0:.0f}")
+        def advance(steps: int, steps_of_a_clip: int) -> None:
+            rate = f"{bar.tasks[0].speed or 0:.0f}"
+            bar.update(task, advance=steps, total=clips * steps_of_a_clip, rate=rate)
 
         try:
             yield advance

@@ -87,7 +87,7 @@ def generate_tokens(
         )
     if decoding.parity and decoding.span_arrangement == "nonoverlap":
         num_frames -= num_frames % span_len
-    given, kept = _given_tokens(prompt, keep, (batch, n_q, num_frames), card, device)
+    given, kept = given_tokens(prompt, keep, (batch, n_q, num_frames), card, device)
     keep = kept.to(device)
     tokens = given.clone()
     schedule = list(decoding_schedule(decoding))
@@ -128,14 +128,18 @@ def _logits_at(logits_fn: LogitsFn, tokens: Tensor, step: DecodingStep, frames: 
     return at_frames(logits, frames)
 
 
-def _given_tokens(
+def given_tokens(
     prompt: Tensor | None,
     keep: Tensor | None,
     shape: tuple[int, int, int],
     card: int,
     device: torch.device | str,
 ) -> tuple[Tensor, Tensor]:
-    """Lay the prompt into an otherwise masked clip; return it and, on the CPU, what of it stays: [B, K, T]."""
+    """Lay a prompt into an otherwise masked clip; return it and, on the CPU, what of it stays: [B, K, T].
+
+    Raises:
+        UserError: The prompt is longer than the clip, holds ids that are none, or `keep` does not fit it.
+    """
     given = torch.full(shape, card, dtype=torch.int64, device=device)
     if prompt is None:
         if keep is not None:

@@ -80,9 +80,9 @@ def test_audio_prompt_begins_every_clip(magnet: Magnet, batched: bool) -> None:
     torch.testing.assert_close(audio, magnet.codec.decode(tokens))
 
 
-@pytest.mark.parametrize("seconds", [0.0, -1.0, 0.6, float("nan")])
-def test_length_that_the_model_was_not_trained_for(magnet: Magnet, seconds: float) -> None:
-    with pytest.raises(UserError, match=r"0\.48 s"):
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
+def test_what_is_no_length(magnet: Magnet, seconds: float) -> None:
+    with pytest.raises(UserError, match="no length"):
         magnet.generate_tokens(["a flute"], seconds=seconds)
 
 

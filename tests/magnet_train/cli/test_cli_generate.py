@@ -216,7 +216,7 @@ def test_a_weight_of_the_rescorer_out_of_range(
         (["--text", "a flute", "--text", "  "], "caption 2"),
         (["--text", "a flute", "--steps", "2,1"], "decoding_steps"),
         (["--text", "a flute", "--steps", "2,1,0,1"], "decoding_steps"),
-        (["--text", "a flute", "--seconds", "9"], "9 s"),
+        (["--text", "a flute", "--seconds", "9", "--loop"], "9 s"),
         (["--text", "a flute", "--top-p", "1.5"], "top_p"),
         (["--text", "a flute", "--temperature", "-1"], "temperature"),
         (["--text", "a flute", "--batch-size", "0"], "--batch-size"),
@@ -255,7 +255,7 @@ def test_an_unusable_target_is_told_before_anything_is_made(
 
 
 def test_new_folders_go_again_when_nothing_comes_of_it(checkpoint: Path, tmp_path: Path) -> None:
-    assert generate(checkpoint, tmp_path / "a" / "b", "--text", "a flute", "--seconds", "9") == 1
+    assert generate(checkpoint, tmp_path / "a" / "b", "--text", "a flute", "--seconds", "0") == 1
     assert list(tmp_path.iterdir()) == []
 
 
