@@ -38,3 +38,9 @@ def test_a_small_model_as_a_whole():
     setting = Setting(dim=256, heads=4, layers=6, frames=500, rounds=3)
     assert ratios_of(measure_training(setting), parts=7)["step"] > BAR * 2.0
     assert ratios_of(measure_generation(setting, (8, 4, 4, 4)), parts=3)["generation, 20 steps"] > BAR * 2.0
+
+
+def test_the_quickstart_model_with_codebooks_of_the_usual_size():
+    setting = Setting(dim=128, heads=4, layers=4, frames=64, batch=16, text_positions=10, rounds=3)
+    assert ratios_of(measure_training(setting), parts=7)["step"] > BAR * 2.0
+    assert ratios_of(measure_generation(setting, (4, 2, 2, 2)), parts=3)["generation, 10 steps"] > BAR * 2.0
