@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,6 +33,13 @@ class MaskedTokenMetrics(Metric):
         self.n_q = n_q
         zeros = torch.zeros(n_q, RATE_BUCKETS, 3)
         self.add_state("sums", zeros, dist_reduce_fx="sum")
+
+    def _apply(self, fn: Callable[..., Tensor], exclude_state: Sequence[str] = ()) -> Self:
+        """Follow the model to its device, but never into 16 bits, where sums stop growing at 256 or 2,048."""
+        super()._apply(fn, exclude_state)
+        self.sums = self.sums.float()
+        self._defaults["sums"] = self._defaults["sums"].float()  # type: ignore[union-attr]
+        return self
 
     def update(self, prediction: StagePrediction, rate: Tensor) -> None:
         """Count the tokens of a stage.

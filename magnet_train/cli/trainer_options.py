@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from magnet_train.errors import UserError
 
 _GPUS = ("gpu", "cuda")
+_WEIGHTS_IN_16_BITS = ("16-true", "bf16-true")
 
 
 def check_trainer(trainer: Namespace, command: str) -> None:
@@ -34,6 +35,11 @@ def check_trainer(trainer: Namespace, command: str) -> None:
         raise UserError(
             f"trainer.val_check_interval is {interval}; give a number of batches, or --trainer.limit_val_batches 0 "
             "to validate never."
+        )
+    if command == "fit" and str(trainer.precision) in _WEIGHTS_IN_16_BITS:
+        raise UserError(
+            f"trainer.precision {trainer.precision} keeps the weights themselves in 16 bits, where small updates and the "
+            "moving average are lost; use bf16-mixed, or 32-true on a CPU."
         )
     if trainer.accumulate_grad_batches < 1:
         raise UserError(

@@ -53,6 +53,20 @@ def test_fit_writes_a_run_that_the_other_commands_read(trainings, tmp_path, caps
         assert (predicted / f"{record['slot']:06d}.wav").stat().st_size > 10_000
 
 
+def test_weights_in_16_bits_measure_the_same_but_for_rounding(trainings, tmp_path, capsys):
+    """Sums of losses are kept in float32 whatever the weights are in."""
+    run = tmp_path / "run"
+    assert trainings.fit(run) == 0
+    losses = []
+    for precision in ("32-true", "bf16-true"):
+        words = trainings.words("validate", run, "--ckpt_path", str(run / "last.ckpt"))
+        capsys.readouterr()
+        assert main([*words, "--trainer.precision", precision]) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "val/loss " in line]
+        losses.append(float(line.replace("│", " ").split()[-1]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
 def test_what_was_measured_and_written_is_said_whole(trainings, tmp_path, capsys, caplog, recwarn):
     """36 clips of 1.28 s to train on; the run validates on four."""
     run = tmp_path / "run"

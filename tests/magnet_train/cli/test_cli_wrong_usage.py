@@ -120,6 +120,10 @@ def test_a_config_of_before_still_goes(tmp_path, capsys):
         (["--trainer.max_steps", "0"], "trainer.max_steps is 0"),
         (["--trainer.val_check_interval", "0"], "--trainer.limit_val_batches 0"),
         (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches is 0"),
+        (
+            ["--trainer.precision", "bf16-true"],
+            "trainer.precision bf16-true keeps the weights themselves in 16",
+        ),
         (["--trainer.strategy", "ddpp"], "no trainer.strategy 'ddpp'; give ddp"),
         (["--trainer.devices", "0"], "(Trainer(devices='0') value is not a valid input"),
         (["--trainer.devices", "-4"], "should be an int > 0"),
