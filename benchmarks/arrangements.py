@@ -7,6 +7,8 @@ One frozen model decodes the same captions with the same seeds in each way; only
 and each way is compared with the model's own settings, clip by clip. A way of decoding that always makes the same clip
 would be often right, so beside it stands how alike clips are that share a caption and differ in their seed: the share of
 frames with the same token of the first codebook, for real clips as well.
+
+For "spread" there is a second opinion without an oracle: the exact log-likelihood of real clips under the decoder.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from magnet_train import DecodingConfig, Magnet
+from magnet_train.decoding import log_likelihood
+from magnet_train.models import GuidedLogits
 from magnet_train.quickstart.captions import Caption
 from magnet_train.quickstart.score import Readings, accuracy, read_clips
 from magnet_train.quickstart.world import PRESETS, ToneWorld
@@ -33,6 +37,7 @@ from magnet_train.quickstart.world import PRESETS, ToneWorld
 RESULTS = Path(__file__).parent / "results" / "arrangements.json"
 BATCH = 40  # clips decoded at a time
 STEPS = {22: (10, 4, 4, 4), 11: (5, 2, 2, 2), 6: (3, 1, 1, 1)}
+LIKELIHOOD_STEPS = {**STEPS, 4: (1, 1, 1, 1), 48: (24, 8, 8, 8)}
 ALIKE = (4, 12)  # captions, clips of each
 # None: the model's own, 3 falling to 0 in the quickstart.
 WAYS: dict[str, tuple[str, float | None]] = {
@@ -44,10 +49,10 @@ WAYS: dict[str, tuple[str, float | None]] = {
 }
 
 
-def settings(own: DecodingConfig, way: str, steps: int) -> DecodingConfig:
-    """Return the model's own settings with another arrangement, temperature and number of steps."""
+def settings(own: DecodingConfig, way: str) -> DecodingConfig:
+    """Return the model's own settings with another arrangement and temperature."""
     arrangement, temperature = WAYS[way]
-    decoding = replace(own, span_arrangement=arrangement, decoding_steps=STEPS[steps])
+    decoding = replace(own, span_arrangement=arrangement)
     if temperature is None:
         return decoding
     return replace(decoding, temperature=temperature, anneal_temperature=False)
@@ -83,6 +88,32 @@ def likeness_of_real(magnet: Magnet, world: ToneWorld, captions: Sequence[Captio
     return mean(alike(part) for part in tokens.split(ALIKE[1]))
 
 
+def likelihood(magnet: Magnet, world: ToneWorld, captions: Sequence[Caption], steps: int) -> dict[str, Any]:
+    """Return the nats a frame of real clips, mean and standard error, and by codebook."""
+    rng = np.random.default_rng(1)
+    clips = torch.from_numpy(np.stack([world.render(caption.events, rng) for caption in captions]))
+    decoding = replace(
+        settings(magnet.decoding, "spread, T 1"),
+        decoding_steps=LIKELIHOOD_STEPS[steps],
+        top_p=0.0,
+        max_cfg_coef=1.0,
+    )
+    parts = []
+    for first in range(0, len(captions), BATCH):
+        tokens = magnet.codec.encode(clips[first : first + BATCH, None])
+        logits = GuidedLogits(magnet.lm, *magnet.text([c.text for c in captions[first : first + BATCH]]))
+        generator = torch.Generator().manual_seed(first)
+        nats = log_likelihood(logits, tokens, decoding, card=magnet.lm.card, generator=generator)
+        parts.append(-nats / tokens.shape[-1])
+    nats = torch.cat(parts)  # [clips, K]
+    whole = nats.sum(dim=-1)
+    return {
+        "nats": float(whole.mean()),
+        "error": float(whole.std() / len(whole) ** 0.5),
+        "by_codebook": nats.mean(dim=0).tolist(),
+    }
+
+
 def compare(captions: Sequence[Caption], readings: Readings, base: Readings) -> dict[str, float]:
     """Return how many more whole clips are right than with `base`, with the half width of a 95 % interval."""
     gains = [
@@ -114,6 +145,7 @@ def main() -> None:
         "own": repr(magnet.decoding),
         "clips": len(captions),
         "real_likeness": likeness_of_real(magnet, world, seen[: ALIKE[0]]),
+        "likelihood": {steps: likelihood(magnet, world, seen, steps) for steps in sorted(LIKELIHOOD_STEPS)},
         "rows": [],
     }
     base: Readings = []
@@ -121,7 +153,7 @@ def main() -> None:
         task = progress.add_task("decode", total=len(WAYS) * len(STEPS))
         for steps in STEPS:
             for way in WAYS:
-                decoding = settings(magnet.decoding, way, steps)
+                decoding = replace(settings(magnet.decoding, way), decoding_steps=STEPS[steps])
                 readings = listen(magnet, captions, decoding)
                 base = base or readings
                 record["rows"].append(
@@ -136,6 +168,8 @@ def main() -> None:
                 )
                 args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
                 progress.advance(task)
+    for steps, found in record["likelihood"].items():
+        print(f"{steps:3d} steps  {found['nats']:.3f} +- {found['error']:.3f} nats a frame of real clips")
     for row in record["rows"]:
         numbers = " ".join(f"{row[name]:6.3f}" for name in row if name not in ("way", "steps"))
         print(f"{row['steps']:3d} steps  {row['way']:16s} {numbers}")

@@ -2,6 +2,7 @@
 
 from magnet_train.decoding.config import DecodingConfig, DecodingStep, decoding_schedule
 from magnet_train.decoding.generate import LogitsAtFrames, LogitsFn, Progress, generate_tokens
+from magnet_train.decoding.likelihood import log_likelihood
 from magnet_train.decoding.rescoring import Rescorer
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "Rescorer",
     "decoding_schedule",
     "generate_tokens",
+    "log_likelihood",
 ]
