@@ -27,6 +27,7 @@ COMMANDS = {
     "test": "measure a checkpoint on test data",
     "predict": "generate one clip for each caption of the data",
     "generate": "make audio from text with a trained model",
+    "demo": "try a model on a page in the browser",
     "benchmark": "measure training, generation and the data loader beside the usual way of doing them",
     "export": "write a self-contained model folder from a checkpoint",
 }

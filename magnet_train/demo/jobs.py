@@ -1,0 +1,271 @@
+"""What the page's buttons do, without the page: orders become files, and sentences that say how far they are.
+
+Shapes: audio float32 [channels, samples].
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from magnet_train.audio import AudioStream, audio_seconds, read_audio, write_audio
+from magnet_train.demo.desk import Desk, Stopped, Ticket
+from magnet_train.demo.order import Kind, Order, Source, settings
+from magnet_train.demo.pictures import draw_sound
+from magnet_train.errors import UserError
+from magnet_train.magnet import Magnet
+
+LONGEST_RECORDING = 600.0  # s; longer ones are for the command line
+RANDOM_SEEDS = 10**6  # easy to read out and to type
+REFRESH_SECONDS = 0.2  # between two looks at a job
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip that is done.
+
+    Args:
+        seed: Its own.
+        audio: WAV file.
+        sound: PNG of its spectrogram.
+        settings: How to make it again.
+    """
+
+    seed: int
+    audio: Path
+    sound: Path
+    settings: str
+
+
+@dataclass(frozen=True)
+class Update:
+    """How far a job is.
+
+    Args:
+        state: What it does or how it ended.
+        message: The same in a sentence.
+        share: How much is done, 0..1.
+        clips: Those that are done.
+        kept: WAV of what a continuation begins with.
+    """
+
+    state: Literal["waiting", "working", "done", "stopped", "failed"]
+    message: str
+    share: float = 0.0
+    clips: tuple[Clip, ...] = ()
+    kept: Path | None = None
+
+
+def random_seed() -> int:
+    """Draw a seed that nobody has chosen."""
+    return secrets.randbelow(RANDOM_SEEDS)
+
+
+def recording_seconds(path: Path) -> float:
+    """Say how long an uploaded recording is.
+
+    Raises:
+        UserError: It is no audio, or longer than a page should handle.
+    """
+    seconds = audio_seconds(path)
+    if seconds > LONGEST_RECORDING:
+        raise UserError(
+            f"{path.name} lasts {seconds / 60:.1f} minutes; cut it to at most {LONGEST_RECORDING / 60:.0f}, or use "
+            "`magnet-train generate`, which takes any length."
+        )
+    return seconds
+
+
+class Studio:
+    """A model, and a queue of jobs for it.
+
+    Args:
+        magnet: The model.
+        source: How the command line names it.
+    """
+
+    def __init__(self, magnet: Magnet, source: Source) -> None:
+        self.magnet = magnet
+        self.source = source
+        self._desk = Desk()
+
+    def make(self, order: Order, visitor: str) -> Iterator[Update]:
+        """Make clips.
+
+        Args:
+            order: What is wanted.
+            visitor: By whom; `cancel` takes the same name.
+
+        Yields:
+            How far it is, a few times a second, at last with a state that says how it ended. What a visitor
+            can mend is such a message too. Files are gone once the next update is asked for after the last.
+        """
+        try:
+            order.check()
+            order.decoding.check(self.magnet.lm.n_q, self.magnet.lm.card)
+            ticket = self._desk.enter(visitor)
+        except UserError as error:
+            yield Update("failed", as_sentence(error))
+            return
+        with tempfile.TemporaryDirectory(prefix="magnet-train-job-") as folder:
+            job = _Job(self.magnet, self.source, order, Path(folder))
+            thread = threading.Thread(target=self._run, args=(job, ticket), daemon=True)
+            thread.start()
+            try:
+                yield from self._watch(job, ticket, thread)
+            finally:  # also when nobody listens any more
+                self._desk.stop(ticket)
+                thread.join()
+
+    def _run(self, job: _Job, ticket: Ticket) -> None:
+        """Do a job when its turn has come; how it ends is its last update."""
+        try:
+            self._desk.wait_for_turn(ticket)
+            job.run(ticket.check)
+        except Stopped:
+            job.tell("stopped", "Cancelled.")
+        except UserError as error:
+            job.tell("failed", as_sentence(error))
+        except Exception as error:
+            _log.exception("a job of the demo failed")
+            job.tell(
+                "failed",
+                f"This went wrong and is not your fault ({type(error).__name__}); the terminal in which "
+                "magnet-train demo runs says more.",
+            )
+        finally:
+            self._desk.leave(ticket)
+
+    def _watch(self, job: _Job, ticket: Ticket, thread: threading.Thread) -> Iterator[Update]:
+        told: Update | None = None
+        while True:
+            ended = not thread.is_alive()  # asked first, so that the last update is not missed
+            before = self._desk.before(ticket)
+            update = Update("waiting", _queue_message(before)) if before else job.update
+            if update != told:
+                yield update
+                told = update
+            if ended:
+                return
+            thread.join(REFRESH_SECONDS)
+
+    def cancel(self, visitor: str) -> None:
+        """Stop a visitor's job after the step at work."""
+        self._desk.stop_all(visitor)
+
+    def close(self) -> None:
+        """Stop everything."""
+        self._desk.stop_all()
+
+
+class _Job:
+    """One order at work.
+
+    Args:
+        magnet: Makes the clips.
+        source: How the command line names it.
+        order: What is wanted.
+        folder: For the files.
+    """
+
+    def __init__(self, magnet: Magnet, source: Source, order: Order, folder: Path) -> None:
+        self.magnet, self.source, self.order, self.folder = magnet, source, order, folder
+        self.update = Update("working", "Starting.")
+
+    def tell(
+        self, state: Literal["working", "done", "stopped", "failed"], message: str, **new: object
+    ) -> None:
+        """Change the update; clips that are there stay."""
+        self.update = replace(self.update, state=state, message=message, **new)  # type: ignore[arg-type]
+
+    def run(self, check: Callable[[], None]) -> None:
+        """Make the clips one by one, each from its own seed, so that each can be made again alone.
+
+        Args:
+            check: Called between steps; ends the job by raising.
+
+        Raises:
+            UserError: Something in the order does not fit the model or the recording.
+        """
+        make, recording = self._maker()
+        began = time.monotonic()
+
+        def step(index: int, done: int, total: int) -> None:
+            check()
+            share = (index + done / total) / self.order.clips
+            left = (time.monotonic() - began) * (1 / share - 1)
+            self.tell("working", _progress_message(index, self.order.clips, done, total, left), share=share)
+
+        for index in range(self.order.clips):
+            seed = self.order.seed + index
+            texts = [self.order.text or None]
+            audio = make(texts, seed=seed, decoding=self.order.decoding, progress=partial(step, index))[0]
+            check()
+            clip = self._write(index, seed, audio, recording)
+            self.update = replace(self.update, clips=(*self.update.clips, clip))
+        took = time.monotonic() - began
+        count = "1 clip" if self.order.clips == 1 else f"{self.order.clips} clips"
+        self.tell("done", f"Made {count} in {took:.1f} s.", share=1.0)
+
+    def _write(self, index: int, seed: int, audio: Tensor, recording: str | None) -> Clip:
+        wav, sound = self.folder / f"clip_seed_{seed}.wav", self.folder / f"sound_{index}.png"
+        write_audio(wav, audio, self.magnet.sample_rate)
+        draw_sound(audio, sound)
+        return Clip(seed, wav, sound, settings(self.order, seed, self.source, recording))
+
+    def _maker(self) -> tuple[Callable[..., Tensor], str | None]:
+        """Return what makes clips [1, channels, samples], and the file that a command would name beside it."""
+        order, magnet = self.order, self.magnet
+        if order.kind is Kind.EDIT and order.recording is not None:
+            recording_seconds(order.recording)
+            recording = read_audio(order.recording, magnet.sample_rate, magnet.codec.channels)
+            return partial(magnet.edit, recording, order.region), order.recording.name
+        prompt = None
+        if order.kind is Kind.CONTINUE and order.recording is not None:
+            kept = self._keep(order.recording)
+            self.update = replace(self.update, kept=kept)
+            prompt = read_audio(kept, magnet.sample_rate, magnet.codec.channels)
+            return partial(magnet.generate, seconds=order.seconds, prompt=prompt), kept.name
+        return partial(magnet.generate, seconds=order.seconds, loop=order.kind is Kind.LOOP), None
+
+    def _keep(self, recording: Path) -> Path:
+        """Cut out what a continuation begins with; as a file, so that the same can be done from the command line."""
+        length = recording_seconds(recording)
+        seconds = min(length, self.order.kept_seconds)
+        start = length - seconds if self.order.from_end else 0.0
+        stream = AudioStream(
+            recording, self.magnet.sample_rate, self.magnet.codec.channels, start, start + seconds
+        )
+        which = "last" if self.order.from_end else "first"
+        path = self.folder / f"{recording.stem}_{which}_{seconds:.2f}_s.wav"
+        write_audio(path, torch.cat(list(stream), dim=-1), self.magnet.sample_rate)
+        return path
+
+
+def as_sentence(error: UserError) -> str:
+    """Begin an error as the page's other sentences begin."""
+    message = str(error)
+    return message[:1].upper() + message[1:]
+
+
+def _queue_message(before: int) -> str:
+    others = "1 job comes" if before == 1 else f"{before} jobs come"
+    return f"{others} before yours; it starts by itself."
+
+
+def _progress_message(index: int, clips: int, done: int, total: int, left: float) -> str:
+    which = f"Clip {index + 1} of {clips}, step" if clips > 1 else "Step"
+    return f"{which} {done} of {total}, about {max(1, round(left))} s left."
