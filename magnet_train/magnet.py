@@ -24,7 +24,7 @@ from magnet_train.checkpoints.load import read_model, read_stored
 from magnet_train.checkpoints.stored import StoredModel, as_it_came, load_weights, without_path
 from magnet_train.circular import CircularLogits, decode_circular
 from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
-from magnet_train.decoding import DecodingConfig, Progress, generate_tokens
+from magnet_train.decoding import DecodingConfig, LogitsAtFrames, Progress, generate_tokens
 from magnet_train.editing import plan_edit, splice
 from magnet_train.errors import UserError
 from magnet_train.hub import upload_folder
@@ -271,12 +271,9 @@ class Magnet:
             raise UserError(f"texts is {texts!r}; give a list with one caption or None for each clip.")
         if seed is not None and not 0 <= seed <= LARGEST_SEED:
             raise UserError(f"seed {seed} must lie in 0..{LARGEST_SEED}.")
-        with torch.no_grad():
-            hidden, mask = self.text(texts)
-        guided = GuidedLogits(self.lm, hidden, mask) if bool(mask.any()) else GuidedLogits(self.lm, None)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         return generate_tokens(
-            CircularLogits(guided) if loop else guided,
+            self.logits_fn(texts, loop),
             (len(texts), self.lm.n_q, self._stored.codec.frames(seconds)),
             decoding or self.decoding,
             card=self.lm.card,
@@ -287,6 +284,18 @@ class Magnet:
             progress=progress,
             device=self.device,
         )
+
+    def logits_fn(self, texts: Sequence[str | None], loop: bool = False) -> LogitsAtFrames:
+        """Return what the decoder asks for logits: the model, told what B captions say.
+
+        Args:
+            texts: As in `generate`.
+            loop: Likewise.
+        """
+        with torch.no_grad():
+            hidden, mask = self.text(texts)
+        guided = GuidedLogits(self.lm, hidden, mask) if bool(mask.any()) else GuidedLogits(self.lm, None)
+        return CircularLogits(guided) if loop else guided
 
     def _encode_prompt(self, prompt: Tensor, clips: int, seconds: float) -> Tensor:
         """Turn audio [channels, samples] or [B, channels, samples] into tokens int64 [B, K, P]."""

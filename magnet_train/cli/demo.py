@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
-    from magnet_train.magnet import Magnet
+    from magnet_train.demo.watching import WatchedMagnet
 
 LARGEST_PORT = 65535
 
@@ -86,14 +86,16 @@ def run(args: argparse.Namespace) -> None:
             studio.close()
 
 
-def _load(args: argparse.Namespace) -> Magnet:
+def _load(args: argparse.Namespace) -> WatchedMagnet:
     """Load all parts of the model now, so that what is missing is told at once."""
     import torch
 
-    from magnet_train.magnet import Magnet
+    from magnet_train.demo.watching import WatchedMagnet
 
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    magnet = Magnet.from_pretrained(args.model, device=automatic if args.device == "auto" else args.device)
+    magnet = WatchedMagnet.from_pretrained(
+        args.model, device=automatic if args.device == "auto" else args.device
+    )
     if args.adapter is not None:
         magnet.load_adapter(args.adapter, args.adapter_strength)
     _ = magnet.codec, magnet.text

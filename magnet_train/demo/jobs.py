@@ -22,9 +22,9 @@ from torch import Tensor
 from magnet_train.audio import AudioStream, audio_seconds, read_audio, write_audio
 from magnet_train.demo.desk import Desk, Stopped, Ticket
 from magnet_train.demo.order import Kind, Order, Source, settings
-from magnet_train.demo.pictures import draw_sound
+from magnet_train.demo.pictures import draw_order, draw_sound
+from magnet_train.demo.watching import WatchedMagnet
 from magnet_train.errors import UserError
-from magnet_train.magnet import Magnet
 
 LONGEST_RECORDING = 600.0  # s; longer ones are for the command line
 RANDOM_SEEDS = 10**6  # easy to read out and to type
@@ -41,13 +41,17 @@ class Clip:
         seed: Its own.
         audio: WAV file.
         sound: PNG of its spectrogram.
+        order: PNG of the order in which its tokens were found.
         settings: How to make it again.
+        loops: Whether its end goes on at its beginning.
     """
 
     seed: int
     audio: Path
     sound: Path
+    order: Path
     settings: str
+    loops: bool
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Studio:
         source: How the command line names it.
     """
 
-    def __init__(self, magnet: Magnet, source: Source) -> None:
+    def __init__(self, magnet: WatchedMagnet, source: Source) -> None:
         self.magnet = magnet
         self.source = source
         self._desk = Desk()
@@ -181,7 +185,7 @@ class _Job:
         folder: For the files.
     """
 
-    def __init__(self, magnet: Magnet, source: Source, order: Order, folder: Path) -> None:
+    def __init__(self, magnet: WatchedMagnet, source: Source, order: Order, folder: Path) -> None:
         self.magnet, self.source, self.order, self.folder = magnet, source, order, folder
         self.update = Update("working", "Starting.")
 
@@ -223,8 +227,12 @@ class _Job:
     def _write(self, index: int, seed: int, audio: Tensor, recording: str | None) -> Clip:
         wav, sound = self.folder / f"clip_seed_{seed}.wav", self.folder / f"sound_{index}.png"
         write_audio(wav, audio, self.magnet.sample_rate)
+        order = self.folder / f"order_{index}.png"
         draw_sound(audio, sound)
-        return Clip(seed, wav, sound, settings(self.order, seed, self.source, recording))
+        if self.magnet.order is not None:
+            draw_order(self.magnet.order, self.order.decoding.decoding_steps, order)
+        words = settings(self.order, seed, self.source, recording)
+        return Clip(seed, wav, sound, order, words, self.order.kind is Kind.LOOP)
 
     def _maker(self) -> tuple[Callable[..., Tensor], str | None]:
         """Return what makes clips [1, channels, samples], and the file that a command would name beside it."""

@@ -117,13 +117,13 @@ def command_line(order: Order, seed: int, source: Source, recording: str | None 
     words: list[str] = ["--model", source.model]
     if source.adapter is not None:
         words += ["--adapter", source.adapter, "--adapter-strength", _number(source.adapter_strength)]
-    words += [f"--text={order.text}"] if order.text else ["--unconditional", "1"]
+    words += _option("--text", order.text) if order.text else ["--unconditional", "1"]
     if order.kind is not Kind.EDIT:
         words += ["--seconds", _number(order.seconds)]
     if order.kind is Kind.CONTINUE:
-        words += [f"--prompt={recording}"]
+        words += _option("--prompt", recording or "")
     if order.kind is Kind.EDIT:
-        words += [f"--edit={recording}", "--region", ":".join(map(_number, order.region))]
+        words += [*_option("--edit", recording or ""), "--region", ":".join(map(_number, order.region))]
     if order.kind is Kind.LOOP:
         words += ["--loop"]
     words += ["--seed", str(seed), *_sampler_words(order.decoding, source.decoding)]
@@ -159,8 +159,13 @@ def _sampler_words(decoding: DecodingConfig, own: DecodingConfig) -> list[str]:
         words += ["--top-p", _number(decoding.top_p)]
     guidance = (decoding.max_cfg_coef, decoding.min_cfg_coef)
     if guidance != (own.max_cfg_coef, own.min_cfg_coef):
-        words += [f"--cfg={','.join(map(_number, guidance))}"]
+        words += _option("--cfg", ",".join(map(_number, guidance)))
     return words
+
+
+def _option(name: str, value: str) -> list[str]:
+    """Join what begins with a dash to its option: it would pass for one."""
+    return [f"{name}={value}"] if value.startswith("-") else [name, value]
 
 
 def with_sampler(

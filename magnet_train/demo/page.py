@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import math
 from collections.abc import Callable, Iterator
@@ -28,9 +29,11 @@ STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 def theme() -> gr.themes.Base:
     """Return colours, and the system's fonts: a theme's own would be fetched from another host."""
-    return gr.themes.Default(
+    colours = gr.themes.Default(
         primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )
+    # The theme's own grey is too light on white to be read easily.
+    return colours.set(body_text_color_subdued="*neutral_600", block_info_text_color="*neutral_600")
 
 
 def build_page(studio: Studio, name: str) -> gr.Blocks:
@@ -43,7 +46,7 @@ def build_page(studio: Studio, name: str) -> gr.Blocks:
     with gr.Blocks(
         analytics_enabled=False, title=f"{name} - magnet-train", delete_cache=(CLEAN_EVERY, CLEAN_OLDER)
     ) as page:
-        gr.HTML(_heading(studio.magnet, name))
+        gr.HTML(_heading(studio.magnet, name), padding=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 fields = _form(studio.magnet)
@@ -53,7 +56,7 @@ def build_page(studio: Studio, name: str) -> gr.Blocks:
                     )
                     cancel = gr.Button("Cancel", interactive=False, min_width=90, elem_id="cancel")
             with gr.Column(scale=3, min_width=320):
-                status = gr.HTML(_status(None), elem_id="status")
+                status = gr.HTML(_status(None), elem_id="status", padding=False)
                 kept = gr.File(label="What was kept of the recording", visible=False)
                 with gr.Row(equal_height=False):
                     slots = [part for index in range(MOST_CLIPS) for part in _slot(index)]
@@ -231,15 +234,7 @@ def _slot(index: int) -> tuple[Any, Any, Any, Any]:
             buttons=["download"],
             elem_id=f"audio_{index}",
         )
-        sound = gr.Image(
-            label="Spectrogram",
-            interactive=False,
-            height=140,
-            buttons=[],
-            format="png",
-            elem_classes="picture",
-            alt_text="spectrogram: time to the right, frequency up",
-        )
+        pictures = gr.HTML(padding=False)
         how = gr.Code(
             label="How to make it again",
             language="shell",
@@ -250,7 +245,7 @@ def _slot(index: int) -> tuple[Any, Any, Any, Any]:
             lines=4,
             elem_id=f"settings_{index}",
         )
-    return column, audio, sound, how
+    return column, audio, pictures, how
 
 
 def _show_fields(kind: str) -> tuple[Any, Any, Any, Any]:
@@ -397,8 +392,25 @@ def _changes(update: Update, told: Update | None) -> list[Any]:
 
 
 def _shown(clip: Clip) -> list[Any]:
-    audio = gr.update(value=str(clip.audio), label=f"Seed {clip.seed}")
-    return [gr.update(visible=True), audio, str(clip.sound), clip.settings]
+    audio = gr.update(value=str(clip.audio), label=f"Seed {clip.seed}", loop=clip.loops)
+    return [gr.update(visible=True), audio, _pictures(clip), clip.settings]
+
+
+def _pictures(clip: Clip) -> str:
+    """Draw both pictures under the player, as wide as it: time goes to the right in all three."""
+    return "".join(
+        f"<figure class='{kind}'><img src='data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}' "
+        f"alt='{name}'><figcaption>{name}: {words}</figcaption></figure>"
+        for kind, path, name, words in (
+            ("sound", clip.sound, "spectrogram", "time to the right, frequency up"),
+            (
+                "tokens",
+                clip.order,
+                "order of tokens",
+                "a row for each codebook; light was found first, grey was given",
+            ),
+        )
+    )
 
 
 def _path(path: Path | None) -> str | None:
