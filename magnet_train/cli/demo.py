@@ -8,9 +8,12 @@ import argparse
 import importlib.util
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from magnet_train import __version__
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,17 +67,18 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("the page needs gradio, which is not installed; pip install 'magnet-train[demo]'.")
     if args.adapter is None and args.adapter_strength != 1:
         raise UserError("--adapter-strength needs --adapter CKPT; name it, or leave the strength out.")
-    signal.signal(signal.SIGTERM, _leave)  # by default Python would not come to clean up
     from magnet_train.demo.server import address_of, bind, is_loopback, private_folder, serve
 
-    with bind(args.host, args.port) as listening, private_folder():
+    with _orderly_end(), bind(args.host, args.port) as listening, private_folder():
         print(f"loading {args.model} ...", flush=True)
         from magnet_train.demo.jobs import Studio
         from magnet_train.demo.order import Source
         from magnet_train.demo.page import build_page
 
         magnet = _load(args)
-        source = Source(args.model, magnet.decoding, str(magnet.device), args.adapter, args.adapter_strength)
+        source = Source(
+            args.model, magnet.decoding, str(magnet.device), __version__, args.adapter, args.adapter_strength
+        )
         studio = Studio(magnet, source)
         page = build_page(studio, _name(args))
         print(f"the page is at {address_of(listening, args.host)} (Ctrl-C ends it)", flush=True)
@@ -111,8 +115,18 @@ def _name(args: argparse.Namespace) -> str:
     return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
 
 
-def _leave(number: int, _: object) -> None:
-    sys.exit(128 + number)
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Let what is temporary be removed also when a signal ends the process, which by default it would not."""
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _port(text: str) -> int:

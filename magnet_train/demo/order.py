@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from magnet_train import __version__
 from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError
 
@@ -94,6 +93,7 @@ class Source:
         model: As given to --model.
         decoding: Its own sampler settings.
         device: Where it computes.
+        version: Of magnet-train.
         adapter: LoRA checkpoint on top of it.
         adapter_strength: How much of that.
     """
@@ -101,6 +101,7 @@ class Source:
     model: str
     decoding: DecodingConfig
     device: str
+    version: str
     adapter: str | None = None
     adapter_strength: float = 1.0
 
@@ -143,7 +144,7 @@ def settings(order: Order, seed: int, source: Source, recording: str | None = No
         f"seed {seed}, steps {' '.join(map(str, decoding.decoding_steps))}, {sampling},",
         f"guidance {_number(decoding.max_cfg_coef)} to {_number(decoding.min_cfg_coef)}, "
         f"spans {decoding.span_arrangement}, scored by {decoding.span_scoring},",
-        f"magnet-train {__version__} on {source.device}",
+        f"magnet-train {source.version} on {source.device}",
     ]
     return "\n".join([command_line(order, seed, source, recording), *(f"# {line}" for line in lines)])
 

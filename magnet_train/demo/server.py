@@ -7,6 +7,7 @@ asks the network whether it can be reached.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import socket
 import tempfile
@@ -75,13 +76,22 @@ def address_of(listening: socket.socket, host: str) -> str:
 def private_folder() -> Iterator[None]:
     """Give gradio a folder of its own for uploads and clips, and remove it at the end; it reads this when imported."""
     with tempfile.TemporaryDirectory(prefix="magnet-train-demo-") as folder:
-        os.environ |= {
+        settings = {
             "GRADIO_TEMP_DIR": folder,
             "GRADIO_ANALYTICS_ENABLED": "False",
             "GRADIO_RUN_HISTORY": "False",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
-        yield
+        before = {name: os.environ.get(name) for name in settings}
+        os.environ |= settings
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def serve(page: gradio.Blocks, listening: socket.socket, host: str, open_browser: bool) -> None:
@@ -124,7 +134,19 @@ def serve(page: gradio.Blocks, listening: socket.socket, host: str, open_browser
     )
     if open_browser:
         webbrowser.open(address_of(listening, host))  # the socket listens already: it waits for the answer
-    uvicorn.Server(config).run(sockets=[listening])
+    server = uvicorn.Server(config)
+    server.shutdown = _quietly(server.shutdown)
+    server.run(sockets=[listening])
+
+
+def _quietly(shutdown: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Say nothing of what a shutdown cuts short: an open page always has a request at work."""
+
+    async def shutdown_quietly(*arguments: Any, **names: Any) -> None:
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await shutdown(*arguments, **names)
+
+    return shutdown_quietly
 
 
 def is_loopback(host: str) -> bool:
