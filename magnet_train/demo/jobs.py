@@ -6,6 +6,7 @@ Shapes: audio float32 [channels, samples].
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import tempfile
 import threading
@@ -24,6 +25,7 @@ from magnet_train.demo.desk import Desk, Stopped, Ticket
 from magnet_train.demo.order import Kind, Order, Source, settings
 from magnet_train.demo.pictures import draw_order, draw_sound
 from magnet_train.demo.watching import WatchedMagnet
+from magnet_train.editing import ROUNDING, plan_edit
 from magnet_train.errors import UserError
 
 LONGEST_RECORDING = 600.0  # s; longer ones are for the command line
@@ -143,6 +145,10 @@ class Studio:
             job.tell("stopped", "Cancelled.")
         except UserError as error:
             job.tell("failed", as_sentence(error))
+        except torch.OutOfMemoryError:
+            job.tell(
+                "failed", "The device has no memory left for this; make a shorter clip, or ask for it later."
+            )
         except Exception as error:
             _log.exception("a job of the demo failed")
             job.tell(
@@ -188,6 +194,7 @@ class _Job:
     def __init__(self, magnet: WatchedMagnet, source: Source, order: Order, folder: Path) -> None:
         self.magnet, self.source, self.order, self.folder = magnet, source, order, folder
         self.update = Update("working", "Starting.")
+        self._outside = (0, 0)  # frames of a recording before and after what the model sees
 
     def tell(
         self, state: Literal["working", "done", "stopped", "failed"], message: str, **new: object
@@ -229,10 +236,16 @@ class _Job:
         write_audio(wav, audio, self.magnet.sample_rate)
         order = self.folder / f"order_{index}.png"
         draw_sound(audio, sound)
-        if self.magnet.order is not None:
-            draw_order(self.magnet.order, self.order.decoding.decoding_steps, order)
+        draw_order(self._order_of_tokens(), self.order.decoding.decoding_steps, order)
         words = settings(self.order, seed, self.source, recording)
         return Clip(seed, wav, sound, order, words, self.order.kind is Kind.LOOP)
+
+    def _order_of_tokens(self) -> Tensor:
+        """Return the steps that found the tokens, int64 [K, T]; those of a recording that the model did not see count
+        as given."""
+        found = self.magnet.order
+        assert found is not None  # a clip was made
+        return torch.nn.functional.pad(found, self._outside)
 
     def _maker(self) -> tuple[Callable[..., Tensor], str | None]:
         """Return what makes clips [1, channels, samples], and the file that a command would name beside it."""
@@ -240,6 +253,7 @@ class _Job:
         if order.kind is Kind.EDIT and order.recording is not None:
             recording_seconds(order.recording)
             recording = read_audio(order.recording, magnet.sample_rate, magnet.codec.channels)
+            self._outside = self._around_the_clip(recording)
             return partial(magnet.edit, recording, order.region), order.recording.name
         prompt = None
         if order.kind is Kind.CONTINUE and order.recording is not None:
@@ -248,6 +262,13 @@ class _Job:
             prompt = read_audio(kept, magnet.sample_rate, magnet.codec.channels)
             return partial(magnet.generate, seconds=order.seconds, prompt=prompt), kept.name
         return partial(magnet.generate, seconds=order.seconds, loop=order.kind is Kind.LOOP), None
+
+    def _around_the_clip(self, recording: Tensor) -> tuple[int, int]:
+        """Count the frames of a recording before and after what the model sees of it."""
+        magnet = self.magnet
+        rate, seconds = magnet.codec.frame_rate, recording.shape[-1] / magnet.sample_rate
+        edit = plan_edit(self.order.region, seconds, rate, magnet.segment_duration)
+        return edit.clip_first, math.ceil(seconds * rate - ROUNDING) - edit.clip_end
 
     def _keep(self, recording: Path) -> Path:
         """Cut out what a continuation begins with; as a file, so that the same can be done from the command line."""
@@ -276,4 +297,5 @@ def _queue_message(before: int) -> str:
 
 def _progress_message(index: int, clips: int, done: int, total: int, left: float) -> str:
     which = f"Clip {index + 1} of {clips}, step" if clips > 1 else "Step"
-    return f"{which} {done} of {total}, about {max(1, round(left))} s left."
+    time_left = f"{max(1, round(left))} s" if left < 100 else f"{round(left / 60)} min"
+    return f"{which} {done} of {total}, about {time_left} left."

@@ -88,15 +88,16 @@ def _form(magnet: Magnet) -> dict[str, Any]:
         [kind.value for kind in Kind], value=Kind.TEXT.value, label="What to make", elem_id="kind"
     )
     text = _text_field(magnet)
-    with gr.Group(visible=False) as recording_group:
+    with gr.Column(visible=False) as recording_part:
         recording = gr.Audio(
             label="Recording (wav, flac, ogg or mp3)",
             type="filepath",
             sources=["upload", "microphone"],
             editable=False,
+            buttons=["download"],
             elem_id="recording",
         )
-        length = gr.HTML(visible=False, elem_classes="note")
+        length = gr.HTML(visible=False, elem_classes="note", padding=False)
     with gr.Row(visible=False) as keep_row:
         kept_seconds = gr.Number(
             round(min(3.0, longest / 2), 2), label="Seconds to keep", minimum=0, step=0.1, min_width=120
@@ -124,7 +125,7 @@ def _form(magnet: Magnet) -> dict[str, Any]:
             True, label="Surprise me", info="a new seed each time", min_width=140, elem_id="surprise"
         )
     steps, temperature, top_p, guidance, last_guidance = _sampler_fields(magnet)
-    kind.change(_show_fields, kind, [recording_group, keep_row, region_row, seconds], queue=False, **QUIET)
+    kind.change(_show_fields, kind, [recording_part, keep_row, region_row, seconds], queue=False, **QUIET)
     recording.change(_describing(longest), recording, [length, start, end], **QUIET)
     return {
         "kind": kind,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
@@ -22,6 +23,7 @@ from magnet_train.cli.main import main
 from magnet_train.demo.desk import LONGEST_QUEUE, Desk, Stopped
 from magnet_train.demo.jobs import LONGEST_RECORDING, Studio, Update, recording_seconds
 from magnet_train.demo.order import Kind, Order, read_steps
+from magnet_train.demo.pictures import GIVEN
 from magnet_train.errors import UserError
 from magnet_train.magnet import Magnet
 
@@ -110,6 +112,19 @@ def test_an_edit_leaves_the_rest_alone(studio: Studio, order: Fill, recording: P
     tone = 0.15 * (np.sin(2 * np.pi * 220 * time_axis) + np.sin(2 * np.pi * 330 * time_axis))
     assert np.abs(edited - tone)[800:3900].max() < 1e-3
     assert np.abs(edited - tone)[4100:5500].max() > 1e-2
+
+
+def test_the_picture_of_an_edit_is_as_long_as_the_recording(
+    studio: Studio, order: Fill, recording: Path
+) -> None:
+    for update in studio.make(order(Kind.EDIT, recording=recording, region=(0.5, 0.7)), "me"):
+        if update.clips:
+            pixels = matplotlib.image.imread(update.clips[0].order)  # [K, T, RGBA], 0..1
+    grey = np.abs(pixels - GIVEN).max(axis=-1) < 0.01
+    assert grey.shape == (4, 75)  # 1.5 s at 50 frames a second
+    assert grey[:, :25].all()
+    assert grey[:, 35:].all()
+    assert not grey[:, 25:35].any()
 
 
 def test_progress_counts_steps_of_all_clips(studio: Studio, order: Fill) -> None:
