@@ -227,7 +227,7 @@ def _sampler_fields(magnet: Magnet) -> tuple[Any, Any, Any, Any, Any]:
 
 def _slot(index: int) -> tuple[Any, Any, Any, Any]:
     """Lay out the place of one clip: hidden until there is one."""
-    with gr.Column(visible=False, min_width=300, elem_classes="clip") as column:
+    with gr.Column(visible=False, min_width=240) as column:
         audio = gr.Audio(
             label=f"Clip {index + 1}",
             interactive=False,
