@@ -126,6 +126,7 @@ def _form(magnet: Magnet) -> dict[str, Any]:
         )
     steps, temperature, top_p, guidance, last_guidance = _sampler_fields(magnet)
     kind.change(_show_fields, kind, [recording_part, keep_row, region_row, seconds], queue=False, **QUIET)
+    seed.input(lambda: False, None, surprise, queue=False, **QUIET)  # who types a seed wants that one
     recording.change(_describing(longest), recording, [length, start, end], **QUIET)
     return {
         "kind": kind,

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import tempfile
+import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
@@ -133,7 +134,8 @@ def serve(page: gradio.Blocks, listening: socket.socket, host: str, open_browser
         ws="none",
     )
     if open_browser:
-        webbrowser.open(address_of(listening, host))  # the socket listens already: it waits for the answer
+        # The socket listens already, so the browser waits for the answer; one of the terminal would not return.
+        threading.Thread(target=webbrowser.open, args=[address_of(listening, host)], daemon=True).start()
     server = uvicorn.Server(config)
     server.shutdown = _quietly(server.shutdown)
     server.run(sockets=[listening])

@@ -88,6 +88,17 @@ def test_text_becomes_clips_and_nothing_leaves(visit: Any, demo: Any) -> None:
     assert not visit.errors
 
 
+def test_a_seed_that_is_typed_is_taken(visit: Any) -> None:
+    visit.fill("#seed input", "77")
+    visit.wait_for_function("!document.querySelector('#surprise input').checked")
+    make(visit)
+    assert visit.input_value("#seed input") == "77"
+    assert "--seed 77" in visit.inner_text("#settings_0").replace("\n", " ")
+    visit.fill("#seed input", "-5")
+    visit.click("#generate")
+    visit.get_by_text("less than minimum").wait_for(timeout=10_000)  # gradio's own words
+
+
 def test_a_mistake_is_read_on_the_page(visit: Any) -> None:
     choose(visit, "Change a part")
     assert make(visit, "failed") == "There is no recording yet; drop one into the field Recording."

@@ -46,8 +46,8 @@ def jobs_folders() -> list[str]:
 
 
 def long(studio: Studio) -> dict[str, object]:
-    """Settings that take seconds."""
-    return {"decoding": replace(studio.magnet.decoding, decoding_steps=(500,) * 4), "clips": 4}
+    """Settings that take minutes."""
+    return {"decoding": replace(studio.magnet.decoding, decoding_steps=(20_000,) * 4), "clips": 4}
 
 
 @pytest.mark.parametrize(
@@ -188,12 +188,13 @@ def test_cancelled_after_the_step_at_work(studio: Studio, order: Fill) -> None:
         if update.share:
             studio.cancel("me")
     assert states[-1] == "stopped"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert not jobs_folders()
     assert last(studio.make(order(), "me")).state == "done"
 
 
 def test_one_at_a_time_and_others_see_their_place(studio: Studio, order: Fill) -> None:
+    began = time.monotonic()
     first = studio.make(order(**long(studio)), "first")
     assert next(first).state == "working"
     second, third = studio.make(order(), "second"), studio.make(order(), "third")
@@ -205,6 +206,7 @@ def test_one_at_a_time_and_others_see_their_place(studio: Studio, order: Fill) -
     assert next(third).message.startswith("1 job comes before yours")
     first.close()  # the visitor has gone
     assert last(third).state == "done"
+    assert time.monotonic() - began < 20
     assert not jobs_folders()
 
 
