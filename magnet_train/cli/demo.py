@@ -71,9 +71,9 @@ def run(args: argparse.Namespace) -> None:
 
     with _orderly_end(), bind(args.host, args.port) as listening, private_folder():
         print(f"loading {args.model} ...", flush=True)
-        from magnet_train.demo.jobs import Studio
         from magnet_train.demo.order import Source
         from magnet_train.demo.page import build_page
+        from magnet_train.demo.studio import Studio
 
         magnet = _load(args)
         source = Source(

@@ -17,8 +17,8 @@ import pytest
 import soundfile
 
 from magnet_train import __version__
-from magnet_train.demo.jobs import Studio
 from magnet_train.demo.order import Kind, Order, Source
+from magnet_train.demo.studio import Studio
 from magnet_train.demo.watching import WatchedMagnet
 
 ROOT = Path(__file__).parents[3]

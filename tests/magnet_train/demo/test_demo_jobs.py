@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import shutil
 import tempfile
@@ -21,9 +20,10 @@ import torch
 
 from magnet_train.cli.main import main
 from magnet_train.demo.desk import LONGEST_QUEUE, Desk, Stopped
-from magnet_train.demo.jobs import LONGEST_RECORDING, Studio, Update, recording_seconds
+from magnet_train.demo.job import LONGEST_RECORDING, Update, recording_seconds
 from magnet_train.demo.order import Kind, Order, read_steps
 from magnet_train.demo.pictures import GIVEN
+from magnet_train.demo.studio import Studio
 from magnet_train.errors import UserError
 from magnet_train.magnet import Magnet
 
@@ -41,8 +41,13 @@ def last(updates: Iterator[Update], folder: Path | None = None) -> Update:
     return update
 
 
-def jobs_folders() -> list[str]:
-    return [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("magnet-train-job-")]
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files that no other process uses."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 def long(studio: Studio) -> dict[str, object]:
@@ -137,7 +142,7 @@ def test_progress_counts_steps_of_all_clips(studio: Studio, order: Fill) -> None
 
 
 def test_what_a_visitor_can_mend_is_a_message(
-    studio: Studio, order: Fill, recording: Path, tmp_path: Path
+    studio: Studio, order: Fill, recording: Path, tmp_path: Path, temporary: Path
 ) -> None:
     text = tmp_path / "words.wav"
     text.write_text("no sound")
@@ -158,7 +163,7 @@ def test_what_a_visitor_can_mend_is_a_message(
         assert (update.state, update.clips) == ("failed", ())
         assert words in update.message
         assert "Traceback" not in update.message
-    assert not jobs_folders()
+    assert not list(temporary.iterdir())
     assert last(studio.make(order(), "me")).state == "done"
 
 
@@ -179,7 +184,7 @@ def test_a_bug_is_told_to_the_terminal(
     assert last(studio.make(order(), "me")).state == "done"
 
 
-def test_cancelled_after_the_step_at_work(studio: Studio, order: Fill) -> None:
+def test_cancelled_after_the_step_at_work(studio: Studio, order: Fill, temporary: Path) -> None:
     began = time.monotonic()
     states = []
     for update in studio.make(order(**long(studio)), "me"):
@@ -189,11 +194,11 @@ def test_cancelled_after_the_step_at_work(studio: Studio, order: Fill) -> None:
             studio.cancel("me")
     assert states[-1] == "stopped"
     assert time.monotonic() - began < 20
-    assert not jobs_folders()
+    assert not list(temporary.iterdir())
     assert last(studio.make(order(), "me")).state == "done"
 
 
-def test_one_at_a_time_and_others_see_their_place(studio: Studio, order: Fill) -> None:
+def test_one_at_a_time_and_others_see_their_place(studio: Studio, order: Fill, temporary: Path) -> None:
     began = time.monotonic()
     first = studio.make(order(**long(studio)), "first")
     assert next(first).state == "working"
@@ -207,7 +212,7 @@ def test_one_at_a_time_and_others_see_their_place(studio: Studio, order: Fill) -
     first.close()  # the visitor has gone
     assert last(third).state == "done"
     assert time.monotonic() - began < 20
-    assert not jobs_folders()
+    assert not list(temporary.iterdir())
 
 
 def test_a_full_queue_refuses() -> None:

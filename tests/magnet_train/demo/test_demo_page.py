@@ -9,8 +9,9 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from magnet_train.demo.jobs import Studio
-from magnet_train.demo.page import _form, _make, build_page
+from magnet_train.demo.form import describing, lay_out_form
+from magnet_train.demo.page import _make, build_page
+from magnet_train.demo.studio import Studio
 from magnet_train.text import ClassLabels, NoText
 
 PLACES = 4  # of clips; four parts each, after seed, two buttons, status and kept part
@@ -20,7 +21,7 @@ PLACES = 4  # of clips; four parts each, after seed, two buttons, status and kep
 def form(studio: Studio) -> dict[str, Any]:
     """The fields' first values, as a visitor finds them."""
     with gr.Blocks():
-        return {name: field.value for name, field in _form(studio.magnet).items()}
+        return {name: field.value for name, field in lay_out_form(studio.magnet).items()}
 
 
 def test_defaults_are_the_models_own(studio: Studio, form: dict[str, Any]) -> None:
@@ -79,7 +80,7 @@ def test_empty_fields_are_the_models_own(studio: Studio, form: dict[str, Any]) -
 def test_other_texts(studio: Studio, monkeypatch: pytest.MonkeyPatch, text: Any, kind: str) -> None:
     monkeypatch.setattr(studio.magnet, "_text", text)
     with gr.Blocks():
-        field = _form(studio.magnet)["text"]
+        field = lay_out_form(studio.magnet)["text"]
     assert field.get_block_name() == kind
     assert field.interactive is not isinstance(text, NoText)
 
@@ -95,10 +96,9 @@ def test_the_page_says_what_the_model_is(studio: Studio) -> None:
 def test_a_recording_is_described_and_its_middle_proposed(
     studio: Studio, recording: Path, tmp_path: Path
 ) -> None:
-    from magnet_train.demo.page import _describing
 
-    note, start, end = _describing(0.48)(str(recording))
+    note, start, end = describing(0.48)(str(recording))
     assert "my song.wav: 1.50 s" in note["value"]
     assert (start, end) == (0.6, 0.9)
     (tmp_path / "<b>.wav").write_text("no sound")
-    assert "&lt;b&gt;.wav" in _describing(0.48)(str(tmp_path / "<b>.wav"))[0]["value"]
+    assert "&lt;b&gt;.wav" in describing(0.48)(str(tmp_path / "<b>.wav"))[0]["value"]

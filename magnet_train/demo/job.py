@@ -1,17 +1,14 @@
-"""What the page's buttons do, without the page: orders become files, and sentences that say how far they are.
+"""One order at work: it becomes files, and sentences that say how far it is.
 
-Shapes: audio float32 [channels, samples].
+Shapes: audio float32 [channels, samples]; K codebooks, T frames.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +18,6 @@ import torch
 from torch import Tensor
 
 from magnet_train.audio import AudioStream, audio_seconds, read_audio, write_audio
-from magnet_train.demo.desk import Desk, Stopped, Ticket
 from magnet_train.demo.order import Kind, Order, Source, settings
 from magnet_train.demo.pictures import draw_order, draw_sound
 from magnet_train.demo.watching import WatchedMagnet
@@ -30,9 +26,6 @@ from magnet_train.errors import UserError
 
 LONGEST_RECORDING = 600.0  # s; longer ones are for the command line
 RANDOM_SEEDS = 10**6  # easy to read out and to type
-REFRESH_SECONDS = 0.2  # between two looks at a job
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,93 +88,7 @@ def recording_seconds(path: Path) -> float:
     return seconds
 
 
-class Studio:
-    """A model, and a queue of jobs for it.
-
-    Args:
-        magnet: The model.
-        source: How the command line names it.
-    """
-
-    def __init__(self, magnet: WatchedMagnet, source: Source) -> None:
-        self.magnet = magnet
-        self.source = source
-        self._desk = Desk()
-
-    def make(self, order: Order, visitor: str) -> Iterator[Update]:
-        """Make clips.
-
-        Args:
-            order: What is wanted.
-            visitor: By whom; `cancel` takes the same name.
-
-        Yields:
-            How far it is, a few times a second, at last with a state that says how it ended. What a visitor
-            can mend is such a message too. Files are gone once the next update is asked for after the last.
-        """
-        try:
-            order.check()
-            order.decoding.check(self.magnet.lm.n_q, self.magnet.lm.card)
-            ticket = self._desk.enter(visitor)
-        except UserError as error:
-            yield Update("failed", as_sentence(error))
-            return
-        with tempfile.TemporaryDirectory(prefix="magnet-train-job-") as folder:
-            job = _Job(self.magnet, self.source, order, Path(folder))
-            thread = threading.Thread(target=self._run, args=(job, ticket), daemon=True)
-            thread.start()
-            try:
-                yield from self._watch(job, ticket, thread)
-            finally:  # also when nobody listens any more
-                self._desk.stop(ticket)
-                thread.join()
-
-    def _run(self, job: _Job, ticket: Ticket) -> None:
-        """Do a job when its turn has come; how it ends is its last update."""
-        try:
-            self._desk.wait_for_turn(ticket)
-            job.run(ticket.check)
-        except Stopped:
-            job.tell("stopped", "Cancelled.")
-        except UserError as error:
-            job.tell("failed", as_sentence(error))
-        except torch.OutOfMemoryError:
-            job.tell(
-                "failed", "The device has no memory left for this; make a shorter clip, or ask for it later."
-            )
-        except Exception as error:
-            _log.exception("a job of the demo failed")
-            job.tell(
-                "failed",
-                f"This went wrong and is not your fault ({type(error).__name__}); the terminal in which "
-                "magnet-train demo runs says more.",
-            )
-        finally:
-            self._desk.leave(ticket)
-
-    def _watch(self, job: _Job, ticket: Ticket, thread: threading.Thread) -> Iterator[Update]:
-        told: Update | None = None
-        while True:
-            ended = not thread.is_alive()  # asked first, so that the last update is not missed
-            before = self._desk.before(ticket)
-            update = Update("waiting", _queue_message(before)) if before else job.update
-            if update != told:
-                yield update
-                told = update
-            if ended:
-                return
-            thread.join(REFRESH_SECONDS)
-
-    def cancel(self, visitor: str) -> None:
-        """Stop a visitor's job after the step at work."""
-        self._desk.stop_all(visitor)
-
-    def close(self) -> None:
-        """Stop everything."""
-        self._desk.stop_all()
-
-
-class _Job:
+class Job:
     """One order at work.
 
     Args:
@@ -288,11 +195,6 @@ def as_sentence(error: UserError) -> str:
     """Begin an error as the page's other sentences begin."""
     message = str(error)
     return message[:1].upper() + message[1:]
-
-
-def _queue_message(before: int) -> str:
-    others = "1 job comes" if before == 1 else f"{before} jobs come"
-    return f"{others} before yours; it starts by itself."
 
 
 def _progress_message(index: int, clips: int, done: int, total: int, left: float) -> str:
