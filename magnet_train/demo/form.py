@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from magnet_train.demo.job import as_sentence, random_seed, recording_seconds
-from magnet_train.demo.order import LARGEST_SEED, MOST_CLIPS, Kind, Order, read_steps, with_sampler
+from magnet_train.demo.order import MOST_CLIPS, Kind, Order, read_steps, with_sampler
 from magnet_train.errors import UserError
 from magnet_train.magnet import Magnet
 from magnet_train.text import ClassLabels, NoText
@@ -23,6 +23,7 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 def lay_out_form(magnet: Magnet) -> dict[str, Any]:
     """Lay out what a visitor fills in; the keys are the arguments of `read_form`, in the order of the API."""
     longest = magnet.segment_duration
+    # Ranges of numbers are left to `Order` and `DecodingConfig`: gradio would tell the terminal with a traceback.
     kind = gr.Radio(
         [kind.value for kind in Kind], value=Kind.TEXT.value, label="What to make", elem_id="kind"
     )
@@ -39,12 +40,12 @@ def lay_out_form(magnet: Magnet) -> dict[str, Any]:
         length = gr.HTML(visible=False, elem_classes="note", padding=False)
     with gr.Row(visible=False) as keep_row:
         kept_seconds = gr.Number(
-            round(min(3.0, longest / 2), 2), label="Seconds to keep", minimum=0, step=0.1, min_width=120
+            round(min(3.0, longest / 2), 2), label="Seconds to keep", step=0.1, min_width=120
         )
         which = gr.Radio(["the last", "the first"], value="the last", label="Which of them", min_width=150)
     with gr.Row(visible=False) as region_row:
-        start = gr.Number(0, label="Make anew from (s)", minimum=0, step=0.1, min_width=120)
-        end = gr.Number(round(min(1.0, longest / 2), 2), label="to (s)", minimum=0, step=0.1, min_width=120)
+        start = gr.Number(0, label="Make anew from (s)", step=0.1, min_width=120)
+        end = gr.Number(round(min(1.0, longest / 2), 2), label="to (s)", step=0.1, min_width=120)
     seconds = _length_field(magnet)
     clips = gr.Slider(
         1, MOST_CLIPS, value=2, step=1, label="Variations", info="each with the next seed", elem_id="clips"
@@ -55,8 +56,6 @@ def lay_out_form(magnet: Magnet) -> dict[str, Any]:
             label="Seed",
             info="same seed, same sound",
             precision=0,
-            minimum=0,
-            maximum=LARGEST_SEED,
             min_width=140,
             elem_id="seed",
         )
@@ -131,8 +130,6 @@ def _sampler_fields(magnet: Magnet) -> tuple[Any, Any, Any, Any, Any]:
             own.temperature,
             label="Temperature",
             info="0 or more: randomness at the start of each codebook",
-            minimum=0,
-            maximum=100,
             step=0.1,
         )
         top_p = gr.Slider(
@@ -148,8 +145,6 @@ def _sampler_fields(magnet: Magnet) -> tuple[Any, Any, Any, Any, Any]:
                 own.max_cfg_coef,
                 label="Guidance at first",
                 info="1 is none; more exaggerates the text",
-                minimum=-100,
-                maximum=100,
                 step=0.5,
                 min_width=140,
             )
@@ -157,8 +152,6 @@ def _sampler_fields(magnet: Magnet) -> tuple[Any, Any, Any, Any, Any]:
                 own.min_cfg_coef,
                 label="Guidance at last",
                 info="when nothing is masked any more",
-                minimum=-100,
-                maximum=100,
                 step=0.5,
                 min_width=140,
             )

@@ -186,7 +186,7 @@ class Job:
             recording, self.magnet.sample_rate, self.magnet.codec.channels, start, start + seconds
         )
         which = "last" if self.order.from_end else "first"
-        path = self.folder / f"{recording.stem}_{which}_{seconds:.2f}_s.wav"
+        path = self.folder / f"{recording.stem[:80]}_{which}_{seconds:.2f}_s.wav"
         write_audio(path, torch.cat(list(stream), dim=-1), self.magnet.sample_rate)
         return path
 
