@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--adapter-strength needs --adapter CKPT; name it, or leave the strength out.")
     from magnet_train.demo.server import address_of, bind, is_loopback, private_folder, serve
 
-    with _orderly_end(), bind(args.host, args.port) as listening, private_folder():
+    with _orderly_end(), bind(args.host, args.port) as listening, private_folder() as folder:
         print(f"loading {args.model} ...", flush=True)
         from magnet_train.demo.order import Source
         from magnet_train.demo.page import build_page
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         if not is_loopback(args.host):
             print("everyone who can reach this address can use it; there is no password", flush=True)
         try:
-            serve(page, listening, args.host, args.open)
+            serve(page, listening, args.host, folder, args.open)
         finally:
             studio.close()
 

@@ -31,8 +31,22 @@ CONTENT_POLICY = (
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
     "worker-src 'self' blob:; object-src 'none'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
 )
-# gradio would fetch an address for whoever asks, and keep a history of runs on disk.
-CLOSED_ROUTES = ("/gradio_api/file=http", "/gradio_api/proxy", "/gradio_api/runs", "/monitoring")
+# What the page asks for. gradio has more, such as fetching any address for whoever asks, which nobody needs here.
+API = "/gradio_api"
+OPEN_PATHS = {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"} | {
+    f"{API}/{name}"
+    for name in (
+        "info",
+        "startup-events",
+        "queue/join",
+        "queue/data",
+        "cancel",
+        "reset",
+        "upload",
+        "upload_progress",
+    )
+}
+OPEN_FOLDERS = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/run/")
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -74,9 +88,10 @@ def address_of(listening: socket.socket, host: str) -> str:
 
 
 @contextmanager
-def private_folder() -> Iterator[None]:
+def private_folder() -> Iterator[str]:
     """Give gradio a folder of its own for uploads and clips, and remove it at the end; it reads this when imported."""
-    with tempfile.TemporaryDirectory(prefix="magnet-train-demo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="magnet-train-demo-") as made:
+        folder = os.path.realpath(made)  # as gradio names its files
         settings = {
             "GRADIO_TEMP_DIR": folder,
             "GRADIO_ANALYTICS_ENABLED": "False",
@@ -86,7 +101,7 @@ def private_folder() -> Iterator[None]:
         before = {name: os.environ.get(name) for name in settings}
         os.environ |= settings
         try:
-            yield
+            yield folder
         finally:
             for name, value in before.items():
                 if value is None:
@@ -95,13 +110,14 @@ def private_folder() -> Iterator[None]:
                     os.environ[name] = value
 
 
-def serve(page: gradio.Blocks, listening: socket.socket, host: str, open_browser: bool) -> None:
+def serve(page: gradio.Blocks, listening: socket.socket, host: str, folder: str, open_browser: bool) -> None:
     """Answer until Ctrl-C.
 
     Args:
         page: What to show.
         listening: Where.
         host: As given to --host; on a loopback address only browsers of this machine are answered.
+        folder: Uploads and clips, the only files that are served.
         open_browser: Show the page to the person at this machine.
     """
     import fastapi
@@ -127,7 +143,7 @@ def serve(page: gradio.Blocks, listening: socket.socket, host: str, open_browser
         css=STYLE,
     )
     config = uvicorn.Config(
-        Guard(app, is_loopback(host)),
+        Guard(app, is_loopback(host), folder),
         log_level="warning",
         timeout_graceful_shutdown=GRACE_SECONDS,
         server_header=False,
@@ -168,10 +184,11 @@ class Guard:
     Args:
         app: What is guarded.
         local: Whether only this machine is to be answered.
+        folder: Whose files may be asked for.
     """
 
-    def __init__(self, app: App, local: bool) -> None:
-        self.app, self.local = app, local
+    def __init__(self, app: App, local: bool, folder: str) -> None:
+        self.app, self.local, self.files = app, local, f"{API}/file={folder}/"
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer an ASGI request."""
@@ -186,7 +203,7 @@ class Guard:
             )
         elif origin is not None and urlsplit(origin).netloc != host:
             await _refuse(send, 403, f"This page does not answer to {origin}.")
-        elif scope["path"].startswith(CLOSED_ROUTES):
+        elif scope["path"] not in OPEN_PATHS and not scope["path"].startswith((*OPEN_FOLDERS, self.files)):
             await _refuse(send, 404, "There is nothing here.")
         else:
             await self.app(scope, receive, _with_policy(send))

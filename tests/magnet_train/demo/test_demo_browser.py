@@ -34,6 +34,7 @@ def visit(demo: Any) -> Iterator[Any]:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.requests, page.errors = [], []
         page.on("request", lambda request: page.requests.append(request.url))
+        page.on("response", lambda answer: page.errors.append(answer.url) if answer.status >= 400 else None)
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         page.on("console", lambda line: page.errors.append(line.text) if line.type == "error" else None)
         page.goto(demo.url)

@@ -30,7 +30,7 @@ def ask(path: str = "/", local: bool = True, **headers: str) -> tuple[int, dict[
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "path": path, "headers": raw}
-    asyncio.run(Guard(_inner, local)(scope, None, send))  # type: ignore[arg-type]
+    asyncio.run(Guard(_inner, local, "/tmp/own")(scope, None, send))  # type: ignore[arg-type]
     return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
 
@@ -52,9 +52,23 @@ def test_other_names_and_pages_are_refused() -> None:
     assert ask(host="studio.lan:7860", local=False, origin="https://evil.example")[0] == 403
 
 
-@pytest.mark.parametrize("path", ["/gradio_api/file=https://example.org/x", "/gradio_api/runs"])
-def test_routes_that_a_page_does_not_need(path: str) -> None:
-    assert ask(path, host="127.0.0.1")[0] == 404
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/config", 200),
+        ("/gradio_api/heartbeat/x1", 200),
+        ("/gradio_api/file=/tmp/own/clip.wav", 200),
+        ("/gradio_api/file=/tmp/other/clip.wav", 404),
+        ("/gradio_api/file=https://example.org/x", 404),  # gradio would fetch it
+        ("/gradio_api/file/https://example.org/x", 404),
+        ("/gradio_api/proxy=https://example.org/x", 404),
+        ("/gradio_api/process_recording", 404),
+        ("/gradio_api/runs", 404),
+        ("/monitoring", 404),
+    ],
+)
+def test_only_what_the_page_needs(path: str, status: int) -> None:
+    assert ask(path, host="127.0.0.1")[0] == status
 
 
 def test_a_port_that_is_taken() -> None:
@@ -75,8 +89,9 @@ def test_a_host_that_is_not_there() -> None:
 
 def test_uploads_have_a_folder_that_goes() -> None:
     before = dict(os.environ)
-    with private_folder():
-        folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    with private_folder() as name:
+        assert os.environ["GRADIO_TEMP_DIR"] == name
+        folder = Path(name)
         assert folder.stat().st_mode & 0o077 == 0
         assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert not folder.exists()
