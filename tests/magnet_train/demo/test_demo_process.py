@@ -114,6 +114,11 @@ def test_no_file_but_its_own_is_served(demo: Any) -> None:
         "/proc/self/environ",
     ):
         assert status_of(f"{demo.url}/gradio_api/file={path}") in (403, 404), path
+    own = next(demo.temporary.glob("magnet-train-demo-*"))
+    assert status_of(f"{demo.url}/gradio_api/file={own}/../../../../../../etc/passwd") in (403, 404)
+    assert status_of(f"{demo.url}/gradio_api/file={own}/..%2f..%2foutput.txt") in (403, 404)
+    (own / "link").symlink_to("/etc/passwd")
+    assert status_of(f"{demo.url}/gradio_api/file={own}/link") in (403, 404)
     assert status_of(f"{demo.url}/gradio_api/file=https://example.org/") == 404
     assert status_of(demo.url) == 200
     assert status_of(demo.url, Host="evil.example") == 403
