@@ -29,7 +29,6 @@ from torch import Tensor
 
 from magnet_train import DecodingConfig, Magnet
 from magnet_train.decoding import log_likelihood
-from magnet_train.models import GuidedLogits
 from magnet_train.quickstart.captions import Caption
 from magnet_train.quickstart.score import Readings, accuracy, read_clips
 from magnet_train.quickstart.world import PRESETS, ToneWorld
@@ -101,7 +100,7 @@ def likelihood(magnet: Magnet, world: ToneWorld, captions: Sequence[Caption], st
     parts = []
     for first in range(0, len(captions), BATCH):
         tokens = magnet.codec.encode(clips[first : first + BATCH, None])
-        logits = GuidedLogits(magnet.lm, *magnet.text([c.text for c in captions[first : first + BATCH]]))
+        logits = magnet.logits_fn([caption.text for caption in captions[first : first + BATCH]])
         generator = torch.Generator().manual_seed(first)
         nats = log_likelihood(logits, tokens, decoding, card=magnet.lm.card, generator=generator)
         parts.append(-nats / tokens.shape[-1])

@@ -25,7 +25,7 @@ from magnet_train.checkpoints.load import read_model, read_stored
 from magnet_train.checkpoints.stored import StoredModel, as_it_came, load_weights, without_path
 from magnet_train.circular import CircularLogits, CircularRescorer, decode_circular
 from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
-from magnet_train.decoding import DecodingConfig, Progress, Rescorer, generate_tokens
+from magnet_train.decoding import DecodingConfig, LogitsAtFrames, Progress, Rescorer, generate_tokens
 from magnet_train.decoding.generate import given_tokens
 from magnet_train.editing import plan_edit, splice
 from magnet_train.errors import UserError
@@ -290,19 +290,21 @@ class Magnet:
             raise UserError(f"texts is {texts!r}; give a list with one caption or None for each clip.")
         if seed is not None and not 0 <= seed <= LARGEST_SEED:
             raise UserError(f"seed {seed} must lie in 0..{LARGEST_SEED}.")
-        with torch.no_grad():
-            hidden, mask = self.text(texts)
-        guided = GuidedLogits(self.lm, hidden, mask) if bool(mask.any()) else GuidedLogits(self.lm, None)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         decoding = decoding or self.decoding
-        judge = self._rescorer(rescorer, texts, decoding, loop)
-
         shape = (len(texts), self.lm.n_q, self._stored.codec.frames(seconds))
         window = self._stored.codec.frames(self.segment_duration)
+        if shape[2] > window and (loop or decoding.parity or keep is not None):
+            what = "a loop" if loop else "a clip in parity mode" if decoding.parity else "a clip with `keep`"
+            raise UserError(
+                f"{what} has to be made in one go, which is at most the {self.segment_duration:g} s of the model's "
+                f"clips, not {seconds:g} s; ask for less."
+            )
+        logits_fn, judge = self.logits_fn(texts, loop), self._rescorer(rescorer, texts, decoding, loop)
 
         def fill(prompt: Tensor | None, keep: Tensor | None, progress: Progress | None) -> Tensor:
             return generate_tokens(
-                CircularLogits(guided) if loop else guided,
+                logits_fn,
                 (*shape[:2], min(shape[2], window)),
                 decoding,
                 card=self.lm.card,
@@ -317,14 +319,20 @@ class Magnet:
 
         if shape[2] <= window:
             return fill(prompt, keep, progress)
-        if loop or decoding.parity or keep is not None:
-            what = "a loop" if loop else "a clip in parity mode" if decoding.parity else "a clip with `keep`"
-            raise UserError(
-                f"{what} has to be made in one go, which is at most the {self.segment_duration:g} s of the model's "
-                f"clips, not {seconds:g} s; ask for less."
-            )
         given, _ = given_tokens(prompt, None, shape, self.lm.card, self.device)
         return continue_tokens(given, 0 if prompt is None else prompt.shape[-1], window, fill, progress)
+
+    def logits_fn(self, texts: Sequence[str | None], loop: bool = False) -> LogitsAtFrames:
+        """Return what the decoder asks for logits: the model, told what B captions say.
+
+        Args:
+            texts: As in `generate`.
+            loop: Likewise.
+        """
+        with torch.no_grad():
+            hidden, mask = self.text(texts)
+        guided = GuidedLogits(self.lm, hidden, mask) if bool(mask.any()) else GuidedLogits(self.lm, None)
+        return CircularLogits(guided) if loop else guided
 
     def _rescorer(
         self, model: RescoringModel | None, texts: Sequence[str | None], decoding: DecodingConfig, loop: bool

@@ -28,6 +28,7 @@ COMMANDS = {
     "predict": "generate one clip for each caption of the data",
     "generate": "make audio from text with a trained model",
     "evaluate": "measure generated against real sound: FAD-CLAP, CLAP score, KL",
+    "demo": "try a model on a page in the browser",
     "benchmark": "measure training, generation and the data loader beside the usual way of doing them",
     "export": "write a self-contained model folder from a checkpoint",
 }

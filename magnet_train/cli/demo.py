@@ -1,0 +1,139 @@
+"""Try a model on a page in the browser: text to clips side by side, continuing and editing recordings, loops. Nothing
+leaves the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from magnet_train import __version__
+from magnet_train.errors import UserError
+
+if TYPE_CHECKING:
+    from magnet_train.demo.watching import WatchedMagnet
+
+LARGEST_PORT = 65535
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `magnet-train demo`."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="PATH",
+        help="exported folder, .ckpt of `fit`, model of audiocraft, or hub id",
+    )
+    parser.add_argument(
+        "--adapter", metavar="CKPT", help="checkpoint of a LoRA fine-tune to add to the model"
+    )
+    parser.add_argument(
+        "--adapter-strength",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="how much of it: 0 none, 1 as trained",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to answer at; 0.0.0.0 lets everyone in the network use the page (default: 127.0.0.1, this "
+        "machine alone)",
+    )
+    parser.add_argument(
+        "--port", type=_port, default=7860, help="port to answer at, 0 for any that is free (default: 7860)"
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="where to compute: cpu, cuda, ... (default: auto, cuda if there is one)",
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load the model and serve the page until Ctrl-C.
+
+    Raises:
+        UserError: gradio is not installed, the port is taken, or the model cannot be read.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("the page needs gradio, which is not installed; pip install 'magnet-train[demo]'.")
+    if args.adapter is None and args.adapter_strength != 1:
+        raise UserError("--adapter-strength needs --adapter CKPT; name it, or leave the strength out.")
+    from magnet_train.demo.server import address_of, bind, is_loopback, private_folder, serve
+
+    with _orderly_end(), bind(args.host, args.port) as listening, private_folder() as folder:
+        print(f"loading {args.model} ...", flush=True)
+        from magnet_train.demo.order import Source
+        from magnet_train.demo.page import build_page
+        from magnet_train.demo.studio import Studio
+
+        magnet = _load(args)
+        source = Source(
+            args.model, magnet.decoding, str(magnet.device), __version__, args.adapter, args.adapter_strength
+        )
+        studio = Studio(magnet, source)
+        page = build_page(studio, _name(args))
+        print(f"the page is at {address_of(listening, args.host)} (Ctrl-C ends it)", flush=True)
+        if not is_loopback(args.host):
+            print("everyone who can reach this address can use it; there is no password", flush=True)
+        try:
+            serve(page, listening, args.host, folder, args.open)
+        finally:
+            studio.close()
+
+
+def _load(args: argparse.Namespace) -> WatchedMagnet:
+    """Load all parts of the model now, so that what is missing is told at once."""
+    import torch
+
+    from magnet_train.demo.watching import WatchedMagnet
+
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    magnet = WatchedMagnet.from_pretrained(
+        args.model, device=automatic if args.device == "auto" else args.device
+    )
+    if args.adapter is not None:
+        magnet.load_adapter(args.adapter, args.adapter_strength)
+    _ = magnet.codec, magnet.text
+    return magnet
+
+
+def _name(args: argparse.Namespace) -> str:
+    """Call a model by its folder, a checkpoint by its run and its own name, and one of the hub by its id."""
+    path = Path(args.model)
+    if not path.exists():
+        return str(args.model)
+    path = path.resolve()
+    return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Let what is temporary be removed also when a signal ends the process, which by default it would not."""
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _port(text: str) -> int:
+    try:
+        port = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
+    if not 0 <= port <= LARGEST_PORT:
+        raise argparse.ArgumentTypeError(f"{port} is not in 0..{LARGEST_PORT}")
+    return port
