@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from transformers import MusicgenForConditionalGeneration
 from magnet_train import DecodingConfig, Magnet
 from magnet_train.circular import CircularRescorer
 from magnet_train.codecs import load_codec, packaged_codec
+from magnet_train.decoding import Rescorer
 from magnet_train.errors import UserError
 from magnet_train.rescoring import MusicgenRescorer
 from magnet_train.text.tokenizer import Tokenizer
+from magnet_train.tokens import CodecInfo
 
 CARD, N_Q, FRAMES = 256, 4, 9
 TEXTS = ["a calm flute on low do", "noise", None]  # of different lengths
@@ -135,6 +137,43 @@ def test_generating_with_it(checkpoint: Path, rescorer: MusicgenRescorer) -> Non
     prompt = without[..., :8]
     assert torch.equal(made(1.0, rescorer=rescorer, prompt=prompt)[..., :8], prompt)
     assert not torch.equal(made(1.0, rescorer=rescorer, loop=True), made(0.5, loop=True))
+
+
+class Watching:
+    """Finds all tokens equally probable, and keeps what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[Tensor] = []
+
+    def require_same_tokens(self, codec: CodecInfo) -> None:
+        pass
+
+    def for_texts(self, texts: Sequence[str | None]) -> Rescorer:
+        def judge(tokens: Tensor, stage: int) -> Tensor:
+            self.shown.append(tokens.clone())
+            return torch.ones(len(texts), tokens.shape[-1])
+
+        return judge
+
+
+def test_a_loop_is_shown_cut_open_at_other_places(checkpoint: Path) -> None:
+    magnet = Magnet.from_pretrained(checkpoint)
+    prompt = torch.randint(CARD, (1, N_Q, 8), generator=torch.Generator().manual_seed(4))
+    straight, loop = Watching(), Watching()
+    magnet.generate_tokens(["a bell"], seed=0, prompt=prompt, rescorer=straight)
+    magnet.generate_tokens(["a bell"], seed=0, prompt=prompt, rescorer=loop, loop=True)
+    assert torch.equal(straight.shown[1][..., :8], prompt)
+    assert not torch.equal(loop.shown[1][..., :8], prompt)
+    cut = round(0.618 * 24)  # the second cut of 24 frames
+    assert torch.equal(loop.shown[1].roll(cut, dims=-1)[..., :8], prompt)
+
+
+def test_without_weight_it_does_not_even_read_the_texts(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watching, "for_texts", lambda *_: pytest.fail("read the texts"))
+    decoding = DecodingConfig(decoding_steps=(2, 2, 2, 2), rescorer_weight=0.0)
+    Magnet.from_pretrained(checkpoint).generate_tokens(["a bell"], decoding=decoding, rescorer=Watching())
 
 
 def test_editing_with_it(checkpoint: Path, rescorer: MusicgenRescorer) -> None:
