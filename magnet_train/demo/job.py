@@ -162,6 +162,11 @@ class Job:
             recording = read_audio(order.recording, magnet.sample_rate, magnet.codec.channels)
             self._outside = self._around_the_clip(recording)
             return partial(magnet.edit, recording, order.region), order.recording.name
+        if order.seconds > magnet.segment_duration:  # the picture of its order would have many windows
+            raise UserError(
+                f"{order.seconds:g} s are asked for and this page makes up to {magnet.segment_duration:g} s; take less, or "
+                "`magnet-train generate`, which goes on from there."
+            )
         prompt = None
         if order.kind is Kind.CONTINUE and order.recording is not None:
             kept = self._keep(order.recording)

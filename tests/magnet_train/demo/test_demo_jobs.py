@@ -149,7 +149,7 @@ def test_what_a_visitor_can_mend_is_a_message(
     too_long = tmp_path / "hours.wav"
     soundfile.write(too_long, np.zeros(int(LONGEST_RECORDING * 1000) + 1000), 1000)
     for kind, fields, words in [
-        (Kind.TEXT, {"seconds": 9.0}, "9 s cannot be made in one go"),
+        (Kind.TEXT, {"seconds": 9.0}, "this page makes up to 0.48 s"),
         (Kind.TEXT, {"clips": 5}, "choose 1 to 4"),
         (Kind.TEXT, {"seed": -1}, "choose a whole number"),
         (Kind.EDIT, {}, "There is no recording yet"),
