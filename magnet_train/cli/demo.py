@@ -11,35 +11,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from magnet_train import __version__
+from magnet_train.cli.model_options import add_device_option, add_model_options, check_adapter, load_model
 from magnet_train.errors import UserError
-
-if TYPE_CHECKING:
-    from magnet_train.demo.watching import WatchedMagnet
 
 LARGEST_PORT = 65535
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `magnet-train demo`."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="PATH",
-        help="exported folder, .ckpt of `fit`, model of audiocraft, or hub id",
-    )
-    parser.add_argument(
-        "--adapter", metavar="CKPT", help="checkpoint of a LoRA fine-tune to add to the model"
-    )
-    parser.add_argument(
-        "--adapter-strength",
-        type=float,
-        default=1.0,
-        metavar="S",
-        help="how much of it: 0 none, 1 as trained",
-    )
+    add_model_options(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -49,11 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=_port, default=7860, help="port to answer at, 0 for any that is free (default: 7860)"
     )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="where to compute: cpu, cuda, ... (default: auto, cuda if there is one)",
-    )
+    add_device_option(parser)
     parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
 
 
@@ -65,8 +43,7 @@ def run(args: argparse.Namespace) -> None:
     """
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs gradio, which is not installed; pip install 'magnet-train[demo]'.")
-    if args.adapter is None and args.adapter_strength != 1:
-        raise UserError("--adapter-strength needs --adapter CKPT; name it, or leave the strength out.")
+    check_adapter(args)
     from magnet_train.demo.server import address_of, bind, is_loopback, private_folder, serve
 
     with _orderly_end(), bind(args.host, args.port) as listening, private_folder() as folder:
@@ -74,8 +51,10 @@ def run(args: argparse.Namespace) -> None:
         from magnet_train.demo.order import Source
         from magnet_train.demo.page import build_page
         from magnet_train.demo.studio import Studio
+        from magnet_train.demo.watching import WatchedMagnet
 
-        magnet = _load(args)
+        magnet = load_model(WatchedMagnet, args)
+        _ = magnet.codec, magnet.text  # now, so that what is missing is told at once
         source = Source(
             args.model, magnet.decoding, str(magnet.device), __version__, args.adapter, args.adapter_strength
         )
@@ -88,22 +67,6 @@ def run(args: argparse.Namespace) -> None:
             serve(page, listening, args.host, folder, args.open)
         finally:
             studio.close()
-
-
-def _load(args: argparse.Namespace) -> WatchedMagnet:
-    """Load all parts of the model now, so that what is missing is told at once."""
-    import torch
-
-    from magnet_train.demo.watching import WatchedMagnet
-
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    magnet = WatchedMagnet.from_pretrained(
-        args.model, device=automatic if args.device == "auto" else args.device
-    )
-    if args.adapter is not None:
-        magnet.load_adapter(args.adapter, args.adapter_strength)
-    _ = magnet.codec, magnet.text
-    return magnet
 
 
 def _name(args: argparse.Namespace) -> str:

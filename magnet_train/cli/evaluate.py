@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from magnet_train.cli.counting import at_least
+from magnet_train.cli.model_options import add_device_option, chosen_device
 from magnet_train.errors import UserError, first_line
 from magnet_train.whole_files import explain_disk_errors
 
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="of noise, random halves and intervals (default: %(default)s)",
     )
-    parser.add_argument("--device", help="where to compute: cpu, cuda, ... (default: cuda if there is one)")
+    add_device_option(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
 def _device(name: str | None) -> str:
     import torch
 
-    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device(name)
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch raises the latter where it has no CUDA

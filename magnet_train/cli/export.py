@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from magnet_train.cli.model_options import add_adapter, add_adapter_options, check_adapter
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `magnet-train export`."""
@@ -28,16 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw", action="store_true", help="take the weights as trained instead of their moving average"
     )
-    parser.add_argument(
-        "--adapter", metavar="CKPT", help="checkpoint of a LoRA fine-tune to merge into the model"
-    )
-    parser.add_argument(
-        "--adapter-strength",
-        type=float,
-        default=1.0,
-        metavar="S",
-        help="how much of it: 0 none, 1 as trained",
-    )
+    add_adapter_options(parser)
     parser.add_argument(
         "--licence",
         metavar="ID",
@@ -51,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: The model cannot be read, the folder cannot be written, or audiocraft could not read it.
     """
+    check_adapter(args)
     from magnet_train.checkpoints.audiocraft import CODEC_FILE
     from magnet_train.checkpoints.card import NO_CODEC
     from magnet_train.checkpoints.licence import note_on
@@ -58,8 +52,7 @@ def run(args: argparse.Namespace) -> None:
     from magnet_train.models.transformer import count_parameters
 
     magnet = Magnet.from_pretrained(args.checkpoint, raw=args.raw)
-    if args.adapter is not None:
-        magnet.load_adapter(args.adapter, args.adapter_strength)
+    add_adapter(magnet, args)
     magnet.save_pretrained(args.out, licence=args.licence, format=args.format)
     weights = magnet.training.get("weights")
     which = {"ema": ", averaged weights", "raw": ", raw weights"}.get(str(weights), "")

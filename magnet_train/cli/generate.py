@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magnet_train.cli.counting import count
+from magnet_train.cli.model_options import add_device_option, add_model_options, check_adapter, load_model
 from magnet_train.cli.prompts import Prompt, read_prompts
 from magnet_train.errors import UserError
 from magnet_train.whole_files import whole_file
@@ -34,22 +35,7 @@ NAME_LENGTH = 40  # characters of a caption in a file's name
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `magnet-train generate`."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="PATH",
-        help="exported folder, .ckpt of `fit`, model of audiocraft, or hub id",
-    )
-    parser.add_argument(
-        "--adapter", metavar="CKPT", help="checkpoint of a LoRA fine-tune to add to the model"
-    )
-    parser.add_argument(
-        "--adapter-strength",
-        type=float,
-        default=1.0,
-        metavar="S",
-        help="how much of it: 0 none, 1 as trained",
-    )
+    add_model_options(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--text", action="append", metavar="CAPTION", help="caption of a clip; may be given several times"
@@ -87,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=16, metavar="B", help="clips made at once (default: 16)"
     )
-    parser.add_argument("--device", help="where to compute: cpu, cuda, ... (default: cuda if there is one)")
+    add_device_option(parser)
     sampler = parser.add_argument_group("sampler", "what is left out is as the model was saved")
     sampler.add_argument(
         "--steps", type=_integers, metavar="20,10,10,10", help="decoding steps, one number per codebook"
@@ -140,19 +126,13 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.out} holds results already; choose another --out or remove it.")
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size} must be at least 1.")
-    if args.adapter is None and args.adapter_strength != 1:
-        raise UserError("--adapter-strength needs --adapter CKPT; name it, or leave the strength out.")
+    check_adapter(args)
     if args.rescorer is None and args.rescorer_weight is not None:
         raise UserError("--rescorer-weight needs --rescorer PATH; name it, or leave the weight out.")
     _check_edit(args)
-    import torch
-
     from magnet_train.magnet import Magnet
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    magnet = Magnet.from_pretrained(args.model, device=device)
-    if args.adapter is not None:
-        magnet.load_adapter(args.adapter, args.adapter_strength)
+    magnet = load_model(Magnet, args)
     decoding = chosen_decoding(magnet.decoding, args)
     decoding.check(magnet.lm.n_q, magnet.lm.card)
     make = _maker(magnet, decoding, args)

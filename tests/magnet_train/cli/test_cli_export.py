@@ -72,3 +72,11 @@ def test_unknown_format_exits_2(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
         export(checkpoint, tmp_path / "out", "--format", "onnx")
     assert caught.value.code == 2
+
+
+def test_a_strength_without_an_adapter(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(checkpoint, tmp_path / "out", "--adapter-strength", "2") == 1
+    assert "needs --adapter CKPT" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
