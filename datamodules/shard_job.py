@@ -115,7 +115,7 @@ class ShardJob:
                 if not all(unit.finished for unit, _ in self.units()):
                     return None
                 self._assemble(strict)
-            shutil.rmtree(self._work)
+            shutil.rmtree(self._work, ignore_errors=True)  # another process may be removing it as well
         return Finished(read_manifest(self.folder), read_report(self.folder))
 
     def _begin(self, settings: dict[str, Any]) -> None:
@@ -141,8 +141,15 @@ class ShardJob:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Wait until no other process of the job is at the folder itself."""
-        self._work.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._work / "lock"):
+        lock = FileLock(self._work / "lock")
+        while not lock.is_locked:
+            self._work.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # who finished the job has removed the folder just now
+                lock.acquire()
+        with lock:
+            lock.release()  # the block holds it once more
             yield
 
     def _assemble(self, strict: bool) -> None:

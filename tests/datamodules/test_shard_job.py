@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datamodules import shard_job
 from datamodules.reading import ShardReader
 from datamodules.shard_job import ShardJob, clear_shards
 from datamodules.verify import verify_shards
@@ -26,20 +28,24 @@ def work(folder: Path, rank: int = 0, ranks: int = 1, seconds: float = 0.0, **op
     """Fill a folder with `FILES` clips: every seventh is left out, every tenth has the audio of the first."""
     job = ShardJob(folder, CODEC, {"source": "made up", **options}, FILES, PER_SHARD)
     if not job.complete:
-        for unit, places in job.units(rank, ranks):
-            if unit.finished:
-                continue
-            with unit:
-                for place in places[len(unit.outcomes) :]:
-                    time.sleep(seconds)
-                    if place % 7 == 3:
-                        unit.leave_out(f"file{place}", "silent")
-                    else:
-                        audio = "the first" if place % 10 == 0 else f"sound {place}"
-                        tokens = np.random.default_rng(place).integers(0, 64, (4, 30 + place))
-                        unit.add(f"file{place}", f"clip{place:03d}", tokens, {"text": audio}, audio)
-                unit.finish()
+        fill(job, rank, ranks, seconds)
     return job.finish()
+
+
+def fill(job: ShardJob, rank: int = 0, ranks: int = 1, seconds: float = 0.0) -> None:
+    for unit, places in job.units(rank, ranks):
+        if unit.finished:
+            continue
+        with unit:
+            for place in places[len(unit.outcomes) :]:
+                time.sleep(seconds)
+                if place % 7 == 3:
+                    unit.leave_out(f"file{place}", "silent")
+                else:
+                    audio = "the first" if place % 10 == 0 else f"sound {place}"
+                    tokens = np.random.default_rng(place).integers(0, 64, (4, 30 + place))
+                    unit.add(f"file{place}", f"clip{place:03d}", tokens, {"text": audio}, audio)
+            unit.finish()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -122,6 +128,53 @@ def test_two_killed_ranks_go_on_as_three(undisturbed: Path, tmp_path: Path) -> N
         process.join(60)
         assert process.exitcode == 0
     assert contents(folder) == contents(undisturbed)
+
+
+def finish_together(folder: Path, barrier: Any) -> None:
+    job = ShardJob(folder, CODEC, {"source": "made up"}, FILES, PER_SHARD)
+    barrier.wait()
+    assert job.finish() is not None
+
+
+def test_ranks_that_finish_at_the_same_moment(undisturbed: Path, tmp_path: Path) -> None:
+    """Whoever comes second finds the folder of unfinished work gone, or going."""
+    context = multiprocessing.get_context("fork")
+    for turn in range(10):
+        folder = tmp_path / f"shards{turn}"
+        job = ShardJob(folder, CODEC, {"source": "made up"}, FILES, PER_SHARD)
+        for rank in range(3):  # all but the end of it
+            fill(job, rank, 3)
+        barrier = context.Barrier(4)
+        processes = [context.Process(target=finish_together, args=(folder, barrier)) for _ in range(4)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0] * 4
+        assert contents(folder) == contents(undisturbed)
+
+
+def test_a_folder_removed_while_its_lock_is_opened(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = []
+
+    class Overtaken(shard_job.FileLock):
+        """Another process ends the job between making the folder and opening the lock."""
+
+        def acquire(self, *arguments: Any, **names: Any) -> Any:
+            if len(removed) < 2:
+                removed.append(Path(self.lock_file).parent)
+                shutil.rmtree(removed[-1])
+            return super().acquire(*arguments, **names)
+
+    job = ShardJob(tmp_path / "shards", CODEC, {"source": "made up"}, FILES, PER_SHARD)
+    fill(job)
+    assert job.finish() is not None
+    monkeypatch.setattr(shard_job, "FileLock", Overtaken)
+    assert job.finish() is not None
+    assert len(removed) == 2
+    assert contents(tmp_path / "shards") == contents(undisturbed)
 
 
 @pytest.mark.parametrize("cut", [1, 100, 513])
