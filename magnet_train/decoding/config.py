@@ -22,7 +22,7 @@ class DecodingConfig:
         decoding_steps: Steps for each codebook, coarse to fine; one entry per codebook, each at least 1.
         span_arrangement: "nonoverlap" cuts the clip into chunks of `span_len` frames and masks whole chunks;
             "stride1" masks spans that may start anywhere; "spread" ranks nothing: it fills single frames in an
-            order in which they are far apart, for few steps and a temperature near 1.
+            order in which they are far apart.
         span_scoring: How a chunk is judged: "max" by its best token, "prod" by all of them together.
             "stride1" always takes all.
         temperature: At the start of each codebook; higher is more random.
