@@ -82,6 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=float, metavar="T", help="randomness at the start of each codebook"
     )
     sampler.add_argument(
+        "--constant-temperature",
+        action="store_true",
+        help="let it stay instead of falling to 0 over the steps of a codebook",
+    )
+    sampler.add_argument(
         "--top-p", type=float, metavar="P", help="sample from this share of the probability, 0..1"
     )
     sampler.add_argument(
@@ -261,6 +266,7 @@ def chosen_decoding(default: DecodingConfig, args: argparse.Namespace) -> Decodi
     given: dict[str, Any] = {
         "decoding_steps": args.steps,
         "temperature": args.temperature,
+        "anneal_temperature": False if args.constant_temperature else None,
         "top_p": args.top_p,
         "top_k": args.top_k,
         "span_arrangement": args.arrangement,

@@ -97,12 +97,13 @@ def test_options_reach_the_sampler(checkpoint: Path, tmp_path: Path) -> None:
         "--seconds",
         "0.2",
     ]
-    choices = ["--arrangement", "stride1", "--scoring", "prod", "--greedy"]
+    choices = ["--arrangement", "stride1", "--scoring", "prod", "--greedy", "--constant-temperature"]
     assert generate(checkpoint, tmp_path / "clips", "--text", "a flute", *options, *choices) == 0
     decoding = results_of(tmp_path / "clips")[0]["decoding"]
     assert decoding["decoding_steps"] == [2, 1, 1, 1]
     assert (decoding["max_cfg_coef"], decoding["min_cfg_coef"]) == (4.0, 2.0)
     assert (decoding["temperature"], decoding["top_p"], decoding["use_sampling"]) == (1.5, 0.5, False)
+    assert decoding["anneal_temperature"] is False
     assert (decoding["span_arrangement"], decoding["span_scoring"]) == ("stride1", "prod")
     audio, _ = soundfile.read(next((tmp_path / "clips").glob("*.wav")))
     assert audio.shape == (10 * 160,)
