@@ -5,7 +5,6 @@ Shapes: tokens int64 [B, K, T]; audio float [B, channels, samples].
 
 from __future__ import annotations
 
-import math
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from magnet_train.rescoring import RescoringModel
 
 LARGEST_SEED = 2**63 - 1  # that torch takes
+LONGEST_CLIP = 86_400.0  # s, a day: more would fit into neither memory nor a WAV file
 
 
 class Magnet:
@@ -202,11 +202,9 @@ class Magnet:
             UserError: A loop longer than the model's clips, a prompt longer than the clip, settings that do not fit,
                 or a rescorer of other tokens.
         """
-        tokens = None
+        tokens, seconds = None, self._length(seconds)
         if prompt is not None:
-            tokens = self._encode_prompt(
-                prompt, len(texts), self.segment_duration if seconds is None else seconds
-            )
+            tokens = self._encode_prompt(prompt, len(texts), seconds)
         tokens = self.generate_tokens(
             texts,
             seconds,
@@ -283,9 +281,7 @@ class Magnet:
 
         `keep`, bool [B, P] or [B, K, P], says which tokens of the prompt stay; all of them when None.
         """
-        seconds = self.segment_duration if seconds is None else seconds
-        if not 0 < seconds < math.inf:
-            raise UserError(f"{seconds:g} s is no length of a clip; ask for more than 0.")
+        seconds = self._length(seconds)
         if not texts or isinstance(texts, str):
             raise UserError(f"texts is {texts!r}; give a list with one caption or None for each clip.")
         if seed is not None and not 0 <= seed <= LARGEST_SEED:
@@ -345,6 +341,15 @@ class Magnet:
             return None
         rescorer = model.for_texts(texts)
         return CircularRescorer(rescorer) if loop else rescorer
+
+    def _length(self, seconds: float | None) -> float:
+        """Return the length of a clip in seconds, the model's own if none is asked for."""
+        seconds = self.segment_duration if seconds is None else seconds
+        if not 0 < seconds <= LONGEST_CLIP:
+            raise UserError(
+                f"{seconds:g} s is no length of a clip; ask for more than 0 and at most {LONGEST_CLIP:,.0f} s."
+            )
+        return seconds
 
     def _encode_prompt(self, prompt: Tensor, clips: int, seconds: float) -> Tensor:
         """Turn audio [channels, samples] or [B, channels, samples] into tokens int64 [B, K, P]."""
