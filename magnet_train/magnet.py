@@ -199,8 +199,8 @@ class Magnet:
             float32 [B, channels, samples] on the CPU.
 
         Raises:
-            UserError: A loop longer than the model's clips, a prompt longer than the clip, settings that do not fit,
-                or a rescorer of other tokens.
+            UserError: A loop longer than the model's clips, a prompt as long as the clip or longer, settings that
+                do not fit, or a rescorer of other tokens.
         """
         tokens, seconds = None, self._length(seconds)
         if prompt is not None:
@@ -365,9 +365,10 @@ class Magnet:
             raise UserError(
                 f"the prompt of {length:g} s is shorter than one frame of {1 / codec.frame_rate:g} s."
             )
-        if codec.frames(length) > codec.frames(seconds):
+        if codec.frames(length) >= codec.frames(seconds):
             raise UserError(
-                f"the prompt lasts {length:g} s but the clip only {seconds:g} s; shorten the prompt or ask for more."
+                f"the prompt lasts {length:g} s and the clip {seconds:g} s, which leaves nothing to make; shorten the "
+                "prompt or ask for more seconds."
             )
         tokens = torch.stack([encode_audio(self.codec, clip) for clip in prompt])
         return tokens.expand(clips, -1, -1)

@@ -88,9 +88,10 @@ def test_what_is_no_length(magnet: Magnet, seconds: float) -> None:
         magnet.generate(["a flute"], seconds=seconds, prompt=torch.zeros(1, 8 * HOP))
 
 
-def test_prompt_longer_than_the_clip(magnet: Magnet) -> None:
-    with pytest.raises(UserError, match="prompt"):
-        magnet.generate(["a flute"], prompt=torch.zeros(1, 30 * HOP))
+@pytest.mark.parametrize(("frames", "seconds"), [(30, None), (24, None), (60, 60 / 50)])
+def test_a_prompt_that_leaves_nothing_to_make(magnet: Magnet, frames: int, seconds: float | None) -> None:
+    with pytest.raises(UserError, match="nothing to make"):
+        magnet.generate(["a flute"], seconds=seconds, prompt=torch.zeros(1, frames * HOP))
 
 
 def test_steps_of_the_wrong_length(magnet: Magnet) -> None:
