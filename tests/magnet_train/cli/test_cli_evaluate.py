@@ -294,6 +294,16 @@ def test_what_generate_wrote_is_understood(checkpoint, evaluate, tmp_path):
     ]
 
 
+def test_clips_without_a_caption_belong_to_no_number(checkpoint, evaluate, tmp_path):
+    made, real = tmp_path / "made", tmp_path / "real"
+    assert main(["generate", "--model", str(checkpoint), "--unconditional", "2", "--out", str(made)]) == 0
+    for n in range(2):
+        write_clip(real / f"{n}.wav", 200 + 300 * n, text="a low bell")
+    _, found = evaluate((made, real))
+    assert found["pairs"]["pairs"] == []
+    assert found["generated"]["captions"] == 0
+
+
 def test_results_that_are_damaged_cost_only_the_captions(folders, evaluate):
     (folders[0] / "results.jsonl").write_text('{"file": "clip0.wav", "text"')
     code, found = evaluate(folders)
