@@ -5,7 +5,6 @@ Shapes: tokens int64 [B, K, T]; audio float [B, channels, samples].
 
 from __future__ import annotations
 
-import math
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from magnet_train.rescoring import RescoringModel
 
 LARGEST_SEED = 2**63 - 1  # that torch takes
+LONGEST_CLIP = 86_400.0  # s, a day: more would fit into neither memory nor a WAV file
 
 
 class Magnet:
@@ -199,14 +199,12 @@ class Magnet:
             float32 [B, channels, samples] on the CPU.
 
         Raises:
-            UserError: A loop longer than the model's clips, a prompt longer than the clip, settings that do not fit,
-                or a rescorer of other tokens.
+            UserError: A loop longer than the model's clips, a prompt as long as the clip or longer, settings that
+                do not fit, or a rescorer of other tokens.
         """
-        tokens = None
+        tokens, seconds = None, self._length(seconds)
         if prompt is not None:
-            tokens = self._encode_prompt(
-                prompt, len(texts), self.segment_duration if seconds is None else seconds
-            )
+            tokens = self._encode_prompt(prompt, len(texts), seconds)
         tokens = self.generate_tokens(
             texts,
             seconds,
@@ -283,9 +281,7 @@ class Magnet:
 
         `keep`, bool [B, P] or [B, K, P], says which tokens of the prompt stay; all of them when None.
         """
-        seconds = self.segment_duration if seconds is None else seconds
-        if not 0 < seconds < math.inf:
-            raise UserError(f"{seconds:g} s is no length of a clip; ask for more than 0.")
+        seconds = self._length(seconds)
         if not texts or isinstance(texts, str):
             raise UserError(f"texts is {texts!r}; give a list with one caption or None for each clip.")
         if seed is not None and not 0 <= seed <= LARGEST_SEED:
@@ -346,6 +342,15 @@ class Magnet:
         rescorer = model.for_texts(texts)
         return CircularRescorer(rescorer) if loop else rescorer
 
+    def _length(self, seconds: float | None) -> float:
+        """Return the length of a clip in seconds, the model's own if none is asked for."""
+        seconds = self.segment_duration if seconds is None else seconds
+        if not 0 < seconds <= LONGEST_CLIP:
+            raise UserError(
+                f"{seconds:g} s is no length of a clip; ask for more than 0 and at most {LONGEST_CLIP:,.0f} s."
+            )
+        return seconds
+
     def _encode_prompt(self, prompt: Tensor, clips: int, seconds: float) -> Tensor:
         """Turn audio [channels, samples] or [B, channels, samples] into tokens int64 [B, K, P]."""
         codec = self._stored.codec
@@ -360,9 +365,10 @@ class Magnet:
             raise UserError(
                 f"the prompt of {length:g} s is shorter than one frame of {1 / codec.frame_rate:g} s."
             )
-        if codec.frames(length) > codec.frames(seconds):
+        if codec.frames(length) >= codec.frames(seconds):
             raise UserError(
-                f"the prompt lasts {length:g} s but the clip only {seconds:g} s; shorten the prompt or ask for more."
+                f"the prompt lasts {length:g} s and the clip {seconds:g} s, which leaves nothing to make; shorten the "
+                "prompt or ask for more seconds."
             )
         tokens = torch.stack([encode_audio(self.codec, clip) for clip in prompt])
         return tokens.expand(clips, -1, -1)

@@ -9,6 +9,7 @@ compare runs of this command with one another.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from magnet_train.cli.counting import at_least
@@ -62,13 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=at_least(1),
         default=16,
         metavar="B",
-        help="windows of about 10 s computed at once; changes no number (default: %(default)s)",
+        help="windows of about 10 s computed at once; changes numbers by rounding only (default: %(default)s)",
     )
     parser.add_argument(
         "--seed",
         type=at_least(0),
         default=0,
-        help="of noise, random halves and intervals (default: %(default)s)",
+        help="of the noise, the random splits and the intervals (default: %(default)s)",
     )
     add_device_option(parser)
 
@@ -84,8 +85,9 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(
                 f"--out {args.out} is a folder; name a file, such as {args.out / 'evaluation.json'}."
             )
-        with explain_disk_errors(args.out):  # now rather than after the work
-            args.out.parent.mkdir(parents=True, exist_ok=True)
+        there = next(folder for folder in args.out.absolute().parents if folder.exists())
+        with explain_disk_errors(args.out), tempfile.TemporaryFile(dir=there):
+            pass  # cannot be written: told now rather than after the work
     from rich.console import Console
 
     from magnet_train.cli.evaluate_clips import pair, read_side

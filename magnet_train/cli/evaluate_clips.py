@@ -138,7 +138,8 @@ def read_side(source: Path) -> Side:
             continue
         record = results.of(file.path)
         clip = EvaluatedClip(file, PurePath(file.name).stem)
-        clip.id = None if record.get("id") is None else str(record["id"])
+        # made without a caption it has a number as its id, which says nothing of the reference
+        clip.id = None if None in (record.get("id"), record.get("text")) else str(record["id"])
         try:
             clip.caption = describe(file.path, {**file.fields, **_caption_of(record)})["text"]
         except CaptionError as error:

@@ -129,6 +129,7 @@ def _with_clap(findings: Findings, batch_size: int, seed: int, console: Console)
             ours = ears.hear(generated.clips, clip_done)
             real = ears.hear(reference.clips, clip_done)
             noise = ears.hear(generated.clips, clip_done, noise_seed=seed)
+            ours = {clip: heard for clip, heard in ours.items() if clip in noise}
             return ours, real, noise
 
     heard = findings.attempt((FAD, CLAP_SCORE), hear_all)
@@ -244,7 +245,7 @@ class _Ears:
             noise_seed: Take noise as loud in their place.
 
         Raises:
-            UserError: The model gives no numbers.
+            UserError: The model gives no numbers for any clip.
         """
         audio = [clip.blocks(self._sample_rate) for clip in clips]
         if noise_seed is not None:
@@ -253,13 +254,19 @@ class _Ears:
                 for blocks, clip in zip(audio, clips, strict=True)
             ]
         results = through_windows(audio, self._model, self._window_samples, self._batch_size, clip_done)
+        numbers = [result for result in results if not isinstance(result, UserError)]
+        if numbers and not any(np.isfinite(result).all() for result in numbers):
+            raise UserError(
+                f"the model of {self._option} gives finite numbers for no clip; its weights are damaged."
+            )
         heard = {}
         for clip, result in zip(clips, results, strict=True):
             if isinstance(result, UserError):
                 clip.problem = f"unreadable: {result}"
             elif not np.isfinite(result).all():
-                raise UserError(
-                    f"the model of {self._option} gives no finite numbers for {clip.file.label}; its weights are damaged."
+                clip.problem = (
+                    f"unreadable: {clip.file.label}: the model of {self._option} gives no finite numbers for it, as for "
+                    "samples far beyond 1; render it again"
                 )
             else:
                 heard[id(clip)] = result

@@ -147,11 +147,11 @@ def _missing(findings: Findings) -> Iterator[tuple[str, str]]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None else f"{value:z.3f}"  # z: KL can come out a millionth below 0
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+    return "" if interval is None else f"{interval[0]:z.3f} to {interval[1]:z.3f}"
 
 
 def write_report(path: Path, findings: Findings, args: argparse.Namespace) -> None:

@@ -142,7 +142,8 @@ def run(args: argparse.Namespace) -> None:
     decoding.check(magnet.lm.n_q, magnet.lm.card)
     make = _maker(magnet, decoding, args)
     began = time.monotonic()
-    seconds = _generate_all(make, magnet.sample_rate, decoding, prompts, args)
+    with _explain_full_memory(str(magnet.device)):
+        seconds = _generate_all(make, magnet.sample_rate, decoding, prompts, args)
     took = time.monotonic() - began
     print(
         f"wrote {count(len(prompts), 'clip')} ({seconds:.1f} s of audio in {took:.1f} s) and {RESULTS} to {args.out}"
@@ -237,6 +238,21 @@ def _if_given(args: argparse.Namespace) -> dict[str, Any]:
     if args.rescorer is not None:
         record.update(rescorer=args.rescorer)
     return record
+
+
+@contextmanager
+def _explain_full_memory(device: str) -> Iterator[None]:
+    """Turn torch's errors of memory into one sentence; that of the CPU has no type of its own."""
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"the memory of {device} is not enough; give a smaller --batch-size, or ask for fewer --seconds."
+        ) from error
 
 
 @contextmanager

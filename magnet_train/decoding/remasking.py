@@ -105,8 +105,8 @@ class SpreadRemasking:
     """Fills frames far apart from each other first, in an order that no probability has a say in.
 
     All frames of a step are sampled without knowing of each other, and neighbours have most to tell each other. So
-    the order is that of the van der Corput sequence, which always goes into the largest gap; each clip starts
-    it at another frame.
+    the order is that of the van der Corput sequence, which always goes into a largest gap (to a frame); each
+    clip starts it at another frame.
 
     Args:
         num_frames: T.
@@ -144,10 +144,14 @@ class SpreadRemasking:
 
 
 def bit_reversed_order(length: int) -> Tensor:
-    """Return 0..length-1, int64 [length], by their binary digits read backwards: 0, 4, 2, 6, 1, 5, 3, 7."""
+    """Return 0..length-1, int64 [length], by their binary digits read backwards: 0, 4, 2, 6, 1, 5, 3, 7.
+
+    Of a length that is no power of two, the next one's order is squeezed into it: to leave out what is beyond the end
+    would leave first and last frame, neighbours in the circle, to be filled one after the other.
+    """
     digits = max(length - 1, 1).bit_length()
-    backwards = [int(f"{number:0{digits}b}"[::-1], 2) for number in range(2**digits)]
-    return torch.tensor([number for number in backwards if number < length])
+    backwards = (int(f"{number:0{digits}b}"[::-1], 2) for number in range(2**digits))
+    return torch.tensor(list(dict.fromkeys(number * length >> digits for number in backwards)))
 
 
 def remasking_for(

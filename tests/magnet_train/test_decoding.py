@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
 import math
@@ -149,8 +150,18 @@ def test_spread_goes_around_what_is_kept():
 
 def test_bits_read_backwards():
     assert bit_reversed_order(8).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
-    assert bit_reversed_order(6).tolist() == [0, 4, 2, 1, 5, 3]
+    assert bit_reversed_order(6).tolist() == [0, 3, 1, 4, 2, 5]  # 0, 4, 2, 6, 1, 5, 3, 7 times 6/8, once each
     assert bit_reversed_order(1).tolist() == [0]
+
+
+@pytest.mark.parametrize("length", [5, 65, 300, 500, 513])
+def test_each_frame_goes_into_a_largest_gap(length):
+    order = bit_reversed_order(length).tolist()
+    assert sorted(order) == list(range(length))
+    for filled in range(2, length):
+        known = sorted(order[:filled])
+        gaps = [after - before for before, after in zip(known, [*known[1:], known[0] + length], strict=True)]
+        assert max(gaps) - gaps[bisect.bisect(known, order[filled]) - 1] <= 1  # rounded to whole frames
 
 
 def test_keep_of_frames_means_all_codebooks():

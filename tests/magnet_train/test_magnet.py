@@ -80,15 +80,18 @@ def test_audio_prompt_begins_every_clip(magnet: Magnet, batched: bool) -> None:
     torch.testing.assert_close(audio, magnet.codec.decode(tokens))
 
 
-@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan"), 1e12])
 def test_what_is_no_length(magnet: Magnet, seconds: float) -> None:
     with pytest.raises(UserError, match="no length"):
         magnet.generate_tokens(["a flute"], seconds=seconds)
+    with pytest.raises(UserError, match="no length"):
+        magnet.generate(["a flute"], seconds=seconds, prompt=torch.zeros(1, 8 * HOP))
 
 
-def test_prompt_longer_than_the_clip(magnet: Magnet) -> None:
-    with pytest.raises(UserError, match="prompt"):
-        magnet.generate(["a flute"], prompt=torch.zeros(1, 30 * HOP))
+@pytest.mark.parametrize(("frames", "seconds"), [(30, None), (24, None), (60, 60 / 50)])
+def test_a_prompt_that_leaves_nothing_to_make(magnet: Magnet, frames: int, seconds: float | None) -> None:
+    with pytest.raises(UserError, match="nothing to make"):
+        magnet.generate(["a flute"], seconds=seconds, prompt=torch.zeros(1, frames * HOP))
 
 
 def test_steps_of_the_wrong_length(magnet: Magnet) -> None:

@@ -136,12 +136,14 @@ def assert_close(found: Any, expected: Any) -> None:
         assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_same_folder_twice_is_at_zero(folders, evaluate):
+def test_the_same_folder_twice_is_at_zero(folders, evaluate, capsys):
     _, found = evaluate((folders[1], folders[1]))
     assert found["measures"]["fad_clap"]["distance"] == pytest.approx(0, abs=1e-9)
     # not quite 0: a millionth is added to each probability
     assert found["measures"]["kl_ast"]["mean"] == pytest.approx(0, abs=1e-5)
     assert found["measures"]["clap_score"]["mean"] == found["measures"]["clap_score"]["real"]["mean"]
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "KL-AST ↓" in line]
+    assert row.split()[2:6] == ["0.000", "0.000", "to", "0.000"]
 
 
 def test_what_cannot_be_read_is_named_and_left_out(folders, evaluate, capsys):
@@ -159,6 +161,17 @@ def test_what_cannot_be_read_is_named_and_left_out(folders, evaluate, capsys):
     assert "convert it" in reasons["song.m4a"]
     assert found["measures"] == whole["measures"]
     assert "left out 4 generated files" in capsys.readouterr().out
+
+
+def test_a_clip_that_no_model_can_hear_is_left_out(folders, evaluate, capsys):
+    _, whole = evaluate(folders)
+    soundfile.write(folders[0] / "loud.wav", np.full(24_000, 1e30), 24_000, subtype="FLOAT")
+    code, found = evaluate(folders)
+    assert code == 0
+    assert found["measures"] == whole["measures"]
+    (file,) = found["generated"]["left_out"]
+    assert Path(file["path"]).name == "loud.wav"
+    assert "loud.wav: the model of --clap gives no finite numbers for it" in capsys.readouterr().out
 
 
 def test_a_broken_clip_takes_its_pair_out_of_kl(folders, evaluate):
@@ -281,6 +294,16 @@ def test_what_generate_wrote_is_understood(checkpoint, evaluate, tmp_path):
     ]
 
 
+def test_clips_without_a_caption_belong_to_no_number(checkpoint, evaluate, tmp_path):
+    made, real = tmp_path / "made", tmp_path / "real"
+    assert main(["generate", "--model", str(checkpoint), "--unconditional", "2", "--out", str(made)]) == 0
+    for n in range(2):
+        write_clip(real / f"{n}.wav", 200 + 300 * n, text="a low bell")
+    _, found = evaluate((made, real))
+    assert found["pairs"]["pairs"] == []
+    assert found["generated"]["captions"] == 0
+
+
 def test_results_that_are_damaged_cost_only_the_captions(folders, evaluate):
     (folders[0] / "results.jsonl").write_text('{"file": "clip0.wav", "text"')
     code, found = evaluate(folders)
@@ -310,7 +333,7 @@ def test_a_model_that_gives_no_numbers_costs_only_its_measures(folders, evaluate
     code, found = evaluate(folders, "--clap", str(folder))
     assert code == 0
     assert found["measures"].keys() == {"kl_ast"}
-    assert "the model of --clap gives no finite numbers" in found["not_computed"]["fad_clap"]
+    assert "the model of --clap gives finite numbers for no clip" in found["not_computed"]["fad_clap"]
 
 
 def test_names_that_are_no_text_and_names_like_markup(folders, evaluate, capfd):
@@ -339,6 +362,19 @@ def test_mistakes_are_one_sentence(options, words, folders, evaluate, capsys):
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert line.startswith("magnet-train: error: ")
     assert words in line
+
+
+def test_an_unusable_target_is_told_before_anything_is_read(folders, evaluate, capsys, monkeypatch):
+    monkeypatch.setattr("magnet_train.cli.evaluate_clips.read_side", pytest.fail)
+    code, _ = evaluate(folders, "--out", "/proc/evaluation.json")
+    assert code == 1
+    assert "cannot write /proc/evaluation.json" in capsys.readouterr().err
+
+
+def test_a_mistake_leaves_no_folder_behind(folders, evaluate, tmp_path):
+    code, _ = evaluate((tmp_path / "nowhere", folders[1]), "--out", str(tmp_path / "new" / "a.json"))
+    assert code == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_without_audio(folders, evaluate, tmp_path, capsys):

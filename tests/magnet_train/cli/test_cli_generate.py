@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from magnet_train.cli.main import main
 from magnet_train.magnet import Magnet
@@ -31,6 +33,10 @@ def write_tone(path: Path, seconds: float) -> Path:
     time = np.arange(int(seconds * 44100)) / 44100
     soundfile.write(path, 0.3 * np.sin(2 * np.pi * 220 * time), 44100)
     return path
+
+
+def cuda_is_full() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 def test_texts_become_numbered_wavs(
@@ -280,6 +286,20 @@ def test_prompt_longer_than_the_clip(
     assert generate(checkpoint, tmp_path / "clips", "--text", "a flute", "--prompt", str(prompt)) == 1
     assert "prompt" in capsys.readouterr().err
     assert not (tmp_path / "clips").exists()
+
+
+@pytest.mark.parametrize("cause", [lambda: torch.empty(2**55), cuda_is_full], ids=["cpu", "cuda"])
+def test_memory_that_is_not_enough_is_one_sentence(
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    cause: Callable[[], None],
+) -> None:
+    monkeypatch.setattr(Magnet, "generate", lambda *_, **__: cause())
+    assert generate(checkpoint, tmp_path / "clips", "--text", "a flute") == 1
+    assert "--batch-size" in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("existed", [False, True])
