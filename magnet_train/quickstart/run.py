@@ -102,6 +102,11 @@ def run_quickstart(
     draw_spectrograms(rows, out / "clips.png")
     print(f"\nwrote {out / REPORT}, losses.png, accuracy.png and clips.png; clips are in {out / 'generated'}")
     print(report.verdict())
+    model = shlex.quote(str(out / "run" / "last.ckpt"))
+    print(
+        f"Ask it yourself: magnet-train generate --model {model} --text 'a calm flute on low do' --out clips\n"
+        f"or on a page in the browser: magnet-train demo --model {model} --open"
+    )
     return report
 
 
