@@ -42,7 +42,9 @@ def test_the_whole_chain_runs_and_reports(tmp_path, small, capfd, preset):
     printed = capfd.readouterr().out
     for command in ("tokenize --audio", "verify", "fit -c configs/base.yaml", "generate --model"):
         assert f"\n$ magnet-train {command}" in printed
-    assert printed.strip().splitlines()[-1].startswith(("It did not learn:", "It learned in part:"))
+    verdict, *next_steps = printed.strip().splitlines()[-3:]
+    assert verdict.startswith(("It did not learn:", "It learned in part:"))
+    assert all(f"--model {out / 'run' / 'last.ckpt'}" in line for line in next_steps)
     report = Report.read(out / "report.json")
     assert report.n == 16
     assert len(report.val_loss_per_codebook) == 4
