@@ -22,7 +22,6 @@ from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.licence import UNSPECIFIED
 from magnet_train.checkpoints.load import read_model, read_stored
 from magnet_train.checkpoints.stored import StoredModel, as_it_came, load_weights, without_path
-from magnet_train.circular import CircularLogits, CircularRescorer, decode_circular
 from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig, LogitsAtFrames, Progress, Rescorer, generate_tokens
 from magnet_train.decoding.generate import given_tokens
@@ -31,6 +30,7 @@ from magnet_train.errors import UserError
 from magnet_train.hub import upload_folder
 from magnet_train.long_audio import encode_audio, samples_per_frame
 from magnet_train.long_form import continue_tokens
+from magnet_train.looping import close_loop, decode_loop
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.text import TextEncoder, text_encoder_from_spec
 
@@ -186,11 +186,12 @@ class Magnet:
         Args:
             texts: B captions; None or "" makes a clip without one.
             seconds: Length; the model's segment_duration when None. Longer clips are made window by window, each
-                in sight of half of the one before.
+                in sight of about half of the one before, from a beat on.
             seed: Makes the result repeatable on the same device.
             decoding: Sampler settings; the model's own when None.
             prompt: Audio [channels, samples] or [B, channels, samples] at `sample_rate` to continue.
-            loop: Make clips whose end goes on at their beginning.
+            loop: Make clips that can be repeated: a straight clip whose ends, one span each, are made again in
+                sight of each other.
             progress: Called as progress(steps done, steps in all).
             rescorer: A second model that helps to choose what is made again, `rescoring.MusicgenRescorer` say;
                 with weight `decoding.rescorer_weight`, on the same device.
@@ -199,7 +200,7 @@ class Magnet:
             float32 [B, channels, samples] on the CPU.
 
         Raises:
-            UserError: A loop longer than the model's clips, a prompt as long as the clip or longer, settings that
+            UserError: A loop in parity mode, a prompt as long as the clip or longer, settings that
                 do not fit, or a rescorer of other tokens.
         """
         tokens, seconds = None, self._length(seconds)
@@ -215,7 +216,7 @@ class Magnet:
             rescorer=rescorer,
             progress=progress,
         )
-        return (decode_circular(self.codec, tokens) if loop else self.codec.decode(tokens)).cpu()
+        return (decode_loop(self.codec, tokens) if loop else self.codec.decode(tokens)).cpu()
 
     def edit(
         self,
@@ -290,13 +291,17 @@ class Magnet:
         decoding = decoding or self.decoding
         shape = (len(texts), self.lm.n_q, self._stored.codec.frames(seconds))
         window = self._stored.codec.frames(self.segment_duration)
-        if shape[2] > window and (loop or decoding.parity or keep is not None):
-            what = "a loop" if loop else "a clip in parity mode" if decoding.parity else "a clip with `keep`"
+        if loop and decoding.parity:
+            raise UserError(
+                "parity mode makes what the reference makes, which has no loops; leave one of them off."
+            )
+        if shape[2] > window and (decoding.parity or keep is not None):
+            what = "a clip in parity mode" if decoding.parity else "a clip with `keep`"
             raise UserError(
                 f"{what} has to be made in one go, which is at most the {self.segment_duration:g} s of the model's "
                 f"clips, not {seconds:g} s; ask for less."
             )
-        logits_fn, judge = self.logits_fn(texts, loop), self._rescorer(rescorer, texts, decoding, loop)
+        logits_fn, judge = self.logits_fn(texts), self._rescorer(rescorer, texts, decoding)
 
         def fill(prompt: Tensor | None, keep: Tensor | None, progress: Progress | None) -> Tensor:
             return generate_tokens(
@@ -314,24 +319,33 @@ class Magnet:
             )
 
         if shape[2] <= window:
-            return fill(prompt, keep, progress)
-        given, _ = given_tokens(prompt, None, shape, self.lm.card, self.device)
-        return continue_tokens(given, 0 if prompt is None else prompt.shape[-1], window, fill, progress)
+            tokens = fill(prompt, keep, progress)
+        else:
+            given, _ = given_tokens(prompt, None, shape, self.lm.card, self.device)
+            length = 0 if prompt is None else prompt.shape[-1]
+            tokens = continue_tokens(given, length, window, fill, self._features, progress)
+        if not loop:
+            return tokens
+        _, stays = given_tokens(prompt, keep, shape, self.lm.card, self.device)
+        return close_loop(tokens, stays, window, 2 * self.lm.span_len, fill, self._features)
 
-    def logits_fn(self, texts: Sequence[str | None], loop: bool = False) -> LogitsAtFrames:
+    def _features(self, tokens: Tensor) -> Tensor:
+        """Return the sum of the codebooks' embeddings, float [B, D, T]: frames of similar sound lie near each other."""
+        with torch.no_grad():
+            return self.lm.embed(tokens).float().transpose(1, 2)
+
+    def logits_fn(self, texts: Sequence[str | None]) -> LogitsAtFrames:
         """Return what the decoder asks for logits: the model, told what B captions say.
 
         Args:
             texts: As in `generate`.
-            loop: Likewise.
         """
         with torch.no_grad():
             hidden, mask = self.text(texts)
-        guided = GuidedLogits(self.lm, hidden, mask) if bool(mask.any()) else GuidedLogits(self.lm, None)
-        return CircularLogits(guided) if loop else guided
+        return GuidedLogits(self.lm, hidden, mask) if bool(mask.any()) else GuidedLogits(self.lm, None)
 
     def _rescorer(
-        self, model: RescoringModel | None, texts: Sequence[str | None], decoding: DecodingConfig, loop: bool
+        self, model: RescoringModel | None, texts: Sequence[str | None], decoding: DecodingConfig
     ) -> Rescorer | None:
         """Return what judges clips about these texts, if there is such a model and it has a say."""
         if model is None:
@@ -339,8 +353,7 @@ class Magnet:
         model.require_same_tokens(self._stored.codec)
         if decoding.rescorer_weight == 0:
             return None
-        rescorer = model.for_texts(texts)
-        return CircularRescorer(rescorer) if loop else rescorer
+        return model.for_texts(texts)
 
     def _length(self, seconds: float | None) -> float:
         """Return the length of a clip in seconds, the model's own if none is asked for."""

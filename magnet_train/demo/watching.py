@@ -21,10 +21,10 @@ class WatchedMagnet(Magnet):
     """int64 [K, T] of the last generation's first clip: the step, from 1 on, after which a token stayed; 0 where
     it was given."""
 
-    def logits_fn(self, texts: Sequence[str | None], loop: bool = False) -> LogitsAtFrames:
+    def logits_fn(self, texts: Sequence[str | None]) -> LogitsAtFrames:
         """Return what the decoder asks for logits, with eyes."""
         self.order = None
-        return _Watching(self, super().logits_fn(texts, loop))
+        return _Watching(self, super().logits_fn(texts))
 
 
 class _Watching:
