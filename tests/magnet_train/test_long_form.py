@@ -60,7 +60,7 @@ def test_each_window_begins_on_a_beat_and_goes_on_where_the_last_one_ended(
     assert torch.equal(tokens, expected)
     assert int(torch.stack(make.first).max()) == 0  # every window of every clip
     for seen in make.seen[1:-1]:
-        assert ((24 <= seen) & (seen <= 48) | (seen == 64)).all()  # 64: this clip has all its frames
+        assert ((seen >= 24) & (seen <= 48) | (seen == 64)).all()  # 64: this clip has all its frames
     assert torch.equal(
         given[..., prompt:], torch.full_like(given[..., prompt:], 99)
     )  # what came in is as it was
