@@ -324,6 +324,7 @@ class Magnet:
             return self._make_tokens(texts, *settings, prompt, keep, loop, progress, rescorer, first_index)
         # What a row of a matrix product is, to the last bit, depends on how many there are: so one by one. It costs
         # a model of 128 dimensions twice the time, and the larger ones, whose products are the work, little.
+        steps = _Rows(progress, len(texts))
         clips = [
             self._make_tokens(
                 [text],
@@ -331,7 +332,7 @@ class Magnet:
                 None if prompt is None else prompt[row : row + 1],
                 None if keep is None else keep[row : row + 1],
                 loop,
-                _of_row(progress, row, len(texts)),
+                steps.of(row),
                 rescorer,
                 first_index + row,
             )
@@ -562,11 +563,24 @@ def unknown_words_sentence(words: Sequence[str]) -> str:
     return f"the model's vocabulary lacks {listed}: the model reads each as the same unknown word"
 
 
-def _of_row(progress: Progress | None, row: int, rows: int) -> Progress | None:
-    """Count the steps of clips that are made one after the other."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(row * total + done, rows * total)
+class _Rows:
+    """Counts the steps of clips that are made one after the other; how many a clip takes may differ."""
+
+    def __init__(self, progress: Progress | None, rows: int) -> None:
+        self.progress, self.rows = progress, rows
+        self.taken = 0
+
+    def of(self, row: int) -> Progress | None:
+        """Return what clip number `row` reports to."""
+        progress, before = self.progress, self.taken
+        if progress is None:
+            return None
+
+        def report(done: int, total: int) -> None:
+            self.taken = before + done
+            progress(self.taken, before + total * (self.rows - row))
+
+        return report
 
 
 def _is_local(path: Path) -> bool:
