@@ -228,7 +228,7 @@ class Magnet:
         texts, tokens, seconds = as_captions(texts), None, self._length(seconds)
         if prompt is not None:
             tokens = self._encode_prompt(prompt, len(texts), seconds)
-        tokens = self.generate_tokens(
+        tokens = self._clips_of_tokens(
             texts,
             seconds,
             seed,
@@ -278,7 +278,7 @@ class Magnet:
             as_region(region), audio.shape[-1] / codec.sample_rate, codec.frame_rate, self.segment_duration
         )
         clip = audio[None, :, edit.clip_first * hop : edit.clip_end * hop]
-        tokens = self.generate_tokens(
+        tokens = self._clips_of_tokens(
             texts,
             min(self.segment_duration, (edit.clip_end - edit.clip_first) / codec.frame_rate),
             seed,
@@ -306,8 +306,40 @@ class Magnet:
     ) -> Tensor:
         """Make tokens; as `generate`, but `prompt` is int64 [B, K, P] and so is the result, [B, K, T].
 
-        `keep`, bool [B, P] or [B, K, P], says which tokens of the prompt stay; all of them when None.
+        `keep`, bool [B, P] or [B, K, P], says which tokens of the prompt stay; all of them when None. In parity mode
+        the batch is made as the reference makes it, whose released models see the padding behind a shorter caption.
         """
+        parity = getattr(decoding or self.decoding, "parity", False)
+        return self._clips_of_tokens(
+            texts,
+            seconds,
+            seed,
+            decoding,
+            prompt,
+            keep,
+            loop,
+            progress,
+            rescorer,
+            first_index,
+            together=parity,
+        )
+
+    def _clips_of_tokens(
+        self,
+        texts: Sequence[str | None],
+        seconds: float | None,
+        seed: int | None,
+        decoding: DecodingConfig | None,
+        prompt: Tensor | None = None,
+        keep: Tensor | None = None,
+        loop: bool = False,
+        progress: Progress | None = None,
+        rescorer: RescoringModel | None = None,
+        first_index: int = 0,
+        together: bool = False,
+    ) -> Tensor:
+        """Check the arguments of `generate_tokens` and make the clips: `together` as the reference does, else each as
+        if alone."""
         seconds, texts = self._length(seconds), as_captions(texts)
         seed = None if seed is None else as_whole_number(seed, "seed")
         first_index = as_whole_number(first_index, "first_index")
@@ -320,8 +352,10 @@ class Magnet:
             raise UserError("the prompt is as long as the clip, which leaves nothing to make; shorten it.")
         self._warn_of_unknown_words(texts)
         settings = (seconds, seed, decoding)
-        if self.device.type != "cpu":
-            return self._make_tokens(texts, *settings, prompt, keep, loop, progress, rescorer, first_index)
+        if together or self.device.type != "cpu":
+            return self._make_tokens(
+                texts, *settings, prompt, keep, loop, progress, rescorer, first_index, together
+            )
         # What a row of a matrix product is, to the last bit, depends on how many there are: so one by one. It costs
         # a model of 128 dimensions twice the time, and the larger ones, whose products are the work, little.
         steps = _Rows(progress, len(texts))
@@ -352,8 +386,9 @@ class Magnet:
         progress: Progress | None,
         rescorer: RescoringModel | None,
         first_index: int,
+        padding: bool = False,
     ) -> Tensor:
-        """Make the tokens of a batch at once; arguments as `generate_tokens` has checked them."""
+        """Make the tokens of a batch at once; `padding` lets a model see that of its captions if it was trained so."""
         indices = range(first_index, first_index + len(texts))
         generator = None if seed is None else clip_generators(seed, indices, self.device)
         shape = (len(texts), self.lm.n_q, self._stored.codec.frames(seconds))
@@ -368,7 +403,8 @@ class Magnet:
                 f"{what} has to be made in one go, which is at most the {self.segment_duration:g} s of the model's "
                 f"clips, not {seconds:g} s; ask for less."
             )
-        logits_fn, judge = self.logits_fn(texts), self._rescorer(rescorer, texts, decoding)
+        logits_fn = self._logits_fn(texts, padding) if padding else self.logits_fn(texts)
+        judge = self._rescorer(rescorer, texts, decoding)
 
         def fill(prompt: Tensor | None, keep: Tensor | None, progress: Progress | None) -> Tensor:
             return generate_tokens(
@@ -402,14 +438,18 @@ class Magnet:
             return self.lm.embed(tokens).float().transpose(1, 2)
 
     def logits_fn(self, texts: Sequence[str | None]) -> LogitsAtFrames:
-        """Return what the decoder asks for logits: the model, told what B captions say.
+        """Return what the decoder asks for logits: the model, told what B captions say, each as if alone.
 
         Args:
             texts: As in `generate`.
         """
+        return self._logits_fn(texts, padding=False)
+
+    def _logits_fn(self, texts: Sequence[str | None], padding: bool) -> LogitsAtFrames:
         with torch.no_grad():
             hidden, mask = self.text(texts)
-        return GuidedLogits(self.lm, hidden, mask) if bool(mask.any()) else GuidedLogits(self.lm, None)
+        told = (hidden, mask, not padding) if bool(mask.any()) else (None,)
+        return GuidedLogits(self.lm, *told)
 
     def _rescorer(
         self, model: RescoringModel | None, texts: Sequence[str | None], decoding: DecodingConfig
