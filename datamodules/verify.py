@@ -9,6 +9,7 @@ import functools
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,13 @@ def _scan_all(
         return
     # spawned, not forked: the caller may have threads
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from _report(pool.map(scan, paths, numbers), len(paths), progress)
+        try:
+            yield from _report(pool.map(scan, paths, numbers), len(paths), progress)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that reads shards was ended from outside, perhaps for want of memory; try "
+                "--workers 1."
+            ) from error
 
 
 def _report(scans: Iterator[ShardScan], total: int, progress: Progress | None) -> Iterator[ShardScan]:
@@ -182,9 +189,12 @@ def _find_duplicates(folder: Path, files: list[str], rows: IndexRows) -> list[Pr
     for place in np.flatnonzero(hashes[1:] == hashes[:-1]):
         first, second = (rows[order[place]], rows[order[place + 1]])
         here, there = files[int(second["shard"])], files[int(first["shard"])]
-        key = _read_key(folder / here, second)
-        if key == _read_key(folder / there, first):
-            problems.append(Problem(here, key, f"is in {there} too (duplicate key)"))
+        try:
+            key = _read_key(folder / here, second)
+            if key == _read_key(folder / there, first):
+                problems.append(Problem(here, key, f"is in {there} too (duplicate key)"))
+        except (MalformedError, OSError) as error:
+            problems.append(Problem(here, None, f"changed while it was read ({error})"))
     return problems
 
 
