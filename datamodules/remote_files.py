@@ -252,7 +252,7 @@ def _status(error: Exception) -> int:
 def _retry_after(error: Exception) -> float:
     """Return how many seconds the server asks us to wait: `Retry-After` has a number or a date."""
     headers = getattr(error, "headers", getattr(getattr(error, "response", None), "headers", None))
-    value = str(headers.get("Retry-After", "")).strip() if hasattr(headers, "get") else ""
+    value = "" if headers is None else str(headers.get("Retry-After", "")).strip()
     if value.isascii() and value.isdigit():
         return float(value[:18])
     try:

@@ -20,6 +20,7 @@ _ZEROS = bytes(BLOCK)
 _OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
 _PAX_RECORD = re.compile(rb"([0-9]{1,9}) ([^=]+)=")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_OTHER_NUMBERS = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))  # mode ... devices
 _AT_ONCE = 2**20  # bytes read at a time after the end
 _PLAIN_FILE = (b"0", b"\0")
 _NAMES = (b"x", b"L", b"g")  # pax and GNU: members that carry the name of the next one; g: of all that follow
@@ -133,6 +134,8 @@ def _parse_header(block: bytes, position: int) -> _Header:
     stored = _number(block[148:156], "checksum", position)
     if stored != sum(block[:148]) + 8 * ord(" ") + sum(block[156:]):
         raise MalformedError(f"checksum of the header at byte {position} is wrong")
+    if not all(_is_number(block[start:end]) for start, end in _OTHER_NUMBERS):
+        raise MalformedError(f"the header at byte {position} has a field that is no number")
     name = block[:100].split(b"\0", 1)[0]
     prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
     return _Header(
@@ -142,8 +145,15 @@ def _parse_header(block: bytes, position: int) -> _Header:
     )
 
 
+def _is_number(field: bytes) -> bool:
+    """Tell whether `tarfile`, and so webdataset, can read a number that does not matter here."""
+    if field[0] & 0x80:
+        return field[0] in (0x80, 0xFF)
+    return not field.partition(b"\0")[0].strip().strip(b"01234567")
+
+
 def _number(field: bytes, what: str, position: int) -> int:
-    if field[0] & 0x80:  # GNU's base 256, for sizes of 8 GiB and more
+    if field[0] == 0x80:  # GNU's base 256, for sizes of 8 GiB and more
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     match = _OCTAL.fullmatch(field)
     if match is None:
