@@ -10,6 +10,7 @@ from typing import Any
 
 from magnet_train.errors import UserError
 
+LONGEST_CAPTION = 10_000  # characters; tokenizers of text take a minute and gigabytes for a million
 CAPTION_FIELDS = ("text", "description", "caption")
 _TAGS = {  # as tinytag calls them, and as the datasets of the field do
     "title": "title",

@@ -24,12 +24,21 @@ from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenDataset
 from datamodules.draw import OneByOne
 from datamodules.loaders import batch_loader, layout, require_at_least, validation_loader
-from datamodules.manifest import MANIFEST_NAME, Manifest, ShardEntry, parse_manifest, read_manifest
+from datamodules.manifest import (
+    MANIFEST_NAME,
+    MOST_MANIFEST_BYTES,
+    Manifest,
+    ShardEntry,
+    parse_manifest,
+    read_manifest,
+)
 from datamodules.npy import tokens_from_npy
 from datamodules.order import ClipOrder, Purpose
+from datamodules.plain_files import read_whole
 from datamodules.problems import MalformedError
 from datamodules.reading import Sample, ShardReader
-from datamodules.remote import RemoteFolder, ShardCache, is_remote
+from datamodules.remote import ShardCache, is_remote
+from datamodules.remote_files import RemoteFolder
 from datamodules.scan import check_tokens, parse_metadata
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.tokens import CodecInfo
@@ -100,7 +109,9 @@ class ShardStream(IterableDataset[TokenBatch]):
         else:
             path = Path(self.shards) / entry.file
             try:
-                data = path.read_bytes()
+                data = read_whole(path, entry.bytes)
+            except MalformedError as error:
+                raise UserError(f"{path} {error}; copy it again.") from error
             except OSError as error:
                 raise cannot_read(path, error) from error
         if hashlib.sha256(data).hexdigest() != entry.sha256:
@@ -165,7 +176,7 @@ class StreamingDataModule(pl.LightningDataModule):
         self._start = 0
         self._stream: ShardStream | None = None
         if is_remote(self.shards):
-            content = RemoteFolder(self.shards).read(MANIFEST_NAME)
+            content = RemoteFolder(self.shards).read(MANIFEST_NAME, MOST_MANIFEST_BYTES)
             self._manifest = parse_manifest(content, f"{self.shards}/{MANIFEST_NAME}")
         else:
             self._manifest = read_manifest(Path(self.shards))

@@ -87,11 +87,14 @@ class TokenDataModule(pl.LightningDataModule):
         weights = shards if isinstance(shards, dict) else {str(shards): 1.0}
         if not weights:
             raise UserError("data.shards names no folder; name at least one.")
-        parts = [(read_manifest(path := cache.local_folder(name)), path, weights[name]) for name in weights]
-        parts.sort(key=lambda part: part[0].fingerprint)  # the order in which they are named means nothing
-        self._manifests = [manifest for manifest, _, _ in parts]
-        self.shards = [path for _, path, _ in parts]
-        self.weights = [weight for _, _, weight in parts]
+        # opened before a model is made for what they say: the index holds the manifest to the shards
+        parts = [(ShardReader(cache.local_folder(name)), weights[name]) for name in weights]
+        parts.sort(
+            key=lambda part: part[0].manifest.fingerprint
+        )  # the order in which they are named means nothing
+        self._manifests = [reader.manifest for reader, _ in parts]
+        self.shards = [reader.folder for reader, _ in parts]
+        self.weights = [weight for _, weight in parts]
         self.val_shards = None if val_shards is None else cache.local_folder(val_shards)
         for folder in [*self.shards[1:], *([] if self.val_shards is None else [self.val_shards])]:
             self.codec.require_same_tokens(read_manifest(folder).codec, str(self.shards[0]), str(folder))

@@ -83,6 +83,7 @@ class Clip:
 
     def _read(self) -> Iterator[Tensor]:
         from datamodules.captions import CaptionError, describe
+        from datamodules.writer import metadata_bytes
 
         file = self.file
         if file.problem is not None:
@@ -93,6 +94,10 @@ class Clip:
             raise Unusable(str(error)) from error
         part = {} if file.start is None else {"start": file.start}
         self._metadata = {**described, "source": file.name, **part}
+        try:
+            metadata_bytes(self._metadata)
+        except ValueError as error:
+            raise Unusable(f"unusable caption or metadata: {error}") from error
         try:
             start, end = segment(file)
             stream = AudioStream(file.path, self._codec.sample_rate, self._codec.channels, start, end)
