@@ -26,6 +26,7 @@ _IDS = ("ytid", "youtube_id", "audiocap_id")
 _STARTS = ("start", "start_s", "start_time")  # seconds
 _ENDS = ("end", "end_s", "end_time")
 _CLOCK = re.compile(r"[0-9]{1,6}(:[0-9]{1,2}){1,2}(\.[0-9]*)?")  # 0:30, 1:02:03.5
+_SHOWN = 80  # characters of a path that is none
 _LONGEST_NAME = 255  # bytes of a file name
 _AUDIOCAPS_SECONDS = 10.0  # its clips are AudioSet's and have a start only
 
@@ -58,17 +59,18 @@ def read_list(source: Path) -> Iterator[Listed]:
     Raises:
         UserError: It is not in UTF-8, or a line cannot be understood.
     """
-    suffixes = [suffix.lower() for suffix in source.suffixes]
+    zipped = source.suffix.lower() == ".gz"
+    kind = Path(source.stem if zipped else source.name).suffix.lower()
     try:
         data = source.read_bytes()
-        text = decode_text(gzip.decompress(data) if suffixes[-1:] == [".gz"] else data)
+        text = decode_text(gzip.decompress(data) if zipped else data)
     except PermissionError as error:
         raise cannot_read(source, error) from error
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise UserError(
             f"{source} is unreadable ({error}); give a folder, or a .jsonl or .csv in UTF-8."
         ) from error
-    if ".csv" in suffixes[-2:]:
+    if kind == ".csv":
         yield from _read_csv(source, text)
     else:
         yield from _read_jsonl(source, text)
@@ -162,10 +164,9 @@ def _listed(
 ) -> Listed:
     """Make an entry of a line, with the reason if its path or its fields cannot be used."""
     problem = _path_problem(name)
-    if problem:  # the path itself would break whoever looks there
-        return Listed(
-            source.with_name(f"{source.name} line {number}"), printable(name)[:80], start, end, {}, problem
-        )
+    if problem:  # the line stands in for the path, which would break whoever looks there
+        line = f"line {number}"
+        return Listed(source.with_name(f"{source.name} {line}"), line, start, end, {}, problem)
     problem = unusable(fields)
     if problem:
         return Listed(source.parent / name, name, start, end, {}, f"unreadable line: {problem}")
@@ -173,7 +174,7 @@ def _listed(
 
 
 def _path_problem(name: str) -> str | None:
-    shown = repr(printable(name if len(name) <= 80 else f"{name[:77]}..."))
+    shown = printable(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
     last = name.rpartition("/")[2]
     if last.strip() in ("", ".", "..") or "\0" in name:
         return f"not a path: {shown} names no file"

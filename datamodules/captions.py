@@ -156,18 +156,21 @@ def describe(
     Raises:
         CaptionError: There is no caption, or it cannot be read.
     """
-    own, written = _read_json(path), _read_txt(path)
+    own = _read_json(path)
     tags = _read_tags(path)
     fields = {**tags, **own, **listed}
     # of one source only: a caption in the list must not give way to a `text` beside the file
-    for source in (listed, own, {"text": written}):
+    for source in (listed, own):
         name = next((name for name in CAPTION_FIELDS if _is_filled_in(source.get(name))), None)
         if name is not None:
             text = source[name]
             if not isinstance(text, str):
                 raise CaptionError(f"unreadable caption: {name} is a {type(text).__name__}, not a string")
-            fields.pop(name, None)
+            fields.pop(name)
             return _with_text(fields, text)
+    written = _read_txt(path)
+    if _is_filled_in(written):
+        return _with_text(fields, str(written))
     if template is not None:
         return _with_text(fields, template.fill(fields))
     if "description" in tags:

@@ -250,7 +250,7 @@ def _decoding(config: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, A
     settings = {name: theirs[their] for their, name in DECODING.items() if theirs.get(their) is not None}
     settings |= dict(ours.get("decoding", {})) | {"parity": bool(ours.get("parity", True))}
     if "decoding_steps" in settings:
-        settings["decoding_steps"] = tuple(int(steps) for steps in settings["decoding_steps"])
+        settings["decoding_steps"] = tuple(settings["decoding_steps"])
     return settings
 
 

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -30,6 +30,11 @@ MOST_ENTRIES = 100_000  # of all lists and objects of a record together
 
 _SIZES = ("n_q", "card", "text_dim", "dim", "num_layers")  # which the weights show as well
 _LM = {**dict.fromkeys((*_SIZES, "num_heads", "span_len", "subcodes_context"), int), "text_key_mask": bool}
+_CHOICES = {
+    name: get_args(kind)
+    for name, kind in get_type_hints(DecodingConfig).items()
+    if get_origin(kind) is Literal
+}
 _LAYER = re.compile(r"(?:lm\.layers|transformer\.layers)\.(\d+)\.")
 _HEADS = {"lm.heads", "linears.0.weight"}
 _TEXT = {"lm.text_proj.weight", "condition_provider.conditioners.description.output_proj.weight"}
@@ -158,6 +163,9 @@ def decoding_of(record: Mapping[str, Any], where: str) -> DecodingConfig:
         fits = isinstance(value, int | float) if kind is float else type(value) is kind
         if isinstance(value, bool) is not (kind is bool) or not fits:
             raise UserError(f"{where} has {name} {value!r}, which is no {kind.__name__}; export it again.")
+    for name, names in _CHOICES.items():
+        if record.get(name, names[0]) not in names:
+            raise UserError(f"{where} has {name} {record[name]!r}; it must be one of {', '.join(names)}.")
     decoding = DecodingConfig(**record)
     for steps in decoding.decoding_steps:
         if type(steps) is not int or not 0 <= steps <= MOST_STEPS:

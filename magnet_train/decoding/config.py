@@ -13,7 +13,6 @@ from torch import Tensor
 from magnet_train.errors import UserError
 from magnet_train.masking import mask_rate
 
-
 MOST_STEPS = 10_000  # of a codebook; a step that fills no frame of the longest clips is wasted long before
 
 
