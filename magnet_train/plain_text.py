@@ -31,11 +31,11 @@ def decode_text(data: bytes) -> str:
     for mark, name in _MARKS.items():
         if data.startswith(mark):
             raise ValueError(f"it is in {name}; save it as UTF-8")
+    if data.count(0) * 4 > len(data):  # every other byte of Latin letters
+        raise ValueError("it is in UTF-16, or no text at all; save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if data.count(0) * 4 > len(data):
-            raise ValueError("it is in UTF-16 or binary; save it as UTF-8") from error
         raise ValueError(
             f"byte {error.start + 1} is not UTF-8, so it is in another encoding such as Latin-1; save it as UTF-8"
         ) from error

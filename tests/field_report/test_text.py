@@ -97,14 +97,12 @@ def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("slow".encode("utf-16"), "UTF-16; save it as UTF-8"),
-        ("slow".encode("utf-16-le"), ""),
+        ("slow".encode("utf-16-le"), "UTF-16, or no text at all; save it as UTF-8"),
         ("slow piano".encode("utf-32"), "UTF-32; save it as UTF-8"),
         ("café".encode("latin-1"), "byte 4 is not UTF-8, .* Latin-1; save it as UTF-8"),
     ],
 )
 def test_another_encoding_is_named(tmp_path: Path, content: bytes, message: str) -> None:
-    if not message:
-        pytest.skip("UTF-16 without a mark is valid UTF-8 here")
     with pytest.raises(UserError, match=message):
         prompts(put(tmp_path / "p.txt", content))
     with pytest.raises(UserError, match=message):
@@ -187,8 +185,8 @@ def test_lines_that_cannot_be_used_are_left_out_with_the_reason(
     [
         ('{"text": "x \\ud83c"}', "line 2 of .* surrogate"),
         ('{"text": "x", "id": 1e999}', "line 2 of .* 1e999"),
-        ('{"text": "x", "cfg": NaN}', "line 2 of .* NaN is not JSON"),
-        ('{"text": "x", "text": "y"}', "line 2 of .* 'text' stands there twice"),
+        ('{"text": "x", "cfg": NaN}', "line 2 of .*NaN is not JSON"),
+        ('{"text": "x", "text": "y"}', "line 2 of .*'text' stands there twice"),
         ("[" * 100_000, "line 2 of .* nested too deep"),
         ("1" * 10_000, "line 2 of"),
     ],
