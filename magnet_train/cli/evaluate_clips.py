@@ -5,7 +5,6 @@ Shapes: audio float32 [1, samples].
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from magnet_train.audio import AudioStream
 from magnet_train.cli.clip_folder import RESULTS
 from magnet_train.cli.clip_reading import Unusable, segment
 from magnet_train.errors import UserError
+from magnet_train.plain_text import decode_text, lines_of, load_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -202,7 +202,7 @@ class _Results:
         if not path.is_file():
             return {}
         try:
-            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+            records = [load_json(line) for line in lines_of(decode_text(path.read_bytes())) if line.strip()]
             return {record["file"]: record for record in records}
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             self._problems.append(LeftOut(str(path), f"unreadable caption: {error}"))

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from magnet_train import __version__
 from magnet_train.errors import Preempted, UserError
+from magnet_train.plain_text import printable
 
 # A command stands here once it is built. Those of LightningCLI share one module.
 COMMANDS = {
@@ -90,6 +92,17 @@ def _as_declared(words: Sequence[str], parser: argparse.ArgumentParser) -> list[
     return [spell(word) for word in words]
 
 
+def _print_whatever_the_terminal() -> None:
+    """Escape characters that the output's encoding lacks, in ASCII all but a hundred, instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _shown(error: Exception) -> str:
+    """Return a message whose quotations from files do nothing to the terminal."""
+    return "\n".join(map(printable, str(error).split("\n")))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -105,14 +118,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         _overview().print_help(sys.stderr)
         return USAGE_ERROR
+    _print_whatever_the_terminal()
     command = _chosen_command(arguments[0])
     try:
         _run_command(command, arguments[1:])
     except UserError as error:
-        print(f"magnet-train: error: {error}", file=sys.stderr)
+        print(f"magnet-train: error: {_shown(error)}", file=sys.stderr)
         return FAILURE
     except Preempted as stop:
-        print(f"magnet-train: {stop}", file=sys.stderr)
+        print(f"magnet-train: {_shown(stop)}", file=sys.stderr)
         return PREEMPTED
     except KeyboardInterrupt as stop:
         print(f"magnet-train: {stop.args[0] if stop.args else 'interrupted'}", file=sys.stderr)
