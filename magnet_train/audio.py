@@ -97,7 +97,9 @@ class AudioStream:
                     raise
                 self._cut = True  # the others were read
         if not self._seconds:
-            raise UserError(f"{self.path} holds no audio samples{self._where()}; remove it or record it again.")
+            raise UserError(
+                f"{self.path} holds no audio samples{self._where()}; remove it or record it again."
+            )
         if self._levels.looks_like_integers and not self._rescale:
             raise self._wrong_scale()
 
@@ -115,7 +117,9 @@ class AudioStream:
     def shortfall(self) -> str | None:
         """Say, once all was read, how much of it could be; None if nothing is known to be missing."""
         if self._expected - self._seconds > _TOLERANCE:
-            return f"{self._seconds:.1f} s of {self._expected:.1f} s could be read"
+            return (
+                f"{self._seconds:.1f} s could be read of the {self._expected:.1f} s that its header promises"
+            )
         if self._cut and self.end is None:
             return f"{self._seconds:.1f} s could be read, and the file breaks off there"
         return None

@@ -7,9 +7,7 @@ sentence. Samples are float32 [samples, channels], full scale -1..1.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import soundfile
 
 from magnet_train.containers import Part, PartFile, parts_of, remedy_for, what_it_is
 from magnet_train.errors import UserError, cannot_read
+from magnet_train.file_kinds import why_not_a_file
 
 Samples = npt.NDArray[np.float32]
 
@@ -26,16 +25,10 @@ LOWEST_RATE, HIGHEST_RATE = 100, 768_000  # Hz; what lies outside is a mistake i
 MOST_CHANNELS = 64  # ambisonics of the seventh order
 _BLOCK_SECONDS = 10.0
 _BLOCK_VALUES = 2**24  # samples times channels
+_LONGEST = 30 * 86_400.0  # seconds; a header that says more is not believed
 _UNKNOWN_FRAMES = 2**62  # libsndfile's largest number stands for a length that no header tells
 _FLOATS = ("FLOAT", "DOUBLE")
 
-_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a pipe (fifo)"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 # What libsndfile says of some files is not the reason.
 _REASONS = {
     "SF_INFO struct incomplete": "its header gives no possible sample rate, number of channels or length",
@@ -43,32 +36,17 @@ _REASONS = {
 }
 
 
-def why_not_a_file(path: str | Path) -> str | None:
-    """Say why there is no file to open, without opening it: a pipe would wait for ever.
+def require_audio_file(path: str | Path) -> None:
+    """Refuse what cannot be opened as a file, without opening it.
 
-    Returns:
-        A phrase that follows the path, as in "is a pipe (fifo), not an audio file"; None if nothing is wrong.
+    Raises:
+        UserError: It is absent, empty, a pipe, a device, a folder or the like.
     """
-    try:
-        found = os.stat(path)
-    except ValueError:
-        return "is not a possible path: it holds a NUL character"
-    except OSError as error:
-        return _why_not_found(path, error)
-    if stat.S_ISREG(found.st_mode):
-        return None if found.st_size else "is empty (0 bytes)"
-    kind = next((kind for is_kind, kind in _KINDS if is_kind(found.st_mode)), "not a regular file")
-    return f"is {kind}, not an audio file"
-
-
-def _why_not_found(path: str | Path, error: OSError) -> str:
-    if error.errno == errno.ELOOP:
-        return "is a link that leads in a circle"
-    with contextlib.suppress(OSError):
-        return f"is a link to {os.readlink(path)}, which is not there"
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return "does not exist"
-    return f"cannot be read ({error.strerror})"
+    problem = why_not_a_file(path)
+    if problem == "does not exist":
+        raise UserError(f"there is no audio file {path}; check the path.")
+    if problem is not None:
+        raise UserError(f"{path} {problem}; give an audio file instead.")
 
 
 class Recording:
@@ -83,11 +61,7 @@ class Recording:
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
-        problem = why_not_a_file(path)
-        if problem == "does not exist":
-            raise UserError(f"there is no audio file {path}; check the path.")
-        if problem is not None:
-            raise UserError(f"{path} {problem}; give an audio file instead.")
+        require_audio_file(path)
         with explained(path):
             self._size = os.path.getsize(path)
             self.parts = parts_of(path)
@@ -131,6 +105,18 @@ class Recording:
                 if not number:
                     raise
         return total
+
+
+def header_seconds(path: str | Path) -> float:
+    """Return the length that the first header of a file gives, quickly; 0 if it gives none that can be."""
+    if why_not_a_file(path) is not None:
+        return 0.0
+    try:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            seconds = file.frames / file.samplerate
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError):
+        return 0.0
+    return float(seconds) if seconds <= _LONGEST else 0.0
 
 
 def is_float(file: soundfile.SoundFile) -> bool:

@@ -1,4 +1,7 @@
-"""What lies in the bytes of an audio file beside what libsndfile reads of it: streams joined end to end, wrong counts, a missing end."""
+"""What lies in an audio file beside what libsndfile reads of it.
+
+Recordings joined end to end, samples behind a count that is too small, and an end that is missing.
+"""
 
 from __future__ import annotations
 

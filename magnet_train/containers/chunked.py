@@ -157,7 +157,7 @@ def _au(file: IO[bytes], start: int, size: int, word: str) -> Part:
     offset, length = (int(number) for (number,) in struct.iter_unpack(word, head[4:]))
     body = start + offset
     there = size - body
-    if length >= _PLACEHOLDER and length > there or there <= 0:
+    if (length >= _PLACEHOLDER and length > there) or there <= 0:
         return part
     if length > there:
         return replace(part, missing=1 - there / length)

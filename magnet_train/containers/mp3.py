@@ -129,7 +129,9 @@ def _count_in_header(data: bytes, frame: _Frame) -> int | None:
 
 def _counting_frame(header: bytes, frame: _Frame, frames: int) -> bytes:
     """Make a frame that says how many follow."""
-    content = header + bytes(frame.xing_place - 4) + b"Xing" + (1).to_bytes(4, "big") + frames.to_bytes(4, "big")
+    content = (
+        header + bytes(frame.xing_place - 4) + b"Xing" + (1).to_bytes(4, "big") + frames.to_bytes(4, "big")
+    )
     return content.ljust(frame.length, b"\x00")
 
 
