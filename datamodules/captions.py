@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import Formatter
@@ -20,8 +21,10 @@ _TAGS = {  # as tinytag calls them, and as the datasets of the field do
     "initial_key": "key",
     "mood": "moods",
     "description": "description",
+    "comment": "comment",
+    "license": "license",
 }
-_CAPTION_OF_TAGS = ("genre", "moods", "title", "artist")
+_CAPTION_OF_TAGS = ("genre", "moods", "title", "artist")  # a comment if there are none of these
 
 
 class CaptionError(ValueError):
@@ -72,7 +75,7 @@ def describe(
 
     What the list says goes before the `.json` or `.txt` beside the file, and that before the file's tags. A
     caption is what stands under `text`, `description` or `caption`; where there is none the template makes
-    one, and without a template the tags for genre, mood, title and artist.
+    one, and without a template the tags for genre, mood, title and artist, or their comment.
 
     Args:
         path: The audio file.
@@ -102,7 +105,7 @@ def describe(
         return _with_text(fields, template.fill(fields))
     if "description" in tags:
         return _with_text(fields, str(fields.pop("description")))
-    text = as_words([tags[name] for name in _CAPTION_OF_TAGS if name in tags])
+    text = as_words([tags[name] for name in _CAPTION_OF_TAGS if name in tags]) or tags.get("comment", "")
     if text:
         return _with_text(fields, text)
     if listed or own:
@@ -138,7 +141,8 @@ def _with_text(fields: Mapping[str, Any], text: str) -> dict[str, Any]:
 
 def _read_beside(path: Path) -> dict[str, Any] | None:
     """Read the `.json` or else the `.txt` beside an audio file; None if there is neither."""
-    sidecar = next((p for p in (path.with_suffix(".json"), path.with_suffix(".txt")) if p.is_file()), None)
+    # os.path.isfile: a name of 255 bytes may not have room for the longer suffix, which Path.is_file raises
+    sidecar = next((p for p in map(path.with_suffix, (".json", ".txt")) if os.path.isfile(p)), None)
     if sidecar is None:
         return None
     try:

@@ -5,6 +5,7 @@ Shapes: audio float32 [channels, samples], full scale -1..1.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
@@ -21,7 +22,7 @@ from soundfile import SoundFile
 from torch import Tensor
 
 from magnet_train.audio_levels import LARGEST_FLOAT, Levels
-from magnet_train.audio_reading import Recording, frames_in, is_float
+from magnet_train.audio_reading import Recording, explained, frames_in, is_float
 from magnet_train.audio_reading import blocks as blocks_of
 from magnet_train.containers import Part
 from magnet_train.errors import UserError
@@ -84,18 +85,20 @@ class AudioStream:
         recording = Recording(self.path)
         scale = self._find_scale(recording) if self._rescale else 1.0
         offset = 0.0  # of a part, in seconds
-        for number, part in enumerate(recording.parts):
+        for part in recording.parts:
             if self.end is not None and offset >= self.end:
                 break
-            try:
-                with recording.open(part) as file:
-                    blocks = self._blocks(file, part, offset, scale)
-                    yield from resample_blocks(blocks, file.samplerate, self.sample_rate)
-                    offset += (frames_in(file) or 0) / file.samplerate
-            except UserError:
-                if number == 0 or not self._seconds:
-                    raise
-                self._cut = True  # the others were read
+            with contextlib.ExitStack() as stack:
+                try:
+                    file = stack.enter_context(recording.open(part))
+                except UserError:
+                    if not self._seconds:
+                        raise
+                    self._cut = True  # what lies before it was read
+                    continue
+                blocks = self._blocks(file, part, offset, scale)
+                yield from resample_blocks(blocks, file.samplerate, self.sample_rate)
+                offset += (frames_in(file) or 0) / file.samplerate
         if not self._seconds:
             raise UserError(
                 f"{self.path} holds no audio samples{self._where()}; remove it or record it again."
@@ -135,7 +138,8 @@ class AudioStream:
             first = min(total, first)
             last = total if last is None else min(total, last)
         if first:
-            file.seek(first)
+            with explained(self.path):
+                file.seek(first)
         self._cut = part.cut
         self._digest.update(f"{rate} {file.channels}".encode())
         for samples in blocks_of(file, None if last is None else last - first):

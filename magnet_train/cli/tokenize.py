@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="DIR|FILE",
         help="folder of wav, flac, ogg, opus, mp3, aiff, w64, caf and au, searched recursively, with a .json "
-        "(text, description or caption) or .txt beside each file or tags in it; or a .jsonl or .csv with a path on each line, or the "
+        "(text, description or caption) or .txt beside each file or tags in it; or a .jsonl or .csv with a path on "
+        "each line, or the "
         ".csv of MusicCaps or AudioCaps beside its audio",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the shards")
