@@ -172,9 +172,9 @@ def test_headers_that_cannot_be(tmp_path: Path) -> None:
     (audio / "endless.flac").write_bytes(put(18, ">Q", int.from_bytes(flac[18:26], "big") | 2**36 - 1)(flac))
     caption(audio)
     assert tokenize(audio) == 0
-    assert clips(audio) == {"good.wav": 1.0}  # the flac holds the same samples
+    assert clips(audio) == {"endless.flac": 1.0, "good.wav": 1.0}
     reasons = report(audio)
-    assert "the same audio as" in reasons.pop("endless.flac")
+    assert reasons.pop("endless.flac").startswith("partial: 1.0 s could be read of the ")
     for name, reason in reasons.items():
         assert (audio / Path(name).stem).read_text() in reason
 
