@@ -14,13 +14,15 @@ import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from datamodules.folder_walk import walk_folder
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.plain_text import decode_text, lines_of, parse_json, printable, unusable
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".aifc", ".w64", ".caf", ".au")
+SUFFIXES += (".wave", ".rf64", ".oga", ".snd")  # other names of the same
 _PATHS = ("path", "file", "file_name", "filename")
 _IDS = ("ytid", "youtube_id", "audiocap_id")
 _STARTS = ("start", "start_s", "start_time")  # seconds
@@ -210,7 +212,8 @@ def _find_by_id(source: Path, record: dict[str, Any], stems: Mapping[str, Path],
 
 
 def _files_by_stem(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES}
+    names = [found.name for found in walk_folder(folder, SUFFIXES) if found.problem is None]
+    return {PurePath(name).stem: folder / name for name in names}
 
 
 def _take_segment(record: dict[str, Any], where: str) -> tuple[float | None, float | None]:

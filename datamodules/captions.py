@@ -23,8 +23,10 @@ _TAGS = {  # as tinytag calls them, and as the datasets of the field do
     "initial_key": "key",
     "mood": "moods",
     "description": "description",
+    "comment": "comment",
+    "license": "license",
 }
-_CAPTION_OF_TAGS = ("genre", "moods", "title", "artist")
+_CAPTION_OF_TAGS = ("genre", "moods", "title", "artist")  # a comment if there are none of these
 
 
 class CaptionError(ValueError):
@@ -144,7 +146,7 @@ def describe(
 
     What the list says goes before the `.json` beside the file, that before the `.txt`, and that before the
     file's tags. A caption is what stands under `text`, `description` or `caption`; where none is filled in the
-    template makes one, and without a template the tags for genre, mood, title and artist.
+    template makes one, and without a template the tags for genre, mood, title and artist, or their comment.
 
     Args:
         path: The audio file.
@@ -176,7 +178,7 @@ def describe(
         return _with_text(fields, template.fill(fields))
     if "description" in tags:
         return _with_text(fields, str(fields.pop("description")))
-    text = as_words([tags[name] for name in _CAPTION_OF_TAGS if name in tags])
+    text = as_words([tags[name] for name in _CAPTION_OF_TAGS if name in tags]) or tags.get("comment", "")
     if text:
         return _with_text(fields, text)
     if listed or own or written is not None:

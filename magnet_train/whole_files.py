@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import IO
 
 from magnet_train.errors import UserError
 
+_LONGEST_NAME = 255  # bytes, on the file systems that are used
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -35,7 +37,10 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
 
 def partial_path(target: Path) -> Path:
     """Name the unfinished version of `target`: same folder, so that the last rename never turns into a copy."""
-    return target.with_name(f".{target.name}.partial")
+    name = f".{target.name}.partial"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f".{hashlib.blake2b(os.fsencode(target.name), digest_size=16).hexdigest()}.partial"
+    return target.with_name(name)
 
 
 def publish(partial: Path, target: Path) -> None:
