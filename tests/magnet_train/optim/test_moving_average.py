@@ -191,7 +191,8 @@ def test_a_trainer_that_has_trained_measures_its_average(build, loader, stage, s
     seen: dict[str, torch.Tensor] = {}
     record, module = Record(), watched(build, seen, stage)
     callbacks = [MovingAverage(0.9, 1), record, watcher(seen, "after", stage)]
-    trainer = silent_trainer(*callbacks, max_steps=3, limit_val_batches=0)
+    few = dict.fromkeys(("limit_val_batches", "limit_test_batches", "limit_predict_batches"), 1)
+    trainer = silent_trainer(*callbacks, max_steps=3, **few)
     trainer.fit(module, loader)
     run = {"validation": trainer.validate, "test": trainer.test, "predict": trainer.predict}[stage]
     seen.clear()
@@ -218,7 +219,7 @@ def test_a_checkpoint_that_is_measured_is_not_replaced_by_the_trainers_own_avera
     path = tmp_path / "other.ckpt"
     silent_trainer(MovingAverage(0.9, 1), SaveAt("on_train_start", path), max_steps=1).fit(other, loader)
     record = Record()
-    trainer = silent_trainer(MovingAverage(0.9, 1), record, max_steps=3, limit_val_batches=0)
+    trainer = silent_trainer(MovingAverage(0.9, 1), record, max_steps=3, limit_val_batches=1)
     trainer.fit(module, loader)
     trainer.validate(module, loader, ckpt_path=path, weights_only=True)
     assert (record.validated[-1] == 0.5).all()
