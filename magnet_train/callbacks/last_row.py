@@ -21,5 +21,7 @@ class LastRow(Callback):
         """Log the step if its update is done and its hooks were being called."""
         batch = trainer.fit_loop.epoch_loop.batch_progress.current
         if trainer.training and batch.processed == batch.ready == batch.completed + 1:
-            with contextlib.suppress(Exception):  # what stopped the run counts, not that a log cannot be written
+            with contextlib.suppress(
+                Exception
+            ):  # what stopped the run counts, not that a log cannot be written
                 trainer._logger_connector.update_train_step_metrics()

@@ -109,7 +109,9 @@ class SpeedMonitor(Callback):
         """Log what happened since the last logging step."""
         if self._peak is not None and isinstance(pl_module, MagnetModule):
             passes = training_passes(pl_module, batch, self._stages, self._text_positions)
-            self._flops.append(sum(training_flops(pl_module.lm.config, work, self._trained) for work in passes))
+            self._flops.append(
+                sum(training_flops(pl_module.lm.config, work, self._trained) for work in passes)
+            )
         steps = trainer.global_step - self._from_step
         if not steps or trainer.global_step % max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
             return
@@ -168,7 +170,9 @@ def training_passes(
 
 def trained_share(lm: MagnetTransformer) -> float:
     """Return the share of the weights of matrix products that train, 0..1."""
-    matrices = [p for part in (lm.text_proj, lm.layers) for p in part.parameters() if p.dim() == 2] + [lm.heads]
+    matrices = [p for part in (lm.text_proj, lm.layers) for p in part.parameters() if p.dim() == 2] + [
+        lm.heads
+    ]
     return sum(p.numel() for p in matrices if p.requires_grad) / sum(p.numel() for p in matrices)
 
 

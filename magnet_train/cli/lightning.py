@@ -52,8 +52,8 @@ from magnet_train.cli.run_folder import (
     tell,
 )
 from magnet_train.cli.run_lock import run_lock
-from magnet_train.cli.start import StartSummary
 from magnet_train.cli.sharded_files import refuse_sharded_files
+from magnet_train.cli.start import StartSummary
 from magnet_train.cli.trainer_options import check_trainer, explain
 from magnet_train.cli.wrong_usage import OneSentenceParser
 from magnet_train.errors import AgreedError, Preempted, UserError

@@ -145,11 +145,13 @@ def explained(run: Path) -> Iterator[None]:
         cause = _disk_error(error, run)
         if cause is None:
             raise
-        if isinstance(cause, UserError):  # said before, and a logger stumbled over it once more on the way out
+        if isinstance(
+            cause, UserError
+        ):  # said before, and a logger stumbled over it once more on the way out
             raise cause from None
         target = Path(cause.filename) if isinstance(cause.filename, str) else run
         with explain_disk_errors(target):
-            raise cause
+            raise cause from None
 
 
 def _disk_error(error: BaseException | None, run: Path) -> UserError | OSError | None:

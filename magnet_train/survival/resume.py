@@ -24,7 +24,9 @@ def checkpoints_of(run: Path) -> list[Path]:
     checkpoint of its own. A damaged one goes by the step in its name, or comes first without one, to be named.
     """
     found = [path for path in run.glob("*.ckpt") if not path.is_symlink()]
-    return sorted(found, key=lambda path: (_step_or_name(path), path.stat().st_mtime_ns, path.name), reverse=True)
+    return sorted(
+        found, key=lambda path: (_step_or_name(path), path.stat().st_mtime_ns, path.name), reverse=True
+    )
 
 
 def _step_or_name(path: Path) -> float:

@@ -245,7 +245,12 @@ def test_the_newest_two_are_kept_and_the_older_one_stands_in_for_a_damaged_one(
 @pytest.mark.parametrize("parts", ["1", "2"])
 def test_a_validation_that_was_due_is_done_after_the_resume(fit: Fit, tmp_path: Path, parts: str) -> None:
     """The crash comes between the checkpoint of step 3 and the validation of step 3."""
-    options = ("--trainer.accumulate_grad_batches", parts, "--trainer.val_check_interval", str(3 * int(parts)))
+    options = (
+        "--trainer.accumulate_grad_batches",
+        parts,
+        "--trainer.val_check_interval",
+        str(3 * int(parts)),
+    )
     whole = tmp_path / "whole"
     assert fit(whole, *EVERY_3, *options) == 0
     cut = only(whole, "step=0000003.ckpt", tmp_path / "cut")
@@ -374,7 +379,11 @@ def unlimited() -> Iterator[None]:
         ("10", ("-c", "configs/logger/tensorboard.yaml"), "no room on disk for"),
         ("10", (*SELDOM, *EVERY_3, "--trainer.val_check_interval", "100"), "step=0000003.ckpt"),
         ("10", (*SELDOM, *PROMPTS), "0.wav"),
-        ("10300", (*SELDOM, *PROMPTS), "no room on disk"),  # after the sound, before the picture or the metrics
+        (
+            "10300",
+            (*SELDOM, *PROMPTS),
+            "no room on disk",
+        ),  # after the sound, before the picture or the metrics
         ("deleted", (), "metrics.csv"),
         ("deleted", ("-c", "configs/logger/tensorboard.yaml"), "was taken away"),
         ("deleted", (*SELDOM, *EVERY_3), "was taken away"),

@@ -20,7 +20,6 @@ from magnet_train.module import MagnetModule
 from magnet_train.text import ClassLabels
 from magnet_train.tokens import CodecInfo
 
-
 CARD, FRAMES, CLIPS = 256, 160, 6
 
 
