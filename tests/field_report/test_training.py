@@ -468,3 +468,29 @@ def test_the_metrics_of_the_last_step_are_there(
     steps = 6 if how == "none" else 4
     assert sorted(column(run / "metrics.csv", "train/loss")) == list(range(steps))
     assert sorted(column(run / "metrics.csv", "data/slots")) == list(range(steps))
+
+
+CUT = """
+import os, signal
+from lightning.pytorch.callbacks import Callback
+
+class Cut(Callback):
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        os.kill(os.getpid(), signal.SIGTERM)
+    def on_validation_epoch_end(self, trainer, pl_module):
+        raise AssertionError("the validation did not end")
+"""
+
+
+def test_a_stop_in_a_validation_ends_it_for_nobody(
+    fit: Fit, tmp_path: Path, plugged_in: Callable[[str], Path]
+) -> None:
+    """The checkpoint holds raw and averaged weights, each in its place."""
+    plugged_in(CUT)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert fit(whole, *EVERY_3) == 0
+    assert fit(cut, "--trainer.callbacks+", "plugged.Cut") == 75
+    first = torch.load(whole / "step=0000003.ckpt", weights_only=True)
+    second = torch.load(cut / "stopped_step=0000003.ckpt", weights_only=True)
+    for part in ("state_dict", "current_model_state"):
+        assert all(torch.equal(tensor, second[part][name]) for name, tensor in first[part].items())
