@@ -117,10 +117,12 @@ def _validation_is_due(trainer: pl.Trainer) -> bool:
     """Tell whether Lightning will validate after the batch whose last hooks are being called."""
     loop = trainer.fit_loop.epoch_loop
     done = loop.batch_progress.current
-    if done.completed == done.ready or trainer._val_check_time_interval is not None:  # type: ignore[attr-defined]
-        return False
+    in_its_hooks = done.processed == done.ready == done.completed + 1
     fetcher = trainer.fit_loop._data_fetcher
-    return fetcher is not None and not loop.val_loop.skip and loop._should_check_val_fx(fetcher)
+    if not in_its_hooks or fetcher is None or loop.val_loop.skip:
+        return False
+    by_the_clock = trainer._val_check_time_interval is not None  # type: ignore[attr-defined]
+    return not by_the_clock and bool(loop._should_check_val_fx(fetcher))
 
 
 def _batches_since_step(trainer: pl.Trainer, counted: int = 0) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from magnet_train.errors import UserError
+from magnet_train.errors import Preempted, UserError
 from magnet_train.survival import checkpoints_of, find_checkpoint
 from magnet_train.whole_files import NO_ROOM, explain_disk_errors, sweep_partial_files
 
@@ -139,7 +139,7 @@ def explained(run: Path) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, Preempted):
         raise
     except Exception as error:
         cause = _disk_error(error, run)

@@ -237,8 +237,11 @@ def test_the_newest_two_are_kept_and_the_older_one_stands_in_for_a_damaged_one(
     out = capsys.readouterr().out
     assert f"passed over: {newest} cannot be read" in out
     assert f"resuming from {run / steps[0]}" in out
-    assert sorted(path.name for path in run.glob("*=*.ckpt")) == ["step=0000006.ckpt", "step=0000008.ckpt"]
-    assert torch.load(newest, weights_only=True)["global_step"] == 6  # made anew, whole
+    assert {path.name for path in run.glob("*=*.ckpt")} == {
+        *steps,
+        "step=0000008.ckpt",
+    }  # and what it began with
+    assert torch.load(newest, weights_only=True)["global_step"] == 6  # written again, whole
 
 
 @pytest.mark.case("A13")
@@ -467,7 +470,10 @@ def test_the_metrics_of_the_last_step_are_there(
         assert fit(run, *options) == code
     steps = 6 if how == "none" else 4
     assert sorted(column(run / "metrics.csv", "train/loss")) == list(range(steps))
-    assert sorted(column(run / "metrics.csv", "data/slots")) == list(range(steps))
+    expected = {step: f"{4.0 * (step + 1)}" for step in range(steps)}
+    if how == "crash":
+        del expected[3]  # the callback that logs it was not called, and no older value stands in its row
+    assert column(run / "metrics.csv", "data/slots") == expected
 
 
 CUT = """
