@@ -116,7 +116,7 @@ def _settings(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]
 def _validation_is_due(trainer: pl.Trainer) -> bool:
     """Tell whether Lightning will validate after the batch whose last hooks are being called."""
     loop = trainer.fit_loop.epoch_loop
-    done = loop.batch_progress.current
+    done: Any = loop.batch_progress.current
     in_its_hooks = done.processed == done.ready == done.completed + 1
     fetcher = trainer.fit_loop._data_fetcher
     if not in_its_hooks or fetcher is None or loop.val_loop.skip:

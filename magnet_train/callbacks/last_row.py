@@ -31,7 +31,7 @@ class LastRow(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Log the step if its update is done and its hooks were being called."""
-        batch = trainer.fit_loop.epoch_loop.batch_progress.current
+        batch: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         if trainer.training and batch.processed == batch.ready == batch.completed + 1:
             with contextlib.suppress(
                 Exception
