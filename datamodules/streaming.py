@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -39,6 +38,7 @@ from datamodules.problems import MalformedError
 from datamodules.reading import Sample, ShardReader
 from datamodules.remote import ShardCache, is_remote
 from datamodules.remote_files import RemoteFolder
+from datamodules.sampler import SlotBatchSampler
 from datamodules.scan import check_tokens, parse_metadata
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.tokens import CodecInfo
@@ -89,10 +89,13 @@ class ShardStream(IterableDataset[TokenBatch]):
         members = tar_file_expander(self._tars(index, total))
         decoded = map(self._decode, group_by_keys(members, lcase=False))
         stream = shuffle(self.buffer, initial=self.buffer, seed=self.make_batch.seed)(decoded)
-        slots = itertools.count(self.start + index, total)  # a number for the dice, never the same twice
-        while True:
-            samples = list(itertools.islice(stream, self.batch_size))
-            yield self.make_batch(np.fromiter(itertools.islice(slots, self.batch_size), np.int64), samples)
+        # The loader asks its workers in turn, so this one makes every `workers`-th batch of its rank. With the slots
+        # that this batch has in `TokenDataModule`, it holds every codebook, whatever the layout.
+        batches = SlotBatchSampler(
+            batch_size=self.batch_size, rank=self.rank, world_size=self.world_size, start=self.start
+        )
+        for slots in itertools.islice(batches, number, None, workers):
+            yield self.make_batch(slots, list(itertools.islice(stream, self.batch_size)))
 
     def _tars(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
         """Yield this worker's shards, each epoch in another order, beginning about where `start` says."""

@@ -167,7 +167,7 @@ class MagnetModule(pl.LightningModule):
             Scalar loss whose gradient `optimizer_step` scales, see there: nats of all masked tokens of the
             batch over the frames of one clip.
         """
-        stages = self._stages(batch)
+        stages = self.stages_of(batch)
         mask = self.draw_mask(batch["noise"])  # [B, T]
         hidden, text_mask = self.text(batch["text"])
         shown = batch["noise"][:, COIN] >= self.cfg_dropout
@@ -252,7 +252,7 @@ class MagnetModule(pl.LightningModule):
             for stage in (k for k in range(self.codec.n_q) if trained[k]):
                 self.log(f"train/loss_codebook_{stage}", sums[LOSS, stage] / trained[stage], batch_size=1)
 
-    def _stages(self, batch: TokenBatch) -> list[int]:
+    def stages_of(self, batch: TokenBatch) -> list[int]:
         """Say which codebook each clip of the batch is about."""
         if self.stage_sampling == "stratified":
             return stratified_stages(batch["slot"], self.stage_weights).tolist()

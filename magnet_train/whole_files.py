@@ -13,7 +13,7 @@ from typing import IO
 from magnet_train.errors import UserError
 
 _LONGEST_NAME = 255  # bytes, on the file systems that are used
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def explain_disk_errors(target: Path) -> Iterator[None]:
         cause = _os_error_within(error)
         if cause is None:
             raise
-        if cause.errno in _NO_ROOM:
+        if cause.errno in NO_ROOM:
             raise UserError(
                 f"no room on disk for {target}; free some space or write to another folder."
             ) from error

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
@@ -81,9 +81,8 @@ class SaveOnStop(Checkpoint):
         if not number:
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            callback.on_validation_epoch_end(
-                trainer, pl_module
-            )  # validation runs on averages: weights go back
+            if isinstance(callback, WeightAveraging):  # Lightning's would save the average as the raw weights
+                callback.on_validation_epoch_end(trainer, pl_module)
         self._stop(trainer, number)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import re
 import signal
@@ -28,6 +29,7 @@ from datamodules import DataPosition
 from magnet_train.callbacks import (
     ExactResume,
     FiniteGuard,
+    LastRow,
     SaveOnStop,
     SpeedMonitor,
     StepProgressBar,
@@ -38,15 +40,19 @@ from magnet_train.callbacks.stop import SIGNALS
 from magnet_train.checkpoints.load import read_model
 from magnet_train.checkpoints.stored import StoredModel
 from magnet_train.cli.configs import with_found_configs
+from magnet_train.cli.resume_checks import refuse_other_run
 from magnet_train.cli.run_folder import (
     Resume,
     check_checkpoint,
     check_folder,
     choose_checkpoint,
+    explained,
     first_process,
     prepared,
     tell,
 )
+from magnet_train.cli.run_lock import run_lock
+from magnet_train.cli.sharded_files import refuse_sharded_files
 from magnet_train.cli.start import StartSummary
 from magnet_train.cli.trainer_options import check_trainer, explain
 from magnet_train.cli.wrong_usage import OneSentenceParser
@@ -88,6 +94,36 @@ class ConfigKeeper(SaveConfigCallback):
         """Save it: whatever could be refused has been looked at."""
         super().setup(trainer, pl_module, "fit")
 
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look after the folder where the loggers do."""
+        if not trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            self._require_folder(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look after it before samples are written."""
+        self._require_folder(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Look after it before a checkpoint is."""
+        self._require_folder(trainer)
+
+    def _require_folder(self, trainer: pl.Trainer) -> None:
+        """Notice that the folder was taken away: whoever writes whole files would make another in its place.
+
+        Raises:
+            UserError: It was.
+        """
+        run = Path(trainer.default_root_dir)
+        if self.already_saved and trainer.is_global_zero and not run.is_dir():
+            raise UserError(
+                f"the folder of this run, {run}, was taken away at step {trainer.global_step}, with the checkpoints in it; "
+                "put it back, or start anew."
+            )
+
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log it once; the file is Lightning's work."""
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
@@ -100,6 +136,10 @@ class MagnetCLI(LightningCLI):
     """Joins data and model; the data's codec decides n_q and card."""
 
     _base: StoredModel | None = None  # of --init_from
+
+    def __init__(self, *arguments: Any, held: contextlib.ExitStack, **names: Any) -> None:
+        self._held = held  # for the lock of the run's folder
+        super().__init__(*arguments, **names)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `--run` and link what has one source of truth."""
@@ -201,8 +241,9 @@ class MagnetCLI(LightningCLI):
                         settings[option] = str(Path(config.run) / _OUTPUT.get(command, command))
 
     def _choose_checkpoint(self, config: Namespace) -> None:
-        run = Path(config.run)
-        check_folder(run)
+        run = check_folder(config.run)
+        if self.subcommand == "fit" and first_process():
+            self._held.enter_context(run_lock(run))
         if config.get("ckpt_path") is not None:
             if not Path(config.ckpt_path).exists():
                 raise UserError(
@@ -229,7 +270,7 @@ class MagnetCLI(LightningCLI):
         """Add what every run needs, unless the configuration names it with settings of its own."""
         needed: list[type[pl.Callback]] = [DataPosition]
         if self.subcommand == "fit":
-            needed += [ExactResume, FiniteGuard, SpeedMonitor, StartSummary]
+            needed += [ExactResume, FiniteGuard, LastRow, SpeedMonitor, StartSummary]
             if trainer.enable_checkpointing is not False:
                 needed.append(SaveOnStop)
         if self.subcommand == "predict":
@@ -249,6 +290,8 @@ class MagnetCLI(LightningCLI):
             trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
         except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
             raise explain(error) from error
+        if self.subcommand == "fit":
+            refuse_sharded_files(trainer)
         minutes = self._get(self.config, "rank_timeout")
         if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:  # not one that YAML names
             trainer.strategy._timeout = timedelta(minutes=minutes)  # type: ignore[attr-defined]
@@ -264,9 +307,11 @@ class MagnetCLI(LightningCLI):
                     f"{checkpoint} is at step {step} of {end} already; nothing to do (raise trainer.max_steps to go on)."
                 )
                 return
+            refuse_other_run(Path(checkpoint), self.model, self.datamodule)
             tell(f"resuming from {checkpoint}")
         try:
-            with prepared(Path(self._get(self.config, "run"))):
+            run = Path(self._get(self.config, "run"))
+            with explained(run), prepared(run, self._has_begun):
                 self.trainer.fit(**arguments)
         except BaseException as error:
             if isinstance(error.__context__, KeyboardInterrupt):
@@ -279,6 +324,10 @@ class MagnetCLI(LightningCLI):
                 ) from error
             raise
 
+    def _has_begun(self) -> bool:
+        keepers = [c for c in self.trainer.callbacks if isinstance(c, ConfigKeeper)]  # type: ignore[attr-defined]
+        return any(keeper.already_saved for keeper in keepers)
+
     def validate(self, **arguments: Any) -> None:
         """Measure on validation data."""
         self._measure(self.trainer.validate, **arguments)
@@ -289,7 +338,8 @@ class MagnetCLI(LightningCLI):
 
     def _measure(self, measure: Callable[..., Any], verbose: bool = True, **arguments: Any) -> None:
         """Print what was measured with whole names: Lightning's table cuts them where they differ."""
-        results = measure(verbose=False, **arguments)
+        with explained(Path(self._get(self.config, "run"))):
+            results = measure(verbose=False, **arguments)
         measured = results[0] if verbose and results else {}
         for name, value in sorted(measured.items()):
             tell(f"{name:<{max(map(len, measured))}}  {value:.4g}")
@@ -320,8 +370,14 @@ def run(arguments: Sequence[str]) -> None:
         arguments: The subcommand and its options.
     """
     _quieten()
+    with contextlib.ExitStack() as held:
+        _run(arguments, held)
+
+
+def _run(arguments: Sequence[str], held: contextlib.ExitStack) -> None:
     try:
         MagnetCLI(
+            held=held,
             model_class=MagnetModule,
             datamodule_class=pl.LightningDataModule,
             subclass_mode_model=True,

@@ -239,6 +239,23 @@ def test_spikes_are_skipped_only_when_asked_for(trainings, tmp_path, monkeypatch
     assert {int(state["step"]) for state in states.values()} == {6}
 
 
+def test_the_mean_of_the_losses_does_not_depend_on_accumulated_parts(trainings, tmp_path, load, column):
+    """A resume from four parts to one skips nothing; the mean is that of the losses that are logged, in nats."""
+    overlay = tmp_path / "guard.yaml"
+    overlay.write_text(
+        "trainer:\n  callbacks:\n"
+        "    - {class_path: magnet_train.callbacks.FiniteGuard, init_args: {skip_above: 1.5}}\n"
+    )
+    run, options = tmp_path / "run", ("-c", str(overlay), "--trainer.val_check_interval", "100")
+    assert trainings.fit(run, *options, "--trainer.accumulate_grad_batches", "4") == 0
+    expected = None
+    for loss in column(run, "train/loss").values():
+        expected = loss if expected is None else 0.98 * expected + 0.02 * loss
+    assert load(run / "last.ckpt")["callbacks"]["FiniteGuard"]["mean_nats"] == pytest.approx(expected)
+    assert trainings.fit(run, *options, "--resume", "auto", "--trainer.max_steps", "9") == 0
+    assert load(run / "last.ckpt")["callbacks"]["FiniteGuard"]["skipped"] == 0
+
+
 def test_weights_that_are_no_numbers_are_not_saved(trainings, tmp_path, monkeypatch, capsys):
     (tmp_path / "poisoned.py").write_text(
         "import torch\nfrom magnet_train.module import MagnetModule\n"
