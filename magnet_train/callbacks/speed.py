@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.optim import Optimizer
 
+from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
 
 
@@ -31,6 +33,8 @@ class SpeedMonitor(Callback):
     """
 
     def __init__(self, peak_tflops: float | None = None) -> None:
+        if peak_tflops is not None and not 0 < peak_tflops < math.inf:
+            raise UserError(f"SpeedMonitor has peak_tflops {peak_tflops}; give a number above 0.")
         self.peak_tflops = peak_tflops
         self.audio_hours_per_hour: float | None = None  # the newest, for the progress bar
         self._peak: float | None = None  # operations a second of all devices

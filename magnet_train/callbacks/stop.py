@@ -11,12 +11,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from magnet_train.callbacks.vote import StopVote
 from magnet_train.errors import Preempted
+from magnet_train.optim import MovingAverage
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -81,9 +82,9 @@ class SaveOnStop(Checkpoint):
         if not number:
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            callback.on_validation_epoch_end(
-                trainer, pl_module
-            )  # validation runs on averages: weights go back
+            # Validation runs on averages: weights go back. The others would take half a validation for a whole one.
+            if isinstance(callback, (MovingAverage, WeightAveraging)):
+                callback.on_validation_epoch_end(trainer, pl_module)
         self._stop(trainer, number)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

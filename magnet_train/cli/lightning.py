@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from torch.distributed.constants import default_pg_timeout
@@ -37,7 +39,14 @@ from magnet_train.callbacks.predictions import FOLDER
 from magnet_train.callbacks.stop import SIGNALS
 from magnet_train.checkpoints.load import read_model
 from magnet_train.checkpoints.stored import StoredModel
+from magnet_train.cli.callback_options import (
+    check_callbacks,
+    class_of,
+    why_it_ended,
+    without_logger_or_checkpoints,
+)
 from magnet_train.cli.configs import with_found_configs
+from magnet_train.cli.epochs import counts_epochs, set_epochs
 from magnet_train.cli.run_folder import (
     Resume,
     check_checkpoint,
@@ -49,7 +58,7 @@ from magnet_train.cli.run_folder import (
 )
 from magnet_train.cli.start import StartSummary
 from magnet_train.cli.trainer_options import check_trainer, explain
-from magnet_train.cli.wrong_usage import OneSentenceParser
+from magnet_train.cli.wrong_usage import OneSentenceParser, refusal, require_configuration
 from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.finetune import Tuning, start, take_architecture
 from magnet_train.module import MagnetModule
@@ -72,6 +81,7 @@ _FORMER = {
     "weights_only": "checkpoints are always read as plain data",
 }
 _OUTPUT = {"predict": FOLDER}  # of the commands that do not train, where it is not named as they are
+_LONGEST_WAIT = 1_000_000  # minutes, about two years
 GRACE = 20.0  # seconds; every rank knows that the run is over and is on its way out
 
 
@@ -171,6 +181,11 @@ class MagnetCLI(LightningCLI):
         """Refuse what Lightning has an option for and we have another."""
         super().parse_arguments(parser, args)
         config = self.config[self.config["subcommand"]]
+        seed = config.get("seed_everything")
+        if isinstance(seed, int) and not 0 <= seed < 2**32:
+            parser.error(f"seed_everything is {seed}; give 0 to {2**32 - 1}.")
+        if config.get("rank_timeout", 1.0) > _LONGEST_WAIT:
+            parser.error(f"rank_timeout is {config.rank_timeout}; give minutes, at most {_LONGEST_WAIT:,}.")
         for name, instead in _FORMER.items():
             if config.pop(name, None) not in (None, True):
                 parser.error(f"there is no option --{name}; {instead}.")
@@ -182,6 +197,8 @@ class MagnetCLI(LightningCLI):
         """Put what the run writes into its folder, and decide what it goes on from."""
         config = self.config[self.subcommand]
         check_trainer(config.trainer, str(self.subcommand))
+        config.trainer.use_distributed_sampler = False  # the data deals its clips out among the ranks itself
+        without_logger_or_checkpoints(config.trainer)
         self._choose_checkpoint(config)
         self._add_callbacks(config.trainer)
         if config.init_from is not None:
@@ -234,10 +251,12 @@ class MagnetCLI(LightningCLI):
                 needed.append(SaveOnStop)
         if self.subcommand == "predict":
             needed.append(WritePredictions)
-        if trainer.enable_progress_bar is not False:
+        named = [class_of(callback) for callback in trainer.callbacks or []]
+        if trainer.enable_progress_bar is not False and not any(issubclass(c, ProgressBar) for c in named):
             needed.append(StepProgressBar)
-        named = {callback.class_path.rpartition(".")[2] for callback in trainer.callbacks or []}
-        self.trainer_defaults["callbacks"] += [kind() for kind in needed if kind.__name__ not in named]
+        self.trainer_defaults["callbacks"] += [
+            kind() for kind in needed if not any(issubclass(c, kind) for c in named)
+        ]
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with our way of writing checkpoints and a time after which a silent rank is dead."""
@@ -247,7 +266,7 @@ class MagnetCLI(LightningCLI):
             plugins.append(AtomicCheckpointIO())
         try:
             trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
-        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
             raise explain(error) from error
         minutes = self._get(self.config, "rank_timeout")
         if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:  # not one that YAML names
@@ -268,6 +287,8 @@ class MagnetCLI(LightningCLI):
         try:
             with prepared(Path(self._get(self.config, "run"))):
                 self.trainer.fit(**arguments)
+            if reason := why_it_ended(self.trainer):
+                tell(reason)
         except BaseException as error:
             if isinstance(error.__context__, KeyboardInterrupt):
                 error.__context__.args = (self._describe_interrupt(),)
@@ -307,7 +328,10 @@ class MagnetCLI(LightningCLI):
         """Build everything, then begin with another model's weights if there is one."""
         super().instantiate_classes()
         if self.subcommand == "fit":
+            check_callbacks(self.trainer.callbacks, self.model)
             accumulate(self.trainer, self.datamodule.batch_size, self._get(self.config, "global_batch"))
+            if counts_epochs(self._get(self.config, "trainer")) and not self.trainer.fast_dev_run:
+                set_epochs(self.trainer, self.datamodule)
         tuning = self._get(self.config_init, "tuning")
         start(self.model, self._base, tuning, getattr(self.datamodule, "summary", dict)())
         self._base = None  # its weights are no longer needed
@@ -320,6 +344,7 @@ def run(arguments: Sequence[str]) -> None:
         arguments: The subcommand and its options.
     """
     _quieten()
+    require_configuration(arguments)
     try:
         MagnetCLI(
             model_class=MagnetModule,
@@ -344,8 +369,12 @@ def run(arguments: Sequence[str]) -> None:
             raise
         if first_process():
             raise leaving.__context__ from None
-    except ValueError as error:  # the parser wraps what a class says about its arguments
-        raise _user_error_within(error) or error from None
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        # The parser wraps what a class says about its arguments; Lightning finds some mistakes when it trains.
+        told = _user_error_within(error) or refusal(error)
+        if told is None:
+            raise
+        raise told from None
 
 
 def _end_children(trainer: pl.Trainer, grace: float) -> None:
@@ -374,6 +403,8 @@ def _quieten() -> None:
         ".*callbacks used to create the checkpoint need to be provided",  # of `validate` and `predict`
     ):
         warnings.filterwarnings("ignore", message=message)
+    if "SLURM_JOB_ID" not in os.environ:  # on a machine where SLURM is installed, but not in a job of it
+        warnings.filterwarnings("ignore", message="The `srun` command is available")
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # config.yaml has it
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not record.getMessage().startswith(_NOISE)

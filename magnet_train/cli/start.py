@@ -42,12 +42,14 @@ def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule
     memory = (trained * (_TRAINED + (_AVERAGED if averaged else 0)) + frozen * _FROZEN) / 1e6
     whole = all(parameter.requires_grad for parameter in model.lm.parameters())
     text = f"{'the text encoder' if whole else 'parts of the model'} ({frozen:,})" if frozen else "nothing"
+    share = f"{trained:,} of {trained + frozen:,}"
+    share = f"LoRA trains {share}" if "adapter" in model.origin else f"{share} train"
     with_text = "" if isinstance(model.text, NoText) else ", those of the text encoder included"
     return (
         f"clips       {data.segment_duration:g} s, {data.segment_frames} frames of {model.codec.n_q} codebooks "
         f"(codec {data.codec.id}); {data.train_clips:,} to train on, at most {duration(seconds)}\n"
         f"step        {_batch(trainer, data)}; {trainer.max_steps:,} steps\n"
-        f"parameters  {trained:,} of {trained + frozen:,} train{with_text}; frozen: {text}\n"
+        f"parameters  {share}{with_text}; frozen: {text}\n"
         f"memory      about {memory:,.0f} MB for weights, gradients, Adam and average if not sharded; "
         "activations come on top and grow with data.batch_size\n"
         f"everything goes to {trainer.default_root_dir}"
