@@ -89,7 +89,7 @@ def _end_run(trainer: pl.Trainer, steps: int) -> None:
 
 def _set_validation(trainer: pl.Trainer, batches: int) -> None:
     """Translate a fraction of an epoch into batches; refuse what Lightning would never reach."""
-    interval = trainer.val_check_interval
+    interval = getattr(trainer, "val_check_interval", None)  # not there where it is a time
     if isinstance(interval, float):
         trainer.val_check_interval = max(1, int(batches * interval))
     elif isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > batches:

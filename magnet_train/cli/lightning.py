@@ -57,7 +57,7 @@ from magnet_train.cli.run_folder import (
     tell,
 )
 from magnet_train.cli.start import StartSummary
-from magnet_train.cli.trainer_options import check_trainer, explain
+from magnet_train.cli.trainer_options import check_trainer, complete_trainer, explain
 from magnet_train.cli.wrong_usage import OneSentenceParser, refusal, require_configuration
 from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.finetune import Tuning, start, take_architecture
@@ -70,6 +70,7 @@ _NOISE = (
     "💡",
     "TPU available",
     "`Trainer.fit` stopped",
+    "Time limit reached",  # `why_it_ended` says so
     "Restor",
     "Found current_model_state",
 )
@@ -196,8 +197,8 @@ class MagnetCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Put what the run writes into its folder, and decide what it goes on from."""
         config = self.config[self.subcommand]
+        complete_trainer(config.trainer)
         check_trainer(config.trainer, str(self.subcommand))
-        config.trainer.use_distributed_sampler = False  # the data deals its clips out among the ranks itself
         without_logger_or_checkpoints(config.trainer)
         self._choose_checkpoint(config)
         self._add_callbacks(config.trainer)
@@ -400,6 +401,8 @@ def _quieten() -> None:
         "It is recommended to use .self.log.*sync_dist=True",  # the metric is summed over ranks before
         "Experiment logs directory .* exists and is not empty",
         ".*using the WeightAveraging callback, but loading a checkpoint outside",  # the average is what is loaded
+        ".*is smaller than the logging interval",  # steps are counted across epochs
+        "You're resuming from a checkpoint that ended before the epoch ended",  # the position in the data is restored
         ".*callbacks used to create the checkpoint need to be provided",  # of `validate` and `predict`
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -8,11 +8,7 @@ from numbers import Real
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.strategies import (
-    DeepSpeedStrategy,
-    FSDPStrategy,
-    StrategyRegistry,
-)
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, StrategyRegistry
 
 from magnet_train.cli.callback_options import class_of
 from magnet_train.errors import UserError
@@ -31,6 +27,15 @@ _LEAST = {  # the smallest value of each that means something
 }
 _COPYING = ("spawn", "fork", "notebook")  # how the names of strategies say that they copy this process
 _OTHER_SHARDING = ("fsdp", "deepspeed")
+
+
+def complete_trainer(trainer: Namespace) -> None:
+    """Fill in what follows from other options."""
+    trainer.use_distributed_sampler = False  # the data deals its clips out among the ranks itself
+    if isinstance(trainer.callbacks, Namespace):
+        trainer.callbacks = [trainer.callbacks]
+    if isinstance(trainer.val_check_interval, float) and trainer.check_val_every_n_epoch is None:
+        trainer.check_val_every_n_epoch = 1  # a fraction is one of an epoch
 
 
 def check_trainer(trainer: Namespace, command: str) -> None:
@@ -100,9 +105,10 @@ def _check_strategy(trainer: Namespace) -> None:
     """Refuse strategies that do not exist, and those that cannot carry what a run needs."""
     name = trainer.strategy if isinstance(trainer.strategy, str) else ""
     kind = class_of(trainer.strategy)
-    if any(word in name for word in _COPYING):
+    start = trainer.strategy.get("init_args", {}).get("start_method") if kind is DDPStrategy else None
+    if any(word in name for word in _COPYING) or start not in (None, "popen"):
         raise UserError(
-            f"trainer.strategy {name} starts its processes as copies of this one, which a training here cannot be "
+            f"trainer.strategy {name or start} starts its processes as copies of this one, which a training here cannot be "
             "copied into; use ddp, which starts them by the same command."
         )
     if name.startswith(_OTHER_SHARDING) or issubclass(kind, (FSDPStrategy, DeepSpeedStrategy)):

@@ -17,6 +17,9 @@ import pytest
 import torch
 from lightning.pytorch import callbacks
 
+from magnet_train.errors import UserError
+from magnet_train.optim import MovingAverage
+
 WORKS = None
 # Flag -> values, and for each whether it works or words of the sentence that refuses it.
 FLAGS: dict[str, list[tuple[str, str | None]]] = {
@@ -83,10 +86,23 @@ FLAGS: dict[str, list[tuple[str, str | None]]] = {
     ],
     "sync_batchnorm": [("true", WORKS)],
     "use_distributed_sampler": [("true", WORKS)],
-    "val_check_interval": [("0.5", WORKS), ("0", "val_check_interval is 0"), ("3.5", "3.5"), ("-1", "is -1")],
+    "val_check_interval": [
+        ("0.5", WORKS),
+        ("00:00:00:01", WORKS),
+        ("0", "val_check_interval is 0"),
+        ("3.5", "3.5"),
+        ("-1", "is -1"),
+    ],
 }
 # Those that cannot be in the one run that tries the others together.
-APART = ("logger false", "enable_checkpointing false", "fast_dev_run 2", "callbacks []", "max_epochs 2")
+APART = (
+    "logger false",
+    "enable_checkpointing false",
+    "fast_dev_run 2",
+    "callbacks []",
+    "max_epochs 2",
+    "val_check_interval 00:00:00:01",
+)
 
 LIGHTNING = "lightning.pytorch.callbacks."
 WITHOUT_AVERAGE = "callbacks without that of base.yaml"
@@ -259,3 +275,37 @@ def test_lightnings_own_average_instead_of_ours(trainings, tmp_path, name):
 def test_callbacks_that_are_refused(trainings, tmp_path, capsys, name, settings, words):
     (tmp_path / "callbacks.yaml").write_text(f"trainer:\n  callbacks+:\n  {written(name, settings)}\n")
     assert words in refused(trainings, capsys, tmp_path / "run", "-c", str(tmp_path / "callbacks.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *[("data.segment_duration", value) for value in ("nan", "inf", "-1", "1e12", "long")],
+        *[("data.batch_size", value) for value in ("0", "1000000000", "1.5")],
+        *[("data.num_workers", value) for value in ("-1", "1000000")],
+        *[("data.seed", value) for value in ("-1", "99999999999999999999")],
+        *[("data.val_fraction", value) for value in ("nan", "1", "-0.1")],
+        *[("model.cfg_dropout", value) for value in ("nan", "2")],
+        *[("model.warmup_steps", value) for value in ("-1", "nan")],
+        *[("model.stage_weights", value) for value in ("[1, 1, 1, .nan]", "[0, 0, 0, 0]", "[1]")],
+        *[("model.lm.dim", value) for value in ("0", "-2", "wide")],
+        *[("model.lm.num_layers", value) for value in ("0", "-1")],
+        *[("model.decoding.temperature", value) for value in ("nan", "-1")],
+        *[("model.optimizer.eps", value) for value in ("-1", "inf")],
+        ("model.optimizer.betas", "[2, 0.9]"),
+        *[("rank_timeout", value) for value in ("inf", "nan", "0")],
+        *[("global_batch", value) for value in ("0", "-4", "3")],
+        *[("seed_everything", value) for value in ("99999999999", "-1", "dice")],
+    ],
+)
+def test_absurd_numbers(trainings, tmp_path, capsys, option, value):
+    line = refused(trainings, capsys, tmp_path / "run", f"--{option}", value)
+    assert option.rpartition(".")[2].rstrip("s") in line
+
+
+@pytest.mark.parametrize(
+    "settings", [{"decay": 1.0}, {"decay": -0.1}, {"decay": float("nan")}, {"every_n_steps": 0}]
+)
+def test_absurd_averages(settings):
+    with pytest.raises(UserError, match="MovingAverage has decay"):
+        MovingAverage(**settings)
