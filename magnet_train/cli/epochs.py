@@ -20,7 +20,7 @@ def counts_epochs(trainer: Namespace) -> bool:
     """Tell whether a flag or callback of this configuration needs epochs that end."""
     return (
         trainer.max_epochs not in (None, -1)
-        or bool(trainer.min_epochs)
+        or bool(trainer.min_epochs or trainer.min_steps)  # Lightning takes the second for an epoch at least
         or trainer.check_val_every_n_epoch is not None
         or isinstance(trainer.limit_train_batches, float)
         or isinstance(trainer.val_check_interval, float)

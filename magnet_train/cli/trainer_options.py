@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
+from enum import Enum
 from numbers import Real
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -34,8 +36,19 @@ def complete_trainer(trainer: Namespace) -> None:
     trainer.use_distributed_sampler = False  # the data deals its clips out among the ranks itself
     if isinstance(trainer.callbacks, Namespace):
         trainer.callbacks = [trainer.callbacks]
+    for callback in trainer.callbacks or []:
+        _write_plainly(callback.get("init_args") or {})
     if isinstance(trainer.val_check_interval, float) and trainer.check_val_every_n_epoch is None:
         trainer.check_val_every_n_epoch = 1  # a fraction is one of an epoch
+
+
+def _write_plainly(settings: Namespace | dict[str, Any]) -> None:
+    """Put words in place of the defaults of Lightning's callbacks that config.yaml could not hold."""
+    for name, value in list(settings.items()):
+        if isinstance(value, Enum):  # Timer's interval
+            settings[name] = value.value
+        elif isinstance(value, torch.device):  # of StochasticWeightAveraging
+            settings[name] = str(value)
 
 
 def check_trainer(trainer: Namespace, command: str) -> None:
