@@ -18,7 +18,7 @@ from magnet_train.errors import UserError
 
 def counts_epochs(trainer: Namespace) -> bool:
     """Tell whether a flag or callback of this configuration needs epochs that end."""
-    return (
+    return bool(
         trainer.max_epochs not in (None, -1)
         or bool(trainer.min_epochs or trainer.min_steps)  # Lightning takes the second for an epoch at least
         or trainer.check_val_every_n_epoch is not None

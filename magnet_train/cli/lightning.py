@@ -329,9 +329,10 @@ class MagnetCLI(LightningCLI):
         """Build everything, then begin with another model's weights if there is one."""
         super().instantiate_classes()
         if self.subcommand == "fit":
-            check_callbacks(self.trainer.callbacks, self.model)
+            check_callbacks(self.trainer.callbacks, self.model)  # type: ignore[attr-defined]
             accumulate(self.trainer, self.datamodule.batch_size, self._get(self.config, "global_batch"))
-            if counts_epochs(self._get(self.config, "trainer")) and not self.trainer.fast_dev_run:
+            fast = self.trainer.fast_dev_run  # type: ignore[attr-defined]  # has epochs of its own
+            if counts_epochs(self._get(self.config, "trainer")) and not fast:
                 set_epochs(self.trainer, self.datamodule)
         tuning = self._get(self.config_init, "tuning")
         start(self.model, self._base, tuning, getattr(self.datamodule, "summary", dict)())
