@@ -185,7 +185,7 @@ class MagnetCLI(LightningCLI):
         seed = config.get("seed_everything")
         if isinstance(seed, int) and not 0 <= seed < 2**32:
             parser.error(f"seed_everything is {seed}; give 0 to {2**32 - 1}.")
-        if config.get("rank_timeout", 1.0) > _LONGEST_WAIT:
+        if not config.get("rank_timeout", 1.0) <= _LONGEST_WAIT:
             parser.error(f"rank_timeout is {config.rank_timeout}; give minutes, at most {_LONGEST_WAIT:,}.")
         for name, instead in _FORMER.items():
             if config.pop(name, None) not in (None, True):

