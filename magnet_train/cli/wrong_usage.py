@@ -30,6 +30,7 @@ _MISSING = re.compile(r"the following arguments are required: ([^\n]*)")
 _RESTRICTED = re.compile(r"Not of type \w+: ([^\n]*) does not conform to restriction v([^\n]*)")
 _CHOICES = re.compile(r"typing\.Literal\[([^\]]*)\]")
 _EXPECTED = re.compile(r"- Expected an? (?:<class '(?:[\w.]*\.)?(\w+)'>|([\w.]+)\[)")
+_NESTED = re.compile(r"NestedArg\(key='[^']*', val='?(.*?)'?\)")
 _GIVEN = re.compile(r"Given value: ([^\n]{0,80})$", re.MULTILINE)
 # What has to be named by a configuration: the command line's own defaults are only the kinds of these.
 _UNNAMED = ("lightning.LightningDataModule", "magnet_train.module.MagnetModule")
@@ -102,6 +103,7 @@ def one_sentence(message: str, keys: Iterable[str] = ()) -> str:
         message: Its message, of several lines.
         keys: Options that there are.
     """
+    message = _NESTED.sub(r"\1", message)
     where = ".".join(dict.fromkeys(_WHERE.findall(message)))
     if found := _UNKNOWN_OPTION.search(message):
         classes = [one or other for one, other in _CLASS.findall(message)]

@@ -136,8 +136,12 @@ def test_an_early_end_is_said(fit, callbacks, options, words):
         (["--trainer.log_every_n_steps", "0"], "trainer.log_every_n_steps is 0; give 1 or more."),
         (["--seed_everything", "-1"], "seed_everything is -1; give 0 to 4294967295."),
         (["--model.optimizer.lr", "-1"], "model.optimizer refuses its settings (Invalid learning rate: -1"),
-        (["--model.optimizer.lr", "nan"], "model.optimizer refuses its settings (Invalid learning rate: nan"),
-        (["--model.optimizer.lr", "inf"], "model.optimizer.lr is inf; give a finite number."),
+        (["--model.optimizer.lr", "nan"], "model.optimizer.lr is 'nan': expected"),
+        (
+            ["--model.optimizer.lr", ".nan"],
+            "model.optimizer refuses its settings (Invalid learning rate: nan",
+        ),
+        (["--model.optimizer.lr", ".inf"], "model.optimizer.lr is inf; give a finite number."),
         (["--model.optimizer.weight_decay", "-1"], "model.optimizer refuses its settings"),
     ],
 )
