@@ -22,7 +22,13 @@ from datamodules.batches import BatchMaker, TokenBatch
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenDataset
 from datamodules.draw import OneByOne
-from datamodules.loaders import batch_loader, layout, require_at_least, validation_loader
+from datamodules.loaders import (
+    batch_loader,
+    layout,
+    require_at_least,
+    require_clip_length,
+    validation_loader,
+)
 from datamodules.manifest import (
     MANIFEST_NAME,
     MOST_MANIFEST_BYTES,
@@ -187,6 +193,7 @@ class StreamingDataModule(pl.LightningDataModule):
         if self.val_shards is not None:
             other = read_manifest(self.val_shards).codec
             self.codec.require_same_tokens(other, self.shards, str(self.val_shards))
+        require_clip_length(self.segment_duration)
         require_at_least(self, batch_size=1, num_workers=0, seed=0, buffer=1)
 
     @property

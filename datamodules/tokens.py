@@ -18,7 +18,7 @@ from datamodules.batches import BatchMaker, TokenBatch
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenDataset
 from datamodules.draw import AllBut, Draw, Mixture, OneByOne, hold_out
-from datamodules.loaders import batch_loader, layout, require_at_least, validation_loader
+from datamodules.loaders import batch_loader, layout, require_at_least, require_clip_length, validation_loader
 from datamodules.manifest import read_manifest
 from datamodules.order import Purpose
 from datamodules.position import DataPosition
@@ -218,6 +218,7 @@ class TokenDataModule(pl.LightningDataModule):
         return [] if self.trainer is None else list(self.trainer.callbacks)  # type: ignore[attr-defined]
 
     def _check_numbers(self) -> None:
+        require_clip_length(self.segment_duration)
         if self.segment_frames < 1:
             raise UserError(
                 f"data.segment_duration {self.segment_duration} s is shorter than one token frame "

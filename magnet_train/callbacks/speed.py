@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from magnet_train.benchmark.flops import Pass, training_flops
+from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
 from magnet_train.module import COIN, MagnetModule, TokenBatch
 
@@ -37,6 +39,8 @@ class SpeedMonitor(Callback):
     """
 
     def __init__(self, peak_tflops: float | None = None) -> None:
+        if peak_tflops is not None and not 0 < peak_tflops < math.inf:
+            raise UserError(f"SpeedMonitor has peak_tflops {peak_tflops}; give a number above 0.")
         self.peak_tflops = peak_tflops
         self.audio_hours_per_hour: float | None = None  # the newest, for the progress bar
         self._peak: float | None = None  # operations a second of all devices

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from torch.distributed.constants import default_pg_timeout
@@ -39,7 +41,14 @@ from magnet_train.callbacks.predictions import FOLDER
 from magnet_train.callbacks.stop import SIGNALS
 from magnet_train.checkpoints.load import read_model
 from magnet_train.checkpoints.stored import StoredModel
+from magnet_train.cli.callback_options import (
+    check_callbacks,
+    class_of,
+    why_it_ended,
+    without_logger_or_checkpoints,
+)
 from magnet_train.cli.configs import with_found_configs
+from magnet_train.cli.epochs import counts_epochs, set_epochs
 from magnet_train.cli.resume_checks import refuse_other_run
 from magnet_train.cli.run_folder import (
     Resume,
@@ -54,8 +63,8 @@ from magnet_train.cli.run_folder import (
 from magnet_train.cli.run_lock import run_lock
 from magnet_train.cli.sharded_files import refuse_sharded_files
 from magnet_train.cli.start import StartSummary
-from magnet_train.cli.trainer_options import check_trainer, explain
-from magnet_train.cli.wrong_usage import OneSentenceParser
+from magnet_train.cli.trainer_options import check_trainer, complete_trainer, explain
+from magnet_train.cli.wrong_usage import OneSentenceParser, refusal, require_configuration
 from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.finetune import Tuning, start, take_architecture
 from magnet_train.module import MagnetModule
@@ -67,6 +76,7 @@ _NOISE = (
     "💡",
     "TPU available",
     "`Trainer.fit` stopped",
+    "Time limit reached",  # `why_it_ended` says so
     "Restor",
     "Found current_model_state",
 )
@@ -78,6 +88,7 @@ _FORMER = {
     "weights_only": "checkpoints are always read as plain data",
 }
 _OUTPUT = {"predict": FOLDER}  # of the commands that do not train, where it is not named as they are
+_LONGEST_WAIT = 1_000_000  # minutes, about two years
 GRACE = 20.0  # seconds; every rank knows that the run is over and is on its way out
 
 
@@ -211,6 +222,11 @@ class MagnetCLI(LightningCLI):
         """Refuse what Lightning has an option for and we have another."""
         super().parse_arguments(parser, args)
         config = self.config[self.config["subcommand"]]
+        seed = config.get("seed_everything")
+        if isinstance(seed, int) and not 0 <= seed < 2**32:
+            parser.error(f"seed_everything is {seed}; give 0 to {2**32 - 1}.")
+        if not config.get("rank_timeout", 1.0) <= _LONGEST_WAIT:
+            parser.error(f"rank_timeout is {config.rank_timeout}; give minutes, at most {_LONGEST_WAIT:,}.")
         for name, instead in _FORMER.items():
             if config.pop(name, None) not in (None, True):
                 parser.error(f"there is no option --{name}; {instead}.")
@@ -221,7 +237,9 @@ class MagnetCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Put what the run writes into its folder, and decide what it goes on from."""
         config = self.config[self.subcommand]
+        complete_trainer(config.trainer)
         check_trainer(config.trainer, str(self.subcommand))
+        without_logger_or_checkpoints(config.trainer)
         self._choose_checkpoint(config)
         self._add_callbacks(config.trainer)
         if config.init_from is not None:
@@ -275,10 +293,12 @@ class MagnetCLI(LightningCLI):
                 needed.append(SaveOnStop)
         if self.subcommand == "predict":
             needed.append(WritePredictions)
-        if trainer.enable_progress_bar is not False:
+        named = [class_of(callback) for callback in trainer.callbacks or []]
+        if trainer.enable_progress_bar is not False and not any(issubclass(c, ProgressBar) for c in named):
             needed.append(StepProgressBar)
-        named = {callback.class_path.rpartition(".")[2] for callback in trainer.callbacks or []}
-        self.trainer_defaults["callbacks"] += [kind() for kind in needed if kind.__name__ not in named]
+        self.trainer_defaults["callbacks"] += [
+            kind() for kind in needed if not any(issubclass(c, kind) for c in named)
+        ]
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with our way of writing checkpoints and a time after which a silent rank is dead."""
@@ -288,7 +308,7 @@ class MagnetCLI(LightningCLI):
             plugins.append(AtomicCheckpointIO())
         try:
             trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
-        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
             raise explain(error) from error
         if self.subcommand == "fit":
             refuse_sharded_files(trainer)
@@ -313,6 +333,8 @@ class MagnetCLI(LightningCLI):
             run = Path(self._get(self.config, "run"))
             with explained(run), prepared(run, self._has_begun):
                 self.trainer.fit(**arguments)
+            if reason := why_it_ended(self.trainer):
+                tell(reason)
         except BaseException as error:
             if isinstance(error.__context__, KeyboardInterrupt):
                 error.__context__.args = (self._describe_interrupt(),)
@@ -357,7 +379,11 @@ class MagnetCLI(LightningCLI):
         """Build everything, then begin with another model's weights if there is one."""
         super().instantiate_classes()
         if self.subcommand == "fit":
+            check_callbacks(self.trainer.callbacks, self.model)  # type: ignore[attr-defined]
             accumulate(self.trainer, self.datamodule.batch_size, self._get(self.config, "global_batch"))
+            fast = self.trainer.fast_dev_run  # type: ignore[attr-defined]  # has epochs of its own
+            if counts_epochs(self._get(self.config, "trainer")) and not fast:
+                set_epochs(self.trainer, self.datamodule)
         tuning = self._get(self.config_init, "tuning")
         start(self.model, self._base, tuning, getattr(self.datamodule, "summary", dict)())
         self._base = None  # its weights are no longer needed
@@ -370,6 +396,7 @@ def run(arguments: Sequence[str]) -> None:
         arguments: The subcommand and its options.
     """
     _quieten()
+    require_configuration(arguments)
     with contextlib.ExitStack() as held:
         _run(arguments, held)
 
@@ -400,8 +427,12 @@ def _run(arguments: Sequence[str], held: contextlib.ExitStack) -> None:
             raise
         if first_process():
             raise leaving.__context__ from None
-    except ValueError as error:  # the parser wraps what a class says about its arguments
-        raise _user_error_within(error) or error from None
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        # The parser wraps what a class says about its arguments; Lightning finds some mistakes when it trains.
+        told = _user_error_within(error) or refusal(error)
+        if told is None:
+            raise
+        raise told from None
 
 
 def _end_children(trainer: pl.Trainer, grace: float) -> None:
@@ -427,9 +458,13 @@ def _quieten() -> None:
         "It is recommended to use .self.log.*sync_dist=True",  # the metric is summed over ranks before
         "Experiment logs directory .* exists and is not empty",
         ".*using the WeightAveraging callback, but loading a checkpoint outside",  # the average is what is loaded
+        ".*is smaller than the logging interval",  # steps are counted across epochs
+        "You're resuming from a checkpoint that ended before the epoch ended",  # the position in the data is restored
         ".*callbacks used to create the checkpoint need to be provided",  # of `validate` and `predict`
     ):
         warnings.filterwarnings("ignore", message=message)
+    if "SLURM_JOB_ID" not in os.environ:  # on a machine where SLURM is installed, but not in a job of it
+        warnings.filterwarnings("ignore", message="The `srun` command is available")
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # config.yaml has it
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not record.getMessage().startswith(_NOISE)

@@ -13,10 +13,27 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from magnet_train import __version__
 from magnet_train.errors import Preempted, UserError
 from magnet_train.plain_text import printable
+
+
+def _import_our_datamodules() -> None:
+    """Import our package `datamodules` before a folder of that name in the working directory can take its place.
+
+    `python -m` and PYTHONPATH put that directory first. From then on the name is ours.
+    """
+    root = str(Path(__file__).parents[2])
+    sys.path.insert(0, root)
+    try:
+        importlib.import_module("datamodules")
+    finally:
+        sys.path.remove(root)
+
+
+_import_our_datamodules()
 
 # A command stands here once it is built. Those of LightningCLI share one module.
 COMMANDS = {

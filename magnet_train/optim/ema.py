@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
+from magnet_train.errors import UserError
 from magnet_train.sharding import is_sharded, local_part, reshard
 
 RAW = "current_model_state"  # key of the raw weights in a checkpoint, the one that Lightning's callback uses
@@ -32,10 +33,18 @@ class MovingAverage(Callback):
         decay: Share of the average that stays at an update, 0..1.
         every_n_steps: Optimizer steps between two updates.
 
+    Raises:
+        UserError: One of them is out of range.
+
     Source: the released configurations (0.99 every 10 steps).
     """
 
     def __init__(self, decay: float = 0.99, every_n_steps: int = 10) -> None:
+        if not 0 <= decay < 1 or every_n_steps < 1:
+            raise UserError(
+                f"MovingAverage has decay {decay} and every_n_steps {every_n_steps}; give a decay from 0 to below 1, and "
+                "at least 1 step."
+            )
         self.decay = decay
         self.every_n_steps = every_n_steps
         self.updates = 0
