@@ -91,7 +91,7 @@ def build_page(service: ClipService, name: str) -> Page:
                 status = gr.HTML(
                     status_of("idle", "What you make appears here."), elem_id="status", min_height=70
                 )
-                kept = gr.File(label="What was kept of the recording", visible=False)
+                kept = gr.File(label="What was kept of the recording", visible=False, elem_id="kept")
                 with gr.Row(equal_height=False):
                     places = [_lay_out_place(index) for index in range(MOST_CLIPS)]
                 earlier = gr.HTML(elem_id="earlier")
@@ -120,21 +120,8 @@ def build_page(service: ClipService, name: str) -> Page:
                         shown[kept] = gr.update(value=str(clip.kept), visible=True)
                     yield {**shown, clips: [*before, *made]}
                 end = status_of("done", f"Made {len(made)} clip{'s' if len(made) > 1 else ''}.")
-            except Cancelled:
-                end = status_of("stopped", "Cancelled.")
-            except UserError as error:
-                end = status_of("failed", as_sentence(str(error)))
-            except torch.OutOfMemoryError:
-                end = status_of(
-                    "failed", "The device has no memory left for this; make a shorter clip, or ask later."
-                )
             except Exception as error:
-                _log.exception("the page could not make a clip")
-                end = status_of(
-                    "failed",
-                    f"This went wrong and is not your fault ({type(error).__name__}); the terminal in which "
-                    "magnet-train demo runs says more.",
-                )
+                end = _how_it_ended(error)
             yield {status: end, generate: gr.update(interactive=True)}
 
         def stop(request: gr.Request) -> tuple[str, Any]:
@@ -166,6 +153,24 @@ def build_page(service: ClipService, name: str) -> Page:
         cancel.click(None, cancels=making)  # a place in the queue
         page.unload(leave)
     return page
+
+
+def _how_it_ended(error: Exception) -> str:
+    """Say why clips were not made; of what is not the visitor's to mend, the terminal says more."""
+    if isinstance(error, Cancelled):
+        return status_of("stopped", "Cancelled.")
+    if isinstance(error, UserError):
+        return status_of("failed", as_sentence(str(error)))
+    if isinstance(error, torch.OutOfMemoryError):
+        return status_of(
+            "failed", "The device has no memory left for this; make a shorter clip, or ask later."
+        )
+    _log.error("the page could not make a clip", exc_info=error)
+    return status_of(
+        "failed",
+        f"This went wrong and is not your fault ({type(error).__name__}); the terminal in which magnet-train demo "
+        "runs says more.",
+    )
 
 
 def _heading(magnet: Magnet, name: str) -> str:

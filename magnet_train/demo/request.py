@@ -107,7 +107,7 @@ def _read_sampler(magnet: Magnet, form: dict[str, Any]) -> DecodingConfig:
 
     def number(field: str, default: float, least: float, most: float) -> float:
         value = form[field]
-        return default if value is None else _number(field.replace("_", " "), value, least, most)
+        return default if value is None else _number(field, value, least, most)
 
     decoding = replace(
         own,

@@ -97,7 +97,8 @@ class ClipService:
                 texts = [request.text]
                 audio = make(
                     texts,
-                    seed=request.seed + index,
+                    seed=request.seed,
+                    first_index=index,
                     decoding=request.decoding,
                     progress=partial(step, index),
                 )[0]

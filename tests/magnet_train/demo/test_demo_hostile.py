@@ -109,7 +109,14 @@ def test_a_file_in_any_other_field(visitor: Visitor, demo: Any, secret: Path) ->
             visitor.ask(**{name: value})
     assert not copies_of(demo, secret.read_bytes())
     # Nor as the recording without the mark of a file, or nested in one.
-    for value in ({"path": str(secret)}, {"path": {"path": str(secret)}}, [str(secret)], str(secret), 7, True):
+    for value in (
+        {"path": str(secret)},
+        {"path": {"path": str(secret)}},
+        [str(secret)],
+        str(secret),
+        7,
+        True,
+    ):
         answer = edit(visitor, value)
         assert "state done" not in answer
     assert not copies_of(demo, secret.read_bytes())
@@ -129,7 +136,12 @@ def test_no_address_is_fetched(visitor: Visitor) -> None:
         threading.Thread(target=listener.serve_forever, daemon=True).start()
         for name in ("127.0.0.1", "localhost", "[::1]", "0x7f000001", "2130706433", "127.1"):
             address = f"http://{name}:{listener.server_port}/a.wav"
-            for path in (address, address.replace("http", "HTTP"), f"https{address[4:]}", f"ftp{address[4:]}"):
+            for path in (
+                address,
+                address.replace("http", "HTTP"),
+                f"https{address[4:]}",
+                f"ftp{address[4:]}",
+            ):
                 reference = visitor.recording(path, url=path)
                 assert "not an upload of this page" in edit(visitor, reference)
                 visitor.ask(text=reference)
@@ -266,10 +278,26 @@ def test_a_second_visitor_sees_nothing_of_the_first(visitor: Visitor, demo: Any)
     # The folder's name is random: with 32 hex digits, nothing short of the whole path helps.
     folder = Path(clip).parent
     assert len(folder.name) == 32
-    for path in (folder, folder.parent, f"{folder.parent}/{'0' * 32}/{Path(clip).name}", f"{folder}/", f"{folder}/*"):
+    for path in (
+        folder,
+        folder.parent,
+        f"{folder.parent}/{'0' * 32}/{Path(clip).name}",
+        f"{folder}/",
+        f"{folder}/*",
+    ):
         assert visitor.get(f"/gradio_api/file={path}")[0] in (403, 404), path
         assert "state done" not in edit(visitor, visitor.recording(path))
-    for session in ("", "*", "%", "..", "0", "null", "undefined", first.session[:-1], first.session.upper() + " "):
+    for session in (
+        "",
+        "*",
+        "%",
+        "..",
+        "0",
+        "null",
+        "undefined",
+        first.session[:-1],
+        first.session.upper() + " ",
+    ):
         guessing = Visitor(demo.url, session)
         assert "secret song" not in str(guessing.listen())
         answer = guessing.ask(text="a bell") if session else ""
@@ -283,10 +311,23 @@ def test_a_second_visitor_sees_nothing_of_the_first(visitor: Visitor, demo: Any)
 
 
 def test_names_and_pages_of_others(visitor: Visitor) -> None:
-    for host in ("evil.example", "evil.example:7860", "127.0.0.1.evil.example", "", "[", "localhost.evil.example"):
+    for host in (
+        "evil.example",
+        "evil.example:7860",
+        "127.0.0.1.evil.example",
+        "",
+        "[",
+        "localhost.evil.example",
+    ):
         status, _, _ = visitor.request("GET", "/config", Host=host)
         assert status in (400, 403), host
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://[", f"https://x@{visitor.address}"):
+    for origin in (
+        "https://evil.example",
+        "null",
+        "http://127.0.0.1:1",
+        "http://[",
+        f"https://x@{visitor.address}",
+    ):
         message = {"data": list(visitor.form.values()), "fn_index": 0, "session_hash": "x"}
         assert visitor.post("/gradio_api/queue/join", message, Origin=origin)[0] == 403, origin
         status, _, headers = visitor.request("GET", "/config", Origin=origin)
@@ -294,7 +335,13 @@ def test_names_and_pages_of_others(visitor: Visitor) -> None:
         assert headers.get("access-control-allow-origin") != origin or origin.startswith("http://127.0.0.1")
     _, _, headers = visitor.request("GET", "/")
     assert "default-src 'self'" in headers["content-security-policy"]
-    for path in ("/monitoring", "/gradio_api/runs", "/gradio_api/process_recording", "/docs", "/gradio_api/vibe-code"):
+    for path in (
+        "/monitoring",
+        "/gradio_api/runs",
+        "/gradio_api/process_recording",
+        "/docs",
+        "/gradio_api/vibe-code",
+    ):
         assert visitor.get(path)[0] == 404, path
 
 
@@ -325,7 +372,11 @@ def test_climbing_paths(visitor: Visitor, demo: Any) -> None:
     link.symlink_to("/etc/passwd")
     assert visitor.get(f"/gradio_api/file={link}")[0] in (403, 404)
     link.unlink()
-    for path in ("/static/../../../../etc/passwd", "/assets/%2e%2e/%2e%2e/%2e%2e/package.json", "/svelte/../x"):
+    for path in (
+        "/static/../../../../etc/passwd",
+        "/assets/%2e%2e/%2e%2e/%2e%2e/package.json",
+        "/svelte/../x",
+    ):
         assert visitor.get(path)[0] in (403, 404), path
 
 

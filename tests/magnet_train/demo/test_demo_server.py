@@ -84,13 +84,21 @@ def test_only_what_the_page_needs(path: str, status: int) -> None:
 def test_messages_have_a_length() -> None:
     join, upload = "/gradio_api/queue/join", "/gradio_api/upload"
     assert ask(join, method="POST", host="127.0.0.1")[0] == 411
-    for length, status in ((str(LARGEST_MESSAGE), 200), (str(LARGEST_MESSAGE + 1), 413), ("-1", 411), ("9" * 5000, 413)):
+    for length, status in (
+        (str(LARGEST_MESSAGE), 200),
+        (str(LARGEST_MESSAGE + 1), 413),
+        ("-1", 411),
+        ("9" * 5000, 413),
+    ):
         assert ask(join, method="POST", host="127.0.0.1", content_length=length)[0] == status
-    assert ask(upload, method="POST", folder="/", host="127.0.0.1", content_length=str(LARGEST_UPLOAD + 1))[0] == 413
+    assert (
+        ask(upload, method="POST", folder="/", host="127.0.0.1", content_length=str(LARGEST_UPLOAD + 1))[0]
+        == 413
+    )
 
 
 def test_uploads_leave_room_on_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024  as shutil's own
+    usage = namedtuple("usage", "total used free")
     for free, status in ((2**30 + 2**20, 200), (2**30, 507)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(2**40, 0, free))
         answer = ask(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import secrets
@@ -27,6 +28,7 @@ class Visitor:
         self.headers = headers
         config = json.loads(self.get("/config")[1])
         parts = {part["id"]: part for part in config["components"]}
+        self.stop = next(f for f in config["dependencies"] if f["api_name"] == "stop")
         self.function = next(f for f in config["dependencies"] if f["api_name"] == "generate")
         fields = [parts[number]["props"] for number in self.function["inputs"]]
         self.form: dict[str, Any] = {
@@ -38,12 +40,19 @@ class Visitor:
     def request(
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> tuple[int, bytes, dict[str, str]]:
-        """Send one request; return status, body and headers."""
+        """Send one request; return status, body and headers. Status 413 also where the server hung up on a body."""
         connection = http.client.HTTPConnection(self.address, timeout=120)
         try:
-            connection.request(method, path, body, self.headers | headers)
+            with contextlib.suppress(
+                BrokenPipeError, ConnectionResetError
+            ):  # the answer may be there already
+                connection.request(method, path, body, self.headers | headers)
             answer = connection.getresponse()
             return answer.status, answer.read(), {k.lower(): v for k, v in answer.getheaders()}
+        except (ConnectionResetError, http.client.RemoteDisconnected):
+            if len(body or b"") < 2**20:
+                raise
+            return 413, b"", {}
         finally:
             connection.close()
 
@@ -74,6 +83,11 @@ class Visitor:
         """Return the message of `join` with any bytes as the seed."""
         message = {"data": list((self.form | {"seed": "SEED"}).values()), "fn_index": self.function["id"]}
         return json.dumps(message | {"session_hash": self.session}).encode().replace(b'"SEED"', seed)
+
+    def cancel(self) -> None:
+        """Press the button Cancel for a clip at work."""
+        message = {"data": [], "fn_index": self.stop["id"], "session_hash": self.session}
+        assert self.post("/gradio_api/run/predict", message)[0] == 200
 
     def leave(self) -> None:
         """Close the page: a browser's heartbeat ends."""
