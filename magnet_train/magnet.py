@@ -5,6 +5,7 @@ Shapes: tokens int64 [B, K, T]; audio float [B, channels, samples].
 
 from __future__ import annotations
 
+import math
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -24,11 +25,19 @@ from magnet_train.checkpoints.load import read_model, read_stored
 from magnet_train.checkpoints.stored import StoredModel, as_it_came, load_weights, without_path
 from magnet_train.circular import CircularLogits, CircularRescorer, decode_circular
 from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
-from magnet_train.decoding import DecodingConfig, LogitsAtFrames, Progress, Rescorer, generate_tokens
+from magnet_train.decoding import (
+    DecodingConfig,
+    LogitsAtFrames,
+    Progress,
+    Rescorer,
+    clip_generators,
+    generate_tokens,
+)
 from magnet_train.decoding.generate import given_tokens
-from magnet_train.editing import plan_edit, splice
+from magnet_train.editing import ROUNDING, plan_edit, splice
 from magnet_train.errors import UserError
 from magnet_train.hub import upload_folder
+from magnet_train.inputs import as_audio, as_captions, as_mask, as_region, as_tokens, as_whole_number
 from magnet_train.long_audio import encode_audio, samples_per_frame
 from magnet_train.long_form import continue_tokens
 from magnet_train.models import GuidedLogits, MagnetTransformer
@@ -37,7 +46,7 @@ from magnet_train.text import TextEncoder, text_encoder_from_spec
 if TYPE_CHECKING:
     from magnet_train.rescoring import RescoringModel
 
-LARGEST_SEED = 2**63 - 1  # that torch takes
+_FORMATS = {"magnet": save_export, "audiocraft": save_audiocraft}
 LONGEST_CLIP = 86_400.0  # s, a day: more would fit into neither memory nor a WAV file
 
 
@@ -60,6 +69,7 @@ class Magnet:
         self.lm = _build_lm(stored)
         self._text: TextEncoder | None = None if _text_is_elsewhere(stored) else self._load_text()
         self._codec: Codec | None = None
+        self._named: set[str] = set()  # unknown words of captions that were warned of
         load_weights(self._parts(), stored.weights, stored.source)
         self.lm.eval().to(self.device)
 
@@ -180,20 +190,28 @@ class Magnet:
         loop: bool = False,
         progress: Progress | None = None,
         rescorer: RescoringModel | None = None,
+        first_index: int = 0,
     ) -> Tensor:
         """Make audio.
+
+        A clip depends on the model, its caption, the settings, `seed` and its index alone. On a CPU the clips of a
+        batch are made one by one, so that each is the same alone, bit for bit; on a GPU its noise is the same, and
+        the rest within rounding.
 
         Args:
             texts: B captions; None or "" makes a clip without one.
             seconds: Length; the model's segment_duration when None. Longer clips are made window by window, each
                 in sight of half of the one before.
-            seed: Makes the result repeatable on the same device.
+            seed: Makes the result repeatable on the same kind of device, 0..2^63-1.
             decoding: Sampler settings; the model's own when None.
-            prompt: Audio [channels, samples] or [B, channels, samples] at `sample_rate` to continue.
+            prompt: Audio [channels, samples] or [B, channels, samples] at `sample_rate` to continue; a tensor or
+                numpy array.
             loop: Make clips whose end goes on at their beginning.
             progress: Called as progress(steps done, steps in all).
             rescorer: A second model that helps to choose what is made again, `rescoring.MusicgenRescorer` say;
                 with weight `decoding.rescorer_weight`, on the same device.
+            first_index: Of the first clip; those of the others follow. Clip 7 of a batch is made alone with its
+                caption, the same seed and 7.
 
         Returns:
             float32 [B, channels, samples] on the CPU.
@@ -202,7 +220,7 @@ class Magnet:
             UserError: A loop longer than the model's clips, a prompt as long as the clip or longer, settings that
                 do not fit, or a rescorer of other tokens.
         """
-        tokens, seconds = None, self._length(seconds)
+        texts, tokens, seconds = as_captions(texts), None, self._length(seconds)
         if prompt is not None:
             tokens = self._encode_prompt(prompt, len(texts), seconds)
         tokens = self.generate_tokens(
@@ -214,6 +232,7 @@ class Magnet:
             loop=loop,
             rescorer=rescorer,
             progress=progress,
+            first_index=first_index,
         )
         return (decode_circular(self.codec, tokens) if loop else self.codec.decode(tokens)).cpu()
 
@@ -226,18 +245,20 @@ class Magnet:
         decoding: DecodingConfig | None = None,
         progress: Progress | None = None,
         rescorer: RescoringModel | None = None,
+        first_index: int = 0,
     ) -> Tensor:
         """Make a part of a recording anew; outside of it and of two fades of 10 ms no sample changes.
 
         Args:
-            audio: float [channels, samples] at `sample_rate`, of any length. The model sees the region with
-                as much around it as fits into its segment_duration.
+            audio: [channels, samples] at `sample_rate`, of any length; a tensor or numpy array. The model sees the
+                region with as much around it as fits into its segment_duration.
             region: Start and end of that part, in seconds.
             texts: B captions, each of which gives a version; None or "" for one without.
             seed: As in `generate`, and so are `decoding` and `progress`.
             decoding: Sampler settings.
             progress: Called after each step.
             rescorer: As in `generate`.
+            first_index: Likewise.
 
         Returns:
             float32 [B, channels, samples] on the CPU.
@@ -245,13 +266,10 @@ class Magnet:
         Raises:
             UserError: The region is no part of the recording or too long, or settings do not fit.
         """
-        codec = self.codec
-        if audio.dim() != 2 or audio.shape[0] != codec.channels:
-            raise UserError(
-                f"the recording's shape {list(audio.shape)} should be [{codec.channels}, samples]."
-            )
+        codec, texts = self.codec, as_captions(texts)
+        audio = as_audio(audio, codec.channels, "recording", 2)
         hop = samples_per_frame(codec)
-        edit = plan_edit(region, audio.shape[-1] / codec.sample_rate, codec.frame_rate, self.segment_duration)
+        edit = plan_edit(as_region(region), audio.shape[-1] / codec.sample_rate, codec.frame_rate, self.segment_duration)
         clip = audio[None, :, edit.clip_first * hop : edit.clip_end * hop]
         tokens = self.generate_tokens(
             texts,
@@ -262,8 +280,9 @@ class Magnet:
             keep=edit.keep.expand(len(texts), -1),
             rescorer=rescorer,
             progress=progress,
+            first_index=first_index,
         )
-        return splice(audio.float().cpu(), codec.decode(tokens).cpu(), edit, hop, codec.sample_rate)
+        return splice(audio.cpu(), codec.decode(tokens).cpu(), edit, hop, codec.sample_rate)
 
     def generate_tokens(
         self,
@@ -276,18 +295,59 @@ class Magnet:
         loop: bool = False,
         progress: Progress | None = None,
         rescorer: RescoringModel | None = None,
+        first_index: int = 0,
     ) -> Tensor:
         """Make tokens; as `generate`, but `prompt` is int64 [B, K, P] and so is the result, [B, K, T].
 
         `keep`, bool [B, P] or [B, K, P], says which tokens of the prompt stay; all of them when None.
         """
-        seconds = self._length(seconds)
-        if not texts or isinstance(texts, str):
-            raise UserError(f"texts is {texts!r}; give a list with one caption or None for each clip.")
-        if seed is not None and not 0 <= seed <= LARGEST_SEED:
-            raise UserError(f"seed {seed} must lie in 0..{LARGEST_SEED}.")
-        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
-        decoding = decoding or self.decoding
+        seconds, texts = self._length(seconds), as_captions(texts)
+        seed = None if seed is None else as_whole_number(seed, "seed")
+        first_index = as_whole_number(first_index, "first_index")
+        if not isinstance(decoding := decoding or self.decoding, DecodingConfig):
+            raise UserError(f"decoding is {decoding!r}; give a DecodingConfig.")
+        prompt = None if prompt is None else as_tokens(prompt, len(texts), self.lm.n_q)
+        keep = None if keep is None else as_mask(keep)
+        if prompt is not None and prompt.shape[-1] == self._stored.codec.frames(seconds):
+            if keep is None or bool(keep.all()):
+                raise UserError("the prompt is as long as the clip, which leaves nothing to make; shorten it.")
+        self._warn_of_unknown_words(texts)
+        settings = (seconds, seed, decoding)
+        if self.device.type != "cpu":
+            return self._make_tokens(texts, *settings, prompt, keep, loop, progress, rescorer, first_index)
+        # What a row of a matrix product is, to the last bit, depends on how many there are: so one by one. It costs
+        # a model of 128 dimensions twice the time, and the larger ones, whose products are the work, little.
+        clips = [
+            self._make_tokens(
+                [text],
+                *settings,
+                None if prompt is None else prompt[row : row + 1],
+                None if keep is None else keep[row : row + 1],
+                loop,
+                _of_row(progress, row, len(texts)),
+                rescorer,
+                first_index + row,
+            )
+            for row, text in enumerate(texts)
+        ]
+        return torch.cat(clips)
+
+    def _make_tokens(
+        self,
+        texts: Sequence[str | None],
+        seconds: float,
+        seed: int | None,
+        decoding: DecodingConfig,
+        prompt: Tensor | None,
+        keep: Tensor | None,
+        loop: bool,
+        progress: Progress | None,
+        rescorer: RescoringModel | None,
+        first_index: int,
+    ) -> Tensor:
+        """Make the tokens of a batch at once; arguments as `generate_tokens` has checked them."""
+        indices = range(first_index, first_index + len(texts))
+        generator = None if seed is None else clip_generators(seed, indices, self.device)
         shape = (len(texts), self.lm.n_q, self._stored.codec.frames(seconds))
         window = self._stored.codec.frames(self.segment_duration)
         if shape[2] > window and (loop or decoding.parity or keep is not None):
@@ -342,9 +402,24 @@ class Magnet:
         rescorer = model.for_texts(texts)
         return CircularRescorer(rescorer) if loop else rescorer
 
+    def unknown_words(self, texts: Sequence[str | None]) -> list[str]:
+        """List the words of captions that the text encoder does not know, if its vocabulary is one of whole words."""
+        tokenizer = getattr(self.text, "tokenizer", None)
+        return [] if tokenizer is None else tokenizer.unknown_words(texts)
+
+    def _warn_of_unknown_words(self, texts: Sequence[str | None]) -> None:
+        """Name them, each once."""
+        new = [word for word in self.unknown_words(texts) if word not in self._named]
+        if new:
+            self._named.update(new)
+            warnings.warn(f"{unknown_words_sentence(new)}.", stacklevel=4)
+
     def _length(self, seconds: float | None) -> float:
         """Return the length of a clip in seconds, the model's own if none is asked for."""
-        seconds = self.segment_duration if seconds is None else seconds
+        try:
+            seconds = self.segment_duration if seconds is None else float(seconds)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"seconds is {seconds!r}; give a number of seconds.") from error
         if not 0 < seconds <= LONGEST_CLIP:
             raise UserError(
                 f"{seconds:g} s is no length of a clip; ask for more than 0 and at most {LONGEST_CLIP:,.0f} s."
@@ -354,8 +429,9 @@ class Magnet:
     def _encode_prompt(self, prompt: Tensor, clips: int, seconds: float) -> Tensor:
         """Turn audio [channels, samples] or [B, channels, samples] into tokens int64 [B, K, P]."""
         codec = self._stored.codec
+        prompt = as_audio(prompt, codec.channels, "prompt", 3)
         prompt = prompt if prompt.dim() == 3 else prompt[None]
-        if prompt.dim() != 3 or prompt.shape[0] not in (1, clips) or prompt.shape[1] != codec.channels:
+        if prompt.shape[0] not in (1, clips):
             raise UserError(
                 f"the prompt's shape {list(prompt.shape)} should be [{clips}, {codec.channels}, samples], or the same "
                 "without the number of clips."
@@ -365,7 +441,8 @@ class Magnet:
             raise UserError(
                 f"the prompt of {length:g} s is shorter than one frame of {1 / codec.frame_rate:g} s."
             )
-        if codec.frames(length) >= codec.frames(seconds):
+        # A frame that is begun counts, see `Codec.encode`.
+        if math.ceil(length * codec.frame_rate - ROUNDING) >= codec.frames(seconds):
             raise UserError(
                 f"the prompt lasts {length:g} s and the clip {seconds:g} s, which leaves nothing to make; shorten the "
                 "prompt or ask for more seconds."
@@ -395,9 +472,11 @@ class Magnet:
         Raises:
             UserError: The target holds something or cannot be written, or audiocraft could not read the model.
         """
+        write = _FORMATS.get(format)
+        if write is None:
+            raise UserError(f"format {format!r} is not known; choose {' or '.join(_FORMATS)}.")
         with tempfile.TemporaryDirectory() as scratch:
-            stored = self._to_store(Path(scratch), licence)
-            {"magnet": save_export, "audiocraft": save_audiocraft}[format](stored, Path(folder))
+            write(self._to_store(Path(scratch), licence), Path(folder))
 
     def push_to_hub(
         self,
@@ -452,6 +531,19 @@ class Magnet:
             licence=licence or stored.licence,
             base=without_path(stored.base),
         )
+
+
+def unknown_words_sentence(words: Sequence[str]) -> str:
+    """Say that a vocabulary lacks words, without a full stop."""
+    listed = ", ".join(repr(word) for word in words[:20]) + (", ..." if len(words) > 20 else "")
+    return f"the model's vocabulary lacks {listed}: the model reads each as the same unknown word"
+
+
+def _of_row(progress: Progress | None, row: int, rows: int) -> Progress | None:
+    """Count the steps of clips that are made one after the other."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(row * total + done, rows * total)
 
 
 def _is_local(path: Path) -> bool:

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from magnet_train.checkpoints.layout import FORMAT, KEY, ORIGIN
-from magnet_train.decoding import DecodingConfig, generate_tokens
+from magnet_train.decoding import DecodingConfig, clip_generators, generate_tokens
 from magnet_train.errors import UserError
 from magnet_train.losses import masked_cross_entropy_sum, predict_masked
 from magnet_train.masking import mask_rate, span_mask
@@ -275,7 +275,7 @@ class MagnetModule(pl.LightningModule):
         self._log_validation("val")
         wanted = self.sample_prompts and not self.trainer.sanity_checking
         if wanted and (self.trainer.is_global_zero or is_sharded(self.lm)):  # a shard alone cannot sample
-            self.sampled_tokens = self.sample(self.sample_prompts, seed=self.seed)
+            self.sampled_tokens = self.sample(self.sample_prompts, self.seed)
 
     def test_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Measure as in validation."""
@@ -286,19 +286,31 @@ class MagnetModule(pl.LightningModule):
         self._log_validation("test")
 
     def predict_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
-        """Generate a clip for each caption; int64 [B, K, T]."""
-        return self.sample(batch["text"], seed=self.seed + batch_idx)
+        """Generate a clip for each caption, whose index is its slot; int64 [B, K, T]."""
+        return self.sample(batch["text"], self.seed, batch["slot"].tolist())
 
-    def sample(self, texts: Sequence[str | None], seed: int) -> Tensor:
+    def sample(
+        self, texts: Sequence[str | None], seed: int, indices: Sequence[int] | None = None
+    ) -> Tensor:
         """Generate clips of `segment_duration` with the module's decoding settings.
+
+        A clip depends on (weights, caption, seed, index) alone, see `Magnet.generate`.
 
         Args:
             texts: B captions; None or "" generates without one.
-            seed: Makes the result repeatable on the same device.
+            seed: Makes the result repeatable on the same kind of device.
+            indices: Number of each clip; 0..B-1 when None.
 
         Returns:
             int64 [B, K, T].
         """
+        indices = range(len(texts)) if indices is None else indices
+        size = 1 if self.device.type == "cpu" else len(texts)
+        parts = [slice(first, first + size) for first in range(0, len(texts), size)]
+        return torch.cat([self._sample(texts[part], seed, indices[part]) for part in parts])
+
+    def _sample(self, texts: Sequence[str | None], seed: int, indices: Sequence[int]) -> Tensor:
+        """Generate a batch at once."""
         with torch.inference_mode():
             hidden, mask = self.text(texts)
         return generate_tokens(
@@ -307,7 +319,7 @@ class MagnetModule(pl.LightningModule):
             self.decoding,
             card=self.codec.card,
             span_len=self.lm.span_len,
-            generator=torch.Generator(self.device).manual_seed(seed),
+            generator=clip_generators(seed, indices, self.device),
             device=self.device,
         )
 

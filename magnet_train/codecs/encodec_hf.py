@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import EncodecModel
 from transformers.utils import logging
 
-from magnet_train.codecs.protocol import Codec
+from magnet_train.codecs.protocol import Codec, clip_by_clip
 from magnet_train.errors import UserError
 from magnet_train.hub import find_folder, lacking, unreadable
 
@@ -91,10 +91,10 @@ class EncodecCodec(Codec):
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """See `Codec.decode`."""
-        audio: Tensor = self.model.decode(
-            tokens.to(self.model.device)[None], audio_scales=[None]
-        ).audio_values
-        return audio
+        return clip_by_clip(
+            lambda part: self.model.decode(part[None], audio_scales=[None]).audio_values,
+            tokens.to(self.model.device),
+        )
 
     def to(self, device: torch.device | str) -> Self:
         """See `Codec.to`."""

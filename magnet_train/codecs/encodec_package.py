@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from magnet_train.codecs.protocol import Codec
+from magnet_train.codecs.protocol import Codec, clip_by_clip
 from magnet_train.errors import UserError, first_line
 from magnet_train.hub import PATIENCE
 
@@ -89,9 +89,10 @@ class EncodecPackageCodec(Codec):
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """See `Codec.decode`."""
-        latent = self.model.quantizer.decode(tokens.to(self._device).transpose(0, 1))
-        audio: Tensor = self.model.decoder(latent)
-        return audio
+        return clip_by_clip(
+            lambda part: self.model.decoder(self.model.quantizer.decode(part.transpose(0, 1))),
+            tokens.to(self._device),
+        )
 
     def to(self, device: torch.device | str) -> Self:
         """See `Codec.to`."""

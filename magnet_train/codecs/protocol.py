@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, Self
 
 import torch
@@ -32,7 +33,12 @@ class Codec(Protocol):
         """Turn audio [B, channels, samples] into tokens [B, K, T], T = samples / hop rounded up."""
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Turn tokens [B, K, T] into audio [B, channels, T * hop]."""
+        """Turn tokens [B, K, T] into audio [B, channels, T * hop]; on a CPU a clip is the same in any batch."""
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights."""
+
+
+def clip_by_clip(decode: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """Decode [B, K, T] by what decodes a batch: clips one by one on a CPU, where the batch shows in the last bits."""
+    return torch.cat([decode(part) for part in tokens.split(1 if tokens.device.type == "cpu" else len(tokens))])

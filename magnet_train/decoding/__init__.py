@@ -1,9 +1,11 @@
-"""The iterative decoder: settings and schedule, sampling, remasking, rescoring, and the loop that joins them."""
+"""The iterative decoder: settings and schedule, sampling, remasking, rescoring, and the loop that joins
+them; the noise of a clip."""
 
 from magnet_train.decoding.config import DecodingConfig, DecodingStep, decoding_schedule
 from magnet_train.decoding.generate import LogitsAtFrames, LogitsFn, Progress, generate_tokens
 from magnet_train.decoding.likelihood import log_likelihood
 from magnet_train.decoding.rescoring import Rescorer
+from magnet_train.decoding.seeding import clip_generators
 
 __all__ = [
     "DecodingConfig",
@@ -12,6 +14,7 @@ __all__ = [
     "LogitsFn",
     "Progress",
     "Rescorer",
+    "clip_generators",
     "decoding_schedule",
     "generate_tokens",
     "log_likelihood",

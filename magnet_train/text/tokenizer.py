@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import torch
+from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -55,6 +56,23 @@ class Tokenizer:
         batch = self.tokenizer.pad(batch, return_tensors="pt")
         present = torch.tensor([bool(text) for text in filled])
         return batch["input_ids"], batch["attention_mask"].bool() & present[:, None]
+
+    def unknown_words(self, texts: Sequence[str | None]) -> list[str]:
+        """List what stands for nothing in a vocabulary of whole words, in the order of the captions.
+
+        Other vocabularies spell words that they lack out of parts, so that none is unknown.
+        """
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None or not isinstance(backend.model, WordLevel):
+            return []
+        unknown = self.tokenizer.unk_token_id
+        words: dict[str, None] = {}
+        for text in filter(None, texts):
+            encoding = backend.encode(text, add_special_tokens=False)
+            for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+                if token == unknown:
+                    words[text[start:end]] = None
+        return list(words)
 
     def _warn(self, text: str) -> None:
         if not self._warned:

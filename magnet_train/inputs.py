@@ -1,0 +1,145 @@
+"""Bring what is handed over in Python to the types that a model needs, or say in one sentence what is wrong with it.
+
+Shapes: B clips, K codebooks, P frames of a prompt; audio float32 [channels, samples], full scale -1..1.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any, SupportsIndex, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from magnet_train.errors import UserError
+
+LARGEST_SEED = 2**63 - 1  # that torch takes
+_FULL_SCALE = {torch.int8: 2**7, torch.int16: 2**15, torch.int32: 2**31}
+_TOKEN_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def as_captions(texts: object) -> list[str | None]:
+    """Return B captions.
+
+    Raises:
+        UserError: It is a single string, holds nothing, or holds something else than strings and None.
+    """
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise UserError(f"texts is {texts!r}; give a list with one caption or None for each clip.")
+    captions = list(texts)
+    if not captions:
+        raise UserError("texts is [], an empty list; give a list with one caption or None for each clip.")
+    for number, text in enumerate(captions):
+        if text is not None and not isinstance(text, str):
+            raise UserError(f"texts[{number}] is {text!r}; give a caption, or None for a clip without one.")
+    return captions
+
+
+def as_whole_number(value: object, name: str) -> int:
+    """Return `value` as an int of 0 to 2^63 - 1; numpy's integers and those of a tensor are ones.
+
+    Raises:
+        UserError: It is something else.
+    """
+    try:
+        number = operator.index(cast(SupportsIndex, value))
+    except TypeError as error:
+        raise UserError(f"{name} is {value!r}; give a whole number.") from error
+    if not 0 <= number <= LARGEST_SEED:
+        raise UserError(f"{name} {number} must lie in 0..{LARGEST_SEED}.")
+    return number
+
+
+def as_audio(audio: object, channels: int, name: str, most_dims: int) -> Tensor:
+    """Return audio as float32 [channels, samples], or [B, channels, samples] where `most_dims` is 3.
+
+    Integers are divided by their full scale, and [samples] will do for one channel.
+
+    Args:
+        audio: Tensor or numpy array.
+        channels: That it should have.
+        name: What to call it in errors.
+        most_dims: 2, or 3 if there may be one for each clip.
+
+    Raises:
+        UserError: It is something else, has another shape, or samples that are not finite.
+    """
+    tensor = _as_tensor(audio, f"{name} is {type(audio).__name__}; give a tensor or numpy array of samples")
+    if tensor.dim() == 1 and channels == 1:
+        tensor = tensor[None]
+    if tensor.dim() not in range(2, most_dims + 1) or tensor.shape[-2] != channels:
+        wanted = f"[{channels}, samples]" + (f" or [B, {channels}, samples]" if most_dims == 3 else "")
+        raise UserError(
+            f"the {name}'s shape {list(tensor.shape)} should be {wanted}; transpose what soundfile.read gives."
+        )
+    if tensor.dtype == torch.uint8:  # as in a WAV of 8 bits, whose silence is 128
+        tensor = (tensor.float() - 128) / 128
+    elif tensor.dtype in _FULL_SCALE:
+        tensor = (tensor.double() / _FULL_SCALE[tensor.dtype]).float()
+    elif not tensor.is_floating_point():
+        raise UserError(f"the {name} has samples of type {_type(tensor)}; convert them to float in -1..1.")
+    tensor = tensor.detach().float()
+    if not tensor.isfinite().all():
+        raise UserError(f"the {name} holds samples that are not finite numbers; render it again.")
+    return tensor
+
+
+def as_tokens(tokens: object, batch: int, n_q: int) -> Tensor:
+    """Return the tokens of a prompt, int64 [B, K, P].
+
+    Raises:
+        UserError: It is something else.
+    """
+    tensor = _as_tensor(tokens, f"prompt is {type(tokens).__name__}; give tokens, int64 [B, K, frames]")
+    if tensor.dtype not in _TOKEN_TYPES:
+        raise UserError(
+            f"the prompt of tokens has type {_type(tensor)}; give whole numbers, or audio to `generate`."
+        )
+    if tensor.dim() != 3 or tensor.shape[:2] != (batch, n_q):
+        raise UserError(f"the prompt's shape {list(tensor.shape)} should be [{batch}, {n_q}, frames].")
+    return tensor.long()
+
+
+def as_mask(keep: object) -> Tensor:
+    """Return what stays of a prompt, bool of 2 or 3 dimensions.
+
+    Raises:
+        UserError: It is something else.
+    """
+    tensor = _as_tensor(keep, f"keep is {type(keep).__name__}; give a bool tensor, [B, frames] or [B, K, frames]")
+    if tensor.dtype != torch.bool or tensor.dim() not in (2, 3):
+        raise UserError(
+            f"keep of type {_type(tensor)} and shape {list(tensor.shape)} should be bool, [B, frames] or "
+            "[B, K, frames]."
+        )
+    return tensor
+
+
+def as_region(region: object) -> tuple[float, float]:
+    """Return start and end of a region in seconds.
+
+    Raises:
+        UserError: It is something else than two numbers.
+    """
+    try:
+        start, end = (float(second) for second in cast(Iterable[Any], region))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"region is {region!r}; give its start and its end in seconds, like (2.0, 4.5).") from error
+    return start, end
+
+
+def _as_tensor(value: object, problem: str) -> Tensor:
+    if isinstance(value, np.ndarray):
+        try:  # torch takes neither negative strides nor the other byte order
+            return torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="))))
+        except TypeError as error:
+            raise UserError(f"{problem}, not an array of {value.dtype}.") from error
+    if not isinstance(value, Tensor):
+        raise UserError(f"{problem}.")
+    return value
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
