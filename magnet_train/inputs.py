@@ -108,7 +108,9 @@ def as_mask(keep: object) -> Tensor:
     Raises:
         UserError: It is something else.
     """
-    tensor = _as_tensor(keep, f"keep is {type(keep).__name__}; give a bool tensor, [B, frames] or [B, K, frames]")
+    tensor = _as_tensor(
+        keep, f"keep is {type(keep).__name__}; give a bool tensor, [B, frames] or [B, K, frames]"
+    )
     if tensor.dtype != torch.bool or tensor.dim() not in (2, 3):
         raise UserError(
             f"keep of type {_type(tensor)} and shape {list(tensor.shape)} should be bool, [B, frames] or "
@@ -126,7 +128,9 @@ def as_region(region: object) -> tuple[float, float]:
     try:
         start, end = (float(second) for second in cast(Iterable[Any], region))
     except (TypeError, ValueError) as error:
-        raise UserError(f"region is {region!r}; give its start and its end in seconds, like (2.0, 4.5).") from error
+        raise UserError(
+            f"region is {region!r}; give its start and its end in seconds, like (2.0, 4.5)."
+        ) from error
     return start, end
 
 

@@ -269,7 +269,9 @@ class Magnet:
         codec, texts = self.codec, as_captions(texts)
         audio = as_audio(audio, codec.channels, "recording", 2)
         hop = samples_per_frame(codec)
-        edit = plan_edit(as_region(region), audio.shape[-1] / codec.sample_rate, codec.frame_rate, self.segment_duration)
+        edit = plan_edit(
+            as_region(region), audio.shape[-1] / codec.sample_rate, codec.frame_rate, self.segment_duration
+        )
         clip = audio[None, :, edit.clip_first * hop : edit.clip_end * hop]
         tokens = self.generate_tokens(
             texts,
@@ -310,7 +312,9 @@ class Magnet:
         keep = None if keep is None else as_mask(keep)
         if prompt is not None and prompt.shape[-1] == self._stored.codec.frames(seconds):
             if keep is None or bool(keep.all()):
-                raise UserError("the prompt is as long as the clip, which leaves nothing to make; shorten it.")
+                raise UserError(
+                    "the prompt is as long as the clip, which leaves nothing to make; shorten it."
+                )
         self._warn_of_unknown_words(texts)
         settings = (seconds, seed, decoding)
         if self.device.type != "cpu":

@@ -289,9 +289,7 @@ class MagnetModule(pl.LightningModule):
         """Generate a clip for each caption, whose index is its slot; int64 [B, K, T]."""
         return self.sample(batch["text"], self.seed, batch["slot"].tolist())
 
-    def sample(
-        self, texts: Sequence[str | None], seed: int, indices: Sequence[int] | None = None
-    ) -> Tensor:
+    def sample(self, texts: Sequence[str | None], seed: int, indices: Sequence[int] | None = None) -> Tensor:
         """Generate clips of `segment_duration` with the module's decoding settings.
 
         A clip depends on (weights, caption, seed, index) alone, see `Magnet.generate`.

@@ -24,7 +24,9 @@ def draw_spectrogram(audio: Tensor, sample_rate: int, path: Path) -> None:
     mono = audio.float().cpu().mean(dim=0)
     mono = torch.nn.functional.pad(mono, (0, max(0, WINDOW - len(mono))))
     hop = max(WINDOW // 4, len(mono) // 1024)  # at most about a thousand columns
-    power = torch.stft(mono, WINDOW, hop, window=torch.hann_window(WINDOW), return_complex=True).abs().square()
+    power = (
+        torch.stft(mono, WINDOW, hop, window=torch.hann_window(WINDOW), return_complex=True).abs().square()
+    )
     decibels = 10.0 * torch.log10(power / power.max().clamp(min=1e-10) + 1e-10)  # [F, T]
     figure = Figure(figsize=(7, 2.4), layout="constrained")
     axes = figure.subplots()

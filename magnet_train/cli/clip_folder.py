@@ -74,7 +74,9 @@ def open_clip_folder(folder: Path, planned: Sequence[Record]) -> Iterator[ClipFo
             ) from error
         with results:
             try:
-                fcntl.flock(results, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go when the process dies
+                fcntl.flock(
+                    results, fcntl.LOCK_EX | fcntl.LOCK_NB
+                )  # the kernel lets go when the process dies
             except BlockingIOError as error:
                 raise UserError(
                     f"another `generate` is at work in {folder}; wait for it, or choose another --out."

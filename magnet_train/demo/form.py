@@ -15,11 +15,10 @@ from magnet_train.errors import UserError
 from magnet_train.magnet import Magnet
 from magnet_train.text import ClassLabels, NoText
 
-EXAMPLES = [
+EXAMPLES = [  # of which a model with a small vocabulary shows what it knows
     "slow piano with soft strings, calm",
-    "driving drum and bass with a deep synth bass",
-    "acoustic guitar and hand claps, happy folk",
-    "a lonely flute over a warm pad",
+    "driving drum and bass with a deep bass",
+    "a calm flute on high do",
 ]
 QUIET: dict[str, Any] = {
     "queue": False,
@@ -114,8 +113,8 @@ def _text_field(magnet: Magnet) -> Any:
         max_length=LONGEST_TEXT,
         autofocus=knows,
     )
-    if knows:
-        gr.Examples(EXAMPLES, text, label="For example", elem_id="examples")
+    if examples := [example for example in EXAMPLES if knows and not magnet.unknown_words([example])]:
+        gr.Examples(examples, text, label="For example", elem_id="examples")
     return text
 
 
@@ -151,7 +150,6 @@ def _sampler_fields(magnet: Magnet) -> dict[str, Any]:
                 not own.anneal_temperature,
                 label="Constant temperature",
                 info="instead of falling to 0 within each codebook",
-                interactive=own.anneal_temperature,  # `generate` can only turn this on
                 min_width=140,
             )
         top_p = gr.Slider(

@@ -29,7 +29,7 @@ PROGRESS = gr.Progress()  # as a default of an argument, gradio puts a request's
 _log = logging.getLogger(__name__)
 
 
-class Page(gr.Blocks):
+class Page(gr.Blocks):  # type: ignore[misc]  # gradio is skipped by mypy
     """Blocks that take files from their own uploads alone, and tell a client what is wrong in a sentence.
 
     gradio lets addresses pass where it checks paths, for every kind of field, and would fetch them.
@@ -119,7 +119,9 @@ def build_page(service: ClipService, name: str) -> Page:
                     if clip.kept is not None:
                         shown[kept] = gr.update(value=str(clip.kept), visible=True)
                     yield {**shown, clips: [*before, *made]}
-                end = status_of("done", f"Made {len(made)} clip{'s' if len(made) > 1 else ''}.")
+                end = status_of(
+                    "done", _what_was_made(len(made), service.magnet.unknown_words([wanted.text]))
+                )
             except Exception as error:
                 end = _how_it_ended(error)
             yield {status: end, generate: gr.update(interactive=True)}
@@ -153,6 +155,11 @@ def build_page(service: ClipService, name: str) -> Page:
         cancel.click(None, cancels=making)  # a place in the queue
         page.unload(leave)
     return page
+
+
+def _what_was_made(clips: int, unknown: Sequence[str]) -> str:
+    words = f" The model does not know {', '.join(unknown)}." if unknown else ""
+    return f"Made {clips} clip{'s' if clips > 1 else ''}.{words}"
 
 
 def _how_it_ended(error: Exception) -> str:

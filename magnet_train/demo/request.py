@@ -113,7 +113,7 @@ def _read_sampler(magnet: Magnet, form: dict[str, Any]) -> DecodingConfig:
         own,
         decoding_steps=read_steps(form["steps"], magnet.lm.n_q),
         temperature=number("temperature", own.temperature, 0, STRONGEST),
-        anneal_temperature=own.anneal_temperature and not form["constant_temperature"],
+        anneal_temperature=not form["constant_temperature"],
         top_p=number("top_p", own.top_p, 0, 1),
         max_cfg_coef=number("guidance", own.max_cfg_coef, -STRONGEST, STRONGEST),
         min_cfg_coef=number("last_guidance", own.min_cfg_coef, -STRONGEST, STRONGEST),
@@ -185,7 +185,7 @@ def command(request: ClipRequest, index: int, source: Source, recording: str | N
     """
     words = ["--model", source.model]
     if source.adapter is not None:
-        words += ["--adapter", source.adapter, "--adapter-strength", _digits(source.adapter_strength)]
+        words += ["--adapter", source.adapter, "--adapter_strength", _digits(source.adapter_strength)]
     words += ["--unconditional", "1"] if request.text is None else _option("--text", request.text)
     if request.task is not Task.EDIT:
         words += ["--seconds", _digits(request.seconds)]
@@ -223,9 +223,9 @@ def _sampler_words(decoding: DecodingConfig, own: DecodingConfig) -> list[str]:
     if decoding.temperature != own.temperature:
         words += ["--temperature", _digits(decoding.temperature)]
     if decoding.anneal_temperature != own.anneal_temperature:
-        words += ["--constant-temperature"]
+        words += ["--no-constant_temperature" if decoding.anneal_temperature else "--constant_temperature"]
     if decoding.top_p != own.top_p:
-        words += ["--top-p", _digits(decoding.top_p)]
+        words += ["--top_p", _digits(decoding.top_p)]
     guidance = (decoding.max_cfg_coef, decoding.min_cfg_coef)
     if guidance != (own.max_cfg_coef, own.min_cfg_coef):
         words += _option("--cfg", ",".join(map(_digits, guidance)))

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from magnet_train.audio import AudioStream, audio_seconds, read_audio, write_audio
+from magnet_train.audio import AudioStream, audio_seconds, read_audio, write_audio, write_edit
 from magnet_train.callbacks.spectrogram import draw_spectrogram
 from magnet_train.demo.request import LONGEST_RECORDING, ClipRequest, Source, Task, command
 from magnet_train.errors import UserError
@@ -94,25 +94,19 @@ class ClipService:
             named = kept or request.recording
             for index in range(request.clips):
                 # One by one, so that each can be heard as soon as it is there.
-                texts = [request.text]
                 audio = make(
-                    texts,
+                    [request.text],
                     seed=request.seed,
                     first_index=index,
                     decoding=request.decoding,
                     progress=partial(step, index),
                 )[0]
-                title = f"{request.task}, seed {request.seed}" + (
-                    f", {index + 1}" if request.clips > 1 else ""
-                )
-                wav, picture = (
-                    folder / f"clip_{request.seed}_{index}.wav",
-                    folder / f"spectrogram_{index}.png",
-                )
+                wav = folder / f"clip_{request.seed}_{index}.wav"
+                picture = wav.with_suffix(".png")
                 write(wav, audio)
                 draw_spectrogram(audio, self.magnet.sample_rate, picture)
                 words = command(request, index, self.source, None if named is None else named.name)
-                yield Clip(title, wav, picture, words, request.task is Task.LOOP, kept)
+                yield Clip(_title(request, index), wav, picture, words, request.task is Task.LOOP, kept)
         finally:
             self._wanted.pop(session, None)
 
@@ -126,15 +120,22 @@ class ClipService:
         self, request: ClipRequest, folder: Path
     ) -> tuple[Callable[..., Tensor], Callable[[Path, Tensor], None], Path | None]:
         """Return what makes clips [1, channels, samples], what writes them, and the file that they continue."""
-        magnet = self.magnet
-        write = partial(_write, magnet.sample_rate)
+        magnet, rate = self.magnet, self.magnet.sample_rate
+
+        def write(path: Path, audio: Tensor) -> None:
+            write_audio(path, audio, rate)
+
         if request.task is Task.EDIT and request.recording is not None:
             recording_seconds(request.recording)
-            recording = read_audio(request.recording, magnet.sample_rate, magnet.codec.channels)
-            return partial(magnet.edit, recording, request.region), write, None
+            recording = read_audio(request.recording, rate, magnet.codec.channels)
+            return (
+                partial(magnet.edit, recording, request.region),
+                lambda path, audio: write_edit(path, audio, recording, rate),
+                None,
+            )
         if request.task is Task.CONTINUE and request.recording is not None:
             kept = self._keep(request, request.recording, folder)
-            prompt = read_audio(kept, magnet.sample_rate, magnet.codec.channels)
+            prompt = read_audio(kept, rate, magnet.codec.channels)
             return partial(magnet.generate, seconds=request.seconds, prompt=prompt), write, kept
         return partial(magnet.generate, seconds=request.seconds, loop=request.task is Task.LOOP), write, None
 
@@ -151,10 +152,6 @@ class ClipService:
         return path
 
 
-def _write(sample_rate: int, path: Path, audio: Tensor) -> None:
-    write_audio(path, audio, sample_rate)
-
-
 def recording_seconds(path: Path) -> float:
     """Say how long an uploaded recording is.
 
@@ -168,6 +165,11 @@ def recording_seconds(path: Path) -> float:
             "`magnet-train generate`, which takes any length."
         )
     return seconds
+
+
+def _title(request: ClipRequest, index: int) -> str:
+    variation = f", {index + 1}" if request.clips > 1 else ""
+    return f"{request.task}, seed {request.seed}{variation}"
 
 
 def _time(seconds: float) -> str:

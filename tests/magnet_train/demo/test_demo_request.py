@@ -105,7 +105,7 @@ def test_steps_that_cannot_be_read(text: str) -> None:
 def test_the_command_names_the_adapter_and_the_index(magnet: Magnet, request_of: Read) -> None:
     source = Source("my model", magnet.decoding, "cpu", "0", "lora.ckpt", 0.5)
     words = command(request_of(text="-x"), 2, source)
-    assert "--model 'my model' --adapter lora.ckpt --adapter-strength 0.5 --text=-x " in words
+    assert "--model 'my model' --adapter lora.ckpt --adapter_strength 0.5 --text=-x " in words
     assert " --seed 3 --first_index 2 " in words
     assert "--first_index" not in command(request_of(), 0, source)
 
