@@ -10,6 +10,7 @@ import hashlib
 import io
 import math
 import os
+import struct
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -28,6 +29,7 @@ from magnet_train.whole_files import whole_file
 _LARGEST_RATIO_TERM = 2000
 _LOWEST_RATE = 100  # Hz; below it the ratio would round to zero, and nothing could be heard
 _BLOCK_SECONDS = 10.0
+_STEPS_16_BIT = 2**15  # on each side of zero
 # torchaudio's defaults, named since the overlap of blocks follows from them
 _FILTER_WIDTH = 6  # zero crossings of the sinc on each side
 _ROLLOFF = 0.99  # of the lower Nyquist frequency
@@ -219,8 +221,8 @@ def write_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
         file.write(encode_wav(samples, sample_rate))
 
 
-def encode_wav(samples: npt.NDArray[np.float32], sample_rate: int) -> bytes:
-    """Encode float32 [samples] or [samples, channels] as a 16-bit WAV.
+def encode_wav(samples: npt.NDArray[np.float32 | np.int16], sample_rate: int) -> bytes:
+    """Encode float32 or int16 [samples] or [samples, channels] as a 16-bit WAV.
 
     Not straight into a file: libsndfile would not say why it could not write to a disk.
     """
@@ -265,3 +267,46 @@ def _with_channels(audio: Tensor, channels: int) -> Tensor:
 def _reason(error: Exception) -> str:
     """Return libsndfile's words without its file name and full stop."""
     return str(error).rsplit(": ", 1)[-1].rstrip(".")
+
+
+def fits_16_bit(audio: Tensor) -> bool:
+    """Tell whether 16 bits hold every sample exactly."""
+    steps = audio * _STEPS_16_BIT
+    return bool(((steps == steps.round()) & (steps >= -_STEPS_16_BIT) & (steps < _STEPS_16_BIT)).all())
+
+
+def write_edit(path: str | Path, audio: Tensor, recording: Tensor, sample_rate: int) -> None:
+    """Write a WAV of an edited recording, whole or not at all, in which what was not edited stays as it is.
+
+    It has 16 bits where they hold the recording exactly, else 32-bit floats: those keep samples beyond full scale,
+    where `write_audio` would turn all of it down.
+
+    Args:
+        path: The file.
+        audio: float [channels, samples], the recording with a region made anew.
+        recording: What it was, of that shape.
+        sample_rate: Its rate (Hz).
+
+    Raises:
+        UserError: There is no room, or the folder cannot be written to.
+    """
+    samples = audio.detach().float().cpu().T  # [samples, channels]
+    if fits_16_bit(recording):
+        steps = (samples * _STEPS_16_BIT).round().clamp(-_STEPS_16_BIT, _STEPS_16_BIT - 1)
+        encoded = encode_wav(steps.to(torch.int16).numpy(), sample_rate)
+    else:
+        encoded = _encode_float_wav(samples.contiguous().numpy(), sample_rate)
+    with whole_file(Path(path)) as file:
+        file.write(encoded)
+
+
+def _encode_float_wav(samples: npt.NDArray[np.float32], sample_rate: int) -> bytes:
+    """Encode float32 [samples, channels] as a 32-bit float WAV; libsndfile would put the time of day into it."""
+    data = samples.astype("<f4").tobytes()
+    channels = samples.shape[1]
+    layout = struct.pack(
+        "<HHIIHHH", 3, channels, sample_rate, 4 * channels * sample_rate, 4 * channels, 32, 0
+    )
+    chunks = [(b"fmt ", layout), (b"fact", struct.pack("<I", len(samples))), (b"data", data)]
+    body = b"WAVE" + b"".join(name + struct.pack("<I", len(chunk)) + chunk for name, chunk in chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body

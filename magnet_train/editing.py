@@ -61,6 +61,11 @@ def plan_edit(region: tuple[float, float], seconds: float, frame_rate: float, se
     total = math.ceil(seconds * frame_rate - ROUNDING)
     first = math.floor(start * frame_rate + ROUNDING)
     last = math.ceil(end * frame_rate - ROUNDING)
+    if last <= first:
+        raise UserError(
+            f"the region from {start:g} to {end:g} s is too short for anything to be made; take at least one frame, "
+            f"{1 / frame_rate:g} s."
+        )
     length = min(total, round(segment * frame_rate))
     if last - first > length:
         raise UserError(

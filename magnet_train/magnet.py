@@ -175,6 +175,10 @@ class Magnet:
         """Steps and the like, as far as the source says."""
         return dict(self._stored.training)
 
+    def weights_sha256(self) -> str:
+        """Hash the weights as they are now; a frozen text encoder has none of the model's."""
+        return weights_sha256(self._parts().state_dict())
+
     @property
     def sample_rate(self) -> int:
         """Samples per second of what `generate` returns (Hz)."""
@@ -310,11 +314,9 @@ class Magnet:
             raise UserError(f"decoding is {decoding!r}; give a DecodingConfig.")
         prompt = None if prompt is None else as_tokens(prompt, len(texts), self.lm.n_q)
         keep = None if keep is None else as_mask(keep)
-        if prompt is not None and prompt.shape[-1] == self._stored.codec.frames(seconds):
-            if keep is None or bool(keep.all()):
-                raise UserError(
-                    "the prompt is as long as the clip, which leaves nothing to make; shorten it."
-                )
+        stays = 0 if prompt is None or not (keep is None or bool(keep.all())) else prompt.shape[-1]
+        if stays == self._stored.codec.frames(seconds):
+            raise UserError("the prompt is as long as the clip, which leaves nothing to make; shorten it.")
         self._warn_of_unknown_words(texts)
         settings = (seconds, seed, decoding)
         if self.device.type != "cpu":
@@ -411,11 +413,14 @@ class Magnet:
         tokenizer = getattr(self.text, "tokenizer", None)
         return [] if tokenizer is None else tokenizer.unknown_words(texts)
 
-    def _warn_of_unknown_words(self, texts: Sequence[str | None]) -> None:
-        """Name them, each once."""
+    def newly_unknown_words(self, texts: Sequence[str | None]) -> list[str]:
+        """List those that this has not listed before: what makes clips warns of each word once."""
         new = [word for word in self.unknown_words(texts) if word not in self._named]
-        if new:
-            self._named.update(new)
+        self._named.update(new)
+        return new
+
+    def _warn_of_unknown_words(self, texts: Sequence[str | None]) -> None:
+        if new := self.newly_unknown_words(texts):
             warnings.warn(f"{unknown_words_sentence(new)}.", stacklevel=4)
 
     def _length(self, seconds: float | None) -> float:
@@ -530,6 +535,7 @@ class Magnet:
                 tensor_name: as_it_came(tensor, stored.weights.get(tensor_name))
                 for tensor_name, tensor in self._parts().state_dict().items()
             },
+            decoding=self.decoding,
             codec_folder=codec_folder,
             text_folder=text_folder,
             licence=licence or stored.licence,

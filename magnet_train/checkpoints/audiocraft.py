@@ -8,6 +8,7 @@ tensors under `best_state.model` and the configuration as OmegaConf objects. Bes
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,9 @@ DECODING = {
     "max_cfg_coef": "max_cfg_coef",
     "min_cfg_coef": "min_cfg_coef",
 }
+
+# What the released music models sample with, where a file does not say.
+RELEASED = DecodingConfig(temperature=3.0, anneal_temperature=True)
 
 
 def is_audiocraft(package: object) -> bool:
@@ -225,7 +229,7 @@ def _decoding(config: Mapping[str, Any], parity: bool) -> DecodingConfig:
     settings = {ours: theirs[name] for name, ours in DECODING.items() if theirs.get(name) is not None}
     if "decoding_steps" in settings:
         settings["decoding_steps"] = tuple(int(steps) for steps in settings["decoding_steps"])
-    return DecodingConfig(**settings, parity=parity)
+    return replace(RELEASED, **settings, parity=parity)
 
 
 def _codec_beside(state_file: Path, named: str) -> tuple[str, Path | None]:

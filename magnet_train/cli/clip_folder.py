@@ -8,10 +8,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from magnet_train.errors import UserError
 from magnet_train.whole_files import explain_disk_errors, sweep_partial_files, sync
@@ -24,29 +25,35 @@ class ClipFolder:
     """An open folder.
 
     Args:
-        results: results.jsonl, at the end of its last whole line.
+        folder: Where the clips are.
+        results: results.jsonl, unbuffered, for appending.
         done: How many clips are there.
     """
 
-    def __init__(self, results: IO[bytes], done: int) -> None:
-        self._results, self.done = results, done
+    def __init__(self, folder: Path, results: FileIO, done: int) -> None:
+        self._folder, self._results, self.done = folder, results, done
 
-    def add(self, record: Record) -> None:
-        """Say that the next clip, whose file is on the disk, is done.
+    def add(self, record: Record, write: Callable[[Path], None]) -> None:
+        """Write the next clip, and once its file is on the disk its line.
+
+        Args:
+            record: Its line; `file` names its file.
+            write: Writes the file, whole or not at all.
 
         Raises:
             UserError: There is no room; the clips before it stay.
         """
-        path = Path(self._results.name)
-        end = self._results.tell()
+        file, end = self._folder / record["file"], os.fstat(self._results.fileno()).st_size
         try:
-            with explain_disk_errors(path):
-                self._results.write(json.dumps(record).encode() + b"\n")
-                self._results.flush()
+            write(file)
+            with explain_disk_errors(self._folder / RESULTS):
+                line = json.dumps(record).encode() + b"\n"
+                while line:  # a disk that is nearly full takes a part
+                    line = line[self._results.write(line) or 0 :]
                 os.fsync(self._results.fileno())
         except UserError:
-            with suppress(OSError):
-                os.ftruncate(self._results.fileno(), end)
+            os.ftruncate(self._results.fileno(), end)
+            file.unlink(missing_ok=True)
             raise
         self.done += 1
 
@@ -57,7 +64,7 @@ def open_clip_folder(folder: Path, planned: Sequence[Record]) -> Iterator[ClipFo
 
     Args:
         folder: Where; made if it is not there, and removed again if nothing comes of it.
-        planned: What results.jsonl will say of each clip.
+        planned: What results.jsonl will say of each clip, but for its `seconds`.
 
     Raises:
         UserError: The folder holds other clips, another command is at work in it, or it cannot be written to.
@@ -67,24 +74,16 @@ def open_clip_folder(folder: Path, planned: Sequence[Record]) -> Iterator[ClipFo
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            results = path.open("ab+")
+            results = path.open("ab+", buffering=0)
         except OSError as error:
             raise UserError(
                 f"--out {folder} cannot be made ({error.strerror}); choose another folder."
             ) from error
         with results:
-            try:
-                fcntl.flock(
-                    results, fcntl.LOCK_EX | fcntl.LOCK_NB
-                )  # the kernel lets go when the process dies
-            except BlockingIOError as error:
-                raise UserError(
-                    f"another `generate` is at work in {folder}; wait for it, or choose another --out."
-                ) from error
-            done = _take_up(results, path, planned)
+            _lock(results, folder)
+            clips = ClipFolder(folder, results, _take_up(results, path, planned))
             sweep_partial_files(folder)
             sync(folder)
-            clips = ClipFolder(results, done)
             try:
                 yield clips
             finally:
@@ -96,23 +95,43 @@ def open_clip_folder(folder: Path, planned: Sequence[Record]) -> Iterator[ClipFo
                 made.rmdir()
 
 
-def _take_up(results: IO[bytes], path: Path, planned: Sequence[Record]) -> int:
+def _lock(results: FileIO, folder: Path) -> None:
+    """Keep other commands out; the kernel lets go when this process dies."""
+    try:
+        fcntl.flock(results, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = os.fstat(results.fileno()).st_nlink > 0  # else the one before has just removed it
+    except BlockingIOError:
+        alone = False
+    if not alone:
+        raise UserError(f"another `generate` is at work in {folder}; wait for it, or choose another --out.")
+
+
+def _take_up(results: FileIO, path: Path, planned: Sequence[Record]) -> int:
     """Compare what is there with what is planned, drop a torn last line, and count the clips that are done."""
     results.seek(0)
     lines = results.read().split(b"\n")
     whole = lines[:-1]  # what follows the last newline was being written when the process ended
     refusal = UserError(
-        f"{path.parent} holds clips of another command; choose another --out, or remove it to begin again."
+        f"{path.parent} holds clips of another command (or of another model or recording under the same name); choose "
+        "another --out, or remove it to begin again."
     )
     if len(whole) > len(planned):
         raise refusal
+    done = 0
     for line, record in zip(whole, planned, strict=False):
-        try:
-            same = json.loads(line) == json.loads(json.dumps(record))
-        except ValueError:
-            same = False
-        if not same or not (path.parent / record["file"]).is_file():
+        if _without_length(line) != json.loads(json.dumps(record)):
             raise refusal
-    results.truncate(sum(len(line) + 1 for line in whole))
-    results.seek(0, os.SEEK_END)
-    return len(whole)
+        if not (path.parent / record["file"]).is_file():  # removed by somebody: goes on from here
+            break
+        done += 1
+    results.truncate(sum(len(line) + 1 for line in whole[:done]))
+    return done
+
+
+def _without_length(line: bytes) -> Any:
+    """Read a line; what a clip's length came to is known only once it is made."""
+    try:
+        record = json.loads(line)
+        return {name: value for name, value in record.items() if name != "seconds"}
+    except (ValueError, AttributeError):
+        return None

@@ -16,8 +16,8 @@ from datamodules.audio_files import AudioFile, list_audio
 from datamodules.captions import CaptionError, describe
 from datamodules.report import LeftOut
 from magnet_train.audio import AudioStream
+from magnet_train.cli.clip_folder import RESULTS
 from magnet_train.cli.clip_reading import Unusable, segment
-from magnet_train.cli.generate import RESULTS
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:

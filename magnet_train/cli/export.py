@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from magnet_train.cli.model_options import add_adapter, add_adapter_options, check_adapter
+from magnet_train.cli.sampler_options import add_sampler_options, chosen_decoding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="licence for the model card, an SPDX id such as CC-BY-4.0 (default: that of the model it was made from)",
     )
+    add_sampler_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,6 +55,8 @@ def run(args: argparse.Namespace) -> None:
 
     magnet = Magnet.from_pretrained(args.checkpoint, raw=args.raw)
     add_adapter(magnet, args)
+    magnet.decoding = chosen_decoding(magnet.decoding, args)
+    magnet.decoding.check(magnet.lm.n_q, magnet.lm.card)
     magnet.save_pretrained(args.out, licence=args.licence, format=args.format)
     weights = magnet.training.get("weights")
     which = {"ema": ", averaged weights", "raw": ", raw weights"}.get(str(weights), "")

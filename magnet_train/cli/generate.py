@@ -7,21 +7,26 @@ that says how each was made.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magnet_train.cli.clip_folder import RESULTS, ClipFolder, open_clip_folder
 from magnet_train.cli.counting import count
 from magnet_train.cli.model_options import add_device_option, add_model_options, check_adapter, load_model
 from magnet_train.cli.prompts import Prompt, read_prompts
-from magnet_train.errors import UserError
-from magnet_train.whole_files import whole_file
+from magnet_train.cli.sampler_options import add_sampler_options, chosen_decoding
+from magnet_train.errors import Preempted, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +34,6 @@ if TYPE_CHECKING:
     from magnet_train.decoding import DecodingConfig
     from magnet_train.magnet import Magnet
 
-RESULTS = "results.jsonl"
 NAME_LENGTH = 40  # characters of a caption in a file's name
 
 
@@ -48,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--unconditional", type=int, metavar="N", help="make N clips without a caption")
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="folder for the WAVs; without results yet"
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder for the WAVs; the same command goes on where it was stopped",
     )
     parser.add_argument(
         "--seconds",
@@ -57,6 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="length in seconds (default: the model's clip length); more is made window by window",
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same sound (default: 0)")
+    parser.add_argument(
+        "--first_index",
+        type=int,
+        default=0,
+        metavar="N",
+        help="index of the first clip (default: 0); a clip is made alone again with its caption, seed and index",
+    )
     given = parser.add_mutually_exclusive_group()
     given.add_argument("--prompt", type=Path, metavar="AUDIO", help="audio that every clip begins with")
     given.add_argument(
@@ -71,51 +86,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make clips that can be repeated: the end goes on at the beginning",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=16, metavar="B", help="clips made at once (default: 16)"
+        "--batch_size",
+        type=int,
+        default=16,
+        metavar="B",
+        help="clips made at once on a GPU (default: 16); on a CPU they are made one by one",
     )
     add_device_option(parser)
-    sampler = parser.add_argument_group("sampler", "what is left out is as the model was saved")
-    sampler.add_argument(
-        "--steps", type=_integers, metavar="20,10,10,10", help="decoding steps, one number per codebook"
-    )
-    sampler.add_argument(
-        "--temperature", type=float, metavar="T", help="randomness at the start of each codebook"
-    )
-    sampler.add_argument(
-        "--constant-temperature",
-        action="store_true",
-        help="let it stay instead of falling to 0 over the steps of a codebook",
-    )
-    sampler.add_argument(
-        "--top-p", type=float, metavar="P", help="sample from this share of the probability, 0..1"
-    )
-    sampler.add_argument(
-        "--top-k", type=int, metavar="K", help="sample from the K most probable tokens instead"
-    )
-    sampler.add_argument(
-        "--cfg", type=_floats, metavar="10,1", help="guidance while all is masked, and at the end"
-    )
-    sampler.add_argument(
-        "--arrangement",
-        choices=["nonoverlap", "stride1", "spread"],
-        help="how spans are laid when masking again",
-    )
-    sampler.add_argument(
-        "--scoring", choices=["max", "prod"], help="how a span is judged: best token, or all of them"
-    )
+    sampler = add_sampler_options(parser)
     sampler.add_argument(
         "--rescorer",
         metavar="PATH",
         help="MusicGen of the same codec (folder or hub id) that helps to choose what is made again; read over "
         "the whole clip once for each step, so that generating takes longer by that much",
     )
-    sampler.add_argument(
-        "--rescorer-weight",
-        type=float,
-        metavar="W",
-        help="its share in that choice: 0 none, 1 all (default: as saved, else 0.5)",
-    )
-    sampler.add_argument("--greedy", action="store_true", help="take the most probable token each time")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -127,27 +111,34 @@ def run(args: argparse.Namespace) -> None:
     prompts = read_prompts(args)
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file; name a folder.")
-    if (args.out / RESULTS).exists():
-        raise UserError(f"{args.out} holds results already; choose another --out or remove it.")
     if args.batch_size < 1:
-        raise UserError(f"--batch-size {args.batch_size} must be at least 1.")
+        raise UserError(f"--batch_size {args.batch_size} must be at least 1.")
     check_adapter(args)
     if args.rescorer is None and args.rescorer_weight is not None:
-        raise UserError("--rescorer-weight needs --rescorer PATH; name it, or leave the weight out.")
+        raise UserError("--rescorer_weight needs --rescorer PATH; name it, or leave the weight out.")
     _check_edit(args)
-    from magnet_train.magnet import Magnet
+    from magnet_train.inputs import as_whole_number
+    from magnet_train.magnet import Magnet, unknown_words_sentence
 
     magnet = load_model(Magnet, args)
     decoding = chosen_decoding(magnet.decoding, args)
     decoding.check(magnet.lm.n_q, magnet.lm.card)
-    make = _maker(magnet, decoding, args)
+    for name in ("seed", "first_index"):
+        as_whole_number(getattr(args, name), f"--{name}")
+    unknown = magnet.newly_unknown_words([prompt.text for prompt in prompts])
+    if unknown:
+        print(f"magnet-train: warning: {unknown_words_sentence(unknown)}.", file=sys.stderr)
     began = time.monotonic()
     with _explain_full_memory(str(magnet.device)):
-        seconds = _generate_all(make, magnet.sample_rate, decoding, prompts, args)
+        maker = _Maker(magnet, decoding, args)
+        made, seconds = _generate_all(maker, plan_records(maker, prompts, args), prompts, args)
     took = time.monotonic() - began
+    found = f"; {count(len(prompts) - made, 'clip')} had been made before" if made < len(prompts) else ""
     print(
-        f"wrote {count(len(prompts), 'clip')} ({seconds:.1f} s of audio in {took:.1f} s) and {RESULTS} to {args.out}"
+        f"wrote {count(made, 'clip')} ({seconds:.1f} s of audio in {took:.1f} s) and {RESULTS} to {args.out}{found}"
     )
+    if args.edit is not None:
+        print(maker.format_of_edit)
 
 
 def _check_edit(args: argparse.Namespace) -> None:
@@ -159,69 +150,137 @@ def _check_edit(args: argparse.Namespace) -> None:
         )
 
 
-def _maker(magnet: Magnet, decoding: DecodingConfig, args: argparse.Namespace) -> Callable[..., Tensor]:
-    """Return what makes clips [B, channels, samples] of B captions, given `seed` and `progress`."""
-    from magnet_train.audio import read_audio
+class _Maker:
+    """Makes and writes clips as the command says.
 
-    settings: dict[str, Any] = {"decoding": decoding}
-    if args.rescorer is not None:
-        from magnet_train.rescoring import MusicgenRescorer
+    Args:
+        magnet: The model.
+        decoding: Sampler settings.
+        args: The command.
 
-        settings["rescorer"] = MusicgenRescorer.from_pretrained(args.rescorer, magnet.device)
+    Raises:
+        UserError: A recording or the rescorer cannot be read.
+    """
 
-    def read(file: Path) -> Tensor:
-        return read_audio(file, magnet.sample_rate, magnet.codec.channels)
+    def __init__(self, magnet: Magnet, decoding: DecodingConfig, args: argparse.Namespace) -> None:
+        from magnet_train.audio import read_audio
 
-    if args.edit is not None:
-        return partial(magnet.edit, read(args.edit), args.region, **settings)
-    prompt = None if args.prompt is None else read(args.prompt)
-    return partial(magnet.generate, seconds=args.seconds, prompt=prompt, loop=args.loop, **settings)
+        self.magnet, self.decoding = magnet, decoding
+        settings: dict[str, Any] = {"decoding": decoding, "seed": args.seed}
+        if args.rescorer is not None:
+            from magnet_train.rescoring import MusicgenRescorer
+
+            settings["rescorer"] = MusicgenRescorer.from_pretrained(args.rescorer, magnet.device)
+        recording = args.prompt or args.edit
+        self.audio = (
+            None if recording is None else read_audio(recording, magnet.sample_rate, magnet.codec.channels)
+        )
+        self.edits = args.edit is not None
+        self.batch_size = (
+            1 if magnet.device.type == "cpu" else args.batch_size
+        )  # there each is saved when done
+        # [B, channels, samples] of B captions, given `first_index` and `progress`
+        self.make: Callable[..., Tensor] = (
+            partial(magnet.edit, self.audio, args.region, **settings)
+            if self.edits
+            else partial(magnet.generate, seconds=args.seconds, prompt=self.audio, loop=args.loop, **settings)
+        )
+        self.fingerprint = self._fingerprint(args)
+
+    def write(self, clip: Tensor, path: Path) -> None:
+        """Write a clip [channels, samples]."""
+        from magnet_train.audio import write_audio, write_edit
+
+        if self.edits:
+            assert self.audio is not None
+            write_edit(path, clip, self.audio, self.magnet.sample_rate)
+        else:
+            write_audio(path, clip, self.magnet.sample_rate)
+
+    @property
+    def format_of_edit(self) -> str:
+        """Say how the level outside the region was kept."""
+        from magnet_train.audio import fits_16_bit
+
+        assert self.audio is not None
+        if fits_16_bit(self.audio):
+            return "outside the region every sample is the recording's (16-bit WAV)"
+        peak = float(self.audio.abs().max())
+        return (
+            "outside the region every sample is the recording's, at the model's rate; 16 bits cannot hold them exactly "
+            f"(peak {peak:.2f}), so the WAV files are 32-bit float"
+        )
+
+    def _fingerprint(self, args: argparse.Namespace) -> str:
+        """Hash what makes the clips and is not in a record by itself: weights, recording, length."""
+        digest = hashlib.sha256(self.magnet.weights_sha256().encode())
+        digest.update(json.dumps([args.seconds, args.adapter_strength]).encode())
+        if self.audio is not None:
+            digest.update(self.audio.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def plan_records(maker: _Maker, prompts: list[Prompt], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return what results.jsonl will say of each clip, but for its length."""
+    width = len(str(args.first_index + len(prompts) - 1))
+    return [
+        {
+            "file": f"{index:0{width}d}_{_safe(prompt.text or 'unconditional')}.wav",
+            "id": prompt.id,
+            "text": prompt.text,
+            "seed": args.seed,
+            "index": index,
+            "model": str(args.model),
+            "fingerprint": maker.fingerprint,
+            **_if_given(args),
+            "decoding": asdict(maker.decoding),
+        }
+        for index, prompt in enumerate(prompts, start=args.first_index)
+    ]
 
 
 def _generate_all(
-    make: Callable[..., Tensor],
-    sample_rate: int,
-    decoding: DecodingConfig,
-    prompts: list[Prompt],
-    args: argparse.Namespace,
-) -> float:
-    """Make and write all clips in batches; return the seconds of audio."""
-    from magnet_train.audio import write_audio
+    maker: _Maker, records: list[dict[str, Any]], prompts: list[Prompt], args: argparse.Namespace
+) -> tuple[int, float]:
+    """Make and write what is not there yet; return how many clips that were, and the seconds of audio."""
+    seconds, size = 0.0, maker.batch_size
+    with open_clip_folder(args.out, records) as folder, _say_what_is_kept(folder, len(prompts), args.out):
+        found = folder.done
+        # In the batches of an uninterrupted command, so that the bytes are the same on a GPU as well.
+        batches = range(found - found % size, len(prompts), size) if found < len(prompts) else range(0)
+        with _progress(sum(len(prompts[first : first + size]) for first in batches)) as advance:
+            for first in batches:
+                batch = prompts[first : first + size]
+                audio = maker.make(
+                    [prompt.text for prompt in batch],
+                    first_index=args.first_index + first,
+                    progress=partial(_advance_by, advance, len(batch)),
+                )
+                for record, clip in zip(records[first : first + size], audio, strict=True):
+                    if record["index"] - args.first_index >= folder.done:
+                        length = clip.shape[-1] / maker.magnet.sample_rate
+                        folder.add({**record, "seconds": length}, partial(maker.write, clip))
+                        seconds += length
+        return folder.done - found, seconds
 
-    seconds = 0.0
-    lines: list[str] = []
-    width = len(str(len(prompts) - 1))
-    with _all_or_nothing(args.out) as written, _progress(len(prompts)) as advance:
-        for first in range(0, len(prompts), args.batch_size):
-            batch = prompts[first : first + args.batch_size]
-            audio = make(
-                [prompt.text for prompt in batch],
-                seed=args.seed + first,
-                progress=partial(_advance_by, advance, len(batch)),
-            )
-            for index, (prompt, clip) in enumerate(zip(batch, audio, strict=True), start=first):
-                name = f"{index:0{width}d}_{_safe(prompt.text or 'unconditional')}.wav"
-                written.append(args.out / name)
-                write_audio(args.out / name, clip, sample_rate)
-                seconds += clip.shape[-1] / sample_rate
-                record = {
-                    "file": name,
-                    "id": prompt.id,
-                    "text": prompt.text,
-                    "seconds": clip.shape[-1] / sample_rate,
-                    # These three make the same clip again: randomness is drawn for a batch at once.
-                    "seed": args.seed + first,
-                    "batch_size": len(batch),
-                    "place_in_batch": index - first,
-                    "model": str(args.model),
-                    **_if_given(args),
-                    "decoding": asdict(decoding),
-                }
-                lines.append(json.dumps(record))
-        written.append(args.out / RESULTS)
-        with whole_file(args.out / RESULTS) as file:
-            file.write(("\n".join(lines) + "\n").encode())
-    return seconds
+
+@contextmanager
+def _say_what_is_kept(folder: ClipFolder, clips: int, out: Path) -> Iterator[None]:
+    """Leave with what is there when Ctrl-C or SIGTERM stops the work."""
+
+    def stop(*_: object) -> None:
+        raise Preempted
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main else None
+    try:
+        yield
+    except (KeyboardInterrupt, Preempted) as stopped:
+        kept = f"{folder.done} of {count(clips, 'clip')} are in {out}" if folder.done else "no clip was done"
+        raise type(stopped)(f"stopped; {kept}, and the same command goes on from there") from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _if_given(args: argparse.Namespace) -> dict[str, Any]:
@@ -251,50 +310,8 @@ def _explain_full_memory(device: str) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise UserError(
-            f"the memory of {device} is not enough; give a smaller --batch-size, or ask for fewer --seconds."
+            f"the memory of {device} is not enough; give a smaller --batch_size, or ask for fewer --seconds."
         ) from error
-
-
-@contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[list[Path]]:
-    """Make `folder`, give a list for what is written into it, and remove all of it if the work does not end well."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    written: list[Path] = []
-    try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"--out {folder} cannot be made ({error.strerror}); choose another folder."
-            ) from error
-        yield written
-    except BaseException:
-        for file in written:
-            file.unlink(missing_ok=True)
-        for path in new:
-            with suppress(OSError):  # not there, or others have put something into it
-                path.rmdir()
-        raise
-
-
-def chosen_decoding(default: DecodingConfig, args: argparse.Namespace) -> DecodingConfig:
-    """Put the options that were given over the model's own settings."""
-    given: dict[str, Any] = {
-        "decoding_steps": args.steps,
-        "temperature": args.temperature,
-        "anneal_temperature": False if args.constant_temperature else None,
-        "top_p": args.top_p,
-        "top_k": args.top_k,
-        "span_arrangement": args.arrangement,
-        "span_scoring": args.scoring,
-        "rescorer_weight": args.rescorer_weight,
-        "use_sampling": False if args.greedy else None,
-    }
-    if args.cfg is not None:
-        given["max_cfg_coef"], given["min_cfg_coef"] = args.cfg[0], args.cfg[-1]
-    if args.top_k is not None and args.top_p is None:
-        given["top_p"] = 0.0  # top_p goes first, so --top-k alone would do nothing
-    return replace(default, **{name: value for name, value in given.items() if value is not None})
 
 
 def _advance_by(advance: Callable[[int, int], None], clips: int, done: int, total: int) -> None:
@@ -341,20 +358,3 @@ def _region(text: str) -> tuple[float, float]:
         return float(start), float(end)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text} should be two numbers of seconds, like 2.0:4.5") from error
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} should be whole numbers, like 20,10,10,10") from error
-
-
-def _floats(text: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} should be one number or two, like 10,1") from error
-    if len(numbers) > 2:
-        raise argparse.ArgumentTypeError(f"{text} holds more than two numbers")
-    return numbers

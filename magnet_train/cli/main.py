@@ -75,7 +75,19 @@ def _run_command(name: str, arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog=f"magnet-train {name}", description=module.__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser)
-    module.run(parser.parse_args(arguments))
+    module.run(parser.parse_args(_as_declared(arguments, parser)))
+
+
+def _as_declared(words: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Spell options as the parser has them: --batch_size and --batch-size are one."""
+    options = [option for action in parser._actions for option in action.option_strings]
+    declared = {option.replace("-", "_"): option for option in options}
+
+    def spell(word: str) -> str:
+        name, equals, value = word.partition("=")
+        return declared.get(name.replace("-", "_"), name) + equals + value if word.startswith("--") else word
+
+    return [spell(word) for word in words]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

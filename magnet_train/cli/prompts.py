@@ -49,7 +49,7 @@ def _prompts_of_file(path: Path) -> Iterator[Prompt]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--prompts {path} cannot be read ({error}); give a .txt or .jsonl file.") from error
     for index, line in enumerate(lines):
-        if path.suffix != ".jsonl":
+        if path.suffix.lower() != ".jsonl":
             yield Prompt(line.strip(), str(index))
             continue
         try:
