@@ -85,7 +85,6 @@ ALLOWED = {
         "magnet_train.callbacks.spectrogram",
         "magnet_train.checkpoints.licence",
         "magnet_train.decoding",
-        "magnet_train.editing",
         "magnet_train.magnet",
         "magnet_train.models",
         "magnet_train.text",
