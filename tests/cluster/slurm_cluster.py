@@ -48,7 +48,7 @@ PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE Grace
 PartitionName=graceful Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
 """
-ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT")
 
 
 class Slurm:
@@ -128,21 +128,25 @@ class Slurm:
         """Return what `scontrol show job` says."""
         return dict(re.findall(r"(\S+?)=(\S*)", self.command("scontrol", "show", "job", str(job))))
 
-    def wait_requeued(self, job: int, restarts: int = 1, seconds: float = 300) -> None:
-        """Wait until the job is in the queue again, then let it start now, not after SLURM's two minutes."""
+    def wait_requeued(self, job: int, explain: Callable[[], str], restarts: int = 1) -> None:
+        """Wait until the job is in the queue again."""
 
         def requeued() -> bool:
             shown = self.describe(job)
-            assert shown["JobState"] not in ENDED, f"{shown}\n{self.logs()}"
+            assert shown["JobState"] not in ENDED, explain()
             return shown["JobState"] == "PENDING" and int(shown["Restarts"]) == restarts
 
-        wait_until(requeued, seconds, lambda: f"{self.describe(job)}\n{self.logs()}")
-        self.command("scontrol", "update", f"jobid={job}", "StartTime=now")
+        wait_until(requeued, 300, explain)
 
     def wait_state(self, job: int, wanted: str, explain: Callable[[], str] | None = None) -> None:
+        """Wait for a state; a requeued job, which SLURM holds back for two minutes, is let go at once."""
+
         def reached() -> bool:
-            state = self.describe(job)["JobState"]
+            shown = self.describe(job)
+            state = shown["JobState"]
             assert state == wanted or state not in ENDED, (explain or self.logs)()
+            if state == "PENDING" and shown["Reason"] == "BeginTime":
+                self.command("scontrol", "update", f"jobid={job}", "StartTime=now")
             return state == wanted
 
         wait_until(reached, 300, explain or self.logs)

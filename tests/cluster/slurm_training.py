@@ -39,6 +39,15 @@ OPTIONS = (
 )
 
 
+def write_shards(folder: Path) -> None:
+    """Write clips that are long enough for the ten seconds of `configs/data/music_10s.yaml`."""
+    rng = np.random.default_rng(0)
+    with ShardWriter(folder, load_codec("quickstart").info) as writer:
+        for index in range(24):
+            tokens = rng.integers(0, 256, (4, 600)).astype(np.int16)
+            writer.add(f"clip{index:03d}", tokens, {"text": f"a {['calm', 'fast'][index % 2]} flute on c4"})
+
+
 class TrainingJob:
     """A submitted job, in a folder of its own.
 
@@ -90,9 +99,8 @@ class TrainingJob:
         wait_until((self.run / "last.ckpt").exists, 300, self.explain)
 
     def wait_requeued(self) -> str:
-        """Wait until the job is in the queue again; return what it has said, and let it go on without delay."""
-        self.pace(0.0)
-        self.slurm.wait_requeued(self.number)
+        """Wait until the job is in the queue again; return what it has said."""
+        self.slurm.wait_requeued(self.number, self.explain)
         return self.output
 
     def finish(self) -> dict[str, Any]:
@@ -113,13 +121,7 @@ class Jobs:
         self.folder = folder
         self._submitted: list[TrainingJob] = []
         self._undisturbed: dict[str, Any] | None = None
-        with ShardWriter(folder / "shards", load_codec("quickstart").info) as writer:
-            rng = np.random.default_rng(0)
-            for index in range(24):
-                tokens = rng.integers(0, 256, (4, 600)).astype(np.int16)
-                writer.add(
-                    f"clip{index:03d}", tokens, {"text": f"a {['calm', 'fast'][index % 2]} flute on c4"}
-                )
+        write_shards(folder / "shards")
 
     def submit(self, *options: str) -> TrainingJob:
         folder = self.folder / f"job{len(self._submitted)}"
