@@ -7,8 +7,8 @@ import contextlib
 import logging
 import os
 import re
-import signal
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -38,7 +38,6 @@ from magnet_train.callbacks import (
     WritePredictions,
 )
 from magnet_train.callbacks.predictions import FOLDER
-from magnet_train.callbacks.stop import SIGNALS
 from magnet_train.checkpoints.load import read_model
 from magnet_train.checkpoints.stored import StoredModel
 from magnet_train.cli.callback_options import (
@@ -49,6 +48,8 @@ from magnet_train.cli.callback_options import (
 )
 from magnet_train.cli.configs import with_found_configs
 from magnet_train.cli.epochs import counts_epochs, set_epochs
+from magnet_train.cli.main import FAILURE, INTERRUPTED
+from magnet_train.cli.ranks import read_ranks, restarted
 from magnet_train.cli.resume_checks import refuse_other_run
 from magnet_train.cli.run_folder import (
     Resume,
@@ -69,6 +70,7 @@ from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.finetune import Tuning, start, take_architecture
 from magnet_train.module import MagnetModule
 from magnet_train.scale import accumulate
+from magnet_train.stop_request import PREEMPTED, START_LIMIT, stop_request
 from magnet_train.survival import AtomicCheckpointIO, checkpoints_of, step_of
 
 _NOISE = (
@@ -262,6 +264,8 @@ class MagnetCLI(LightningCLI):
         run = check_folder(config.run)
         if self.subcommand == "fit" and first_process():
             self._held.enter_context(run_lock(run))
+        if self.subcommand == "fit" and restarted() and checkpoints_of(run):
+            config.resume, config.ckpt_path = "auto", None  # the same run goes on, not the same command again
         if config.get("ckpt_path") is not None:
             if not Path(config.ckpt_path).exists():
                 raise UserError(
@@ -329,6 +333,9 @@ class MagnetCLI(LightningCLI):
                 return
             refuse_other_run(Path(checkpoint), self.model, self.datamodule)
             tell(f"resuming from {checkpoint}")
+        stop_request.limit = START_LIMIT  # the trainer may start ranks that wait for this one
+        if not any(isinstance(callback, SaveOnStop) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            stop_request.release()  # no checkpoints are written, so a signal ends the process as it would any other
         try:
             run = Path(self._get(self.config, "run"))
             with explained(run), prepared(run, self._has_begun):
@@ -417,22 +424,28 @@ def _run(arguments: Sequence[str], held: contextlib.ExitStack) -> None:
             parser_class=OneSentenceParser,
             args=with_found_configs(arguments),
         )
-    except (AgreedError, Preempted):
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # the way out takes a second; a launcher may send another
+    except (AgreedError, Preempted) as agreed:
         if first_process():
             raise
+        _leave_quietly(PREEMPTED if isinstance(agreed, Preempted) else FAILURE)
     except SystemExit as leaving:  # how Lightning answers Ctrl-C
         if not isinstance(leaving.__context__, KeyboardInterrupt):
             raise
         if first_process():
             raise leaving.__context__ from None
+        _leave_quietly(INTERRUPTED)
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         # The parser wraps what a class says about its arguments; Lightning finds some mistakes when it trains.
         told = _user_error_within(error) or refusal(error)
         if told is None:
             raise
         raise told from None
+
+
+def _leave_quietly(code: int) -> None:
+    """Leave with the exit code of rank 0, which says why."""
+    if read_ranks().ranks > 1:  # Lightning's own launcher kills rank 0 where another one leaves with an error
+        sys.exit(code)
 
 
 def _end_children(trainer: pl.Trainer, grace: float) -> None:

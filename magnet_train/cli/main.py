@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from magnet_train import __version__
+from magnet_train.cli.ranks import alone
 from magnet_train.errors import Preempted, UserError
 from magnet_train.plain_text import printable
+from magnet_train.stop_request import PREEMPTED, START_LIMIT, stop_request
 
 
 def _import_our_datamodules() -> None:
@@ -55,7 +57,6 @@ LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 
 USAGE_ERROR = 2
 FAILURE = 1
-PREEMPTED = 75  # sysexits' "try again later": stopped by a signal, saved, `--resume auto` goes on
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
@@ -154,5 +155,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> None:
-    """Entry point of the console script."""
+    """Run the command of this process; the entry point of the console script."""
+    if sys.argv[1:2] == ["fit"]:
+        # For as long as the process lives: importing torch alone takes seconds.
+        stop_request.listen(limit=0.0 if alone() else START_LIMIT)
     sys.exit(main())
