@@ -74,10 +74,7 @@ def test_a_wrong_option(command, capsys):
         (["--data.shards", "shards"], "no configuration given; start with"),
         (["--run", "x"], "no configuration given; start with"),
         (["--model.cfg_dropout", "0.1"], "no configuration given; start with"),
-        (
-            ["--data", "datamodules.TokenDataModule", "--model.cfg_dropout", "0.1"],
-            "must be set; give a configuration",
-        ),
+        (["-c", "configs/trainer/cpu.yaml"], "nothing says of which class data is; give a configuration"),
     ],
 )
 def test_no_configuration(options, words, capsys):
