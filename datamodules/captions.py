@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ class _Piece(NamedTuple):
 
 
 _WIDE_FORMAT = re.compile(r"\d{3}")
-_CONVERSIONS = {"s": str, "r": repr, "a": ascii}
+_CONVERSIONS: dict[str, Callable[[str], str]] = {"s": str, "r": repr, "a": ascii}
 
 
 class CaptionTemplate:

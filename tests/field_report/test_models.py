@@ -314,7 +314,7 @@ ANYTHING = st.recursive(
 
 @pytest.mark.case("B18")
 @settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
