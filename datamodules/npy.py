@@ -47,6 +47,8 @@ def split_header(payload: bytes) -> tuple[bytes, int]:
         raise MalformedError(f".npy version {payload[6]} is unknown")
     if length > MOST_HEADER_BYTES:
         raise MalformedError(f"its .npy header has {length} bytes, more than {MOST_HEADER_BYTES}")
+    if len(payload) < start + length:
+        raise MalformedError("its .npy header is cut short")
     return payload[start : start + length], start + length
 
 

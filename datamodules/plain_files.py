@@ -48,7 +48,7 @@ def read_at(descriptor: int, start: int, size: int) -> bytes:
     while len(data) < size:  # one call gives 2 GiB at most
         more = os.pread(descriptor, size - len(data), start + len(data))
         if not more:
-            raise ShrunkError(f"the file ends at byte {start + len(data)}")
+            raise ShrunkError(f"the file ends at byte {os.fstat(descriptor).st_size}")
         data += more
     return data
 

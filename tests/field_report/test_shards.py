@@ -63,7 +63,9 @@ def refused_by_both(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[s
     assert "Traceback" not in told.err
     with pytest.raises(UserError) as caught:
         train(folder)
-    for sentence in (told.err.strip(), str(caught.value)):
+    last = told.err.strip().splitlines()[-1]  # after the bar
+    assert last.startswith("magnet-train: error: ")
+    for sentence in (last, str(caught.value)):
         assert len(sentence) < 1000
         assert sentence.isprintable()
     return told.out + told.err, str(caught.value)
