@@ -146,6 +146,7 @@ class Slurm:
             state = shown["JobState"]
             assert state == wanted or state not in ENDED, (explain or self.logs)()
             if state == "PENDING" and shown["Reason"] == "BeginTime":
+                time.sleep(3)  # a start in the second of the requeue is refused: "job credential revoked"
                 self.command("scontrol", "update", f"jobid={job}", "StartTime=now")
             return state == wanted
 

@@ -83,5 +83,5 @@ def test_all_ranks_leave_with_75_before_the_requeue(jobs):
     assert "lost contact" not in said
     for rank in (0, 1):
         assert f"task {rank}: Exited with exit code {PREEMPTED}" in said or "tasks 0-1: Exited" in said
-    assert "CANCELLED" not in said.split("Exited with exit code")[0]  # nobody was ended by the requeue
+    assert "CANCELLED" not in said.split("Exited with exit code")[0]  # the requeue ended no rank
     jobs.assert_as_undisturbed(job.finish())
