@@ -36,7 +36,7 @@ SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=10
-KillWait=15
+KillWait=30
 MinJobAge=3000
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
 PreemptType=preempt/partition_prio
@@ -146,6 +146,7 @@ class Slurm:
             state = shown["JobState"]
             assert state == wanted or state not in ENDED, (explain or self.logs)()
             if state == "PENDING" and shown["Reason"] == "BeginTime":
+                time.sleep(3)  # a start in the second of the requeue is refused: "job credential revoked"
                 self.command("scontrol", "update", f"jobid={job}", "StartTime=now")
             return state == wanted
 
@@ -233,11 +234,14 @@ def catches(pid: int, *numbers: signal.Signals) -> bool:
     return all(mask >> (number - 1) & 1 for number in numbers)
 
 
-def wait_until(happened: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> None:
+def wait_until(
+    happened: Callable[[], bool], seconds: float, explain: Callable[[], str], every: float = 0.5
+) -> None:
+    """Wait until it happened; fail with an explanation if that takes longer than `seconds`."""
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, explain()
-        time.sleep(0.2)
+        time.sleep(every)
 
 
 @pytest.fixture(scope="session")

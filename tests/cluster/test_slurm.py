@@ -17,17 +17,17 @@ def test_a_signal_during_start_up(jobs, name):
     job.wait_ranks()
     jobs.slurm.command("scancel", f"--signal={name}", str(job.number))
     said = job.wait_requeued()
-    assert said.count("before training began") == 1
+    assert f"stopped by SIG{name} before training began" in said
     assert not list(job.run.glob("*.ckpt"))
     jobs.assert_as_undisturbed(job.finish())
 
 
 def test_the_time_limit(jobs):
-    """SLURM looks at limits every 30 s, so the signal comes between 30 and 60 s after the start here."""
-    job = jobs.submit("--time=2", "--signal=USR1@60")
+    """SLURM looks at limits every 30 s, so the signal comes 15 to 45 s after the start here."""
+    job = jobs.submit("--time=2", "--signal=USR1@75")
     said = job.wait_requeued()
     jobs.slurm.command("scontrol", "update", f"jobid={job.number}", "TimeLimit=UNLIMITED")
-    assert said.count("stopped by SIGUSR1") == 1
+    assert "stopped by SIGUSR1" in said
     jobs.assert_as_undisturbed(job.finish())
 
 
