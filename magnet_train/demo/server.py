@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import tempfile
@@ -151,7 +152,9 @@ def serving(
     try:
         yield str(page.local_url).rstrip("/")
     finally:
-        page.server.force_exit = True  # a page that is open never ends its requests by itself
+        # A page that is open never ends its requests by itself, and that they are cut short is not an error.
+        page.server.force_exit = True
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         page.close(verbose=False)
 
 

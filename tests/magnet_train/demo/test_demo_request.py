@@ -20,7 +20,7 @@ Read = Callable[..., ClipRequest]
 
 def test_defaults_are_the_models_own(magnet: Magnet, form: dict[str, Any], request_of: Read) -> None:
     assert (form["seconds"], form["steps"]) == (0.48, "3, 2, 2, 2")
-    assert (form["guidance"], form["last_guidance"], form["temperature"]) == (3.0, 1.0, 3.0)
+    assert (form["guidance"], form["last_guidance"], form["temperature"]) == (3.0, 1.0, 1.0)
     assert request_of() == ClipRequest(Task.TEXT, "a flute", 0.48, 3, 1, magnet.decoding)
 
 
