@@ -16,22 +16,9 @@ from datamodules.folder_walk import walk_folder
 from magnet_train.errors import UserError
 
 # Sound that libsndfile does not read; ffmpeg does.
-_OTHER_AUDIO = (
-    ".m4a",
-    ".m4b",
-    ".mp4",
-    ".mov",
-    ".m4v",
-    ".aac",
-    ".ac3",
-    ".wma",
-    ".asf",
-    ".webm",
-    ".weba",
-    ".mka",
-    ".mkv",
-)
-_OTHER_AUDIO += (".avi", ".amr", ".wv", ".ape", ".tta", ".tak", ".mpc", ".dsf", ".dff", ".ra", ".mp2")
+_SUFFIXES_OF_OTHERS = ".m4a .m4b .mp4 .mov .m4v .aac .ac3 .wma .asf .webm .weba .mka"
+_SUFFIXES_OF_OTHERS += " .mkv .avi .amr .wv .ape .tta .tak .mpc .dsf .dff .ra .mp2"
+_OTHER_AUDIO = tuple(_SUFFIXES_OF_OTHERS.split())
 _NOT_READ = " is not read"  # after a suffix, the kind of reason of such files
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_KEY = 80

@@ -21,8 +21,9 @@ from datamodules.folder_walk import walk_folder
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.plain_text import decode_text, lines_of, parse_json, printable, unusable
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".aifc", ".w64", ".caf", ".au")
-SUFFIXES += (".wave", ".rf64", ".oga", ".snd")  # other names of the same
+_NAMES = ".wav .flac .ogg .mp3 .opus .aiff .aif .aifc .w64 .caf .au"
+_OTHER_NAMES = ".wave .rf64 .oga .snd"  # of the same formats
+SUFFIXES = (*_NAMES.split(), *_OTHER_NAMES.split())
 _PATHS = ("path", "file", "file_name", "filename")
 _IDS = ("ytid", "youtube_id", "audiocap_id")
 _STARTS = ("start", "start_s", "start_time")  # seconds

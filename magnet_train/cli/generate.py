@@ -179,11 +179,13 @@ class _Maker:
         on_cpu = magnet.device.type == "cpu"
         self.batch_size = 1 if on_cpu else args.batch_size  # so that each is saved as soon as it is done
         # [B, channels, samples] of B captions, given `first_index` and `progress`
-        self.make: Callable[..., Tensor] = (
-            partial(magnet.edit, self.audio, args.region, **settings)
-            if self.edits
-            else partial(magnet.generate, seconds=args.seconds, prompt=self.audio, loop=args.loop, **settings)
-        )
+        self.make: Callable[..., Tensor]
+        if self.edits and self.audio is not None:
+            self.make = partial(magnet.edit, self.audio, args.region, **settings)
+        else:
+            self.make = partial(
+                magnet.generate, seconds=args.seconds, prompt=self.audio, loop=args.loop, **settings
+            )
         self.fingerprint = self._fingerprint(args)
 
     def write(self, clip: Tensor, path: Path) -> None:

@@ -76,7 +76,7 @@ def check_trainer(trainer: Namespace, command: str) -> None:
         )
     for name, least in _LEAST.items():
         value = trainer.get(name)
-        if isinstance(value, Real) and not least <= value < math.inf:
+        if isinstance(value, int | float) and not least <= value < math.inf:
             raise UserError(f"trainer.{name} is {value}; give {least} or more.")
     if (
         trainer.accelerator in _GPUS
