@@ -32,8 +32,11 @@ class LastRow(Callback):
     ) -> None:
         """Log the step if its update is done and its hooks were being called."""
         batch: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        if trainer.training and batch.processed == batch.ready == batch.completed + 1:
-            with contextlib.suppress(
-                Exception
-            ):  # what stopped the run counts, not that a log cannot be written
-                trainer._logger_connector.update_train_step_metrics()
+        if not trainer.training or not batch.processed == batch.ready == batch.completed + 1:
+            return
+        results: Any = trainer._results
+        for name, metric in results.items():
+            if metric._forward_cache is self._before.get(name):  # of an earlier step
+                metric._forward_cache = None
+        with contextlib.suppress(Exception):  # what stopped the run counts, not that a log cannot be written
+            trainer._logger_connector.update_train_step_metrics()
