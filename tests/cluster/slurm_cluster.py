@@ -136,7 +136,7 @@ class Slurm:
             assert shown["JobState"] not in ENDED, explain()
             return shown["JobState"] == "PENDING" and int(shown["Restarts"]) == restarts
 
-        wait_until(requeued, 300, explain)
+        wait_until(requeued, 600, explain)
 
     def wait_state(self, job: int, wanted: str, explain: Callable[[], str] | None = None) -> None:
         """Wait for a state; a requeued job, which SLURM holds back for two minutes, is let go at once."""
@@ -150,7 +150,7 @@ class Slurm:
                 self.command("scontrol", "update", f"jobid={job}", "StartTime=now")
             return state == wanted
 
-        wait_until(reached, 300, explain or self.logs)
+        wait_until(reached, 600, explain or self.logs)
 
     def logs(self) -> str:
         return "\n".join(

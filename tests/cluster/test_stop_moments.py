@@ -29,8 +29,8 @@ class Sender(Callback):
             for number in numbers or (signal.SIGTERM,):
                 os.kill(os.getpid(), number)
 
-    def setup(self, trainer, pl_module, stage):
-        self.send("start-up")
+    def on_fit_start(self, trainer, pl_module):
+        self.send("before the first step")
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 1:
@@ -71,7 +71,7 @@ def shards(tmp_path_factory):
 @pytest.mark.parametrize(
     ("moment", "code", "last"),
     [
-        ("start-up", 75, "stopped_step=0000001.ckpt"),
+        ("before the first step", 75, "stopped_step=0000001.ckpt"),
         ("two at once", 75, "stopped_step=0000002.ckpt"),
         ("checkpoint", 75, "stopped_step=0000002.ckpt"),
         ("last step", 0, "step=0000004.ckpt"),

@@ -63,13 +63,13 @@ def test_restarted_workers_resume(tmp_path):
         assert all(catches(pid, signal.SIGTERM, signal.SIGUSR1) for pid in ranks())
         os.kill(ranks()[1], signal.SIGKILL)
         (tmp_path / "pace").write_text("0")
-        assert torchrun.wait(300) == 0, said()
+        assert torchrun.wait(900) == 0, said()
     finally:
         if torchrun.poll() is None:
             os.killpg(torchrun.pid, signal.SIGKILL)
     assert said().count("resuming from run/step=") == 1
     whole = start(tmp_path, "--run", "whole")
-    assert whole.wait(300) == 0, said()
+    assert whole.wait(900) == 0, said()
     one, other = (torch.load(tmp_path / run / "last.ckpt", weights_only=True) for run in ("run", "whole"))
     assert one["global_step"] == other["global_step"]
     for part in ("state_dict", "current_model_state"):
