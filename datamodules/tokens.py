@@ -18,7 +18,7 @@ from datamodules.batches import BatchMaker, TokenBatch
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenDataset
 from datamodules.draw import AllBut, Draw, Mixture, OneByOne, hold_out
-from datamodules.loaders import batch_loader, layout, require_at_least, validation_loader
+from datamodules.loaders import batch_loader, layout, require_at_least, require_clip_length, validation_loader
 from datamodules.manifest import read_manifest
 from datamodules.order import Purpose
 from datamodules.position import DataPosition
@@ -87,11 +87,14 @@ class TokenDataModule(pl.LightningDataModule):
         weights = shards if isinstance(shards, dict) else {str(shards): 1.0}
         if not weights:
             raise UserError("data.shards names no folder; name at least one.")
-        parts = [(read_manifest(path := cache.local_folder(name)), path, weights[name]) for name in weights]
-        parts.sort(key=lambda part: part[0].fingerprint)  # the order in which they are named means nothing
-        self._manifests = [manifest for manifest, _, _ in parts]
-        self.shards = [path for _, path, _ in parts]
-        self.weights = [weight for _, _, weight in parts]
+        # opened before a model is made for what they say: the index holds the manifest to the shards
+        parts = [(ShardReader(cache.local_folder(name)), weights[name]) for name in weights]
+        parts.sort(
+            key=lambda part: part[0].manifest.fingerprint
+        )  # the order in which they are named means nothing
+        self._manifests = [reader.manifest for reader, _ in parts]
+        self.shards = [reader.folder for reader, _ in parts]
+        self.weights = [weight for _, weight in parts]
         self.val_shards = None if val_shards is None else cache.local_folder(val_shards)
         for folder in [*self.shards[1:], *([] if self.val_shards is None else [self.val_shards])]:
             self.codec.require_same_tokens(read_manifest(folder).codec, str(self.shards[0]), str(folder))
@@ -215,6 +218,7 @@ class TokenDataModule(pl.LightningDataModule):
         return [] if self.trainer is None else list(self.trainer.callbacks)  # type: ignore[attr-defined]
 
     def _check_numbers(self) -> None:
+        require_clip_length(self.segment_duration)
         if self.segment_frames < 1:
             raise UserError(
                 f"data.segment_duration {self.segment_duration} s is shorter than one token frame "

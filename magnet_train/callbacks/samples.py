@@ -60,7 +60,7 @@ class SampleAudio(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for index, clip in enumerate(clips):
             write_audio(folder / f"{index}.wav", clip, codec.sample_rate)
-            draw_spectrogram(clip, folder / f"{index}.png")
+            draw_spectrogram(clip, codec.sample_rate, folder / f"{index}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 _log_table(logger, trainer.global_step, folder, pl_module)

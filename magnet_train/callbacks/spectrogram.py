@@ -11,19 +11,33 @@ WINDOW = 1024  # samples
 RANGE_DB = 80.0
 
 
-def draw_spectrogram(audio: Tensor, path: Path) -> None:
-    """Write a PNG: time to the right, frequency up to half the sample rate, 80 dB below the loudest is dark.
+def draw_spectrogram(audio: Tensor, sample_rate: int, path: Path) -> None:
+    """Write a PNG: seconds to the right, kHz up to half the sample rate, 80 dB below the loudest is dark.
 
     Args:
-        audio: float [channels, samples].
+        audio: float [channels, samples]; what is shorter than a window is followed by silence.
+        sample_rate: Its rate (Hz).
         path: File to write.
     """
-    import matplotlib.image  # here: half a second, and validation may have no prompts
+    from matplotlib.figure import Figure  # here: half a second, and validation may have no prompts
 
-    mono = audio.float().mean(dim=0)
-    window = torch.hann_window(WINDOW)
+    mono = audio.float().cpu().mean(dim=0)
+    mono = torch.nn.functional.pad(mono, (0, max(0, WINDOW - len(mono))))
     hop = max(WINDOW // 4, len(mono) // 1024)  # at most about a thousand columns
-    power = torch.stft(mono, WINDOW, hop, window=window, return_complex=True).abs().square()  # [F, T]
-    decibels = 10.0 * torch.log10(power / power.max().clamp(min=1e-10) + 1e-10)
-    shown = decibels.clamp(min=-RANGE_DB).flip(0)
-    matplotlib.image.imsave(path, shown.numpy(), vmin=-RANGE_DB, vmax=0.0, cmap="magma")
+    power = (
+        torch.stft(mono, WINDOW, hop, window=torch.hann_window(WINDOW), return_complex=True).abs().square()
+    )
+    decibels = 10.0 * torch.log10(power / power.max().clamp(min=1e-10) + 1e-10)  # [F, T]
+    figure = Figure(figsize=(7, 2.4), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(
+        decibels.numpy(),
+        origin="lower",
+        aspect="auto",
+        extent=(0, audio.shape[-1] / sample_rate, 0, sample_rate / 2000),
+        vmin=-RANGE_DB,
+        vmax=0.0,
+        cmap="magma",
+    )
+    axes.set(xlabel="seconds", ylabel="kHz")
+    figure.savefig(path, dpi=100)

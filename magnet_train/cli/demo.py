@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=_port, default=7860, help="port to answer at, 0 for any that is free (default: 7860)"
     )
+    parser.add_argument(
+        "--auth",
+        type=Path,
+        metavar="FILE",
+        help="ask for a login; the file holds a line NAME:PASSWORD for everyone who may use the page",
+    )
     add_device_option(parser)
     parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
 
@@ -44,29 +51,35 @@ def run(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs gradio, which is not installed; pip install 'magnet-train[demo]'.")
     check_adapter(args)
-    from magnet_train.demo.server import address_of, bind, is_loopback, private_folder, serve
+    from magnet_train.demo.server import free_port, private_folder, read_logins, serving
 
-    with _orderly_end(), bind(args.host, args.port) as listening, private_folder() as folder:
+    logins, port = read_logins(args.auth), free_port(args.host, args.port)
+    with _orderly_end(), private_folder(args.host) as folder:
         print(f"loading {args.model} ...", flush=True)
-        from magnet_train.demo.order import Source
+        from magnet_train.demo.guard import is_loopback
         from magnet_train.demo.page import build_page
-        from magnet_train.demo.studio import Studio
-        from magnet_train.demo.watching import WatchedMagnet
+        from magnet_train.demo.request import Source
+        from magnet_train.demo.service import ClipService
+        from magnet_train.magnet import Magnet
 
-        magnet = load_model(WatchedMagnet, args)
+        magnet = load_model(Magnet, args)
         _ = magnet.codec, magnet.text  # now, so that what is missing is told at once
         source = Source(
             args.model, magnet.decoding, str(magnet.device), __version__, args.adapter, args.adapter_strength
         )
-        studio = Studio(magnet, source)
-        page = build_page(studio, _name(args))
-        print(f"the page is at {address_of(listening, args.host)} (Ctrl-C ends it)", flush=True)
-        if not is_loopback(args.host):
-            print("everyone who can reach this address can use it; there is no password", flush=True)
-        try:
-            serve(page, listening, args.host, folder, args.open)
-        finally:
-            studio.close()
+        service = ClipService(magnet, source, folder)
+        page = build_page(service, _name(args))
+        with serving(page, args.host, port, folder, logins, args.open) as address:
+            print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
+            if not is_loopback(args.host):
+                who = (
+                    "who has a login, and passwords are sent in the clear" if logins else "without a password"
+                )
+                print(f"everyone who can reach this address can use it, {who}", flush=True)
+            try:
+                threading.Event().wait()
+            finally:
+                service.cancel()
 
 
 def _name(args: argparse.Namespace) -> str:

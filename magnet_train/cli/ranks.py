@@ -48,3 +48,13 @@ def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
             raise UserError(f"{rank_name} {rank} is not below {ranks_name} {ranks}; unset or correct them.")
         return Ranks(rank, ranks, local_rank)
     return Ranks()
+
+
+def alone() -> bool:
+    """Tell whether no other process of the run waits for this one; not yet, if it starts some itself."""
+    return read_ranks().ranks == 1 and "LOCAL_RANK" not in os.environ
+
+
+def restarted() -> bool:
+    """Tell whether torchrun (`--max-restarts`) starts this process in place of one that ended early."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"

@@ -1,1 +1,1 @@
-"""A page in the browser for one model: the parts of `magnet-train demo`."""
+"""A page in the browser for a trained model, on gradio. Only `magnet-train demo` imports it."""

@@ -1,4 +1,4 @@
-"""A studio with the tiny checkpoint, and orders for it."""
+"""A service with the tiny checkpoint, forms for it, and real pages."""
 
 from __future__ import annotations
 
@@ -12,39 +12,49 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import soundfile
 
 from magnet_train import __version__
-from magnet_train.demo.order import Kind, Order, Source
-from magnet_train.demo.studio import Studio
-from magnet_train.demo.watching import WatchedMagnet
+from magnet_train.demo.form import lay_out_form
+from magnet_train.demo.request import ClipRequest, Source, read_request
+from magnet_train.demo.service import ClipService
+from magnet_train.magnet import Magnet
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="session")
-def studio(checkpoint: Path) -> Studio:
-    magnet = WatchedMagnet.from_pretrained(checkpoint)
-    return Studio(magnet, Source(str(checkpoint), magnet.decoding, "cpu", __version__))
+def magnet(checkpoint: Path) -> Magnet:
+    return Magnet.from_pretrained(checkpoint)
 
 
 @pytest.fixture
-def order(studio: Studio) -> Callable[..., Order]:
-    """Return a function that fills in the form: one clip of 0.48 s of a flute, unless told otherwise."""
+def service(magnet: Magnet, checkpoint: Path, tmp_path: Path) -> ClipService:
+    folder = tmp_path / "clips of the page"
+    folder.mkdir()
+    return ClipService(magnet, Source(str(checkpoint), magnet.decoding, "cpu", __version__), folder)
 
-    def fill(kind: Kind = Kind.TEXT, **fields: Any) -> Order:
-        filled = {
-            "text": "a flute",
-            "seconds": 0.48,
-            "seed": 3,
-            "clips": 1,
-            "decoding": studio.magnet.decoding,
-        }
-        return Order(kind, **(filled | fields))
 
-    return fill
+@pytest.fixture(scope="session")
+def first_form(magnet: Magnet) -> dict[str, Any]:
+    """The fields' first values, as a visitor finds them."""
+    with gr.Blocks():
+        return {name: field.value for name, field in lay_out_form(magnet).items()}
+
+
+@pytest.fixture
+def form(first_form: dict[str, Any]) -> dict[str, Any]:
+    """One clip of a flute with a seed of 3."""
+    return first_form | {"text": "a flute", "clips": 1, "seed": 3, "surprise": False}
+
+
+@pytest.fixture
+def request_of(magnet: Magnet, form: dict[str, Any]) -> Callable[..., ClipRequest]:
+    """Return a function that reads the form with some fields filled in otherwise."""
+    return lambda **fields: read_request(magnet, form | fields)
 
 
 @pytest.fixture
@@ -98,7 +108,7 @@ class RunningDemo:
         return self._output.read_text()
 
     def _wait_for_address(self) -> str:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600  # on a machine that does a lot else
         while (found := re.search(r"the page is at (\S+)", self.output)) is None:
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output

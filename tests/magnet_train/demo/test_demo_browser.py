@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from magnet_train.cli.main import main
 
 pytestmark = pytest.mark.slow
 
@@ -43,15 +47,34 @@ def visit(demo: Any) -> Iterator[Any]:
         browser.close()
 
 
-def choose(page: Any, kind: str) -> None:
-    page.get_by_label(kind, exact=True).check()
+def choose(page: Any, task: str) -> None:
+    page.get_by_label(task, exact=True).check()
 
 
 def make(page: Any, end: str = "done") -> str:
     """Click, wait for the end and return what it says."""
+    page.evaluate("document.querySelector('.state').className = 'state'")  # the last end is not this one's
     page.click("#generate")
-    page.wait_for_selector(f".state.{end}", timeout=60_000)
+    page.wait_for_selector(f".state.{end}", timeout=120_000)
     return str(page.inner_text(".state"))
+
+
+def command_of(page: Any, place: int) -> str:
+    return str(page.inner_text(f"#command_{place} .cm-content"))
+
+
+def file_of(page: Any, place: int) -> bytes:
+    """Return the file that the page's player plays, as the browser gets it."""
+    page.wait_for_selector(f"#audio_{place} a[download]", timeout=20_000)
+    return bytes(
+        page.evaluate(
+            """async place => {
+                const link = document.querySelector(`#audio_${place} a[download]`);
+                return Array.from(new Uint8Array(await (await fetch(link.href)).arrayBuffer()));
+            }""",
+            place,
+        )
+    )
 
 
 def samples_of(page: Any, place: int) -> list[int | float]:
@@ -72,15 +95,38 @@ def samples_of(page: Any, place: int) -> list[int | float]:
     )
 
 
-def test_text_becomes_clips_and_nothing_leaves(visit: Any, demo: Any) -> None:
+def made_again(page: Any, place: int, folder: Path) -> bytes:
+    """Run the command that the page shows, where the files that it names lie."""
+    words = shlex.split(command_of(page, place), comments=True)
+    assert words[:2] == ["magnet-train", "generate"]
+    assert main(words[1:]) == 0
+    return next((folder / words[-1]).glob("*.wav")).read_bytes()
+
+
+@pytest.fixture
+def here(tmp_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the recording, also by the name that the page gives it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_song.wav").write_bytes(recording.read_bytes())
+    return tmp_path
+
+
+def upload(page: Any, recording: Path) -> None:
+    page.set_input_files("#recording input[type=file]", recording)
+    page.get_by_text(re.compile(r"my.song\.wav: 1\.50 s")).wait_for(timeout=20_000)
+
+
+def test_text_becomes_clips_and_nothing_leaves(visit: Any, demo: Any, here: Path) -> None:
     visit.fill("#text textarea", "a calm flute")
-    assert make(visit).startswith("Made 2 clips in")
+    assert make(visit) == "Made 2 clips."
     for place in (0, 1):
         length, rate, peak = samples_of(visit, place)
         assert (length, rate) == (24 * 160, 8000)
         assert 0 < peak <= 1
+        assert made_again(visit, place, here) == file_of(visit, place)
     seed = visit.input_value("#seed input")
-    assert f"--seed {seed}" in visit.inner_text("#settings_0").replace("\n", " ")
+    assert f"--seed {seed}" in command_of(visit, 0)
+    assert visit.locator("#picture_0 img").is_visible()
     assert not visit.locator("#audio_2").is_visible()
     visit.wait_for_timeout(500)
     elsewhere = [url for url in visit.requests if not url.startswith((demo.url, "data:", "blob:"))]
@@ -89,33 +135,32 @@ def test_text_becomes_clips_and_nothing_leaves(visit: Any, demo: Any) -> None:
     assert not visit.errors
 
 
-def test_a_seed_that_is_typed_is_taken(visit: Any) -> None:
-    visit.fill("#seed input", "77")
-    visit.wait_for_function("!document.querySelector('#surprise input').checked")
-    make(visit)
-    assert visit.input_value("#seed input") == "77"
-    assert "--seed 77" in visit.inner_text("#settings_0").replace("\n", " ")
-    visit.fill("#seed input", "-5")
-    assert make(visit, "failed").startswith("Seed -5 is too large or negative")
+def test_a_recording_is_continued(visit: Any, here: Path, recording: Path) -> None:
+    choose(visit, "Continue a recording")
+    upload(visit, recording)
+    assert make(visit) == "Made 2 clips."
+    with visit.expect_download() as download:
+        visit.locator("#kept a[download]").first.click()
+    download.value.save_as(here / download.value.suggested_filename)
+    assert made_again(visit, 0, here) == file_of(visit, 0)
+    assert not visit.errors
 
 
-def test_a_mistake_is_read_on_the_page(visit: Any) -> None:
+def test_a_recording_is_changed(visit: Any, here: Path, recording: Path) -> None:
     choose(visit, "Change a part")
-    assert make(visit, "failed") == "There is no recording yet; drop one into the field Recording."
-    assert visit.locator("[role=alert]").is_visible()
-    choose(visit, "Loop")
-    assert make(visit).startswith("Made 2 clips in")
-
-
-def test_a_recording_is_changed(visit: Any, recording: Path) -> None:
-    choose(visit, "Change a part")
-    visit.set_input_files("#recording input[type=file]", recording)
-    visit.get_by_text("my_song.wav: 1.50 s").or_(visit.get_by_text("my song.wav: 1.50 s")).wait_for(
-        timeout=20_000
-    )
-    assert make(visit).startswith("Made 2 clips in")
+    upload(visit, recording)
+    assert make(visit) == "Made 2 clips."
     assert samples_of(visit, 0)[:2] == [1.5 * 8000, 8000]
-    assert "--region 0.6:0.9" in visit.inner_text("#settings_0").replace("\n", " ")
+    assert "--region 0.6:0.9" in command_of(visit, 0)
+    assert made_again(visit, 1, here) == file_of(visit, 1)
+    assert not visit.errors
+
+
+def test_a_loop(visit: Any, here: Path) -> None:
+    choose(visit, "Loop")
+    assert make(visit) == "Made 2 clips."
+    assert "--loop" in command_of(visit, 0)
+    assert made_again(visit, 0, here) == file_of(visit, 0)
     assert not visit.errors
 
 
@@ -123,15 +168,57 @@ def test_cancel(visit: Any) -> None:
     visit.get_by_text("Advanced: how the sampler works").click()
     visit.get_by_label("Steps").fill("500, 500, 500, 500")
     visit.click("#generate")
-    visit.get_by_text("about").wait_for(timeout=20_000)
+    visit.get_by_text("about").wait_for(timeout=60_000)
     assert visit.locator("#generate").is_disabled()
     visit.click("#cancel")
     visit.get_by_text("Cancelled.").wait_for(timeout=10_000)
     assert visit.locator("#generate").is_enabled()
+    visit.get_by_label("Steps").fill("2, 1, 1, 1")
+    assert make(visit) == "Made 2 clips."
+
+
+def test_a_seed_that_is_typed_is_taken(visit: Any) -> None:
+    visit.fill("#seed input", "77")
+    visit.wait_for_function("!document.querySelector('#surprise input').checked")
+    make(visit)
+    assert visit.input_value("#seed input") == "77"
+    assert "--seed 77" in command_of(visit, 0)
+    visit.fill("#seed input", "-5")
+    assert make(visit, "failed").startswith("Seed -5 should be a whole number from 0")
+
+
+def test_a_mistake_is_read_on_the_page(visit: Any) -> None:
+    choose(visit, "Change a part")
+    assert make(visit, "failed") == "There is no recording yet; drop one into the field Recording."
+    assert visit.locator("[role=alert]").is_visible()
+    choose(visit, "Loop")
+    assert make(visit) == "Made 2 clips."
+
+
+def test_an_example_and_earlier_clips(visit: Any) -> None:
+    visit.locator("#examples button, #examples tr").get_by_text("slow piano").click()
+    visit.wait_for_function("document.querySelector('#text textarea').value.startsWith('slow piano')")
+    make(visit)
+    seed = visit.input_value("#seed input")
+    assert not visit.locator(".earlier").is_visible()
+    make(visit)
+    rows = visit.locator(".earlier details")
+    assert rows.count() == 2
+    assert f"New clip, seed {seed}" in rows.first.inner_text()
+    rows.first.locator("summary").click()
+    length = visit.evaluate(
+        """async () => {
+            const player = document.querySelector('.earlier audio');
+            const bytes = await (await fetch(player.src)).arrayBuffer();
+            return bytes.byteLength;
+        }"""
+    )
+    assert length == 44 + 2 * 24 * 160
+    assert not visit.errors
 
 
 def test_a_phone_scrolls_down_alone(visit: Any) -> None:
     visit.set_viewport_size({"width": 360, "height": 740})
-    assert make(visit).startswith("Made 2 clips in")
+    assert make(visit) == "Made 2 clips."
     visit.wait_for_timeout(300)
     assert visit.evaluate("document.documentElement.scrollWidth") <= 360
