@@ -42,4 +42,4 @@ class Codec(Protocol):
 def clip_by_clip(decode: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     """Decode [B, K, T] by what decodes a batch: clips one by one on a CPU, where the batch shows in the last bits."""
     size = 1 if tokens.device.type == "cpu" else len(tokens)
-    return torch.cat([decode(tokens[first : first + size]) for first in range(0, len(tokens), size)])
+    return torch.cat([decode(part) for part in torch.split(tokens, size)])
