@@ -30,8 +30,18 @@ _OTHER_AUDIO = (
     ".weba",
     ".mka",
     ".mkv",
+    ".avi",
+    ".amr",
+    ".wv",
+    ".ape",
+    ".tta",
+    ".tak",
+    ".mpc",
+    ".dsf",
+    ".dff",
+    ".ra",
+    ".mp2",
 )
-_OTHER_AUDIO += (".avi", ".amr", ".wv", ".ape", ".tta", ".tak", ".mpc", ".dsf", ".dff", ".ra", ".mp2")
 _NOT_READ = " is not read"  # after a suffix, the kind of reason of such files
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_KEY = 80

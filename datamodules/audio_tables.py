@@ -19,8 +19,23 @@ from datamodules.captions import load_json
 from datamodules.folder_walk import walk_folder
 from magnet_train.errors import UserError, cannot_read
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".aifc", ".w64", ".caf", ".au")
-SUFFIXES += (".wave", ".rf64", ".oga", ".snd")  # other names of the same
+SUFFIXES = (
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".mp3",
+    ".opus",
+    ".aiff",
+    ".aif",
+    ".aifc",
+    ".w64",
+    ".caf",
+    ".au",
+    ".wave",
+    ".rf64",
+    ".oga",
+    ".snd",
+)
 _PATHS = ("path", "file", "file_name", "filename")
 _IDS = ("ytid", "youtube_id", "audiocap_id")
 _STARTS = ("start", "start_s", "start_time")  # seconds
