@@ -21,6 +21,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from datamodules.index import INDEX_NAME, most_index_bytes
 from datamodules.manifest import MANIFEST_NAME, MOST_MANIFEST_BYTES, parse_manifest
 from datamodules.remote_files import RemoteFolder
+from datamodules.tar import BLOCK
 from magnet_train.errors import UserError
 from magnet_train.whole_files import explain_disk_errors, partial_path, publish, whole_file
 
@@ -112,6 +113,12 @@ class _File(NamedTuple):
 
 def _files(source: RemoteFolder, manifest: bytes) -> list[_File]:
     record = parse_manifest(manifest, f"{source.url}/{MANIFEST_NAME}")
+    total = sum(shard.bytes for shard in record.shards)
+    if record.samples * 4 * BLOCK > total:  # a clip is two members of at least two blocks each
+        raise UserError(
+            f"{source.url}/{MANIFEST_NAME} lists {record.samples} clips in {total} bytes of shards, which do not "
+            "hold so many; upload it again."
+        )
     most = most_index_bytes(record)
     size = source.size(INDEX_NAME, most)
     if size > most:
