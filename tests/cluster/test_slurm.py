@@ -25,6 +25,7 @@ def test_a_signal_during_start_up(jobs, name):
 def test_the_time_limit(jobs):
     """SLURM looks at limits every 30 s, so the signal comes 15 to 45 s after the start here."""
     job = jobs.submit("--time=2", "--signal=USR1@75")
+    job.pace(4.0)
     said = job.wait_requeued()
     jobs.slurm.command("scontrol", "update", f"jobid={job.number}", "TimeLimit=UNLIMITED")
     assert "stopped by SIGUSR1" in said
