@@ -41,7 +41,8 @@ class Page(gr.Blocks):  # type: ignore[misc]  # gradio is skipped by mypy
         """Check and convert what a client sent for the inputs of a function."""
         try:
             traverse(inputs, _require_upload, is_file_obj_with_meta)
-            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+            values: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
+            return values
         except UserError as error:
             sentence = str(error)
         except gr.Error as error:  # gradio's own check of a choice or a range
@@ -75,9 +76,10 @@ def build_page(service: ClipService, name: str) -> Page:
         service: Makes the clips.
         name: What to call the model.
     """
-    with Page(
+    page = Page(
         analytics_enabled=False, title=f"{name} - magnet-train", delete_cache=(CLEAN_EVERY, CLEAN_OLDER)
-    ) as page:
+    )
+    with page:
         gr.HTML(_heading(service.magnet, name))
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
