@@ -227,7 +227,7 @@ class Magnet:
         texts, tokens, seconds = as_captions(texts), None, self._length(seconds)
         if prompt is not None:
             tokens = self._encode_prompt(prompt, len(texts), seconds)
-        tokens = self.generate_tokens(
+        tokens = self._clips_of_tokens(
             texts,
             seconds,
             seed,
@@ -277,7 +277,7 @@ class Magnet:
             as_region(region), audio.shape[-1] / codec.sample_rate, codec.frame_rate, self.segment_duration
         )
         clip = audio[None, :, edit.clip_first * hop : edit.clip_end * hop]
-        tokens = self.generate_tokens(
+        tokens = self._clips_of_tokens(
             texts,
             min(self.segment_duration, (edit.clip_end - edit.clip_first) / codec.frame_rate),
             seed,
@@ -305,8 +305,40 @@ class Magnet:
     ) -> Tensor:
         """Make tokens; as `generate`, but `prompt` is int64 [B, K, P] and so is the result, [B, K, T].
 
-        `keep`, bool [B, P] or [B, K, P], says which tokens of the prompt stay; all of them when None.
+        `keep`, bool [B, P] or [B, K, P], says which tokens of the prompt stay; all of them when None. In parity mode
+        the batch is made as the reference makes it, whose released models see the padding behind a shorter caption.
         """
+        parity = getattr(decoding or self.decoding, "parity", False)
+        return self._clips_of_tokens(
+            texts,
+            seconds,
+            seed,
+            decoding,
+            prompt,
+            keep,
+            loop,
+            progress,
+            rescorer,
+            first_index,
+            together=parity,
+        )
+
+    def _clips_of_tokens(
+        self,
+        texts: Sequence[str | None],
+        seconds: float | None,
+        seed: int | None,
+        decoding: DecodingConfig | None,
+        prompt: Tensor | None = None,
+        keep: Tensor | None = None,
+        loop: bool = False,
+        progress: Progress | None = None,
+        rescorer: RescoringModel | None = None,
+        first_index: int = 0,
+        together: bool = False,
+    ) -> Tensor:
+        """Check the arguments of `generate_tokens` and make the clips: `together` as the reference does, else each as
+        if alone."""
         seconds, texts = self._length(seconds), as_captions(texts)
         seed = None if seed is None else as_whole_number(seed, "seed")
         first_index = as_whole_number(first_index, "first_index")
@@ -319,8 +351,10 @@ class Magnet:
             raise UserError("the prompt is as long as the clip, which leaves nothing to make; shorten it.")
         self._warn_of_unknown_words(texts)
         settings = (seconds, seed, decoding)
-        if self.device.type != "cpu":
-            return self._make_tokens(texts, *settings, prompt, keep, loop, progress, rescorer, first_index)
+        if together or self.device.type != "cpu":
+            return self._make_tokens(
+                texts, *settings, prompt, keep, loop, progress, rescorer, first_index, together
+            )
         # What a row of a matrix product is, to the last bit, depends on how many there are: so one by one. It costs
         # a model of 128 dimensions twice the time, and the larger ones, whose products are the work, little.
         clips = [
@@ -350,8 +384,9 @@ class Magnet:
         progress: Progress | None,
         rescorer: RescoringModel | None,
         first_index: int,
+        padding: bool = False,
     ) -> Tensor:
-        """Make the tokens of a batch at once; arguments as `generate_tokens` has checked them."""
+        """Make the tokens of a batch at once; `padding` lets a model see that of its captions if it was trained so."""
         indices = range(first_index, first_index + len(texts))
         generator = None if seed is None else clip_generators(seed, indices, self.device)
         shape = (len(texts), self.lm.n_q, self._stored.codec.frames(seconds))
@@ -362,7 +397,8 @@ class Magnet:
                 f"{what} has to be made in one go, which is at most the {self.segment_duration:g} s of the model's "
                 f"clips, not {seconds:g} s; ask for less."
             )
-        logits_fn, judge = self.logits_fn(texts, loop), self._rescorer(rescorer, texts, decoding, loop)
+        logits_fn = self._logits_fn(texts, loop, padding) if padding else self.logits_fn(texts, loop)
+        judge = self._rescorer(rescorer, texts, decoding, loop)
 
         def fill(prompt: Tensor | None, keep: Tensor | None, progress: Progress | None) -> Tensor:
             return generate_tokens(
@@ -385,15 +421,19 @@ class Magnet:
         return continue_tokens(given, 0 if prompt is None else prompt.shape[-1], window, fill, progress)
 
     def logits_fn(self, texts: Sequence[str | None], loop: bool = False) -> LogitsAtFrames:
-        """Return what the decoder asks for logits: the model, told what B captions say.
+        """Return what the decoder asks for logits: the model, told what B captions say, each as if alone.
 
         Args:
             texts: As in `generate`.
             loop: Likewise.
         """
+        return self._logits_fn(texts, loop, padding=False)
+
+    def _logits_fn(self, texts: Sequence[str | None], loop: bool, padding: bool) -> LogitsAtFrames:
         with torch.no_grad():
             hidden, mask = self.text(texts)
-        guided = GuidedLogits(self.lm, hidden, mask) if bool(mask.any()) else GuidedLogits(self.lm, None)
+        told = (hidden, mask, not padding) if bool(mask.any()) else (None,)
+        guided = GuidedLogits(self.lm, *told)
         return CircularLogits(guided) if loop else guided
 
     def _rescorer(

@@ -312,7 +312,7 @@ class MagnetModule(pl.LightningModule):
         with torch.inference_mode():
             hidden, mask = self.text(texts)
         return generate_tokens(
-            GuidedLogits(self.lm, hidden, mask),
+            GuidedLogits(self.lm, hidden, mask, hide_padding=True),
             (len(texts), self.codec.n_q, self.codec.frames(self.segment_duration)),
             self.decoding,
             card=self.codec.card,

@@ -51,7 +51,7 @@ class ClipFolder:
                 while line:  # a disk that is nearly full takes a part
                     line = line[self._results.write(line) or 0 :]
                 os.fsync(self._results.fileno())
-        except UserError:
+        except BaseException:  # Ctrl-C too
             os.ftruncate(self._results.fileno(), end)
             file.unlink(missing_ok=True)
             raise

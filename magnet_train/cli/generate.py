@@ -176,9 +176,8 @@ class _Maker:
             None if recording is None else read_audio(recording, magnet.sample_rate, magnet.codec.channels)
         )
         self.edits = args.edit is not None
-        self.batch_size = (
-            1 if magnet.device.type == "cpu" else args.batch_size
-        )  # there each is saved when done
+        on_cpu = magnet.device.type == "cpu"
+        self.batch_size = 1 if on_cpu else args.batch_size  # so that each is saved as soon as it is done
         # [B, channels, samples] of B captions, given `first_index` and `progress`
         self.make: Callable[..., Tensor] = (
             partial(magnet.edit, self.audio, args.region, **settings)
@@ -212,9 +211,9 @@ class _Maker:
         )
 
     def _fingerprint(self, args: argparse.Namespace) -> str:
-        """Hash what makes the clips and is not in a record by itself: weights, recording, length."""
+        """Hash what makes the clips and is not in a record by itself: weights, recording, length, device."""
         digest = hashlib.sha256(self.magnet.weights_sha256().encode())
-        digest.update(json.dumps([args.seconds, args.adapter_strength]).encode())
+        digest.update(json.dumps([args.seconds, self.magnet.device.type]).encode())
         if self.audio is not None:
             digest.update(self.audio.numpy().tobytes())
         return digest.hexdigest()[:16]

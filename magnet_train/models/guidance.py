@@ -25,16 +25,23 @@ class GuidedLogits:
         lm: The model.
         text: float [B, S, text_dim], raw text-encoder states; None generates without a text.
         text_mask: bool [B, S], true where `text` holds a token.
+        hide_padding: Read each text as if alone, also by a model that was trained with padding as keys.
 
     Source: arXiv 2401.04577, section 3.3.
     """
 
-    def __init__(self, lm: MagnetTransformer, text: Tensor | None, text_mask: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        lm: MagnetTransformer,
+        text: Tensor | None,
+        text_mask: Tensor | None = None,
+        hide_padding: bool = False,
+    ) -> None:
         self.lm = lm
         self._texts: Sequence[TextMemory] | None = None
         if text is not None:
             with torch.no_grad():
-                states = lm.read_text(text, text_mask)
+                states = lm.read_text(text, text_mask, hide_padding)
                 self._texts = [prepare(states, layer.cross_attention) for layer in lm.layers]  # type: ignore[arg-type]
 
     def __call__(self, tokens: Tensor, stage: int, cfg_coef: float) -> Tensor:

@@ -221,14 +221,19 @@ class MagnetTransformer(nn.Module):
             x = layer(x, window, None if texts is None else texts[depth], frames)
         return self.out_norm(x)  # type: ignore[no-any-return]
 
-    def read_text(self, text: Tensor, text_mask: Tensor | None = None) -> TextStates:
-        """Bring text-encoder states [R, S, text_dim] to the width of the model; `text_mask` as in `forward`."""
+    def read_text(
+        self, text: Tensor, text_mask: Tensor | None = None, hide_padding: bool = False
+    ) -> TextStates:
+        """Bring text-encoder states [R, S, text_dim] to the width of the model; `text_mask` as in `forward`.
+
+        `hide_padding` hides it whatever `text_key_mask` says, as if each text were read alone.
+        """
         states = self.text_proj(text.to(self.text_proj.weight.dtype))  # [R, S, D]
         if text_mask is None:
             return TextStates(states, None)
         present = text_mask.to(states.device, torch.bool)
         states = states * present[..., None].to(states.dtype)
-        if not self.text_key_mask:
+        if not (self.text_key_mask or hide_padding):
             return TextStates(states, None)
         # A row without text may read everything: its values are all zero, and softmax over no key is NaN.
         readable = present | ~present.any(dim=-1, keepdim=True)

@@ -28,7 +28,7 @@ from magnet_train.checkpoints.stored import StoredModel
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
 from magnet_train.errors import UserError
-from magnet_train.models import MagnetTransformer
+from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.module import MagnetModule
 from magnet_train.text import WordText
 
@@ -127,6 +127,17 @@ def test_clips_of_one_caption_differ_by_index_and_by_seed(magnet: Magnet) -> Non
     make = partial(magnet.generate_tokens, ["noise"] * 3)
     clips = [clip for seed in range(3) for clip in make(seed=seed)]
     assert len({clip.numpy().tobytes() for clip in clips}) == 9
+
+
+def test_a_model_that_was_trained_with_padding_as_keys_reads_each_caption_as_if_alone() -> None:
+    """As released models were. On a GPU clips are made in batches, where the padding would be more than rounding."""
+    torch.manual_seed(0)
+    lm = MagnetTransformer(4, 16, 8, dim=32, num_heads=4, num_layers=2, text_key_mask=False).eval()
+    text, tokens = torch.randn(2, 9, 8), torch.randint(17, (2, 4, 12))
+    mask = torch.arange(9) < torch.tensor([[9], [3]])
+    alone = GuidedLogits(lm, text[1:, :3], mask[1:, :3])(tokens[1:], 0, 3.0)
+    torch.testing.assert_close(GuidedLogits(lm, text, mask, hide_padding=True)(tokens, 0, 3.0)[1:], alone)
+    assert not torch.allclose(GuidedLogits(lm, text, mask)(tokens, 0, 3.0)[1:], alone, atol=1e-3)
 
 
 @pytest.mark.case("A21")

@@ -218,7 +218,8 @@ def test_prompts_that_do_not_fit():
 
 def test_schedule_of_the_paper():
     # facts of the released settings: 166 chunks, 20 steps
-    steps = list(decoding_schedule(DecodingConfig(decoding_steps=(20,))))
+    released = DecodingConfig(decoding_steps=(20,), temperature=3.0, anneal_temperature=True)
+    steps = list(decoding_schedule(released))
     counts = [max(int(step.mask_rate * 166), 1) for step in steps]
     assert counts[:4] == [166, 165, 163, 160]
     assert counts[-3:] == [27, 13, 1]

@@ -166,7 +166,7 @@ def test_a_rescorer_has_its_say(checkpoint: Path, musicgen: Path, tmp_path: Path
     }
     clips, steps = {}, ["--steps", "6,4,2,2"]
     for name, weight in settings.items():
-        options = ["--text", "a flute", "--text", "a low bell", "--batch-size", "1", *steps, *weight]
+        options = ["--text", "a flute", "--text", "a low tone", "--batch-size", "1", *steps, *weight]
         if name != "plain":
             options += ["--rescorer", str(musicgen)]
         command = ["generate", "--model", str(checkpoint), "--out", str(tmp_path / name), *options]
@@ -226,7 +226,7 @@ def test_a_weight_of_the_rescorer_out_of_range(
         (["--text", "a flute", "--seconds", "9", "--loop"], "9 s"),
         (["--text", "a flute", "--top-p", "1.5"], "top_p"),
         (["--text", "a flute", "--temperature", "-1"], "temperature"),
-        (["--text", "a flute", "--batch-size", "0"], "--batch-size"),
+        (["--text", "a flute", "--batch-size", "0"], "--batch_size"),
         (["--text", "a flute", "--prompt", "nowhere.wav"], "nowhere.wav"),
         (["--prompts", "nowhere.txt"], "nowhere.txt"),
         (["--unconditional", "0"], "--unconditional"),
@@ -298,12 +298,12 @@ def test_memory_that_is_not_enough_is_one_sentence(
 ) -> None:
     monkeypatch.setattr(Magnet, "generate", lambda *_, **__: cause())
     assert generate(checkpoint, tmp_path / "clips", "--text", "a flute") == 1
-    assert "--batch-size" in capsys.readouterr().err.splitlines()[-1]
+    assert "--batch_size" in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("existed", [False, True])
-def test_a_disk_that_fills_up_leaves_nothing(
+def test_a_disk_that_fills_up_keeps_the_clips_that_are_done(
     checkpoint: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -311,13 +311,29 @@ def test_a_disk_that_fills_up_leaves_nothing(
     existed: bool,
 ) -> None:
     out = tmp_path / "clips"
+    options = ["--unconditional", "6", "--seconds", "0.1"]
     if existed:
         out.mkdir()
         (out / "mine.txt").write_text("mine")
-    with no_file_larger_than(2_000):  # a clip has 1,644 bytes, the list of them 3,000
-        assert generate(checkpoint, out, "--unconditional", "6", "--seconds", "0.1") == 1
+    with no_file_larger_than(2_000):  # a clip has 1,644 bytes, the list of six more than 3,000
+        assert generate(checkpoint, out, *options) == 1
     assert f"no room on disk for {out / 'results.jsonl'}" in capsys.readouterr().err
-    assert [file.name for file in tmp_path.rglob("*")] == (["clips", "mine.txt"] if existed else [])
+    kept = results_of(out)
+    assert 1 <= len(kept) < 6
+    mine = ["mine.txt"] if existed else []
+    names = sorted([*(result["file"] for result in kept), "results.jsonl", *mine])
+    assert sorted(file.name for file in out.iterdir()) == names
+    assert generate(checkpoint, out, *options) == 0  # goes on once there is room
+    assert results_of(out)[: len(kept)] == kept
+    assert len(list(out.glob("*.wav"))) == 6
+
+
+def test_a_disk_without_room_for_a_clip_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, no_file_larger_than: Any
+) -> None:
+    with no_file_larger_than(1_000):
+        assert generate(checkpoint, tmp_path / "clips", "--unconditional", "2", "--seconds", "0.1") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_results_are_not_overwritten(
