@@ -9,6 +9,7 @@ import importlib.util
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,8 @@ def run(args: argparse.Namespace) -> None:
         source = Source(
             args.model, magnet.decoding, str(magnet.device), __version__, args.adapter, args.adapter_strength
         )
+        # The page tells the visitor.
+        warnings.filterwarnings("ignore", message="the model's vocabulary lacks")
         service = ClipService(magnet, source, folder)
         page = build_page(service, _name(args))
         with serving(page, args.host, port, folder, logins, args.open) as address:

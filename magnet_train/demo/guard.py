@@ -8,6 +8,7 @@ takes uploads until the disk is full.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -54,6 +55,8 @@ CONTENT_POLICY = (
     "worker-src 'self' blob:; object-src 'none'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
 )
 
+_log = logging.getLogger(__name__)
+
 
 class Guard:
     """ASGI middleware: only the page's own requests, of bounded size, and pages that load nothing from elsewhere.
@@ -73,8 +76,12 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        started = False
+
         async def send_with_policy(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 headers = MutableHeaders(scope=message)
                 headers["content-security-policy"] = CONTENT_POLICY
                 headers["referrer-policy"] = "no-referrer"
@@ -86,7 +93,14 @@ class Guard:
         if refusal is None and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             refusal = self._too_large(scope["path"], headers)
         answer = self.app if refusal is None else PlainTextResponse(refusal[1], refusal[0])
-        await answer(scope, receive, send_with_policy)
+        try:
+            await answer(scope, receive, send_with_policy)
+        except Exception as error:  # gradio has no words for nonsense that comes as far as its own code
+            _log.warning(
+                "a request for %.100r failed (%s: %.200s)", scope["path"], type(error).__name__, error
+            )
+            if not started:
+                await PlainTextResponse("This request cannot be read.", 400)(scope, receive, send_with_policy)
 
     def _foreign(self, headers: Headers) -> tuple[int, str] | None:
         """Refuse what a website makes the browser of somebody at this machine send, also under a name of its own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
+import unicodedata
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -75,6 +76,8 @@ def read_request(magnet: Magnet, form: dict[str, Any]) -> ClipRequest:
         raise UserError(f"the task should be one of {', '.join(Task)}.")
     if not isinstance(text, str) or len(text) > LONGEST_TEXT:
         raise UserError(f"the text should have at most {LONGEST_TEXT} characters.")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\t\r\n" for letter in text):
+        raise UserError("the text holds a control character or half a character; type it again.")
     surprise = form["surprise"] or form["seed"] is None
     request = ClipRequest(
         Task(task),

@@ -332,7 +332,8 @@ def test_names_and_pages_of_others(visitor: Visitor) -> None:
         assert visitor.post("/gradio_api/queue/join", message, Origin=origin)[0] == 403, origin
         status, _, headers = visitor.request("GET", "/config", Origin=origin)
         assert status == 403
-        assert headers.get("access-control-allow-origin") != origin or origin.startswith("http://127.0.0.1")
+        if "127.0.0.1" not in origin:  # gradio's own rule does not look at the port
+            assert "access-control-allow-origin" not in headers
     _, _, headers = visitor.request("GET", "/")
     assert "default-src 'self'" in headers["content-security-policy"]
     for path in (

@@ -46,6 +46,8 @@ RECORDING = {"recording": "song.wav", "start": 0.1, "end": 0.2, "kept_seconds": 
         ({"task": ["Loop"]}, "the task should be one of"),
         ({"text": "x" * 1001}, "at most 1000 characters"),
         ({"text": {"path": "/etc/passwd"}}, "at most 1000 characters"),
+        ({"text": "a \ud800 flute"}, "half a character"),
+        ({"text": "a \0 flute"}, "control character"),
         ({"seconds": 9.0}, "length 9.0 should be a number from 0 to 0.48"),
         ({"seconds": -1}, "length -1 should be a number"),
         ({"seconds": float("nan")}, "length nan should be a number"),

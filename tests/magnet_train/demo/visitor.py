@@ -8,7 +8,7 @@ import json
 import secrets
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 FILE_META = {"_type": "gradio.FileData"}
 
@@ -48,7 +48,11 @@ class Visitor:
             ):  # the answer may be there already
                 connection.request(method, path, body, self.headers | headers)
             answer = connection.getresponse()
-            return answer.status, answer.read(), {k.lower(): v for k, v in answer.getheaders()}
+            try:
+                content = answer.read()
+            except http.client.IncompleteRead as cut:  # the news of a session that is not there
+                content = cut.partial
+            return answer.status, content, {k.lower(): v for k, v in answer.getheaders()}
         except (ConnectionResetError, http.client.RemoteDisconnected):
             if len(body or b"") < 2**20:
                 raise
@@ -96,13 +100,15 @@ class Visitor:
         connection.getresponse().readline()
         connection.close()
         listening = http.client.HTTPConnection(self.address, timeout=120)
-        listening.request("GET", f"/gradio_api/queue/data?session_hash={self.session}", None, self.headers)
+        listening.request(
+            "GET", f"/gradio_api/queue/data?session_hash={quote(self.session)}", None, self.headers
+        )
         listening.getresponse().readline()
         listening.close()
 
     def listen(self) -> list[dict[str, Any]]:
         """Return the messages of this session until its last request has ended."""
-        status, body = self.get(f"/gradio_api/queue/data?session_hash={self.session}")
+        status, body = self.get(f"/gradio_api/queue/data?session_hash={quote(self.session)}")
         lines = [line for line in body.decode().splitlines() if line.startswith("data: ")]
         return [json.loads(line.removeprefix("data: ")) for line in lines] if status == 200 else []
 
