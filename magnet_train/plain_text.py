@@ -6,6 +6,7 @@ import codecs
 import json
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -118,8 +119,7 @@ def _parts(value: Any) -> Iterator[Any]:
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in names if names.count(name) > 1)
+        double = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"{printable(double[:_LONGEST_SHOWN])!r} stands there twice")
     return record
 
