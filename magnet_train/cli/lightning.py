@@ -38,7 +38,7 @@ from magnet_train.checkpoints.load import read_model
 from magnet_train.checkpoints.stored import StoredModel
 from magnet_train.cli.configs import with_found_configs
 from magnet_train.cli.main import FAILURE, INTERRUPTED
-from magnet_train.cli.ranks import read_ranks, restarted
+from magnet_train.cli.ranks import check_restarts, read_ranks, restarted
 from magnet_train.cli.run_folder import (
     Resume,
     check_checkpoint,
@@ -205,6 +205,8 @@ class MagnetCLI(LightningCLI):
     def _choose_checkpoint(self, config: Namespace) -> None:
         run = Path(config.run)
         check_folder(run)
+        if self.subcommand == "fit":
+            check_restarts()
         if self.subcommand == "fit" and restarted() and checkpoints_of(run):
             config.resume, config.ckpt_path = "auto", None  # the same run goes on, not the same command again
         if config.get("ckpt_path") is not None:
