@@ -49,7 +49,7 @@ from magnet_train.cli.callback_options import (
 from magnet_train.cli.configs import with_found_configs
 from magnet_train.cli.epochs import counts_epochs, set_epochs
 from magnet_train.cli.main import FAILURE, INTERRUPTED
-from magnet_train.cli.ranks import read_ranks, restarted
+from magnet_train.cli.ranks import check_restarts, read_ranks, restarted
 from magnet_train.cli.resume_checks import refuse_other_run
 from magnet_train.cli.run_folder import (
     Resume,
@@ -262,8 +262,10 @@ class MagnetCLI(LightningCLI):
 
     def _choose_checkpoint(self, config: Namespace) -> None:
         run = check_folder(config.run)
-        if self.subcommand == "fit" and first_process():
-            self._held.enter_context(run_lock(run))
+        if self.subcommand == "fit":
+            check_restarts()
+            if first_process():
+                self._held.enter_context(run_lock(run))
         if self.subcommand == "fit" and restarted() and checkpoints_of(run):
             config.resume, config.ckpt_path = "auto", None  # the same run goes on, not the same command again
         if config.get("ckpt_path") is not None:

@@ -34,7 +34,9 @@ def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", *words, "--data.shards", "shards", *options],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"},
+            env=os.environ
+            | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+            | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
