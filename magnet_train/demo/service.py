@@ -22,6 +22,8 @@ from magnet_train.demo.request import LONGEST_RECORDING, ClipRequest, Source, Ta
 from magnet_train.errors import UserError
 from magnet_train.magnet import Magnet
 
+STOP_SECONDS = 30.0  # that the step at work may take when the page is closed
+
 Report = Callable[[float, str], None]
 """Called with the share that is done, 0..1, and a sentence about it."""
 
@@ -64,6 +66,7 @@ class ClipService:
     def __init__(self, magnet: Magnet, source: Source, folder: Path) -> None:
         self.magnet, self.source, self.folder = magnet, source, folder
         self._wanted: dict[str, threading.Event] = {}  # session -> set when it cancels
+        self._at_work = threading.Lock()
 
     def make(self, request: ClipRequest, session: str, report: Report) -> Iterator[Clip]:
         """Make the clips of a request.
@@ -90,31 +93,39 @@ class ClipService:
             report(share, f"Clip {index + 1} of {request.clips}, about {_time(left)} left")
 
         try:
-            make, write, kept = self._maker(request, folder)
+            with self._at_work:
+                make, write, kept = self._maker(request, folder)
             named = kept or request.recording
             for index in range(request.clips):
-                # One by one, so that each can be heard as soon as it is there.
-                audio = make(
-                    [request.text],
-                    seed=request.seed,
-                    first_index=index,
-                    decoding=request.decoding,
-                    progress=partial(step, index),
-                )[0]
                 wav = folder / f"clip_{request.seed}_{index}.wav"
                 picture = wav.with_suffix(".png")
-                write(wav, audio)
-                draw_spectrogram(audio, self.magnet.sample_rate, picture)
+                with self._at_work:
+                    # One by one, so that each can be heard as soon as it is there.
+                    audio = make(
+                        [request.text],
+                        seed=request.seed,
+                        first_index=index,
+                        decoding=request.decoding,
+                        progress=partial(step, index),
+                    )[0]
+                    write(wav, audio)
+                    draw_spectrogram(audio, self.magnet.sample_rate, picture)
                 words = command(request, index, self.source, None if named is None else named.name)
                 yield Clip(_title(request, index), wav, picture, words, request.task is Task.LOOP, kept)
         finally:
             self._wanted.pop(session, None)
 
-    def cancel(self, session: str | None = None) -> None:
-        """Stop what is made for a session, or for everyone, after the step at work."""
-        for name, cancelled in list(self._wanted.items()):
-            if session in (None, name):
-                cancelled.set()
+    def cancel(self, session: str) -> None:
+        """Stop what is made for a session after the step at work."""
+        if cancelled := self._wanted.get(session):
+            cancelled.set()
+
+    def close(self) -> None:
+        """Stop everything and wait until it has: a process must not end while a thread of it computes."""
+        for cancelled in list(self._wanted.values()):
+            cancelled.set()
+        if self._at_work.acquire(timeout=STOP_SECONDS):
+            self._at_work.release()
 
     def _maker(
         self, request: ClipRequest, folder: Path
