@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +27,10 @@ LOGITS_TOLERANCE = 1e-5  # of the norm
 MASKED_SHARE = 0.6  # of the frames of a codebook, about the mean over its steps
 TEMPERATURE, CFG_COEF, TOP_P = 1.5, 5.0, 0.9  # in the middle of a codebook
 FRAME_RATE = 50  # Hz
-A_FEW_STEPS = DecodingConfig(decoding_steps=(3, 2, 2, 2), parity=True)
+RELEASED = DecodingConfig(
+    temperature=3.0, anneal_temperature=True, parity=True
+)  # as the naive decoder samples
+A_FEW_STEPS = replace(RELEASED, decoding_steps=(3, 2, 2, 2))
 
 
 class NoiseDraw:
@@ -78,7 +82,7 @@ def _tail_row(setting: Setting, clock: Clock) -> Row:
 @torch.inference_mode()
 def _generation_row(setting: Setting, decoding_steps: tuple[int, ...], clock: Clock, compiled: bool) -> Row:
     """All steps of a generation with guidance; neither text encoder nor codec."""
-    decoding = DecodingConfig(decoding_steps=decoding_steps, parity=True)
+    decoding = replace(RELEASED, decoding_steps=decoding_steps)
     frames = setting.frames - setting.frames % setting.SPAN_LEN
     shape = (setting.batch, setting.N_Q, frames)
     naive, ours = setting.models()

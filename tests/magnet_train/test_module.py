@@ -204,7 +204,7 @@ def test_dropped_captions_skip_cross_attention():
     batch["noise"][:, 1] = torch.tensor([0.1, 0.6, 0.9, 0.2])
     dropped = 2
     module.cfg_dropout = 0.5
-    module._stages = lambda batch: [1] * 4
+    module.stages_of = lambda batch: [1] * 4
     module.training_step(batch, 0)
     assert rows == [4 - dropped] * 2
 
