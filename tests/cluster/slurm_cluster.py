@@ -110,12 +110,13 @@ class Slurm:
         )
         return done.stdout + done.stderr
 
-    def pids(self, node: str, program: str) -> list[int]:
-        """Return the processes of a node whose command line holds `program`, `srun` aside."""
+    def pids(self, node: str, program: str = "") -> list[int]:
+        """Return the processes of a node, or those that run `program`, launchers aside."""
         listed = subprocess.run(
             ["ip", "netns", "pids", f"mt-{node}"], capture_output=True, text=True, check=False
         )
-        return [pid for pid in map(int, listed.stdout.split()) if program in command_line(pid)]
+        found = list(map(int, listed.stdout.split()))
+        return [pid for pid in found if program in command_line(pid)] if program else found
 
     def submit(self, *words: str | Path, **environment: str) -> int:
         """`sbatch` with these words and this environment; return the job's number."""

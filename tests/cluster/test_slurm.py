@@ -54,6 +54,8 @@ def test_a_node_that_fails(jobs):
         job.wait_requeued()
     finally:
         jobs.slurm.cable("node2", plugged=True)
+    # Its slurmd ends what it still runs of the job; started before that, the job would be ended with it.
+    wait_until(lambda: len(jobs.slurm.pids("node2")) == 1, 120, job.explain)
     jobs.assert_as_undisturbed(job.finish())
 
 
