@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -363,16 +364,17 @@ SELDOM = ("--trainer.log_every_n_steps", "100")
 PROMPTS = ("--model.sample_prompts", '["a calm flute on c4"]')
 
 
-@pytest.fixture
-def unlimited() -> Iterator[None]:
-    """Take the limit on the size of files back."""
+@contextmanager
+def unlimited_after() -> Iterator[None]:
+    """Take the limit on the size of files back, before pytest writes the result into a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.case("B16")
-@pytest.mark.usefixtures("unlimited")
 @pytest.mark.parametrize(
     ("how", "options", "words"),
     [
@@ -403,7 +405,9 @@ def test_a_full_disk_or_a_lost_folder_is_one_sentence(
     """RLIMIT_FSIZE: the kernel refuses the write in the call that a full disk fails in, for root as well."""
     plugged_in(BREAK)
     breaking = f"{{class_path: plugged.Break, init_args: {{how: '{how}'}}}}"
-    assert fit(tmp_path / "run", *options, "--trainer.callbacks+", breaking) == 1
+    with unlimited_after():
+        code = fit(tmp_path / "run", *options, "--trainer.callbacks+", breaking)
+    assert code == 1
     assert words in sentence(capsys)
     assert not (tmp_path / "run").exists() or how != "deleted"
 
