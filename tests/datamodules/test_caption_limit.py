@@ -36,4 +36,4 @@ def test_metadata_that_no_shard_may_hold(tmp_path: Path, fields: dict[str, Any],
         ThreadPoolExecutor(1) as pool,
         pytest.raises(Unusable, match=f"unusable caption or metadata: .*{what}"),
     ):
-        list(Clip(file, load_codec("quickstart"), None, pool).blocks())
+        list(Clip(file, load_codec("quickstart"), None, False, pool).blocks())
