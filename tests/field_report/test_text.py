@@ -175,7 +175,7 @@ def test_lines_that_cannot_be_used_are_left_out_with_the_reason(
     put(tmp_path / "list.jsonl", "\n".join(lines))
     source = "list.jsonl" if relative else str(tmp_path / "list.jsonl")
     assert main(["tokenize", "--codec", "quickstart", "--audio", source, "--out", "shards"]) == 0
-    report = read_report(tmp_path / "shards")
+    report = read_report(tmp_path / "shards").left_out
     assert [left.reason.partition(":")[0] for left in report] == list(LEFT_OUT.values())
 
 
