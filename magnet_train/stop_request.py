@@ -57,11 +57,11 @@ class StopRequest:
         self._before = {}
 
     def _record(self, number: int, frame: FrameType | None) -> None:
-        if not self.received and not self._begun:
+        first, self.received = not self.received, number
+        if first and not self._begun:
             self._timer = threading.Timer(self.limit, self._leave)
             self._timer.daemon = True
             self._timer.start()
-        self.received = number
 
     def _leave(self) -> None:
         print(f"magnet-train: {before_training(self.received)}", file=sys.stderr, flush=True)
