@@ -57,7 +57,7 @@ class StopRequest:
         self._before = {}
 
     def _record(self, number: int, frame: FrameType | None) -> None:
-        first, self.received = not self.received, number  # before the timer, which reads it, can go off
+        first, self.received = not self.received, number
         if first and not self._begun:
             self._timer = threading.Timer(self.limit, self._leave)
             self._timer.daemon = True
