@@ -381,13 +381,13 @@ def unlimited_after() -> Iterator[None]:
         ("10", (), "no room on disk for"),  # metrics.csv
         ("10", ("-c", "configs/logger/tensorboard.yaml"), "no room on disk for"),
         ("10", (*SELDOM, *EVERY_3, "--trainer.val_check_interval", "100"), "step=0000003.ckpt"),
-        ("10", (*SELDOM, *PROMPTS), "0.wav"),
+        ("10", (*SELDOM, *PROMPTS), "no room on disk for"),  # the sound, or what notices it first
         (
             "10300",
             (*SELDOM, *PROMPTS),
             "no room on disk",
         ),  # after the sound, before the picture or the metrics
-        ("deleted", (), "metrics.csv"),
+        ("deleted", (), "was taken away"),
         ("deleted", ("-c", "configs/logger/tensorboard.yaml"), "was taken away"),
         ("deleted", (*SELDOM, *EVERY_3), "was taken away"),
         ("deleted", (*SELDOM, *PROMPTS), "was taken away"),

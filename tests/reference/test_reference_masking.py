@@ -74,7 +74,11 @@ def test_mean_mask_rate(case):
 @pytest.mark.parametrize("case", RECORDED["schedule"], ids=label)
 def test_schedule(case):
     settings = DecodingConfig(
-        decoding_steps=(case["timesteps"],), temperature=3.0, max_cfg_coef=10.0, min_cfg_coef=1.0
+        decoding_steps=(case["timesteps"],),
+        temperature=3.0,
+        anneal_temperature=True,
+        max_cfg_coef=10.0,
+        min_cfg_coef=1.0,
     )
     for step, recorded in zip(decoding_schedule(settings), case["steps"], strict=True):
         assert float(step.mask_rate) == pytest.approx(recorded["mask_p"], abs=1e-7)
