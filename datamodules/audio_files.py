@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from datamodules.audio_tables import SUFFIXES, Listed, read_list
+from datamodules.folder_walk import walk_folder
 from magnet_train.errors import UserError
 
-_OTHER_AUDIO = (".m4a", ".aac", ".wma", ".opus", ".aif", ".aiff", ".wv", ".ape")
+# Sound that libsndfile does not read; ffmpeg does.
+_SUFFIXES_OF_OTHERS = ".m4a .m4b .mp4 .mov .m4v .aac .ac3 .wma .asf .webm .weba .mka"
+_SUFFIXES_OF_OTHERS += " .mkv .avi .amr .wv .ape .tta .tak .mpc .dsf .dff .ra .mp2"
+_OTHER_AUDIO = tuple(_SUFFIXES_OF_OTHERS.split())
+_NOT_READ = " is not read"  # after a suffix, the kind of reason of such files
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_KEY = 80
 
@@ -77,17 +82,10 @@ def list_audio(source: Path) -> list[AudioFile]:
     return [_take(listed, seen, keys) for listed in found]
 
 
-def fingerprint(files: Sequence[AudioFile]) -> str:
-    """Hash everything that a list of files says, and size and time of each file and of its captions.
-
-    Two processes with the same fingerprint see the same source, as far as that shows without reading it all.
-    """
-    digest = hashlib.sha256()
-    for file in files:
-        stats = [_stat(p) for p in (file.path, file.path.with_suffix(".json"), file.path.with_suffix(".txt"))]
-        record = (file.name, file.start, file.end, dict(file.fields), stats)
-        digest.update(json.dumps(record).encode() + b"\n")
-    return digest.hexdigest()
+def suffixes_not_read(reasons: Iterable[str]) -> list[tuple[str, int]]:
+    """Count, among reasons for leaving files out, those of sound in formats that are not read, by suffix."""
+    kinds = (reason.partition(":")[0] for reason in reasons)
+    return Counter(kind.removesuffix(_NOT_READ) for kind in kinds if kind.endswith(_NOT_READ)).most_common()
 
 
 def _take(listed: Listed, seen: set[str], keys: set[str]) -> AudioFile:
@@ -101,20 +99,11 @@ def _take(listed: Listed, seen: set[str], keys: set[str]) -> AudioFile:
 
 
 def _walk_folder(folder: Path) -> Iterator[Listed]:
-    names = []
-    for root, _, files in os.walk(folder):  # several times as fast as Path.rglob, for a million files
-        inside = Path(root).relative_to(folder).as_posix()
-        names += [file if inside == "." else f"{inside}/{file}" for file in files]
-    for name in sorted(names, key=lambda name: name.split("/")):
-        base = name.rpartition("/")[2]
-        suffix = os.path.splitext(base)[1].lower()
-        if base.startswith("."):  # "._song.wav" is what macOS leaves behind
-            continue
-        if suffix in SUFFIXES:
-            yield Listed(folder / name, name, None, None, {})
-        elif suffix in _OTHER_AUDIO:
-            problem = f"{suffix[1:]} is not read: convert it to wav, flac, ogg or mp3"
-            yield Listed(folder / name, name, None, None, {}, problem)
+    for name, problem in walk_folder(folder, SUFFIXES + _OTHER_AUDIO):
+        suffix = os.path.splitext(name)[1].lower()
+        if problem is None and suffix in _OTHER_AUDIO:
+            problem = f"{suffix[1:]}{_NOT_READ}: convert it to wav, flac, ogg or mp3"
+        yield Listed(folder / name, name, None, None, {}, problem)
 
 
 def _segment(start: float | None, end: float | None) -> str:
@@ -123,17 +112,10 @@ def _segment(start: float | None, end: float | None) -> str:
     return f" from {start or 0:g} s" + ("" if end is None else f" to {end:g} s")
 
 
-def _stat(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
-
-
 def _make_key(name: str, start: float | None, identity: str, taken: set[str]) -> str:
     """Turn a path into a key without dots and slashes that no other file has, the same in every run."""
-    parts = PurePath(name).with_suffix("").parts
+    folder, _, base = name.rpartition("/")
+    parts = [*PurePath(folder).parts, os.path.splitext(base)[0]]
     key = "__".join(filter(None, (_UNSAFE.sub("_", part).strip("_-") for part in parts))) or "clip"
     if start:
         key += f"-{start:g}s".replace(".", "_")

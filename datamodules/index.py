@@ -1,13 +1,14 @@
 """The index sidecar: where in which tar each clip lies, so that any clip is one read away.
 
-One fixed-size row for each clip in a `.npy` that is memory-mapped: a million clips open at once and are
-shared by all workers of a machine.
+One fixed-size row for each clip in a `.npy`, 48 bytes each. It is read into memory and checked once: a mapped
+one that shrinks would end the process, and forked workers share the copy all the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.manifest import Manifest
+from datamodules.npy import MOST_HEADER_BYTES, split_header
+from datamodules.plain_files import PlainFile
+from datamodules.problems import MalformedError, ShrunkError
+from datamodules.tar import BLOCK
+from datamodules.tar import MOST_HEADER_BYTES as MOST_TAR_HEADER_BYTES
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.whole_files import whole_file
 
@@ -32,7 +38,15 @@ INDEX_DTYPE = np.dtype(
     ]
 )
 IndexRows: TypeAlias = npt.NDArray[Any]  # of INDEX_DTYPE
-_CHECKED_AT_ONCE = 2**16  # rows; keeps the memory flat
+MOST_NPY_BYTES = 2**28  # of one clip: a week at 50 frames a second and 4 codebooks
+MOST_JSON_BYTES = 2**20  # of one clip
+_HEADER = re.compile(
+    rb"\{'descr': "
+    + re.escape(repr(np.lib.format.dtype_to_descr(INDEX_DTYPE)).encode())
+    + rb", 'fortran_order': False, 'shape': \(([0-9]{1,18}),\), \} *\n"
+)
+_MAGIC_BYTES = 12  # before the header
+_AT_ONCE = 2**16  # rows checked at a time; what is only a hole on the disk fails before it takes memory
 
 
 def key_hash(key: str) -> int:
@@ -55,44 +69,101 @@ def write_index(folder: Path, rows: IndexRows) -> str:
 
 
 def open_index(folder: Path, manifest: Manifest) -> IndexRows:
-    """Memory-map the sidecar and check that it fits the manifest.
-
-    Returns:
-        Read-only rows of INDEX_DTYPE, one for each clip.
+    """Read the sidecar, as `read_index` does, and say in one sentence what is wrong with it.
 
     Raises:
         UserError: It is missing, damaged, or belongs to other shards.
     """
     path = folder / INDEX_NAME
-    remedy = f"make it again with `magnet-train verify {folder} --write-index`."
+    remedy = f"make it again with `magnet-train verify {folder} --write-index`"
     try:
-        rows: IndexRows = np.load(path, mmap_mode="r", allow_pickle=False)
+        return read_index(path, manifest)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; {remedy}") from error
-    except PermissionError as error:
-        raise cannot_read(path, error) from error
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is unreadable ({error}); {remedy}") from error
-    if rows.dtype != INDEX_DTYPE or rows.ndim != 1:
-        raise UserError(f"{path} is not an index of this version; {remedy}")
-    if len(rows) != manifest.samples:
-        raise UserError(f"{path} has {len(rows)} clips and the manifest {manifest.samples}; {remedy}")
-    rows = rows.view(np.ndarray)  # the same mapped bytes; `memmap` costs a look-up in Python at every access
-    if not _rows_fit(rows, manifest):
-        raise UserError(f"{path} points outside its shards; {remedy}")
+        raise UserError(f"{path} is missing; {remedy}.") from error
+    except OSError as error:
+        raise cannot_read(path, error, remedy) from error
+    except MalformedError as error:
+        raise UserError(f"{path} {error}; {remedy}.") from error
+
+
+def read_index(path: Path, manifest: Manifest) -> IndexRows:
+    """Read the sidecar and check that it is the manifest's, and that every row lies within its shard.
+
+    Returns:
+        Read-only rows of INDEX_DTYPE, one for each clip.
+
+    Raises:
+        MalformedError: It is damaged or belongs to other shards.
+        OSError: It is missing or cannot be read.
+    """
+    with PlainFile(path) as file:
+        try:
+            return _read_rows(file, manifest)
+        except ShrunkError as error:
+            raise MalformedError("became shorter while it was read") from error
+
+
+def most_index_bytes(manifest: Manifest) -> int:
+    """Return how large the sidecar of these shards can be."""
+    return MOST_HEADER_BYTES + INDEX_DTYPE.itemsize * manifest.samples + _MAGIC_BYTES
+
+
+def _read_rows(file: PlainFile, manifest: Manifest) -> IndexRows:
+    beginning = file.read(0, min(file.size, MOST_HEADER_BYTES + _MAGIC_BYTES))
+    try:
+        literal, start = split_header(beginning)
+    except MalformedError as error:
+        raise MalformedError(f"is unreadable ({error})") from error
+    header = _HEADER.fullmatch(literal)
+    if header is None:
+        raise MalformedError("is not an index of this version")
+    samples = manifest.samples
+    if int(header[1]) != samples:
+        raise MalformedError(f"has {int(header[1])} clips and the manifest {samples}")
+    expected = start + samples * INDEX_DTYPE.itemsize
+    if file.size != expected:
+        raise MalformedError(f"is unreadable (it has {file.size} bytes instead of {expected})")
+    sizes = np.array([shard.bytes for shard in manifest.shards], dtype=np.uint64)
+    digest = hashlib.sha256(beginning[:start])
+    rows = np.empty(samples, dtype=INDEX_DTYPE)
+    for first in range(0, samples, _AT_ONCE):
+        part = rows[first : first + _AT_ONCE]
+        data = file.read(start + first * INDEX_DTYPE.itemsize, part.nbytes)
+        digest.update(data)
+        part[:] = np.frombuffer(data, dtype=INDEX_DTYPE)
+        if not _rows_fit(part, sizes):
+            raise MalformedError("points outside its shards")
+        if not _tokens_fit(part, manifest.codec.n_q):
+            raise MalformedError(f"lists clips that are not of {manifest.codec.n_q} codebooks")
+    if digest.hexdigest() != manifest.index_sha256:
+        raise MalformedError("is not the manifest's (sha256 differs)")
+    rows.flags.writeable = False
     return rows
 
 
-def _rows_fit(rows: IndexRows, manifest: Manifest) -> bool:
-    sizes = np.array([shard.bytes for shard in manifest.shards], dtype=np.uint64)
-    for start in range(0, len(rows), _CHECKED_AT_ONCE):
-        part = rows[start : start + _CHECKED_AT_ONCE]
-        if int(part["shard"].max()) >= len(sizes):
+def _rows_fit(rows: IndexRows, sizes: npt.NDArray[np.uint64]) -> bool:
+    """Tell whether both members of each clip lie within their shard and side by side, so that one read has them."""
+    if int(rows["shard"].max()) >= len(sizes):
+        return False
+    limits = sizes[rows["shard"]]
+    ends = []
+    for name, most in (("npy", MOST_NPY_BYTES), ("json", MOST_JSON_BYTES)):
+        offset, length = rows[f"{name}_offset"], rows[f"{name}_bytes"].astype(np.uint64)
+        # compared before they are added: sums of 64 bits wrap
+        if (length > most).any() or (offset > limits).any() or (length > limits - offset).any():
             return False
-        limits = sizes[part["shard"]]
-        for offset, length in (("npy_offset", "npy_bytes"), ("json_offset", "json_bytes")):
-            if (part[offset] + part[length] > limits).any():
-                return False
-        if (part["npy_header"] >= part["npy_offset"]).any():
-            return False
-    return True
+        ends.append(offset + length)
+    header, json, npy = rows["npy_header"], rows["json_offset"], rows["npy_offset"]
+    if (header >= npy).any() or (npy - header > MOST_TAR_HEADER_BYTES).any():
+        return False
+    apart = np.where(
+        json < npy, header - ends[1], json - ends[0]
+    )  # wraps to a huge number where they overlap
+    return not (apart > MOST_TAR_HEADER_BYTES + BLOCK).any()
+
+
+def _tokens_fit(rows: IndexRows, n_q: int) -> bool:
+    """Tell whether the npy files have the size of their tokens [n_q, frames] and a header."""
+    tokens = rows["frames"].astype(np.uint64) * (2 * n_q)
+    header = rows["npy_bytes"] - tokens  # wraps to a huge number where the tokens are more than the file
+    return not ((rows["frames"] == 0) | (header > _MAGIC_BYTES + MOST_HEADER_BYTES)).any()

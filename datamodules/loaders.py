@@ -15,6 +15,9 @@ from datamodules.draw import OneByOne
 from datamodules.sampler import EverySlotOnce, Slots
 from magnet_train.errors import UserError
 
+_MOST_SECONDS = 86400
+_MOST = {"batch_size": 2**16, "num_workers": 1024, "seed": 2**63 - 1}
+
 
 class _Told(Dataset[TokenBatch | UserError]):
     """Hand a `UserError` on as an answer: raised in a worker, it would come out with a traceback in its words."""
@@ -94,14 +97,29 @@ def layout(trainer: pl.Trainer | None) -> tuple[int, int]:
 
 
 def require_at_least(data: pl.LightningDataModule, **least: int) -> None:
-    """Require options to be large enough.
+    """Require options to be large enough, and none to be so large that memory or processes run out before the start.
 
     Raises:
         UserError: Names the first that is not.
     """
     for name, limit in least.items():
-        if getattr(data, name) < limit:
-            raise UserError(f"data.{name} is {getattr(data, name)} and has to be at least {limit}.")
+        value, most = getattr(data, name), _MOST.get(name)
+        if value < limit:
+            raise UserError(f"data.{name} is {value} and has to be at least {limit}.")
+        if most is not None and value > most:
+            raise UserError(f"data.{name} is {value} and has to be at most {most}.")
+
+
+def require_clip_length(seconds: float) -> None:
+    """Require a length that a clip can have, before frames are counted.
+
+    Raises:
+        UserError: It is not above 0 and at most a day.
+    """
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise UserError(
+            f"data.segment_duration is {seconds} s; give seconds above 0 and up to {_MOST_SECONDS}."
+        )
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 import lightning.pytorch as pl
@@ -65,13 +66,7 @@ class DataPosition(Callback):
 
     def _take_up(self, data: _SlotData) -> None:
         if self._restored is not None:
-            for name, now in {"order_version": ORDER_VERSION, **self._identity}.items():
-                then = self._restored.get(name)
-                if then != now:
-                    raise UserError(
-                        f"the checkpoint was trained with {name} {then} and this run has {now}; resume with "
-                        "the same data, or start a new run from its weights."
-                    )
+            require_same_order(self._restored, self._identity)
             self.slots = int(self._restored["slots"])
             self._restored = None
         data.start_at(self.slots)
@@ -109,6 +104,25 @@ class DataPosition(Callback):
             self.slots += self._pending
             self._pending = 0
             data.start_at(self.slots)  # where the next epoch of Lightning's, if there is one, begins
+
+
+def require_same_order(position: Mapping[str, Any], identity: Mapping[str, int | str]) -> None:
+    """See that the data would give each slot the clip that it gave when the position was saved.
+
+    Args:
+        position: What `DataPosition` saved.
+        identity: Of the data of now.
+
+    Raises:
+        UserError: Another seed, other clips or another order; shows both.
+    """
+    for name, now in {"order_version": ORDER_VERSION, **identity}.items():
+        then = position.get(name)
+        if then != now:
+            raise UserError(
+                f"the checkpoint was trained with {name} {then} and this run has {now}; resume with "
+                "the same data, or start a new run from its weights."
+            )
 
 
 def _data(trainer: pl.Trainer) -> _SlotData:

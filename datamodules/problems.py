@@ -9,6 +9,10 @@ class MalformedError(ValueError):
     """Bytes that are not what format 1 promises; says what, and leaves where to the caller."""
 
 
+class ShrunkError(MalformedError):
+    """A file ended before the bytes that it had when it was opened."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong with a folder of shards.

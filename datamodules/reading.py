@@ -6,6 +6,7 @@ Shapes: tokens int16 or uint16 [K, T], the whole clip.
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ import numpy.typing as npt
 from datamodules.index import IndexRows, key_hash, open_index
 from datamodules.manifest import read_manifest
 from datamodules.npy import TokenArray, tokens_from_npy
+from datamodules.plain_files import open_plain, read_at
 from datamodules.problems import MalformedError
-from datamodules.scan import check_tokens, parse_metadata
+from datamodules.scan import check_key, check_tokens, parse_metadata
 from datamodules.tar import BLOCK, member_name, split_name
 from magnet_train.errors import UserError, cannot_read
 
@@ -35,7 +37,8 @@ class ShardReader:
     """Give the clips of a folder by number.
 
     Opening compares the size of each tar with the manifest, so a truncated shard stops a run at its start
-    instead of losing clips in silence. Pickling carries only the folder's name; a worker maps the index anew.
+    instead of losing clips in silence. Pickling carries only the folder's name; a spawned worker reads the
+    index again, a forked one shares it.
 
     Args:
         folder: Shards, `manifest.json` and the index sidecar.
@@ -128,20 +131,20 @@ class ShardReader:
         if descriptor is None:
             if len(self._files) >= _MOST_OPEN_FILES:
                 os.close(self._files.pop(next(iter(self._files))))
-            descriptor = os.open(self.folder / self.manifest.shards[shard].file, os.O_RDONLY)
+            descriptor = open_plain(self.folder / self.manifest.shards[shard].file)
             self._files[shard] = descriptor
-        data = os.pread(descriptor, size, start)
-        if len(data) < size:
-            raise MalformedError(f"the file ends at byte {start + len(data)}")
-        return data
+        return read_at(descriptor, start, size)
 
     def _check_sizes(self) -> None:
         for shard in self.manifest.shards:
             path = self.folder / shard.file
             try:
-                size = path.stat().st_size
+                found = path.stat()
             except OSError as error:
                 raise UserError(f"{path} is missing though the manifest lists it; copy it again.") from error
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError(f"{path} is a folder, pipe or device, not a file; copy it again.")
+            size = found.st_size
             if size != shard.bytes:
                 state = "truncated" if size < shard.bytes else "changed"
                 raise UserError(
@@ -154,9 +157,11 @@ def _key(headers: bytes, expected: int) -> str:
     """Return the key in the header blocks of a clip's `.npy`, whose hash the index has as `expected`."""
     if len(headers) == BLOCK:  # a short name: the hash vouches for it, so that the checksum need not
         name = headers[:100].partition(b"\0")[0].decode("utf-8", "replace")
-        if name[-4:] == ".npy" and key_hash(key := name[:-4]) == expected:
+        plain = name[-4:] == ".npy" and name.count(".") == 1 and name.isprintable()
+        if plain and key_hash(key := name[:-4]) == expected:
             return key
     key, _ = split_name(member_name(headers))
     if key_hash(key) != expected:
         raise MalformedError(f"the shard has it as {key} and the index does not")
+    check_key(key)
     return key

@@ -7,7 +7,6 @@ holds can never be out of date.
 from __future__ import annotations
 
 import fcntl
-import functools
 import hashlib
 import os
 import shutil
@@ -15,20 +14,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple, TypeVar
+from typing import IO, NamedTuple
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from datamodules.index import INDEX_NAME
-from datamodules.manifest import MANIFEST_NAME, parse_manifest
+from datamodules.index import INDEX_NAME, most_index_bytes
+from datamodules.manifest import MANIFEST_NAME, MOST_MANIFEST_BYTES, parse_manifest
+from datamodules.remote_files import RemoteFolder
+from datamodules.tar import BLOCK
 from magnet_train.errors import UserError
 from magnet_train.whole_files import explain_disk_errors, partial_path, publish, whole_file
-
-SCHEMES = ("hf", "s3", "https", "http")
-_CHUNK = 8 * 2**20  # bytes asked for at once: what a dropped connection costs
-_ATTEMPTS = 5  # in a row without a whole chunk
-_PAUSE = 0.5  # seconds before the second attempt; doubles with each
-_T = TypeVar("_T")
 
 _in_use: list[IO[bytes]] = []  # locks on the copies that this process reads, kept while it lives
 
@@ -61,7 +56,7 @@ class ShardCache:
         if not is_remote(name):
             return Path(name).expanduser()
         source = RemoteFolder(str(name).rstrip("/"))
-        manifest = source.read(MANIFEST_NAME)
+        manifest = source.read(MANIFEST_NAME, MOST_MANIFEST_BYTES)
         files = _files(source, manifest)
         cache = self._path()
         with explain_disk_errors(cache):
@@ -116,94 +111,22 @@ class _File(NamedTuple):
     sha256: str
 
 
-class RemoteFolder:
-    """A folder behind fsspec that is read in pieces, each tried several times.
-
-    Args:
-        url: hf://, s3:// or https://.
-
-    Raises:
-        UserError: Another scheme, or a library that is not installed.
-    """
-
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        self.url = url
-        if url.partition("://")[0] not in SCHEMES:
-            raise UserError(f"{url} is of none of the kinds {', '.join(SCHEMES)}; copy it here yourself.")
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(url)
-        except ImportError as error:
-            raise UserError(f"{url} needs a library that is not installed: {error}") from error
-
-    def read(self, name: str) -> bytes:
-        """Return a whole small file.
-
-        Raises:
-            UserError: It is not there or cannot be reached.
-        """
-        return self._persist(name, lambda: bytes(self._files.cat_file(f"{self._root}/{name}")))
-
-    def size(self, name: str) -> int:
-        """Return the bytes of a file.
-
-        Raises:
-            UserError: It is not there or cannot be reached.
-        """
-        return self._persist(name, lambda: int(self._files.size(f"{self._root}/{name}")))
-
-    def append(self, name: str, target: Path, size: int, progress: Callable[[int], None]) -> None:
-        """Bring what `target` still lacks of a file of `size` bytes.
-
-        Raises:
-            UserError: It is not there or cannot be reached, or no room on disk.
-        """
-        with explain_disk_errors(target), target.open("ab") as file:
-            while (have := file.tell()) < size:
-                data = self._persist(name, functools.partial(self._piece, name, have, size))
-                file.write(data)
-                progress(len(data))
-
-    def read_pieces(self, name: str, size: int) -> bytes:
-        """Return a whole file of `size` bytes.
-
-        Raises:
-            UserError: It is not there or cannot be reached.
-        """
-        data = bytearray()
-        while len(data) < size:
-            data += self._persist(name, functools.partial(self._piece, name, len(data), size))
-        return bytes(data)
-
-    def _piece(self, name: str, start: int, size: int) -> bytes:
-        end = min(start + _CHUNK, size)
-        data = bytes(self._files.cat_file(f"{self._root}/{name}", start=start, end=end))
-        if len(data) == size > end - start:  # the server knows no ranges and sent all of it
-            return data[start:]
-        if len(data) != end - start:
-            raise OSError(f"{len(data)} bytes came instead of {end - start}")
-        return data
-
-    def _persist(self, name: str, attempt: Callable[[], _T]) -> _T:
-        for number in range(_ATTEMPTS):
-            try:
-                return attempt()
-            except (FileNotFoundError, PermissionError) as error:
-                raise UserError(f"{self.url}/{name} is not there or closed to you ({error}).") from error
-            except Exception as error:  # each of fsspec's backends has errors of its own
-                if number == _ATTEMPTS - 1:
-                    raise UserError(
-                        f"{self.url}/{name} cannot be read ({type(error).__name__}: {error}); try again, what "
-                        "came so far is kept."
-                    ) from error
-            time.sleep(_PAUSE * 2**number)
-        raise AssertionError("unreachable")
-
-
 def _files(source: RemoteFolder, manifest: bytes) -> list[_File]:
     record = parse_manifest(manifest, f"{source.url}/{MANIFEST_NAME}")
-    index = _File(INDEX_NAME, source.size(INDEX_NAME), record.index_sha256)
+    total = sum(shard.bytes for shard in record.shards)
+    if record.samples * 4 * BLOCK > total:  # a clip is two members of at least two blocks each
+        raise UserError(
+            f"{source.url}/{MANIFEST_NAME} lists {record.samples} clips in {total} bytes of shards, which do not "
+            "hold so many; upload it again."
+        )
+    most = most_index_bytes(record)
+    size = source.size(INDEX_NAME, most)
+    if size > most:
+        raise UserError(
+            f"{source.url}/{INDEX_NAME} is larger than {most} bytes, more than {record.samples} clips take; "
+            "upload it again."
+        )
+    index = _File(INDEX_NAME, size, record.index_sha256)
     return [index, *(_File(shard.file, shard.bytes, shard.sha256) for shard in record.shards)]
 
 
@@ -239,7 +162,7 @@ def _fetch(source: RemoteFolder, target: Path, file: _File, progress: Callable[[
 
 
 def _has(path: Path, size: int) -> bool:
-    return path.exists() and path.stat().st_size == size
+    return path.is_file() and path.stat().st_size == size
 
 
 def _lock_path(copy: Path) -> Path:

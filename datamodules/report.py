@@ -1,4 +1,4 @@
-"""`report.jsonl`: files that gave no sample, with reasons."""
+"""`report.jsonl`: files that gave no sample or that of a part of them, with reasons."""
 
 from __future__ import annotations
 
@@ -43,18 +43,61 @@ def _kind(file: LeftOut) -> str:
     return file.reason.partition(":")[0]
 
 
-def write_report(folder: Path, left_out: Sequence[LeftOut]) -> None:
-    """Write one JSON object with path and reason for each file; empty if none was left out.
+class Report(NamedTuple):
+    """What `report.jsonl` says.
+
+    Args:
+        left_out: Files that gave no sample.
+        partial: Files that gave one of what could be read of them; marked with `kept` in the file.
+    """
+
+    left_out: list[LeftOut]
+    partial: list[LeftOut]
+
+
+def write_report(folder: Path, left_out: Sequence[LeftOut], partial: Sequence[LeftOut] = ()) -> None:
+    """Write one JSON object with path and reason for each file; empty if there is nothing to report.
 
     Raises:
         UserError: No room or no permission.
     """
-    lines = [json.dumps(file._asdict(), ensure_ascii=False) + "\n" for file in left_out]
+    records = [
+        *(file._asdict() for file in left_out),
+        *({**file._asdict(), "kept": True} for file in partial),
+    ]
     with whole_file(folder / REPORT_NAME) as file:
-        file.write("".join(lines).encode("utf-8", "replace"))
+        for record in records:
+            file.write(_json_line(record).encode())
 
 
-def read_report(folder: Path) -> list[LeftOut]:
+def read_report(folder: Path) -> Report:
     """Read what `write_report` wrote."""
-    with (folder / REPORT_NAME).open(encoding="utf-8") as lines:
-        return [LeftOut(**json.loads(line)) for line in lines]
+    report = Report([], [])
+    with (folder / REPORT_NAME).open(encoding="utf-8", newline="\n") as lines:
+        for record in map(json.loads, lines):
+            kept = record.pop("kept", False)
+            (report.partial if kept else report.left_out).append(LeftOut(**record))
+    return report
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would act upon or cannot show: control characters, and bytes that are not UTF-8."""
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that was not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _json_line(record: dict[str, object]) -> str:
+    """Write JSON that a terminal can show and any parser reads: lone surrogates are not JSON."""
+    words = {
+        key: "".join(_escape(c) if "\ud800" <= c <= "\udfff" else c for c in value)
+        if isinstance(value, str)
+        else value
+        for key, value in record.items()
+    }
+    line = json.dumps(words, ensure_ascii=False)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line) + "\n"

@@ -5,9 +5,7 @@ The writer takes its index rows from here, `verify` its problems, and adopting f
 
 from __future__ import annotations
 
-import hashlib
-import json
-import mmap
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.index import INDEX_DTYPE, IndexRows, key_hash
+from datamodules.caption_augmentation import FIELDS
+from datamodules.captions import LONGEST_CAPTION
+from datamodules.index import INDEX_DTYPE, MOST_JSON_BYTES, MOST_NPY_BYTES, IndexRows, key_hash
 from datamodules.manifest import ShardEntry
 from datamodules.npy import tokens_from_npy
-from datamodules.problems import MalformedError, Problem
-from datamodules.tar import Bytes, Member, split_name, walk_tar
+from datamodules.plain_files import PlainFile
+from datamodules.problems import MalformedError, Problem, ShrunkError
+from datamodules.strict_json import parse_object
+from datamodules.tar import Archive, Member, split_name, walk_tar
 from magnet_train.tokens import CodecInfo
+
+_MOST_PROBLEMS = 1000  # of one shard; a tar of a million strange members is told as well by the first
+_ROWS_AT_ONCE = 2**14  # tuples of Python take seven times the memory of a row
 
 
 @dataclass
@@ -50,21 +55,28 @@ def scan_shard(path: Path, number: int, codec: CodecInfo) -> ShardScan:
         What was found; a bad sample is a problem in the list and never an exception.
     """
     problems: list[Problem] = []
-    rows: list[tuple[int, ...]] = []
+    rows = [np.empty(0, dtype=INDEX_DTYPE)]
+    pending: list[tuple[int, ...]] = []
     size, digest = 0, ""
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            data: Bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-            digest = hashlib.sha256(data).hexdigest()
-            for key, members in _group_members(path.name, data, problems):
+        with PlainFile(path) as file:
+            size, digest = file.size, file.sha256()
+            for key, members in _group_members(path.name, file, problems):
                 try:
-                    rows.append((number, *_check_sample(key, members, data, codec)))
+                    pending.append((number, *_check_sample(key, members, file, codec)))
                 except MalformedError as error:
                     problems.append(Problem(path.name, key, str(error)))
+                if len(problems) >= _MOST_PROBLEMS:
+                    problems.append(Problem(path.name, None, "has more problems, which are not listed"))
+                    break
+                if len(pending) >= _ROWS_AT_ONCE:
+                    rows.append(np.array(pending, dtype=INDEX_DTYPE))
+                    pending = []
+    except ShrunkError as error:
+        problems.append(Problem(path.name, None, f"{error}: it became shorter while it was read"))
     except OSError as error:
         problems.append(no_access(path.name, error))
-    found = np.array(rows, dtype=INDEX_DTYPE)
+    found = np.concatenate([*rows, np.array(pending, dtype=INDEX_DTYPE)])
     entry = ShardEntry(path.name, size, len(found), int(found["frames"].sum(dtype=np.int64)), digest)
     return ShardScan(entry, found, problems)
 
@@ -81,17 +93,44 @@ def parse_metadata(payload: bytes) -> dict[str, Any]:
     """Decode the JSON of a sample.
 
     Raises:
-        MalformedError: Not JSON, not an object, or `text` is not a string.
+        MalformedError: Not strict JSON, not an object, `text` is not a string, or what becomes a caption is
+            longer than `LONGEST_CAPTION`.
     """
+    if len(payload) > MOST_JSON_BYTES:
+        raise MalformedError(f"its .json has {len(payload)} bytes, more than {MOST_JSON_BYTES}")
     try:
-        record = json.loads(payload.decode())  # as text: guessing the encoding takes longer than the rest
-    except (ValueError, RecursionError) as error:
-        raise MalformedError(f"its .json is unreadable ({error})") from error
-    if not isinstance(record, dict):
-        raise MalformedError(f"its .json is a {type(record).__name__}, not an object")
+        record = parse_object(payload)
+    except MalformedError as error:
+        raise MalformedError(f"its .json is {error}") from error
     if not isinstance(record.get("text", ""), str):
         raise MalformedError(f"its text is a {type(record['text']).__name__}, not a string")
+    if len(payload) > LONGEST_CAPTION:  # else no caption in it can be longer
+        _check_caption(record)
     return record
+
+
+def _check_caption(record: Mapping[str, Any]) -> None:
+    """Bound the caption, and what training may append to it."""
+    text = len(record.get("text", ""))
+    if text > LONGEST_CAPTION:
+        raise MalformedError(f"its text has {text} characters, more than {LONGEST_CAPTION}")
+    fields = sum(len(str(record[name])) for name in FIELDS if name in record)
+    if text + fields > LONGEST_CAPTION:
+        raise MalformedError(
+            f"its text and {', '.join(FIELDS)} have {text + fields} characters, more than {LONGEST_CAPTION}"
+        )
+
+
+def check_key(key: str) -> None:
+    """Require the name of a sample to be one that can be a file's.
+
+    Raises:
+        MalformedError: It is empty, or leads out of the folder.
+    """
+    if not key.rpartition("/")[2]:
+        raise MalformedError("its name is empty")
+    if key.startswith("/") or ".." in key.split("/"):
+        raise MalformedError("its name leads out of the folder")
 
 
 def check_tokens(tokens: npt.NDArray[np.integer[Any]], codec: CodecInfo) -> None:
@@ -110,43 +149,52 @@ def check_tokens(tokens: npt.NDArray[np.integer[Any]], codec: CodecInfo) -> None
         raise MalformedError(f"tokens {low}..{high} leave 0..{codec.card - 1}")
 
 
-def _group_members(shard: str, data: Bytes, problems: list[Problem]) -> list[tuple[str, dict[str, Member]]]:
+def _group_members(
+    shard: str, archive: Archive, problems: list[Problem]
+) -> Iterator[tuple[str, dict[str, Member]]]:
     """Put members that follow each other with one key together, as webdataset does."""
-    groups: list[tuple[str, dict[str, Member]]] = []
-    seen: set[str] = set()
+    last: tuple[str, dict[str, Member]] | None = None
+    seen: set[int] = set()
     try:
-        for member in walk_tar(data):
+        for member in walk_tar(archive):
             key, extension = split_name(member.name)
             if extension not in ("npy", "json"):
                 problems.append(Problem(shard, key, f"member {member.name} is neither .npy nor .json"))
-                continue
-            if groups and groups[-1][0] == key and extension not in groups[-1][1]:
-                groups[-1][1][extension] = member
-                continue
-            if key in seen:
+            elif last is not None and last[0] == key and extension not in last[1]:
+                last[1][extension] = member
+            elif (hashed := key_hash(key)) in seen:
                 twice = Problem(shard, key, "is there twice (duplicate key)")
                 if problems[-1:] != [twice]:  # once, not for each of its members
                     problems.append(twice)
-                continue
-            seen.add(key)
-            groups.append((key, {extension: member}))
+            else:
+                if last is not None:
+                    yield last
+                seen.add(hashed)
+                last = (key, {extension: member})
+            if len(problems) >= _MOST_PROBLEMS:
+                break
+        if last is not None:
+            yield last
     except MalformedError as error:
-        where = f"after key {groups[-1][0]} " if groups else ""
-        problems.append(Problem(shard, None, f"{where}the tar {error}"))
-    return groups
+        if last is not None:
+            yield last
+        where = f" after key {last[0]}" if last else ""
+        problems.append(Problem(shard, None, f"the tar is damaged{where}: {error}"))
 
 
-def _check_sample(key: str, members: dict[str, Member], data: Bytes, codec: CodecInfo) -> tuple[int, ...]:
+def _check_sample(
+    key: str, members: dict[str, Member], archive: Archive, codec: CodecInfo
+) -> tuple[int, ...]:
     """Return an index row without its shard number."""
     for extension in ("npy", "json"):
         if extension not in members:
             raise MalformedError(f"its .{extension} is missing")
     npy, meta = members["npy"], members["json"]
-    if not key.rpartition("/")[2]:
-        raise MalformedError("its name is empty")
-    if key.startswith("/") or ".." in key.split("/"):
-        raise MalformedError("its name leads out of the folder")
-    tokens = tokens_from_npy(data[npy.offset : npy.offset + npy.size])
+    check_key(key)
+    for extension, most in (("npy", MOST_NPY_BYTES), ("json", MOST_JSON_BYTES)):
+        if members[extension].size > most:
+            raise MalformedError(f"its .{extension} has {members[extension].size} bytes, more than {most}")
+    tokens = tokens_from_npy(archive.read(npy.offset, npy.size))
     check_tokens(tokens, codec)
-    parse_metadata(data[meta.offset : meta.offset + meta.size])
+    parse_metadata(archive.read(meta.offset, meta.size))
     return (tokens.shape[1], npy.size, meta.size, npy.header, npy.offset, meta.offset, key_hash(key))

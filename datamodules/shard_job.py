@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -17,10 +17,12 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 
+from datamodules.audio_files import AudioFile
 from datamodules.index import INDEX_NAME, IndexRows, write_index
 from datamodules.manifest import JOB_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
-from datamodules.report import REPORT_NAME, LeftOut, read_report, summarize, write_report
+from datamodules.report import REPORT_NAME, LeftOut, printable, read_report, summarize, write_report
 from datamodules.scan import scan_shard
+from datamodules.sources import SOURCES_NAME, name_changes, write_sources
 from datamodules.work_unit import Outcome, WorkUnit
 from datamodules.writer import end_of_archive
 from magnet_train.errors import UserError
@@ -28,7 +30,7 @@ from magnet_train.tokens import CodecInfo
 from magnet_train.whole_files import explain_disk_errors, publish, whole_file
 
 WORK_NAME = ".tokenize"
-_OURS = (JOB_NAME, WORK_NAME, MANIFEST_NAME, INDEX_NAME, REPORT_NAME)
+_OURS = (JOB_NAME, WORK_NAME, MANIFEST_NAME, INDEX_NAME, REPORT_NAME, SOURCES_NAME)
 
 
 class Finished(NamedTuple):
@@ -36,6 +38,7 @@ class Finished(NamedTuple):
 
     manifest: Manifest
     left_out: list[LeftOut]
+    partial: list[LeftOut]
 
 
 class NothingUsableError(UserError):
@@ -49,8 +52,8 @@ class NothingUsableError(UserError):
     def __init__(self, files: int, left_out: list[LeftOut]) -> None:
         none = "the only file cannot" if files == 1 else f"none of the {files} files can"
         super().__init__(
-            f"{none} be used ({summarize(left_out)}), {left_out[0].path} because: {left_out[0].reason}; "
-            "add captioned, audible files."
+            f"{none} be used ({summarize(left_out)}), {printable(left_out[0].path)} because: "
+            f"{printable(left_out[0].reason)}; add captioned, audible files."
         )
         self.left_out = left_out
 
@@ -65,15 +68,23 @@ class ShardJob:
             every process and after every restart.
         files: How many files there are.
         files_per_shard: How many of them make one shard.
+        sources: These files; kept in the folder, so that a change can be named.
 
     Raises:
         UserError: The folder holds something else, or was begun with other settings.
     """
 
     def __init__(
-        self, folder: Path, codec: CodecInfo, settings: Mapping[str, Any], files: int, files_per_shard: int
+        self,
+        folder: Path,
+        codec: CodecInfo,
+        settings: Mapping[str, Any],
+        files: int,
+        files_per_shard: int,
+        sources: Sequence[AudioFile] = (),
     ) -> None:
         self.folder = folder
+        self._sources = sources
         self.codec = codec
         self.files = files
         self.files_per_shard = files_per_shard
@@ -116,7 +127,7 @@ class ShardJob:
                     return None
                 self._assemble(strict)
             shutil.rmtree(self._work, ignore_errors=True)  # another process may be removing it as well
-        return Finished(read_manifest(self.folder), read_report(self.folder))
+        return Finished(read_manifest(self.folder), *read_report(self.folder))
 
     def _begin(self, settings: dict[str, Any]) -> None:
         """Claim the folder, or find that it is claimed for the same job.
@@ -134,9 +145,11 @@ class ShardJob:
                 )
             with explain_disk_errors(self.folder), self._alone():
                 if not job.exists():  # another process of the job may have been first
+                    if self._sources:
+                        write_sources(self.folder, self._sources)
                     with whole_file(job) as file:
                         file.write(json.dumps(settings, indent=1).encode() + b"\n")
-        _require_same(self.folder, settings)
+        _require_same(self.folder, settings, self._sources)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -155,11 +168,17 @@ class ShardJob:
     def _assemble(self, strict: bool) -> None:
         first_with: dict[str, str] = {}  # hash of audio -> path
         left_out: list[LeftOut] = []
+        partial: list[LeftOut] = []
         entries: list[ShardEntry] = []
         rows: list[IndexRows] = []
         for unit, _ in self.units():
             outcomes = _without_duplicates(unit.outcomes_on_disk(), first_with)
             left_out += [LeftOut(each.path, each.reason) for each in outcomes if each.reason is not None]
+            partial += [
+                LeftOut(each.path, f"partial: {each.shortfall}")
+                for each in outcomes
+                if each.reason is None and each.shortfall is not None
+            ]
             if strict and left_out:
                 raise unusable(*left_out[0])
             placed = self._place(unit, outcomes)
@@ -171,7 +190,7 @@ class ShardJob:
             self._discard()
             raise NothingUsableError(self.files, left_out)
         digest = write_index(self.folder, np.concatenate(rows))
-        write_report(self.folder, left_out)
+        write_report(self.folder, left_out, partial)
         write_manifest(self.folder, Manifest(self.codec, tuple(entries), digest))
 
     def _place(self, unit: WorkUnit, outcomes: list[Outcome]) -> tuple[ShardEntry, IndexRows] | None:
@@ -196,6 +215,7 @@ class ShardJob:
     def _discard(self) -> None:
         shutil.rmtree(self._work)
         (self.folder / JOB_NAME).unlink()
+        (self.folder / SOURCES_NAME).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             for made in self._made_folders:
                 made.rmdir()
@@ -204,8 +224,8 @@ class ShardJob:
 def unusable(path: str, reason: str) -> UserError:
     """Say that strict mode stops at a file."""
     return UserError(
-        f"{path} cannot be used ({reason}); run again without --strict to go on without it, or mend it and "
-        "start anew with --overwrite."
+        f"{printable(path)} cannot be used ({printable(reason)}); run again without --strict to go on without it, "
+        "or mend it and start again with --overwrite."
     )
 
 
@@ -235,27 +255,35 @@ def _is_ours(folder: Path) -> bool:
     return not rest and (not names or JOB_NAME in names or WORK_NAME in names or MANIFEST_NAME in names)
 
 
-def _require_same(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse to go on with other settings than the folder was begun with."""
+def _require_same(folder: Path, settings: Mapping[str, Any], sources: Sequence[AudioFile]) -> None:
+    """Refuse to go on with other files or settings than the folder was begun with."""
     job = folder / JOB_NAME
     try:
         begun = json.loads(job.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{job} is unreadable ({error}); start anew with --overwrite.") from error
-    for name, value in settings.items():
-        then = begun.get(name) if isinstance(begun, dict) else None
-        if then != value:
+        if not isinstance(begun, dict):
+            raise ValueError("it holds no settings")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{job} is unreadable ({error}); start again with --overwrite.") from error
+    if begun.get("sources_sha256") != settings.get("sources_sha256"):
+        changes = name_changes(folder, sources)
+        raise UserError(
+            f"{folder} was begun with other files or captions{f' ({changes})' if changes else ''}; use --overwrite to "
+            "tokenize all files again, or another --out to keep it."
+        )
+    for name in {**begun, **settings}:
+        then, now = begun.get(name), settings.get(name)
+        if then != now:
             raise UserError(
-                f"{folder} was begun with {_explain(name, then)}, and now there is {_explain(name, value)}; "
-                "give the same command again to go on with it, another --out, or start anew with --overwrite."
+                f"{folder} was begun with {_explain(name, then)}, and now there is {_explain(name, now)}; "
+                "give the same options again to go on with it, another --out, or start again with --overwrite."
             )
 
 
 def _explain(name: str, value: Any) -> str:
     if name == "codec" and isinstance(value, Mapping):
         return f"--codec {value.get('id')} (weights {str(value.get('sha256'))[:12]})"
-    if name == "sources_sha256":
-        return f"a state of its files and captions with the hash {str(value)[:12]}"
+    if value is None or value is True:
+        return f"--{name.replace('_', '-')}" if value else f"no --{name.replace('_', '-')}"
     if name == "files":
         return f"a list of {value} files"
     return f"--{name.replace('_', '-')} {value}"

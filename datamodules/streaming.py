@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -23,13 +22,29 @@ from datamodules.batches import BatchMaker, TokenBatch
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenDataset
 from datamodules.draw import OneByOne
-from datamodules.loaders import batch_loader, layout, require_at_least, validation_loader
-from datamodules.manifest import MANIFEST_NAME, Manifest, ShardEntry, parse_manifest, read_manifest
+from datamodules.loaders import (
+    batch_loader,
+    layout,
+    require_at_least,
+    require_clip_length,
+    validation_loader,
+)
+from datamodules.manifest import (
+    MANIFEST_NAME,
+    MOST_MANIFEST_BYTES,
+    Manifest,
+    ShardEntry,
+    parse_manifest,
+    read_manifest,
+)
 from datamodules.npy import tokens_from_npy
 from datamodules.order import ClipOrder, Purpose
+from datamodules.plain_files import read_whole
 from datamodules.problems import MalformedError
 from datamodules.reading import Sample, ShardReader
-from datamodules.remote import RemoteFolder, ShardCache, is_remote
+from datamodules.remote import ShardCache, is_remote
+from datamodules.remote_files import RemoteFolder
+from datamodules.sampler import SlotBatchSampler
 from datamodules.scan import check_tokens, parse_metadata
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.tokens import CodecInfo
@@ -80,10 +95,13 @@ class ShardStream(IterableDataset[TokenBatch]):
         members = tar_file_expander(self._tars(index, total))
         decoded = map(self._decode, group_by_keys(members, lcase=False))
         stream = shuffle(self.buffer, initial=self.buffer, seed=self.make_batch.seed)(decoded)
-        slots = itertools.count(self.start + index, total)  # a number for the dice, never the same twice
-        while True:
-            samples = list(itertools.islice(stream, self.batch_size))
-            yield self.make_batch(np.fromiter(itertools.islice(slots, self.batch_size), np.int64), samples)
+        # The loader asks its workers in turn, so this one makes every `workers`-th batch of its rank. With the slots
+        # that this batch has in `TokenDataModule`, it holds every codebook, whatever the layout.
+        batches = SlotBatchSampler(
+            batch_size=self.batch_size, rank=self.rank, world_size=self.world_size, start=self.start
+        )
+        for slots in itertools.islice(batches, number, None, workers):
+            yield self.make_batch(slots, list(itertools.islice(stream, self.batch_size)))
 
     def _tars(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
         """Yield this worker's shards, each epoch in another order, beginning about where `start` says."""
@@ -100,7 +118,9 @@ class ShardStream(IterableDataset[TokenBatch]):
         else:
             path = Path(self.shards) / entry.file
             try:
-                data = path.read_bytes()
+                data = read_whole(path, entry.bytes)
+            except MalformedError as error:
+                raise UserError(f"{path} {error}; copy it again.") from error
             except OSError as error:
                 raise cannot_read(path, error) from error
         if hashlib.sha256(data).hexdigest() != entry.sha256:
@@ -165,7 +185,7 @@ class StreamingDataModule(pl.LightningDataModule):
         self._start = 0
         self._stream: ShardStream | None = None
         if is_remote(self.shards):
-            content = RemoteFolder(self.shards).read(MANIFEST_NAME)
+            content = RemoteFolder(self.shards).read(MANIFEST_NAME, MOST_MANIFEST_BYTES)
             self._manifest = parse_manifest(content, f"{self.shards}/{MANIFEST_NAME}")
         else:
             self._manifest = read_manifest(Path(self.shards))
@@ -173,6 +193,7 @@ class StreamingDataModule(pl.LightningDataModule):
         if self.val_shards is not None:
             other = read_manifest(self.val_shards).codec
             self.codec.require_same_tokens(other, self.shards, str(self.val_shards))
+        require_clip_length(self.segment_duration)
         require_at_least(self, batch_size=1, num_workers=0, seed=0, buffer=1)
 
     @property

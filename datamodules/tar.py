@@ -8,21 +8,25 @@ Source: POSIX.1-2017, pax, "ustar Interchange Format".
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol
 
 from datamodules.problems import MalformedError
 
-Bytes: TypeAlias = bytes | mmap.mmap
-
 BLOCK = 512
+MOST_HEADER_BYTES = 64 * 2**10  # before one payload: real ones have one block, with a long name three to five
 _ZEROS = bytes(BLOCK)
 _OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
+_PAX_RECORD = re.compile(rb"([0-9]{1,9}) ([^=]+)=")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_OTHER_NUMBERS = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))  # mode ... devices
+_AT_ONCE = 2**20  # bytes read at a time after the end
 _PLAIN_FILE = (b"0", b"\0")
-_LONG_NAME = (b"x", b"L")  # pax and GNU: a member that carries the name of the next one
-_GLOBAL_PAX = b"g"
+_NAMES = (b"x", b"L", b"g")  # pax and GNU: members that carry the name of the next one; g: of all that follow
+_FORBIDDEN = (b"size", b"GNU.sparse.")  # pax: the payload is not what the header says
+_LONGEST_NAME = 4096  # bytes
+_SHOWN = 60  # characters of a name in an error
 
 
 class Member(NamedTuple):
@@ -34,50 +38,72 @@ class Member(NamedTuple):
     size: int  # of its payload
 
 
+class Archive(Protocol):
+    """Where the bytes of a tar come from."""
+
+    size: int
+
+    def read(self, start: int, size: int) -> bytes:
+        """Return `size` bytes from `start` on; a MalformedError where there are fewer."""
+        ...
+
+
 class _Header(NamedTuple):
     name: str
     size: int
     kind: bytes
 
 
-def walk_tar(data: Bytes) -> Iterator[Member]:
+def walk_tar(archive: Archive) -> Iterator[Member]:
     """Yield every file of a tar in order.
 
     Args:
-        data: The whole archive, as bytes or memory-mapped.
+        archive: The whole of it.
 
     Raises:
         MalformedError: A header's checksum is wrong, the archive is cut short, something follows its end, or
-            it holds anything but plain files.
+            it holds anything but plain files with plain names.
     """
     position = 0
     first_header = 0
     long_name: str | None = None
     while True:
-        block = data[position : position + BLOCK]
-        if len(block) < BLOCK:
-            raise MalformedError(f"ends at byte {len(data)} without end-of-archive blocks: it is truncated")
+        if position + BLOCK > archive.size:
+            raise MalformedError(
+                f"ends at byte {archive.size} without end-of-archive blocks: it is truncated"
+            )
+        block = archive.read(position, BLOCK)
         if block == _ZEROS:
-            _check_end(data, position)
+            _check_end(archive, position)
             return
         header = _parse_header(block, position)
         offset = position + BLOCK
         position = offset + -(-header.size // BLOCK) * BLOCK
-        if position > len(data):
-            raise MalformedError(f"ends at byte {len(data)} inside member {header.name}: it is truncated")
-        if header.kind in _LONG_NAME:
-            long_name = _long_name(data[offset : offset + header.size], header.kind) or long_name
-        elif header.kind in _PLAIN_FILE:
+        if offset - first_header > MOST_HEADER_BYTES:
+            raise MalformedError(f"has more than {MOST_HEADER_BYTES} bytes of headers at byte {first_header}")
+        if position > archive.size:
+            raise MalformedError(
+                f"ends at byte {archive.size} inside member {header.name[:_SHOWN]}: it is truncated"
+            )
+        if header.kind in _PLAIN_FILE:
             yield Member(long_name or header.name, first_header, offset, header.size)
             first_header, long_name = position, None
-        elif header.kind != _GLOBAL_PAX:
+        elif header.kind in _NAMES:
+            if header.size > MOST_HEADER_BYTES:
+                raise MalformedError(f"has a name of {header.size} bytes at byte {first_header}")
+            long_name = _long_name(archive.read(offset, header.size), header.kind) or long_name
+        else:
             raise MalformedError(
                 f"member {header.name} is no plain file (type {header.kind.decode('latin-1')!r})"
             )
 
 
 def member_name(headers: bytes) -> str:
-    """Return the name that the header blocks before a payload give it."""
+    """Return the name that the header blocks before a payload give it.
+
+    Raises:
+        MalformedError: They are damaged.
+    """
     long_name: str | None = None
     position = 0
     while position < len(headers):
@@ -85,7 +111,7 @@ def member_name(headers: bytes) -> str:
         payload = headers[position + BLOCK : position + BLOCK + header.size]
         if header.kind in _PLAIN_FILE:
             return long_name or header.name
-        if header.kind in _LONG_NAME:
+        if header.kind in _NAMES:
             long_name = _long_name(payload, header.kind) or long_name
         position += BLOCK + -(-header.size // BLOCK) * BLOCK
     raise MalformedError("no header stands before the payload")
@@ -108,6 +134,8 @@ def _parse_header(block: bytes, position: int) -> _Header:
     stored = _number(block[148:156], "checksum", position)
     if stored != sum(block[:148]) + 8 * ord(" ") + sum(block[156:]):
         raise MalformedError(f"checksum of the header at byte {position} is wrong")
+    if not all(_is_number(block[start:end]) for start, end in _OTHER_NUMBERS):
+        raise MalformedError(f"the header at byte {position} has a field that is no number")
     name = block[:100].split(b"\0", 1)[0]
     prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
     return _Header(
@@ -117,8 +145,15 @@ def _parse_header(block: bytes, position: int) -> _Header:
     )
 
 
+def _is_number(field: bytes) -> bool:
+    """Tell whether `tarfile`, and so webdataset, can read a number that does not matter here."""
+    if field[0] & 0x80:
+        return field[0] in (0x80, 0xFF)
+    return not field.partition(b"\0")[0].strip().strip(b"01234567")
+
+
 def _number(field: bytes, what: str, position: int) -> int:
-    if field[0] & 0x80:  # GNU's base 256, for sizes of 8 GiB and more
+    if field[0] == 0x80:  # GNU's base 256, for sizes of 8 GiB and more
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     match = _OCTAL.fullmatch(field)
     if match is None:
@@ -131,34 +166,46 @@ def _long_name(payload: bytes, kind: bytes) -> str | None:
     if kind == b"L":
         return _decode(payload.rstrip(b"\0"), 0)
     path = None
-    while payload:
-        length, space, _ = payload.partition(b" ")
-        if not (space and length.isdigit() and len(length) < int(length) <= len(payload)):
+    position = 0
+    while position < len(payload):
+        match = _PAX_RECORD.match(payload, position)
+        end = position + int(match[1]) if match else 0
+        if match is None or not match.end() < end <= len(payload) or payload[end - 1 : end] != b"\n":
             raise MalformedError("unreadable pax header")
-        record, payload = payload[: int(length)], payload[int(length) :]
-        name, _, value = record[len(length) + 1 : -1].partition(b"=")
+        name = match[2]
+        if name.startswith(_FORBIDDEN) or (kind == b"g" and name == b"path"):
+            raise MalformedError(f"pax header {name[:_SHOWN].decode('latin-1')!r} is not supported")
         if name == b"path":
-            path = _decode(value, 0)
-        elif name == b"size":
-            raise MalformedError("pax sizes (members of 8 GiB and more) are not supported")
+            path = _decode(payload[match.end() : end - 1], 0)
+        position = end
     return path
 
 
 def _decode(name: bytes, position: int) -> str:
     try:
-        return name.decode("utf-8")
+        text = name.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise MalformedError(f"member name {name!r} (header at byte {position}) is not UTF-8") from error
-
-
-def _check_end(data: Bytes, position: int) -> None:
-    """Require two blocks of zeros and, after them, only zeros up to a whole block."""
-    if data[position + BLOCK : position + 2 * BLOCK] != _ZEROS:
-        raise MalformedError(f"ends at byte {len(data)} with half an end-of-archive mark: it is truncated")
-    if len(data) % BLOCK:
         raise MalformedError(
-            f"has {len(data)} bytes, not a whole number of {BLOCK}-byte blocks: it is truncated"
+            f"member name {name[:_SHOWN]!r} (header at byte {position}) is not UTF-8"
+        ) from error
+    if len(name) > _LONGEST_NAME:
+        raise MalformedError(f"member name {text[:_SHOWN]!r}... has {len(name)} bytes")
+    if _CONTROL.search(text):
+        raise MalformedError(
+            f"member name {text[:_SHOWN]!r} (header at byte {position}) has control characters"
         )
-    for start in range(position, len(data), 2**20):
-        if any(data[start : start + 2**20]):
+    return text
+
+
+def _check_end(archive: Archive, position: int) -> None:
+    """Require two blocks of zeros and, after them, only zeros up to a whole block."""
+    if archive.size < position + 2 * BLOCK:
+        raise MalformedError(f"ends at byte {archive.size} with half an end-of-archive mark: it is truncated")
+    if archive.size % BLOCK:
+        raise MalformedError(
+            f"has {archive.size} bytes, not a whole number of {BLOCK}-byte blocks: it is truncated"
+        )
+    for start in range(position, archive.size, _AT_ONCE):
+        data = archive.read(start, min(_AT_ONCE, archive.size - start))
+        if data.count(0) < len(data):
             raise MalformedError(f"holds data after the end-of-archive mark at byte {position}")

@@ -18,8 +18,9 @@ from datamodules.batches import BatchMaker, TokenBatch
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenDataset
 from datamodules.draw import AllBut, Draw, Mixture, OneByOne, hold_out
-from datamodules.loaders import batch_loader, layout, require_at_least, validation_loader
-from datamodules.manifest import read_manifest
+from datamodules.index import INDEX_NAME
+from datamodules.loaders import batch_loader, layout, require_at_least, require_clip_length, validation_loader
+from datamodules.manifest import Manifest, read_manifest
 from datamodules.order import Purpose
 from datamodules.position import DataPosition
 from datamodules.reading import ShardReader
@@ -87,7 +88,9 @@ class TokenDataModule(pl.LightningDataModule):
         weights = shards if isinstance(shards, dict) else {str(shards): 1.0}
         if not weights:
             raise UserError("data.shards names no folder; name at least one.")
-        parts = [(read_manifest(path := cache.local_folder(name)), path, weights[name]) for name in weights]
+        parts = [
+            (_checked_manifest(path := cache.local_folder(name)), path, weights[name]) for name in weights
+        ]
         parts.sort(key=lambda part: part[0].fingerprint)  # the order in which they are named means nothing
         self._manifests = [manifest for manifest, _, _ in parts]
         self.shards = [path for _, path, _ in parts]
@@ -215,6 +218,7 @@ class TokenDataModule(pl.LightningDataModule):
         return [] if self.trainer is None else list(self.trainer.callbacks)  # type: ignore[attr-defined]
 
     def _check_numbers(self) -> None:
+        require_clip_length(self.segment_duration)
         if self.segment_frames < 1:
             raise UserError(
                 f"data.segment_duration {self.segment_duration} s is shorter than one token frame "
@@ -223,3 +227,13 @@ class TokenDataModule(pl.LightningDataModule):
         require_at_least(self, batch_size=1, num_workers=0, seed=0, max_bad_samples=0)
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"data.val_fraction is {self.val_fraction} and has to be in 0..1, 1 excluded.")
+
+
+def _checked_manifest(folder: Path) -> Manifest:
+    """Read a manifest, held to its index before a model is made as large as it says.
+
+    A missing index is an error of `setup`: the manifest alone says which codec made the tokens.
+    """
+    if (folder / INDEX_NAME).exists():
+        return ShardReader(folder).manifest
+    return read_manifest(folder)

@@ -6,16 +6,26 @@ Both read every shard with `scan_shard`, several at once if asked.
 from __future__ import annotations
 
 import functools
-import hashlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 
-from datamodules.index import INDEX_DTYPE, INDEX_NAME, IndexRows, write_index
-from datamodules.manifest import JOB_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
+from datamodules.index import INDEX_DTYPE, INDEX_NAME, MOST_JSON_BYTES, IndexRows, read_index, write_index
+from datamodules.manifest import (
+    JOB_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    check_shard_name,
+    read_codec,
+    read_manifest,
+    write_manifest,
+)
+from datamodules.plain_files import PlainFile
 from datamodules.problems import MalformedError, Problem
 from datamodules.scan import ShardScan, no_access, parse_metadata, scan_shard
 from datamodules.tar import member_name, split_name, walk_tar
@@ -46,11 +56,12 @@ def verify_shards(folder: Path, *, workers: int = 1, progress: Progress | None =
         for path in _tars(folder)
         if path.name not in listed
     ]
-    present = [shard for shard in manifest.shards if (folder / shard.file).is_file()]
+    present = [shard for shard in manifest.shards if (folder / shard.file).exists()]
+    there = {shard.file for shard in present}
     problems += [
         Problem(shard.file, None, "is missing though the manifest lists it")
         for shard in manifest.shards
-        if shard not in present
+        if shard.file not in there
     ]
     numbers = {shard.file: number for number, shard in enumerate(manifest.shards)}
     paths = [folder / shard.file for shard in present]
@@ -94,11 +105,13 @@ def adopt_shards(
             known.codec.require_same_tokens(codec, str(folder), "--codec")
         codec = known.codec
         paths = [folder / shard.file for shard in known.shards]
-        missing = [path.name for path in paths if not path.is_file()]
+        missing = [path.name for path in paths if not path.exists()]
         if missing:
             raise UserError(f"{folder / missing[0]} is missing though the manifest lists it; copy it again.")
-    elif codec is None:
-        codec = _codec_of_first_sample(paths[0])
+    else:
+        for path in paths:
+            _check_name(path)
+        codec = _codec_of_first_sample(paths[0]) if codec is None else codec
     scans = list(_scan_all(paths, range(len(paths)), codec, workers, progress))
     problems = [problem for scan in scans for problem in scan.problems]
     if known is not None and not problems:
@@ -117,6 +130,15 @@ def adopt_shards(
     return manifest
 
 
+def _check_name(path: Path) -> None:
+    try:
+        check_shard_name(path.name)
+    except MalformedError as error:
+        raise UserError(
+            f"{path.parent} holds a tar that a manifest cannot list ({error}); rename it."
+        ) from error
+
+
 def _tars(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
 
@@ -130,7 +152,13 @@ def _scan_all(
         return
     # spawned, not forked: the caller may have threads
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from _report(pool.map(scan, paths, numbers), len(paths), progress)
+        try:
+            yield from _report(pool.map(scan, paths, numbers), len(paths), progress)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that reads shards was ended from outside, perhaps for want of memory; try "
+                "--workers 1."
+            ) from error
 
 
 def _report(scans: Iterator[ShardScan], total: int, progress: Progress | None) -> Iterator[ShardScan]:
@@ -161,49 +189,50 @@ def _find_duplicates(folder: Path, files: list[str], rows: IndexRows) -> list[Pr
     for place in np.flatnonzero(hashes[1:] == hashes[:-1]):
         first, second = (rows[order[place]], rows[order[place + 1]])
         here, there = files[int(second["shard"])], files[int(first["shard"])]
-        key = _read_key(folder / here, second)
-        if key == _read_key(folder / there, first):
-            problems.append(Problem(here, key, f"is in {there} too (duplicate key)"))
+        try:
+            key = _read_key(folder / here, second)
+            if key == _read_key(folder / there, first):
+                problems.append(Problem(here, key, f"is in {there} too (duplicate key)"))
+        except (MalformedError, OSError) as error:
+            problems.append(Problem(here, None, f"changed while it was read ({error})"))
     return problems
 
 
 def _read_key(path: Path, row: np.void) -> str:
     start, end = int(row["npy_header"]), int(row["npy_offset"])
-    with path.open("rb") as file:
-        file.seek(start)
-        return split_name(member_name(file.read(end - start)))[0]
+    with PlainFile(path) as file:
+        return split_name(member_name(file.read(start, end - start)))[0]
 
 
 def _check_index(folder: Path, manifest: Manifest, rows: IndexRows) -> list[Problem]:
-    path = folder / INDEX_NAME
-    what = None
     try:
-        data = path.read_bytes()
+        listed = read_index(folder / INDEX_NAME, manifest)
     except FileNotFoundError:
         what = "is missing"
     except OSError as error:
         return [no_access(INDEX_NAME, error)]
+    except MalformedError as error:
+        what = str(error)
     else:
-        if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
-            what = "sha256 is not the manifest's"
-        elif data[-rows.nbytes :] != rows.tobytes():
-            what = "does not describe these shards"
-    return (
-        [] if what is None else [Problem(INDEX_NAME, None, what, remedy="make it again with --write-index")]
-    )
+        if np.array_equal(listed, rows):
+            return []
+        what = "does not describe these shards"
+    return [Problem(INDEX_NAME, None, what, remedy="make it again with --write-index")]
 
 
 def _codec_of_first_sample(path: Path) -> CodecInfo:
     """Read `codec` out of the first JSON of a tar."""
     remedy = "name it with --codec"
     try:
-        data = path.read_bytes()
-        first = next((member for member in walk_tar(data) if split_name(member.name)[1] == "json"), None)
-        record = parse_metadata(data[first.offset : first.offset + first.size]) if first is not None else {}
+        with PlainFile(path) as file:
+            members = walk_tar(file)
+            first = next((member for member in members if split_name(member.name)[1] == "json"), None)
+            size = min(first.size, MOST_JSON_BYTES + 1) if first is not None else 0
+            record = parse_metadata(file.read(first.offset, size)) if first is not None else {}
     except OSError as error:
         raise cannot_read(path, error) from error
     except MalformedError as error:
         raise UserError(f"{path} is damaged: {error}; copy it again.") from error
     if not isinstance(record.get("codec"), dict):
         raise UserError(f"{path} does not say which codec made its tokens; {remedy}.")
-    return CodecInfo.from_dict(record["codec"], where=f"codec in the first sample of {path}")
+    return read_codec(record["codec"], where=f"codec in the first sample of {path}")

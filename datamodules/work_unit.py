@@ -40,6 +40,7 @@ class Outcome(NamedTuple):
         reason: Why it was left out, None if it was not.
         end: Bytes in the tar after it.
         crc32: Of the bytes it added to the tar.
+        shortfall: What could not be read of a file that gave a sample, None if nothing is missing.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Outcome(NamedTuple):
     reason: str | None
     end: int
     crc32: int
+    shortfall: str | None = None
 
 
 class WorkUnit:
@@ -109,6 +111,7 @@ class WorkUnit:
         tokens: npt.NDArray[np.integer[Any]],
         metadata: Mapping[str, Any],
         audio: str,
+        shortfall: str | None = None,
     ) -> None:
         """Append the sample of the next file.
 
@@ -118,6 +121,7 @@ class WorkUnit:
             tokens: Ids 0..card-1, [K, T] with T >= 1.
             metadata: JSON primitives; `text` is the caption.
             audio: Hash of the audio.
+            shortfall: What of the file could not be read.
 
         Raises:
             ValueError: What `sample_bytes` refuses.
@@ -128,7 +132,7 @@ class WorkUnit:
         with explain_disk_errors(self.tar_path):
             tar.write(data)
             tar.flush()
-        self._note(Outcome(path, key, audio, None, self._end + len(data), zlib.crc32(data)))
+        self._note(Outcome(path, key, audio, None, self._end + len(data), zlib.crc32(data), shortfall))
 
     def leave_out(self, path: str, reason: str) -> None:
         """Note that the next file gives no sample.

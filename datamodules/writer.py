@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from datamodules.index import INDEX_DTYPE, IndexRows, write_index
 from datamodules.manifest import Manifest, ShardEntry, write_manifest
-from datamodules.scan import check_tokens, scan_shard
+from datamodules.scan import check_tokens, parse_metadata, scan_shard
 from datamodules.tar import BLOCK
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo, tokens_to_npy
@@ -45,15 +45,15 @@ def sample_bytes(
         Headers and payloads in whole blocks, without an end-of-archive mark.
 
     Raises:
-        ValueError: A key that cannot be stored, tokens that are not this codec's, or no JSON.
+        ValueError: A key that cannot be stored, tokens that are not this codec's, or metadata
+            that `metadata_bytes` refuses.
     """
     from webdataset.writer import TarWriter  # pulls in torch, which readers of shards do not need
 
     if not _KEY.fullmatch(key) or len(key.encode()) > 90:
         raise ValueError(f"key {key!r} has dots or slashes or is longer than 90 bytes")
     check_tokens(tokens, codec)
-    # "replace": file names need not be text, and stand in the metadata as `source`
-    payload = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    payload = metadata_bytes(metadata)
     buffer = io.BytesIO()
     # a fixed time and no encoder: nothing but the clip itself decides the bytes
     tar = TarWriter(buffer, encoder=False, mtime=0)
@@ -61,6 +61,18 @@ def sample_bytes(
     size: int = tar.tarstream.offset
     tar.close()
     return buffer.getvalue()[:size]
+
+
+def metadata_bytes(metadata: Mapping[str, Any]) -> bytes:
+    """Encode the JSON of one clip, and require that it can be read back.
+
+    Raises:
+        ValueError: It is no JSON, or larger, deeper or with a longer caption than `parse_metadata` takes.
+    """
+    # "replace": file names need not be text, and stand in the metadata as `source`
+    payload = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    parse_metadata(payload)
+    return payload
 
 
 def end_of_archive(size: int) -> bytes:

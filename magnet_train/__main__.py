@@ -1,8 +1,6 @@
 """`python -m magnet_train` is the same as `magnet-train`."""
 
-import sys
-
-from magnet_train.cli.main import main
+from magnet_train.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -9,8 +9,8 @@ import contextlib
 import hashlib
 import io
 import math
-import os
 import struct
+import warnings
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -19,26 +19,34 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import torch
+from soundfile import SoundFile
 from torch import Tensor
 
-from magnet_train.errors import UserError, cannot_read
+from magnet_train.audio_levels import LARGEST_FLOAT, Levels
+from magnet_train.audio_reading import Recording, explained, frames_in, is_float
+from magnet_train.audio_reading import blocks as blocks_of
+from magnet_train.containers import Part
+from magnet_train.errors import UserError
 from magnet_train.whole_files import whole_file
 
 # Sample rates whose ratio has larger terms get the nearest ratio with smaller ones: the filter bank has
 # target x source taps, gigabytes for 22051 -> 32000 Hz. The pitch moves by less than a cent.
 _LARGEST_RATIO_TERM = 2000
-_LOWEST_RATE = 100  # Hz; below it the ratio would round to zero, and nothing could be heard
-_BLOCK_SECONDS = 10.0
+_TOLERANCE = 0.1  # seconds that may be missing: counts are rounded, and mp3 pads
 _STEPS_16_BIT = 2**15  # on each side of zero
 # torchaudio's defaults, named since the overlap of blocks follows from them
 _FILTER_WIDTH = 6  # zero crossings of the sinc on each side
 _ROLLOFF = 0.99  # of the lower Nyquist frequency
 
 
-class AudioStream:
-    """Read a wav, flac, ogg or mp3 file as a model wants it, a block at a time: memory does not grow with it.
+class WrongScaleError(UserError):
+    """A file of floats at the scale of integers."""
 
-    Joined, the blocks are what `read_audio` returns.
+
+class AudioStream:
+    """Read an audio file as a model wants it, a block at a time: memory does not grow with it.
+
+    Joined, the blocks are what `read_audio` returns. What was joined end to end is read from end to end.
 
     Args:
         path: The file; any rate, any number of channels.
@@ -46,80 +54,139 @@ class AudioStream:
         channels: 1 (the mean of all) or 2 (mono doubled; of more than two, the first: front left and right).
         start: Seconds to leave out at the beginning.
         end: Where to stop, in seconds; None, or what lies behind the end, reads to the end.
+        rescale: Whether floats at the scale of integers are brought to -1..1; they are refused otherwise.
 
     Raises:
-        UserError: While iterating: the file is absent, is no audio, has no samples, samples that are no
-            numbers or a rate that is none of audio.
+        UserError: While iterating: the file is absent, is not audio, has no samples, samples that are not
+            finite, a rate or a number of channels that cannot be, or floats at the wrong scale.
     """
 
     def __init__(
-        self, path: str | Path, sample_rate: int, channels: int, start: float = 0.0, end: float | None = None
+        self,
+        path: str | Path,
+        sample_rate: int,
+        channels: int,
+        start: float = 0.0,
+        end: float | None = None,
+        *,
+        rescale: bool = False,
     ) -> None:
         if channels not in (1, 2):
             raise ValueError(f"channels must be 1 or 2, got {channels}")
         self.path, self.sample_rate, self.channels = path, sample_rate, channels
         self.start, self.end = start, end
+        self._rescale = rescale
         self._digest = hashlib.blake2b(digest_size=16)
+        self._levels = Levels()
+        self._seconds = 0.0  # read
+        self._expected = 0.0  # seconds that the headers promise, from start to end
+        self._cut = False
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield float32 [channels, samples], about ten seconds at a time."""
-        with _open(self.path) as file:
-            yield from resample_blocks(self._blocks(file), file.samplerate, self.sample_rate)
+        recording = Recording(self.path)
+        scale = self._find_scale(recording) if self._rescale else 1.0
+        offset = 0.0  # of a part, in seconds
+        for part in recording.parts:
+            if self.end is not None and offset >= self.end:
+                break
+            with contextlib.ExitStack() as stack:
+                try:
+                    file = stack.enter_context(recording.open(part))
+                except UserError:
+                    if not self._seconds:
+                        raise
+                    self._cut = True  # what lies before it was read
+                    continue
+                blocks = self._blocks(file, part, offset, scale)
+                yield from resample_blocks(blocks, file.samplerate, self.sample_rate)
+                offset += (frames_in(file) or 0) / file.samplerate
+        if not self._seconds:
+            raise UserError(
+                f"{self.path} holds no audio samples{self._where()}; remove it or record it again."
+            )
+        if self._levels.looks_like_integers and not self._rescale:
+            raise self._wrong_scale()
 
     @property
     def digest(self) -> str:
         """Hash of rate, channels and samples read so far, as decoded: the same for a wav and its flac."""
         return self._digest.hexdigest()
 
-    def _blocks(self, file: soundfile.SoundFile) -> Iterator[Tensor]:
-        """Yield what the file holds at its own rate, float32 [channels, samples]."""
-        left = self._seek(file)
-        self._digest.update(f"{file.samplerate} {file.channels}".encode())
-        empty = True
-        while left > 0:
-            samples = file.read(
-                min(left, round(_BLOCK_SECONDS * file.samplerate)), dtype="float32", always_2d=True
-            )
-            if not len(samples):  # the header promised more
-                break
-            left -= len(samples)
-            empty = False
-            self._digest.update(samples.data)
-            block = torch.from_numpy(samples.T.copy())
-            if not block.isfinite().all():
-                raise UserError(f"{self.path} holds samples that are not numbers; render it again.")
-            yield _with_channels(block, self.channels)
-        if empty:
-            raise UserError(
-                f"{self.path} holds no audio samples{self._where()}; remove it or record it again."
-            )
+    @property
+    def swing(self) -> float:
+        """Distance of the lowest from the highest sample of a channel so far; 0 of a constant, whatever its level."""
+        return self._levels.swing
 
-    def _seek(self, file: soundfile.SoundFile) -> int:
-        """Go to the start of the segment and return how many samples to read from there."""
-        total: int = file.frames
-        rate: int = file.samplerate
-        first = round(min(total, self.start * rate))
-        last = total if self.end is None else round(min(total, self.end * rate))
+    @property
+    def shortfall(self) -> str | None:
+        """Say, once all was read, how much of it could be; None if nothing is known to be missing."""
+        if self._expected - self._seconds > _TOLERANCE:
+            return (
+                f"{self._seconds:.1f} s could be read of the {self._expected:.1f} s that its header promises"
+            )
+        if self._cut and self.end is None:
+            return f"{self._seconds:.1f} s could be read, and the file breaks off there"
+        return None
+
+    def _blocks(self, file: SoundFile, part: Part, offset: float, scale: float) -> Iterator[Tensor]:
+        """Yield what the file holds at its own rate, float32 [channels, samples]."""
+        rate, total = file.samplerate, frames_in(file)
+        first = max(0, round((self.start - offset) * rate))
+        last = None if self.end is None else round((self.end - offset) * rate)
+        if total is not None:
+            promised = total / (1 - part.missing)
+            self._expected += max(0.0, promised if last is None else min(promised, last) - first) / rate
+            first = min(total, first)
+            last = total if last is None else min(total, last)
         if first:
-            file.seek(first)
-        return last - first
+            with explained(self.path):
+                file.seek(first)
+        self._cut = part.cut
+        self._digest.update(f"{rate} {file.channels}".encode())
+        for samples in blocks_of(file, None if last is None else last - first):
+            self._seconds += len(samples) / rate
+            self._digest.update(samples.data)
+            if not np.isfinite(samples).all():
+                raise UserError(f"{self.path} holds samples that are not numbers; render it again.")
+            self._levels.add(samples, is_float(file))
+            if self._levels.peak > LARGEST_FLOAT and not self._rescale:
+                raise self._wrong_scale()
+            scaled = samples if scale == 1.0 else samples / np.float32(scale)
+            yield _with_channels(torch.from_numpy(scaled.T.copy()), self.channels)
+
+    def _find_scale(self, recording: Recording) -> float:
+        """Return what floats at the scale of integers have to be divided by, 1 for any others."""
+        levels = Levels()
+        for part in recording.parts:
+            with recording.open(part) as file:
+                if is_float(file):
+                    for samples in blocks_of(file):
+                        levels.add(samples, True)
+        return levels.scale if levels.peak > LARGEST_FLOAT or levels.looks_like_integers else 1.0
+
+    def _wrong_scale(self) -> WrongScaleError:
+        levels = self._levels
+        return WrongScaleError(
+            f"{self.path} holds floats up to {levels.peak:g}, the scale of {levels.bits}-bit integers; divide "
+            f"them by {levels.scale:.0f} (tokenize does so with --rescale)."
+        )
 
     def _where(self) -> str:
         return f" after {self.start:g} s" if self.start else ""
 
 
 def audio_seconds(path: str | Path) -> float:
-    """Say how long an audio file is, by its header.
+    """Say how long an audio file is, by its headers.
 
     Raises:
-        UserError: The file is absent, is no audio or has a rate that is none of audio.
+        UserError: The file is absent, is not audio or has a rate that cannot be.
     """
-    with _open(path) as file:
-        return float(file.frames / file.samplerate)
+    return Recording(path).seconds()
 
 
 def read_audio(path: str | Path, sample_rate: int, channels: int) -> Tensor:
-    """Read a wav, flac, ogg or mp3 file as a model wants it.
+    """Read an audio file as a model wants it.
 
     Args:
         path: The file; any rate, any number of channels.
@@ -130,10 +197,17 @@ def read_audio(path: str | Path, sample_rate: int, channels: int) -> Tensor:
         float32 [channels, samples].
 
     Raises:
-        UserError: The file is absent, is no audio, has no samples, samples that are no numbers or a rate
-            that is none of audio.
+        UserError: The file is absent, is not audio, has no samples, samples that are not finite, a rate or a
+            number of channels that cannot be, or floats at the wrong scale.
+
+    Warns:
+        UserWarning: It could be read in part only.
     """
-    return torch.cat(list(AudioStream(path, sample_rate, channels)), dim=-1)
+    stream = AudioStream(path, sample_rate, channels)
+    audio = torch.cat(list(stream), dim=-1)
+    if stream.shortfall is not None:
+        warnings.warn(f"{path}: {stream.shortfall}", stacklevel=2)
+    return audio
 
 
 def resample(audio: Tensor, source_rate: int, target_rate: int) -> Tensor:
@@ -183,7 +257,9 @@ def resample_blocks(blocks: Iterable[Tensor], source_rate: int, target_rate: int
 
 
 def _ratio(source_rate: int, target_rate: int) -> Fraction:
-    return Fraction(source_rate, target_rate).limit_denominator(_LARGEST_RATIO_TERM)
+    ratio = Fraction(source_rate, target_rate)
+    largest = math.isqrt(round(_LARGEST_RATIO_TERM**2 / ratio))
+    return ratio.limit_denominator(max(1, min(_LARGEST_RATIO_TERM, largest)))
 
 
 def _windowed_sinc(audio: Tensor, ratio: Fraction) -> Tensor:
@@ -231,42 +307,12 @@ def encode_wav(samples: npt.NDArray[np.float32 | np.int16], sample_rate: int) ->
     return encoded.getvalue()
 
 
-@contextlib.contextmanager
-def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
-    """Open an audio file, and say in one sentence why that, or reading it, is not possible.
-
-    Raises:
-        UserError: It is absent, is no audio or has a rate that is none of audio.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"there is no audio file {path}; check the path.")
-    try:
-        Path(path).open("rb").close()  # libsndfile would only say that there is a system error
-        with soundfile.SoundFile(os.fsencode(path)) as file:  # names need not be text
-            if file.samplerate < _LOWEST_RATE:
-                raise UserError(
-                    f"{path} says it has {file.samplerate} samples a second; correct its sample rate."
-                )
-            yield file
-    except OSError as error:
-        raise cannot_read(path, error) from error
-    except (soundfile.SoundFileError, MemoryError, TypeError) as error:  # a lying header; headerless .raw
-        raise UserError(
-            f"cannot read {path} as audio ({_reason(error)}); convert it to wav, flac, ogg or mp3."
-        ) from error
-
-
 def _with_channels(audio: Tensor, channels: int) -> Tensor:
     if audio.shape[0] == channels:
         return audio
     if channels == 1:
         return audio.mean(dim=0, keepdim=True)
     return audio.expand(2, -1) if audio.shape[0] == 1 else audio[:2]
-
-
-def _reason(error: Exception) -> str:
-    """Return libsndfile's words without its file name and full stop."""
-    return str(error).rsplit(": ", 1)[-1].rstrip(".")
 
 
 def fits_16_bit(audio: Tensor) -> bool:

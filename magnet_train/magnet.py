@@ -23,7 +23,6 @@ from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.licence import UNSPECIFIED
 from magnet_train.checkpoints.load import read_model, read_stored
 from magnet_train.checkpoints.stored import StoredModel, as_it_came, load_weights, without_path
-from magnet_train.circular import CircularLogits, CircularRescorer, decode_circular
 from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
 from magnet_train.decoding import (
     DecodingConfig,
@@ -40,6 +39,7 @@ from magnet_train.hub import upload_folder
 from magnet_train.inputs import as_audio, as_captions, as_mask, as_region, as_tokens, as_whole_number
 from magnet_train.long_audio import encode_audio, samples_per_frame
 from magnet_train.long_form import continue_tokens
+from magnet_train.looping import close_loop, decode_loop
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.text import TextEncoder, text_encoder_from_spec
 
@@ -205,12 +205,13 @@ class Magnet:
         Args:
             texts: B captions; None or "" makes a clip without one.
             seconds: Length; the model's segment_duration when None. Longer clips are made window by window, each
-                in sight of half of the one before.
+                in sight of about half of the one before, from a beat on.
             seed: Makes the result repeatable on the same kind of device, 0..2^63-1.
             decoding: Sampler settings; the model's own when None.
             prompt: Audio [channels, samples] or [B, channels, samples] at `sample_rate` to continue; a tensor or
                 numpy array.
-            loop: Make clips whose end goes on at their beginning.
+            loop: Make clips that can be repeated: a straight clip whose ends, one span each, are made again in
+                sight of each other.
             progress: Called as progress(steps done, steps in all).
             rescorer: A second model that helps to choose what is made again, `rescoring.MusicgenRescorer` say;
                 with weight `decoding.rescorer_weight`, on the same device.
@@ -221,7 +222,7 @@ class Magnet:
             float32 [B, channels, samples] on the CPU.
 
         Raises:
-            UserError: A loop longer than the model's clips, a prompt as long as the clip or longer, settings that
+            UserError: A loop in parity mode, a prompt as long as the clip or longer, settings that
                 do not fit, or a rescorer of other tokens.
         """
         texts, tokens, seconds = as_captions(texts), None, self._length(seconds)
@@ -238,7 +239,7 @@ class Magnet:
             progress=progress,
             first_index=first_index,
         )
-        return (decode_circular(self.codec, tokens) if loop else self.codec.decode(tokens)).cpu()
+        return (decode_loop(self.codec, tokens) if loop else self.codec.decode(tokens)).cpu()
 
     def edit(
         self,
@@ -357,6 +358,7 @@ class Magnet:
             )
         # What a row of a matrix product is, to the last bit, depends on how many there are: so one by one. It costs
         # a model of 128 dimensions twice the time, and the larger ones, whose products are the work, little.
+        steps = _Rows(progress, len(texts))
         clips = [
             self._make_tokens(
                 [text],
@@ -364,7 +366,7 @@ class Magnet:
                 None if prompt is None else prompt[row : row + 1],
                 None if keep is None else keep[row : row + 1],
                 loop,
-                _of_row(progress, row, len(texts)),
+                steps.of(row),
                 rescorer,
                 first_index + row,
             )
@@ -391,14 +393,18 @@ class Magnet:
         generator = None if seed is None else clip_generators(seed, indices, self.device)
         shape = (len(texts), self.lm.n_q, self._stored.codec.frames(seconds))
         window = self._stored.codec.frames(self.segment_duration)
-        if shape[2] > window and (loop or decoding.parity or keep is not None):
-            what = "a loop" if loop else "a clip in parity mode" if decoding.parity else "a clip with `keep`"
+        if loop and decoding.parity:
+            raise UserError(
+                "parity mode makes what the reference makes, which has no loops; leave one of them off."
+            )
+        if shape[2] > window and (decoding.parity or keep is not None):
+            what = "a clip in parity mode" if decoding.parity else "a clip with `keep`"
             raise UserError(
                 f"{what} has to be made in one go, which is at most the {self.segment_duration:g} s of the model's "
                 f"clips, not {seconds:g} s; ask for less."
             )
-        logits_fn = self._logits_fn(texts, loop, padding) if padding else self.logits_fn(texts, loop)
-        judge = self._rescorer(rescorer, texts, decoding, loop)
+        logits_fn = self._logits_fn(texts, padding) if padding else self.logits_fn(texts)
+        judge = self._rescorer(rescorer, texts, decoding)
 
         def fill(prompt: Tensor | None, keep: Tensor | None, progress: Progress | None) -> Tensor:
             return generate_tokens(
@@ -416,28 +422,37 @@ class Magnet:
             )
 
         if shape[2] <= window:
-            return fill(prompt, keep, progress)
-        given, _ = given_tokens(prompt, None, shape, self.lm.card, self.device)
-        return continue_tokens(given, 0 if prompt is None else prompt.shape[-1], window, fill, progress)
+            tokens = fill(prompt, keep, progress)
+        else:
+            given, _ = given_tokens(prompt, None, shape, self.lm.card, self.device)
+            length = 0 if prompt is None else prompt.shape[-1]
+            tokens = continue_tokens(given, length, window, fill, self._features, progress)
+        if not loop:
+            return tokens
+        _, stays = given_tokens(prompt, keep, shape, self.lm.card, self.device)
+        return close_loop(tokens, stays, window, 2 * self.lm.span_len, fill, self._features)
 
-    def logits_fn(self, texts: Sequence[str | None], loop: bool = False) -> LogitsAtFrames:
+    def _features(self, tokens: Tensor) -> Tensor:
+        """Return the sum of the codebooks' embeddings, float [B, D, T]: frames of similar sound lie near each other."""
+        with torch.no_grad():
+            return self.lm.embed(tokens).float().transpose(1, 2)
+
+    def logits_fn(self, texts: Sequence[str | None]) -> LogitsAtFrames:
         """Return what the decoder asks for logits: the model, told what B captions say, each as if alone.
 
         Args:
             texts: As in `generate`.
-            loop: Likewise.
         """
-        return self._logits_fn(texts, loop, padding=False)
+        return self._logits_fn(texts, padding=False)
 
-    def _logits_fn(self, texts: Sequence[str | None], loop: bool, padding: bool) -> LogitsAtFrames:
+    def _logits_fn(self, texts: Sequence[str | None], padding: bool) -> LogitsAtFrames:
         with torch.no_grad():
             hidden, mask = self.text(texts)
         told = (hidden, mask, not padding) if bool(mask.any()) else (None,)
-        guided = GuidedLogits(self.lm, *told)
-        return CircularLogits(guided) if loop else guided
+        return GuidedLogits(self.lm, *told)
 
     def _rescorer(
-        self, model: RescoringModel | None, texts: Sequence[str | None], decoding: DecodingConfig, loop: bool
+        self, model: RescoringModel | None, texts: Sequence[str | None], decoding: DecodingConfig
     ) -> Rescorer | None:
         """Return what judges clips about these texts, if there is such a model and it has a say."""
         if model is None:
@@ -445,8 +460,7 @@ class Magnet:
         model.require_same_tokens(self._stored.codec)
         if decoding.rescorer_weight == 0:
             return None
-        rescorer = model.for_texts(texts)
-        return CircularRescorer(rescorer) if loop else rescorer
+        return model.for_texts(texts)
 
     def unknown_words(self, texts: Sequence[str | None]) -> list[str]:
         """List the words of captions that the text encoder does not know, if its vocabulary is one of whole words."""
@@ -589,11 +603,24 @@ def unknown_words_sentence(words: Sequence[str]) -> str:
     return f"the model's vocabulary lacks {listed}: the model reads each as the same unknown word"
 
 
-def _of_row(progress: Progress | None, row: int, rows: int) -> Progress | None:
-    """Count the steps of clips that are made one after the other."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(row * total + done, rows * total)
+class _Rows:
+    """Counts the steps of clips that are made one after the other; how many a clip takes may differ."""
+
+    def __init__(self, progress: Progress | None, rows: int) -> None:
+        self.progress, self.rows = progress, rows
+        self.taken = 0
+
+    def of(self, row: int) -> Progress | None:
+        """Return what clip number `row` reports to."""
+        progress, before = self.progress, self.taken
+        if progress is None:
+            return None
+
+        def report(done: int, total: int) -> None:
+            self.taken = before + done
+            progress(self.taken, before + total * (self.rows - row))
+
+        return report
 
 
 def _is_local(path: Path) -> bool:

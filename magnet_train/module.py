@@ -5,6 +5,7 @@ Shapes: B clips, K codebooks, T frames. A batch is a dict, see `TokenBatch`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypedDict
 
@@ -21,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from magnet_train.checkpoints.layout import FORMAT, KEY, ORIGIN
 from magnet_train.decoding import DecodingConfig, clip_generators, generate_tokens
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, first_line
 from magnet_train.losses import masked_cross_entropy_sum, predict_masked
 from magnet_train.masking import mask_rate, span_mask
 from magnet_train.metrics import MaskedTokenMetrics
@@ -116,6 +117,8 @@ class MagnetModule(pl.LightningModule):
         self.sampled_tokens: Tensor | None = None  # int64 [prompts, K, T] of the last validation
         self.recompute_activations, self.compile_layers = recompute_activations, compile
         self._configured = False
+        if warmup_steps < 0:
+            raise UserError(f"model.warmup_steps is {warmup_steps}; give 0 or more.")
         self._check_settings()
         self.held_out = MaskedTokenMetrics(self.codec.n_q)
         self._sums: Tensor | None = None  # float32 [2, K], LOSS and COUNT since the last optimizer step
@@ -130,11 +133,8 @@ class MagnetModule(pl.LightningModule):
                 f"segment_duration {self.segment_duration} s is {frames} frames, shorter than one span of "
                 f"{self.lm.span_len}; make data.segment_duration longer."
             )
-        if (
-            len(self.stage_weights) != self.codec.n_q
-            or min(self.stage_weights) < 0
-            or not any(self.stage_weights)
-        ):
+        weights = self.stage_weights
+        if len(weights) != self.codec.n_q or not any(weights) or not all(0 <= w < math.inf for w in weights):
             raise UserError(
                 f"stage_weights {self.stage_weights} must hold {self.codec.n_q} numbers >= 0, one per codebook."
             )
@@ -167,7 +167,7 @@ class MagnetModule(pl.LightningModule):
             Scalar loss whose gradient `optimizer_step` scales, see there: nats of all masked tokens of the
             batch over the frames of one clip.
         """
-        stages = self._stages(batch)
+        stages = self.stages_of(batch)
         mask = self.draw_mask(batch["noise"])  # [B, T]
         hidden, text_mask = self.text(batch["text"])
         shown = batch["noise"][:, COIN] >= self.cfg_dropout
@@ -252,7 +252,7 @@ class MagnetModule(pl.LightningModule):
             for stage in (k for k in range(self.codec.n_q) if trained[k]):
                 self.log(f"train/loss_codebook_{stage}", sums[LOSS, stage] / trained[stage], batch_size=1)
 
-    def _stages(self, batch: TokenBatch) -> list[int]:
+    def stages_of(self, batch: TokenBatch) -> list[int]:
         """Say which codebook each clip of the batch is about."""
         if self.stage_sampling == "stratified":
             return stratified_stages(batch["slot"], self.stage_weights).tolist()
@@ -343,7 +343,18 @@ class MagnetModule(pl.LightningModule):
         if self.trainer.max_steps < 1:
             raise UserError("the learning rate needs to know where it ends; set trainer.max_steps.")
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        optimizer = self._build_optimizer(named)
+        try:
+            optimizer = self._build_optimizer(named)
+        except ValueError as error:
+            raise UserError(
+                f"model.optimizer refuses its settings ({first_line(error)}); correct them."
+            ) from error
+        for name, value in optimizer.defaults.items():
+            numbers = [
+                n for n in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(n, float)
+            ]
+            if not all(map(math.isfinite, numbers)):
+                raise UserError(f"model.optimizer.{name} is {value}; give a finite number.")
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if scaled and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
             raise UserError(

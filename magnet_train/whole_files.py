@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import IO
 
 from magnet_train.errors import UserError
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LONGEST_NAME = 255  # bytes, on the file systems that are used
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
@@ -35,7 +37,10 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
 
 def partial_path(target: Path) -> Path:
     """Name the unfinished version of `target`: same folder, so that the last rename never turns into a copy."""
-    return target.with_name(f".{target.name}.partial")
+    name = f".{target.name}.partial"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f".{hashlib.blake2b(os.fsencode(target.name), digest_size=16).hexdigest()}.partial"
+    return target.with_name(name)
 
 
 def publish(partial: Path, target: Path) -> None:
@@ -89,7 +94,7 @@ def explain_disk_errors(target: Path) -> Iterator[None]:
         cause = _os_error_within(error)
         if cause is None:
             raise
-        if cause.errno in _NO_ROOM:
+        if cause.errno in NO_ROOM:
             raise UserError(
                 f"no room on disk for {target}; free some space or write to another folder."
             ) from error

@@ -2,7 +2,8 @@
 
 One multiplication and one addition are two operations. A restricted frame has 2C + 1 keys, one head answers at
 masked frames alone, and a clip without a text has no cross-attention. Where only some frames are asked for, the last
-layer computes little else, and of a single span only what it can see counts. Norms, GELU and softmax do not count.
+layer computes little else, and of a single span only what it can see counts. Norms, GELU and softmax do not count,
+nor does what activation checkpointing computes twice, nor the text encoder.
 
 Shapes: D = dim, C = frames of context each side.
 """
@@ -43,19 +44,42 @@ class Pass:
 
 
 def forward_flops(config: dict[str, Any], work: Pass) -> float:
-    """Count a forward pass of `MagnetTransformer(**config)`; training takes three times as many."""
+    """Count a forward pass of `MagnetTransformer(**config)`."""
+    return sum(_products(config, work))
+
+
+def training_flops(config: dict[str, Any], work: Pass, trained: float = 1.0) -> float:
+    """Count a forward and a backward pass.
+
+    The backward pass of a matrix product is two more of its size, one for the gradient of each factor; that of
+    weights which do not train is left out.
+
+    Args:
+        config: Arguments of `MagnetTransformer`.
+        work: What goes through it.
+        trained: Share of the matrices' weights that train, 0..1.
+    """
+    with_weights, between_states = _products(config, work)
+    return (2 + trained) * with_weights + 3 * between_states
+
+
+def _products(config: dict[str, Any], work: Pass) -> tuple[float, float]:
+    """Count the products of states with weights, and those of states with states within attention."""
     dim, context, num_layers = config["dim"], config["subcodes_context"], config["num_layers"]
     restricted = work.stage > 0 and context >= 0
     keys = min(work.frames, 2 * context + 1) if restricted else work.frames
-    total: float = 2 * work.answered * dim * config["card"]  # head
-    total += 2 * work.with_text * work.text_positions * config["text_dim"] * dim  # text projection
-    total += num_layers * 2 * work.with_text * work.text_positions * 2 * dim * dim  # its keys and values
+    weights: float = 2 * work.answered * dim * config["card"]  # head
+    weights += 2 * work.with_text * work.text_positions * config["text_dim"] * dim  # text projection
+    weights += num_layers * 2 * work.with_text * work.text_positions * 2 * dim * dim  # its keys and values
+    states = 0.0
     for layers_left in range(num_layers, 0, -1):
         attending = work.frames
         if restricted and work.span is not None:
             attending = field_width(work.span, work.frames, context, layers_left)
         going_on = work.answered / work.clips if work.pruned and layers_left == 1 else attending
-        total += 2 * work.clips * attending * (4 * dim * dim + 2 * keys * dim)  # self-attention
-        total += 2 * work.with_text * going_on * (2 * dim * dim + 2 * work.text_positions * dim)
-        total += 2 * work.clips * going_on * 8 * dim * dim  # feed-forward
-    return total
+        weights += 2 * work.clips * attending * 4 * dim * dim  # self-attention
+        states += 2 * work.clips * attending * 2 * keys * dim
+        weights += 2 * work.with_text * going_on * 2 * dim * dim  # cross-attention
+        states += 2 * work.with_text * going_on * 2 * work.text_positions * dim
+        weights += 2 * work.clips * going_on * 8 * dim * dim  # feed-forward
+    return weights, states

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from magnet_train.benchmark.flops import Pass, forward_flops
+from magnet_train.benchmark.flops import Pass, training_flops
 from magnet_train.benchmark.naive import NaiveTransformer, naive_loss, naive_step_loss
 from magnet_train.benchmark.restricted import attention_rows
 from magnet_train.benchmark.setting import Row, Setting, require_close, require_small
@@ -27,7 +27,6 @@ GRADIENT_TOLERANCE = 1e-6  # of the norm of all gradients together
 WEIGHT_TOLERANCE = (
     1e-5  # of the norm of one weight's; small ones are float32 sums of thousands of larger terms
 )
-TRAINING_PASSES = 3  # forward, and twice that backward
 
 
 class TrainingBatch:
@@ -178,7 +177,7 @@ def _step_rows(setting: Setting, clock: Clock, compiled: bool) -> Iterator[Row]:
             setting.text_positions,
             len(batch.positions),
         )
-        flops.append(TRAINING_PASSES * forward_flops(setting.lm_config, work))
+        flops.append(training_flops(setting.lm_config, work))
         yield {
             "part": f"step, codebook {stage}",
             **pairs[-1].summary(),

@@ -2,6 +2,7 @@
 
 from magnet_train.callbacks.exact import ExactResume
 from magnet_train.callbacks.finite import FiniteGuard
+from magnet_train.callbacks.last_row import LastRow
 from magnet_train.callbacks.predictions import WritePredictions
 from magnet_train.callbacks.progress import StepProgressBar
 from magnet_train.callbacks.samples import SampleAudio
@@ -11,6 +12,7 @@ from magnet_train.callbacks.stop import SaveOnStop
 __all__ = [
     "ExactResume",
     "FiniteGuard",
+    "LastRow",
     "SampleAudio",
     "SaveOnStop",
     "SpeedMonitor",

@@ -49,12 +49,15 @@ class FiniteGuard(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what decides over later updates, so that a resumed run skips the same."""
-        return {"skipped": self.skipped, "in_a_row": self._in_a_row, "mean": self._mean}
+        return {"skipped": self.skipped, "in_a_row": self._in_a_row, "mean_nats": self._mean}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore it."""
+        """Restore what an earlier part of the run has counted.
+
+        The mean of checkpoints of before was divided by their number of accumulated parts; it starts again.
+        """
         self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
-        self._mean = state_dict["mean"]
+        self._mean = state_dict.get("mean_nats")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what cannot be.
@@ -99,8 +102,9 @@ class FiniteGuard(Callback):
             own = [batch for batch, (_, _, finite) in zip(seen, numbers, strict=True) if not finite]
             self._refuse(trainer, [batch.content for batch in own])
         if self.skip_above is not None:
-            mean_scale = float(cast(MagnetModule, pl_module).mean_scale)
-            self._weigh(trainer, pl_module, optimizer, mean_scale * sum(loss for _, loss, _ in numbers))
+            # Lightning has divided the loss of each part by the number of parts.
+            scale = float(cast(MagnetModule, pl_module).mean_scale) * trainer.accumulate_grad_batches
+            self._weigh(trainer, pl_module, optimizer, scale * sum(loss for _, loss, _ in numbers))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from magnet_train.callbacks.vote import StopVote
-from magnet_train.errors import Preempted
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+from magnet_train.errors import AgreedError, Preempted
+from magnet_train.stop_request import before_training, stop_request
 
 
 class SaveOnStop(Checkpoint):
     """Save `stopped_step=N.ckpt` when SIGTERM or SIGUSR1 reaches any rank, and `step=N.ckpt` at the end.
 
-    All ranks stop after the same batch, of training or of validation. A batch in the middle of an accumulation is
-    taken back, and a validation that was cut is done anew after the resume. Under SLURM, SIGUSR1
-    (`#SBATCH --signal=USR1@120`) also puts the job back into the queue; after SIGTERM SLURM does that itself
-    where it is meant.
-
-    Args:
-        requeue: Ask SLURM to run the job again after SIGUSR1.
+    All ranks stop together, before training begins or after the same batch of training or of validation. A batch in
+    the middle of an accumulation is taken back, and a validation that was cut is done again after the resume. The
+    command then leaves with exit code 75; a cluster's script asks for a requeue once all ranks have left.
     """
 
-    def __init__(self, requeue: bool = True) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.requeue = requeue
         self._vote = StopVote()
-        self._handlers: dict[signal.Signals, Any] = {}
+        self._listening = False
         self._saved_step = 0
         self.last_model_path = ""  # these three are what Lightning's loggers ask a checkpoint callback for
         self.current_score: float | None = None
         self.save_top_k = 1
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over from Lightning's handlers: they answer from inside the signal, where ranks cannot agree."""
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Stop before training begins if a signal came while it was prepared."""
+        if stage != "fit":
+            return
+        # Lightning's handlers broadcast from inside the signal, where ranks cannot agree.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        self._listening = stop_request.listen()  # unless the command line has done so from the beginning
         self._vote = StopVote(getattr(trainer.strategy, "_timeout", None))
+        number = self._vote.agree()
+        stop_request.begin()
+        if number:
+            raise Preempted(before_training(number))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember the step that a checkpoint holds already."""
         self._saved_step = trainer.global_step
-        self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
-        for number in SIGNALS:
-            signal.signal(number, self._ask)
 
     def on_train_batch_end(
         self,
@@ -81,9 +79,8 @@ class SaveOnStop(Checkpoint):
         if not number:
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            callback.on_validation_epoch_end(
-                trainer, pl_module
-            )  # validation runs on averages: weights go back
+            if isinstance(callback, WeightAveraging):  # Lightning's would save the average as the raw weights
+                callback.on_validation_epoch_end(trainer, pl_module)
         self._stop(trainer, number)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -95,13 +92,16 @@ class SaveOnStop(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave nothing under way."""
         self._vote.close()
-        self._restore_handlers()
+        self._release()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back."""
-        self._restore_handlers()
+        """Restore the signal handlers, unless all ranks are leaving: a launcher may send another on their way out."""
+        if isinstance(exception, (AgreedError, Preempted)):
+            self._release()
+        else:
+            stop_request.release()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -109,13 +109,9 @@ class SaveOnStop(Checkpoint):
         """Remember what is saved already, whoever asked for it."""
         self._saved_step = trainer.global_step
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._vote.received = number
-
-    def _restore_handlers(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+    def _release(self) -> None:
+        if self._listening:
+            stop_request.release()
 
     def _save_the_end(self, trainer: pl.Trainer) -> None:
         if self._saved_step != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -125,8 +121,6 @@ class SaveOnStop(Checkpoint):
         name = f"stopped_step={trainer.global_step:07d}.ckpt"
         if trainer.global_step:
             self._save(trainer, name)
-        if number == signal.SIGUSR1 and self.requeue and SLURMEnvironment.detect() and trainer.is_global_zero:
-            _requeue()
         saved = (
             f"{name} is saved and --resume auto goes on from it" if trainer.global_step else "nothing to save"
         )
@@ -144,18 +138,3 @@ class SaveOnStop(Checkpoint):
                 logger.after_save_checkpoint(self)  # type: ignore[arg-type]
         for path in before - {folder / name}:  # each would be as large as the model and its optimizer
             trainer.strategy.remove_checkpoint(path)
-
-
-def _requeue() -> None:
-    """Put this SLURM job, or this task of its array, back into the queue."""
-    job = os.environ["SLURM_JOB_ID"]
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    try:
-        subprocess.run(["scontrol", "requeue", job], check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError) as error:
-        rank_zero_info(
-            f"the job is saved but could not be put back into the queue ({error}); submit it again."
-        )
-    else:
-        rank_zero_info(f"put job {job} back into the queue")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from magnet_train.checkpoints.stored import StoredModel
 from magnet_train.errors import UserError
+from magnet_train.weight_checks import require_finite
 
 ADAPTER = "default"  # peft's name for the only one
 A, B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
@@ -45,7 +46,7 @@ def merge_adapter(base: StoredModel, adapter: StoredModel, strength: float = 1.0
             "name the base that it was trained on."
         )
     factor = strength * float(adapter.adapter["alpha"]) / int(adapter.adapter["rank"])
-    weights = dict(base.weights)
+    weights, changed = base.weights, dict[str, Tensor]()
     for name, down in adapter.weights.items():
         if name.endswith(A):
             target = name.removesuffix(A)
@@ -55,10 +56,11 @@ def merge_adapter(base: StoredModel, adapter: StoredModel, strength: float = 1.0
                 raise UserError(
                     f"adapter {adapter.source} has weights for {target} that do not fit {base.source}; save it again."
                 )
-            weights[f"{target}.weight"] = own.float() + factor * (up.float() @ down.float())
+            changed[f"{target}.weight"] = own.float() + factor * (up.float() @ down.float())
+    require_finite(changed, f"{base.source} with adapter {adapter.source} at strength {strength:g}")
     return replace(
         adapter,
-        weights=weights,
+        weights=weights | changed,
         adapter={},
         text=base.text,
         text_folder=base.text_folder,

@@ -7,8 +7,8 @@ tensors under `best_state.model` and the configuration as OmegaConf objects. Bes
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,19 @@ from torch import Tensor
 from magnet_train.checkpoints.audiocraft_names import from_audiocraft_names, to_audiocraft_names, unwrapped
 from magnet_train.checkpoints.licence import licence_of
 from magnet_train.checkpoints.omegaconf import to_plain
+from magnet_train.checkpoints.settings import (
+    decoding_of,
+    duration_of,
+    require_codec,
+    require_lm,
+    require_small,
+    require_text,
+)
 from magnet_train.checkpoints.stored import StoredModel, load_plain, require_all
-from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
 from magnet_train.tokens import CodecInfo
+from magnet_train.weight_checks import require_backed, require_finite
 
 STATE_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
 PRETRAINED = "//pretrained/"  # before a hub id in the reference's configurations
@@ -77,7 +85,7 @@ DECODING = {
 }
 
 # What the released music models sample with, where a file does not say.
-RELEASED = DecodingConfig(temperature=3.0, anneal_temperature=True)
+RELEASED = {"temperature": 3.0, "anneal_temperature": True}
 
 
 def is_audiocraft(package: object) -> bool:
@@ -104,7 +112,15 @@ def read_audiocraft(path: Path, package: Any = None) -> StoredModel:
         config = _config_of(package)
         _require_architecture(config, file)
         return _read_package(config, _weights_of(package), file)
-    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        RuntimeError,
+        yaml.YAMLError,
+    ) as error:
         raise UserError(
             f"{file} has a configuration that makes no model ({type(error).__name__}: {first_words(error)}); "
             "export it again from audiocraft."
@@ -121,6 +137,7 @@ def _config_of(package: Mapping[str, Any]) -> dict[str, Any]:
     config = yaml.safe_load(config) if isinstance(config, str) else config
     if not isinstance(config, dict):
         raise TypeError("xp.cfg has no fields")
+    require_small(config, "xp.cfg")
     return config
 
 
@@ -138,7 +155,7 @@ def _require_architecture(config: Mapping[str, Any], file: Path) -> None:
         for part in name.split("."):
             value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
         if value is not _ABSENT and value != needed:
-            wrong.append(f"{name} {value!r} instead of {needed!r}")
+            wrong.append(f"{name} {reprlib.repr(value)} instead of {needed!r}")
     if wrong:
         raise UserError(
             f"{file} is no MAGNeT model as magnet-train builds it: it has {'; '.join(wrong)}; train or export "
@@ -155,7 +172,10 @@ def _read_package(config: dict[str, Any], state: dict[str, Tensor], file: Path) 
         raise UserError(f"{file} has no weights named {TEXT_WEIGHT}; it is not a model conditioned on text.")
     # The name in the YAML does not bind the width of the text encoder; the weights do.
     lm = _lm_config(config, text_dim=int(state[TEXT_WEIGHT].shape[-1]))
+    require_backed(state, str(file))
+    require_lm(lm, state, str(file))
     require_all(reference_layout(lm), state, str(file))
+    require_finite(state, str(file))
     codec_id, codec_folder = _codec_beside(file, str(config["compression_model_checkpoint"]))
     codec = CodecInfo(
         id=codec_id,
@@ -166,19 +186,22 @@ def _read_package(config: dict[str, Any], state: dict[str, Tensor], file: Path) 
         n_q=lm["n_q"],
         card=lm["card"],
     )
+    codec = CodecInfo.from_dict(codec.to_dict() | dict(ours.get("codec", {})), str(file))
+    require_codec(codec, str(file))
     text = {
         "kind": "t5",
         "name": str(config["conditioners"]["description"]["t5"]["name"]),
         "trainable": False,
         "max_length": MAX_CAPTION_TOKENS,
-    }
+    } | dict(ours.get("text", {}))
+    require_text(text, lm, str(file))
     return StoredModel(
         source=str(file),
         lm=lm,
-        text=text | dict(ours.get("text", {})),
-        codec=CodecInfo.from_dict(codec.to_dict() | dict(ours.get("codec", {})), str(file)),
-        decoding=_decoding(config, bool(ours.get("parity", True))),
-        segment_duration=float(config["dataset"]["segment_duration"]),  # as with span_len
+        text=text,
+        codec=codec,
+        decoding=decoding_of(_decoding(config, ours), str(file)),
+        segment_duration=duration_of(config["dataset"]["segment_duration"], str(file)),  # as with span_len
         weights={f"lm.{name}": tensor for name, tensor in from_audiocraft_names(state).items()},
         codec_folder=codec_folder,
         licence=str(ours.get("licence") or licence_of(file.parent)),
@@ -224,12 +247,15 @@ def reference_layout(lm: Mapping[str, Any]) -> dict[str, Tensor]:
     return to_audiocraft_names(model.state_dict())
 
 
-def _decoding(config: Mapping[str, Any], parity: bool) -> DecodingConfig:
+def _decoding(config: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the sampler's settings: those that an export of ours states in full, else those of the reference."""
     theirs = config.get("generate", {}).get("lm", {})
-    settings = {ours: theirs[name] for name, ours in DECODING.items() if theirs.get(name) is not None}
+    given = {name: theirs[their] for their, name in DECODING.items() if theirs.get(their) is not None}
+    settings: dict[str, Any] = {**RELEASED, **given}
+    settings |= dict(ours.get("decoding", {})) | {"parity": bool(ours.get("parity", True))}
     if "decoding_steps" in settings:
-        settings["decoding_steps"] = tuple(int(steps) for steps in settings["decoding_steps"])
-    return replace(RELEASED, **settings, parity=parity)
+        settings["decoding_steps"] = tuple(settings["decoding_steps"])
+    return settings
 
 
 def _codec_beside(state_file: Path, named: str) -> tuple[str, Path | None]:

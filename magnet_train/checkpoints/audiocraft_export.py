@@ -22,18 +22,21 @@ from magnet_train.checkpoints.audiocraft_names import to_audiocraft_names
 from magnet_train.checkpoints.card import model_card
 from magnet_train.checkpoints.export import CARD, whole_folder
 from magnet_train.checkpoints.stored import StoredModel
+from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError
 from magnet_train.hub import is_hub_id
 
 VERSION = "1.4.0a2"  # of the reference whose builders the configuration is for
 LM_PREFIX = "lm."
 
-# The text encoders that the reference's conditioner accepts, by name.
-T5_NAMES = {
-    "t5-small", "t5-base", "t5-large", "t5-3b", "t5-11b",
-    "google/flan-t5-small", "google/flan-t5-base", "google/flan-t5-large",
-    "google/flan-t5-xl", "google/flan-t5-xxl",
+# The text encoders that the reference's conditioner can build, and the width of their states. It lists
+# flan-t5-xl and -xxl as well, but knows no width for them.
+T5_WIDTHS = {
+    "t5-small": 512, "t5-base": 768, "t5-large": 1024, "t5-3b": 1024, "t5-11b": 1024,
+    "google/flan-t5-small": 512, "google/flan-t5-base": 768, "google/flan-t5-large": 1024,
 }  # fmt: skip
+# Settings of the decoder with values of ours that the reference has no name for.
+THEIR_NAMES = {"span_arrangement": ("nonoverlap", "stride1"), "span_scoring": ("max", "prod")}
 
 
 def save_audiocraft(model: StoredModel, folder: Path) -> None:
@@ -44,10 +47,12 @@ def save_audiocraft(model: StoredModel, folder: Path) -> None:
         folder: Target; must not exist or be empty.
 
     Raises:
-        UserError: The reference could not read the text encoder or the codec, or the target cannot be written.
+        UserError: The reference could not read the text encoder, the codec or the length of the clips, or the
+            target cannot be written.
     """
     _require_readable_text(model)
     _require_readable_codec(model)
+    _require_whole_numbers(model)
     with whole_folder(folder) as partial:
         state = {name.removeprefix(LM_PREFIX): tensor for name, tensor in model.weights.items()}
         package = {
@@ -74,7 +79,7 @@ def audiocraft_config(model: StoredModel) -> dict[str, Any]:
     Training settings that do not shape the model have the values of the released configurations.
     """
     lm, codec = model.lm, model.codec
-    frame_rate = int(codec.frame_rate) if codec.frame_rate.is_integer() else codec.frame_rate
+    seconds, frame_rate = int(model.segment_duration), int(codec.frame_rate)  # the reference slices with them
     config: dict[str, Any] = {
         "solver": "magnet",
         "device": "cuda",
@@ -88,9 +93,9 @@ def audiocraft_config(model: StoredModel) -> dict[str, Any]:
         "compression_model_n_q": None,
         "tokens": {"padding_with_special_token": False},
         "interleave_stereo_codebooks": {"use": False, "per_timestep": False},
-        "dataset": {"segment_duration": model.segment_duration},
+        "dataset": {"segment_duration": seconds},
         "masking": {"span_len": lm["span_len"]},
-        "generate": {"lm": {name: _plain(getattr(model.decoding, ours)) for name, ours in DECODING.items()}},
+        "generate": {"lm": _decoding(model.decoding)},
         "classifier_free_guidance": {"training_dropout": 0.3, "inference_coef": 3.0},
         "attribute_dropout": {},
         "fuser": {"cross_attention_pos_emb_scale": 1},
@@ -104,7 +109,7 @@ def audiocraft_config(model: StoredModel) -> dict[str, Any]:
             "card": lm["card"],
             "subcodes_context": lm["subcodes_context"],
             "compression_model_framerate": frame_rate,
-            "segment_duration": model.segment_duration,
+            "segment_duration": seconds,
             "span_len": lm["span_len"],
             "dropout": 0.0,
             "emb_lr": None,
@@ -122,6 +127,7 @@ def audiocraft_config(model: StoredModel) -> dict[str, Any]:
         OURS: {
             "text_key_mask": lm["text_key_mask"],
             "parity": model.decoding.parity,
+            "decoding": {name: _plain(value) for name, value in vars(model.decoding).items()},
             "text": model.text,
             "codec": codec.to_dict(),
             "licence": model.licence,
@@ -141,7 +147,13 @@ def audiocraft_config(model: StoredModel) -> dict[str, Any]:
 
 def _require_readable_text(model: StoredModel) -> None:
     text = model.text
-    if text.get("kind") == "t5" and not text.get("trainable") and text.get("name") in T5_NAMES:
+    width = T5_WIDTHS.get(str(text.get("name")))
+    if text.get("kind") == "t5" and not text.get("trainable") and width is not None:
+        if model.lm["text_dim"] != width:
+            raise UserError(
+                f"audiocraft cannot read {model.source}: it takes text states of width {model.lm['text_dim']}, and "
+                f"audiocraft's {text['name']} gives {width}; use --format magnet."
+            )
         return
     what = {"words": "a vector for each word", "labels": "labels", "none": "no text"}.get(
         str(text.get("kind")),
@@ -149,7 +161,7 @@ def _require_readable_text(model: StoredModel) -> None:
     )
     raise UserError(
         f"audiocraft cannot read {model.source}: its text encoder is {what}, and audiocraft takes frozen ones by name "
-        "alone (t5-small, t5-base, t5-large, google/flan-t5-...); use --format magnet."
+        f"alone ({', '.join(T5_WIDTHS)}); use --format magnet."
     )
 
 
@@ -168,6 +180,25 @@ def _require_readable_codec(model: StoredModel) -> None:
             f"audiocraft cannot read codec {model.codec.id} of {model.source}: it takes a hub id, or weights in its own "
             "format; upload the codec to the hub and tokenize and train with its id, or use --format magnet."
         )
+
+
+def _require_whole_numbers(model: StoredModel) -> None:
+    """Refuse fractions where the reference multiplies and slices with what it finds."""
+    for name, value, remedy in (
+        ("segment_duration", model.segment_duration, "train with whole seconds (--data.segment_duration 10)"),
+        ("frame_rate of the codec", model.codec.frame_rate, "train on the tokens of another codec"),
+    ):
+        if not float(value).is_integer():
+            raise UserError(
+                f"audiocraft cannot read {model.source}: its {name} is {value:g}, and audiocraft takes whole numbers "
+                f"alone; {remedy}, or use --format magnet."
+            )
+
+
+def _decoding(decoding: DecodingConfig) -> dict[str, Any]:
+    """Write the sampler's settings by the reference's names; what it has no name for keeps its default there."""
+    settings = {theirs: _plain(getattr(decoding, ours)) for theirs, ours in DECODING.items()}
+    return {name: value for name, value in settings.items() if value in THEIR_NAMES.get(name, (value,))}
 
 
 def _plain(value: Any) -> Any:

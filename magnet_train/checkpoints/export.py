@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from magnet_train.checkpoints.audiocraft import CODEC_FILE, THEIR_STORE
 from magnet_train.checkpoints.card import model_card
 from magnet_train.checkpoints.stored import StoredModel, describe
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, first_line
+from magnet_train.plain_text import decode_text, load_json
 from magnet_train.whole_files import sync
 
 FORMAT = "magnet-train/1"
@@ -83,8 +84,8 @@ def load_export(folder: Path) -> StoredModel:
     """
     config_file, weights_file = folder / CONFIG, folder / WEIGHTS
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        config = load_json(decode_text(config_file.read_bytes()))
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{config_file} cannot be read ({error}); name a folder that `export` wrote."
         ) from error
@@ -96,15 +97,34 @@ def load_export(folder: Path) -> StoredModel:
         raise UserError(
             f"{weights_file} cannot be read ({error}); copy or export the model again."
         ) from error
-    return describe(
+    training = config.get("training") or {}
+    if not isinstance(training, dict):
+        raise UserError(f"{config_file} has no fields under training; export it again.")
+    stored = describe(
         config,
         str(config_file),
         weights,
         source=str(folder),
         codec_folder=_if_there(folder / CODEC_FOLDER),
         text_folder=_if_there(folder / TEXT_FOLDER),
-        training=config.get("training", {}),
+        training=training,
     )
+    if stored.text_folder is not None and stored.text.get("trainable") is True:
+        _require_text_of_the_weights(stored, stored.text_folder)
+    return stored
+
+
+def _require_text_of_the_weights(stored: StoredModel, folder: Path) -> None:
+    """Hold the configuration of a text encoder that was trained along to its weights, which lie with the model's."""
+    from magnet_train.text.t5 import require_modest_t5  # transformers takes seconds
+
+    size = sum(tensor.nbytes for name, tensor in stored.weights.items() if name.startswith("text."))
+    try:
+        require_modest_t5(folder, str(folder), size)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} holds no text encoder ({first_line(error)}); export the model again."
+        ) from error
 
 
 def _write(model: StoredModel, folder: Path) -> None:

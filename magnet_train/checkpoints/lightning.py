@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from magnet_train.checkpoints.layout import FORMAT, KEY, RAW_STATE
 from magnet_train.checkpoints.stored import StoredModel, describe, load_plain
 from magnet_train.errors import UserError
@@ -32,14 +34,24 @@ def read_checkpoint(path: Path, raw: bool = False, checkpoint: Any = None) -> St
         )
     averaged = RAW_STATE in checkpoint and not raw and _was_averaged(checkpoint)
     weights = checkpoint["state_dict" if averaged or RAW_STATE not in checkpoint else RAW_STATE]
-    training: dict[str, Any] = {"steps": int(checkpoint.get("global_step", 0))}
-    position = (checkpoint.get("callbacks") or {}).get("DataPosition")
+    training: dict[str, Any] = {"steps": _count(checkpoint.get("global_step"))}
+    callbacks = checkpoint.get("callbacks")
+    position = callbacks.get("DataPosition") if isinstance(callbacks, Mapping) else None
     if isinstance(position, Mapping) and "slots" in position:
-        training["clips seen"] = int(position["slots"])
+        training["clips seen"] = _count(position["slots"])
     training["weights"] = "ema" if averaged else "raw"
+    if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise UserError(
+            f"{path} holds something else than tensors as weights; name a checkpoint that `fit` saved."
+        )
     return describe(stored, str(path), dict(weights), source=str(path), training=training)
 
 
 def _was_averaged(checkpoint: Mapping[str, Any]) -> bool:
     """Tell a true average from the weights that training began with, which stand there until the first update."""
-    return int(checkpoint.get("averaging_state", {}).get("n_averaged", 1)) > 0
+    state = checkpoint.get("averaging_state")
+    return not isinstance(state, Mapping) or bool(state.get("n_averaged", 1) > 0)
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0

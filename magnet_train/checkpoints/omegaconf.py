@@ -6,7 +6,6 @@ refuses. Each of their classes is replaced by one that only keeps what it is giv
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -39,18 +38,42 @@ class _Else(_Kept):
     pass
 
 
-_VALUES = ("Any", "Boolean", "Bytes", "Enum", "Float", "Integer", "Interpolation", "Path", "String", "Union")
+def _empty_dict(*_: Any) -> dict[Any, Any]:
+    """Stand in for `collections.defaultdict`, which the weights-only reader does not fill."""
+    return {}
+
+
+def _joined(*parts: str) -> str:
+    """Stand in for a path, which pickles as its parts."""
+    return "/".join(parts).replace("//", "/", 1)
+
+
+def _type(*_: Any) -> type[_Else]:
+    """Stand in for `Tuple[int, ...]` and the like, which pickle as an index into their generic type."""
+    return _Else
+
+
+_VALUES = ("Any", "Boolean", "Bytes", "Enum", "Float", "Integer", "Interpolation", "Path", "String")
+# Types that OmegaConf names beside its values: nothing is ever made of them, so any name will do.
+_TYPES = (
+    *(
+        f"builtins.{name}"
+        for name in ("int", "str", "bool", "float", "bytes", "dict", "list", "tuple", "Ellipsis")
+    ),
+    *(f"typing.{name}" for name in ("Any", "Dict", "List", "Tuple", "Union", "Optional")),
+    *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "omegaconf.base.SCMode"),
+)
+_PATHS = ("Posix", "PurePosix", "Windows", "PureWindows", "_local.Posix", "_local.PurePosix")
 STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Dict, "omegaconf.dictconfig.DictConfig"),
     (_List, "omegaconf.listconfig.ListConfig"),
+    (_List, "omegaconf.tupleconfig.TupleConfig"),
     *((_Value, f"omegaconf.nodes.{name}Node") for name in _VALUES),
-    (_Else, "omegaconf.base.ContainerMetadata"),
-    (_Else, "omegaconf.base.Metadata"),
-    (_Else, "omegaconf.base.SCMode"),
-    (_Else, "typing.Any"),
-    # Types that OmegaConf names beside its values; to call one does nothing but make an empty or equal value.
-    *((kind, f"builtins.{kind.__name__}") for kind in (int, str, bool, float, dict, list)),
-    (defaultdict, "collections.defaultdict"),
+    (_Value, "omegaconf.base.UnionNode"),
+    *((_Else, name) for name in _TYPES),
+    (_type, "_operator.getitem"),
+    (_empty_dict, "collections.defaultdict"),
+    *((_joined, f"pathlib.{kind}Path") for kind in _PATHS),
 ]
 
 
@@ -60,7 +83,7 @@ def to_plain(node: Any) -> Any:
         content = node.state.get("_content" if not isinstance(node, _Value) else "_val")
         if isinstance(node, _Dict) and isinstance(content, dict):
             return {str(to_plain(key)): to_plain(value) for key, value in content.items()}
-        if isinstance(node, _List) and isinstance(content, list):
+        if isinstance(node, _List) and isinstance(content, list | tuple):
             return [to_plain(value) for value in content]
         return to_plain(content) if isinstance(node, _Value) else content
     return node

@@ -14,11 +14,22 @@ from torch import Tensor, nn
 
 from magnet_train.checkpoints.licence import UNSPECIFIED
 from magnet_train.checkpoints.omegaconf import STAND_INS
+from magnet_train.checkpoints.settings import (
+    decoding_of,
+    duration_of,
+    require_adapter,
+    require_codec,
+    require_lm,
+    require_small,
+    require_text,
+)
 from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.tokens import CodecInfo
+from magnet_train.weight_checks import require_backed, require_finite
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # how torch's files begin, new and old
+RECORDS = ("data", "base", "adapter", "training")
 SETTINGS = ("lm", "text", "codec", "decoding", "segment_duration")
 
 
@@ -70,7 +81,7 @@ def describe(record: Mapping[str, Any], where: str, weights: dict[str, Tensor], 
         more: Remaining fields of `StoredModel`.
 
     Raises:
-        UserError: A setting is missing or cannot be one.
+        UserError: A setting is missing, cannot be one, or does not fit the weights; or weights are NaN.
     """
     missing = [name for name in SETTINGS if name not in record]
     if missing:
@@ -78,22 +89,32 @@ def describe(record: Mapping[str, Any], where: str, weights: dict[str, Tensor], 
     wrong = [name for name in SETTINGS[:-1] if not isinstance(record[name], Mapping)]
     if wrong:
         raise UserError(f"{where} has no fields under {', '.join(wrong)}; save or export it again.")
+    require_small({name: record.get(name) for name in (*SETTINGS, *RECORDS)}, where)
+    require_backed(weights, where)
+    adapter = dict(record.get("adapter") or {})
+    require_lm(record["lm"], None if adapter else weights, where)
+    if adapter:
+        require_adapter(adapter, weights, where)
+    require_text(record["text"], record["lm"], where)
+    require_finite(weights, where)
     try:
         decoding = {**record["decoding"], "decoding_steps": tuple(record["decoding"]["decoding_steps"])}
+        codec = CodecInfo.from_dict(record["codec"], where)
+        require_codec(codec, where)
         return StoredModel(
             lm=dict(record["lm"]),
             text=dict(record["text"]),
-            codec=CodecInfo.from_dict(record["codec"], where),
-            decoding=DecodingConfig(**decoding),
-            segment_duration=float(record["segment_duration"]),
+            codec=codec,
+            decoding=decoding_of(decoding, where),
+            segment_duration=duration_of(record["segment_duration"], where),
             weights=weights,
             licence=str(record.get("licence") or UNSPECIFIED),
             data=dict(record.get("data") or {}),
             base=dict(record.get("base") or {}),
-            adapter=dict(record.get("adapter") or {}),
+            adapter=adapter,
             **more,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{where} has settings that this version cannot read ({error}); export it again."
         ) from error
@@ -110,6 +131,7 @@ def load_plain(path: Path, mapped: bool = False) -> Any:
         UserError: The file is missing, damaged, or holds more than plain data.
     """
     _require_torch_file(path)
+    _require_stored_as_is(path)
     try:
         with torch.serialization.safe_globals(STAND_INS):
             return torch.load(
@@ -144,6 +166,23 @@ def _require_torch_file(path: Path) -> None:
         raise cannot_read(path, error) from error
     if not start.startswith((_ZIP, _PICKLE)):
         raise UserError(f"{path} is no checkpoint and no weights of torch; check the path, or copy it again.")
+
+
+def _require_stored_as_is(path: Path) -> None:
+    """Refuse an archive that would unpack to more than it is: torch writes its files uncompressed.
+
+    Raises:
+        UserError: It would, or its directory is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is cut short or damaged; copy or save it again.") from error
+    if unpacked > path.stat().st_size:
+        raise UserError(f"{path} is compressed, which torch's own files are not; save it again.")
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -5,12 +5,14 @@ Shapes: audio float32 [channels, samples].
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from magnet_train.audio import AudioStream, audio_seconds
+from magnet_train.audio import AudioStream, WrongScaleError, audio_seconds
+from magnet_train.audio_reading import require_audio_file
 from magnet_train.errors import UserError
 from magnet_train.long_audio import samples_per_frame
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 _ALREADY_CUT = 1.0  # seconds that a file found by an id may be longer than its clip and still be nothing else
 _LATE = 0.1  # seconds by which a clip may end behind its file: lists round, and mp3 pads
-_SILENCE = 1e-4  # largest sample, -80 dB of full scale
+SILENCE = 1e-4  # largest sample, -80 dB of full scale
 
 
 class Unusable(Exception):  # noqa: N818  # a verdict on a file, not an error of the program
@@ -37,19 +39,26 @@ class Clip:
         file: What to read.
         codec: Gives rate and channels.
         template: For files without a caption.
+        rescale: Whether floats at the scale of integers are brought to -1..1.
         pool: Reads in the background, one block ahead of the one that is asked for.
     """
 
     def __init__(
-        self, file: AudioFile, codec: Codec, template: CaptionTemplate | None, pool: ThreadPoolExecutor
+        self,
+        file: AudioFile,
+        codec: Codec,
+        template: CaptionTemplate | None,
+        rescale: bool,
+        pool: ThreadPoolExecutor,
     ) -> None:
         self.file = file
         self.samples = 0  # read so far, at the codec's rate
         self._codec = codec
         self._template = template
+        self._rescale = rescale
         self._pool = pool
         self._metadata: dict[str, Any] = {}
-        self._audio_hash = ""
+        self._stream: AudioStream | None = None
         self._reading = self._read()
         self._next: Future[Tensor | None] = pool.submit(next, self._reading, None)
 
@@ -61,7 +70,12 @@ class Clip:
     @property
     def audio_hash(self) -> str:
         """Hash of the decoded audio; there once all blocks were read."""
-        return self._audio_hash
+        return "" if self._stream is None else self._stream.digest
+
+    @property
+    def shortfall(self) -> str | None:
+        """What of the file could not be read; there once all blocks were read."""
+        return None if self._stream is None else self._stream.shortfall
 
     def blocks(self) -> Iterator[Tensor]:
         """Yield the audio.
@@ -78,28 +92,61 @@ class Clip:
             yield block
         if self.samples < samples_per_frame(self._codec):
             raise Unusable(f"too short: {self.samples} samples are less than one frame")
-        if peak < _SILENCE:
-            raise Unusable("silent")
+        silence = "silent" if self._stream is None else silence_of(peak, self._stream.swing)
+        if silence is not None:
+            raise Unusable(silence)
 
     def _read(self) -> Iterator[Tensor]:
         from datamodules.captions import CaptionError, describe
+        from datamodules.writer import metadata_bytes
 
         file = self.file
         if file.problem is not None:
             raise Unusable(file.problem)
         try:
+            require_audio_file(file.path)  # before its tags are looked for: a pipe would never answer
             described = describe(file.path, file.fields, self._template)
+        except UserError as error:
+            raise Unusable(f"unreadable: {error}") from error
         except CaptionError as error:
             raise Unusable(str(error)) from error
         part = {} if file.start is None else {"start": file.start}
         self._metadata = {**described, "source": file.name, **part}
         try:
+            metadata_bytes(self._metadata)
+        except ValueError as error:
+            raise Unusable(f"unusable caption or metadata: {error}") from error
+        try:
             start, end = segment(file)
-            stream = AudioStream(file.path, self._codec.sample_rate, self._codec.channels, start, end)
-            yield from stream
+            self._stream = AudioStream(
+                file.path,
+                self._codec.sample_rate,
+                self._codec.channels,
+                start,
+                end,
+                rescale=self._rescale,
+            )
+            yield from self._stream
+        except WrongScaleError as error:
+            raise Unusable(f"wrong scale: {error}") from error
         except UserError as error:
             raise Unusable(f"unreadable: {error}") from error
-        self._audio_hash = stream.digest
+
+
+def silence_of(peak: float, swing: float) -> str | None:
+    """Say that nothing can be heard, and why; None if something can.
+
+    Args:
+        peak: The largest sample, as the codec gets it.
+        swing: Distance of the lowest from the highest sample of the file.
+    """
+    if peak == 0:
+        return "silent"
+    if peak < SILENCE:
+        return f"silent: its largest sample is {20 * math.log10(peak):.0f} dB of full scale"
+    if swing < SILENCE:
+        return f"silent: its samples have one constant value, up to {peak:.2g} of full scale"
+    return None
 
 
 def segment(file: AudioFile) -> tuple[float, float | None]:
@@ -124,14 +171,19 @@ def segment(file: AudioFile) -> tuple[float, float | None]:
 
 
 def read_clips(
-    files: Iterable[AudioFile], codec: Codec, template: CaptionTemplate | None, workers: int
+    files: Iterable[AudioFile],
+    codec: Codec,
+    template: CaptionTemplate | None,
+    workers: int,
+    *,
+    rescale: bool = False,
 ) -> Iterator[Clip]:
     """Give clips in order, with the first blocks of a few that follow being read already."""
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Clip] = deque()
     try:
         for file in files:
-            waiting.append(Clip(file, codec, template, pool))
+            waiting.append(Clip(file, codec, template, rescale, pool))
             if len(waiting) > workers:
                 yield waiting.popleft()
         while waiting:

@@ -5,7 +5,6 @@ Shapes: audio float32 [1, samples].
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +15,14 @@ from datamodules.audio_files import AudioFile, list_audio
 from datamodules.captions import CaptionError, describe
 from datamodules.report import LeftOut
 from magnet_train.audio import AudioStream
+from magnet_train.audio_reading import require_audio_file
 from magnet_train.cli.clip_folder import RESULTS
-from magnet_train.cli.clip_reading import Unusable, segment
+from magnet_train.cli.clip_reading import Unusable, segment, silence_of
 from magnet_train.errors import UserError
+from magnet_train.plain_text import decode_text, lines_of, load_json
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_SILENCE = 1e-4  # largest sample, -80 dB of full scale
 
 
 @dataclass
@@ -37,6 +36,7 @@ class EvaluatedClip:
         caption: Its own, or that of its reference; None without one.
         seconds: Its length, once it was read.
         silent: Whether nothing is to be heard in it, once it was read.
+        shortfall: What of it could not be read, once that is known.
         problem: Why it cannot be used after all, once that is known.
     """
 
@@ -46,6 +46,7 @@ class EvaluatedClip:
     caption: str | None = None
     seconds: float = 0.0
     silent: bool = False
+    shortfall: str | None = None
     problem: str | None = None
 
     def blocks(self, sample_rate: int) -> Iterator[Tensor]:
@@ -59,11 +60,13 @@ class EvaluatedClip:
         except Unusable as reason:
             raise UserError(f"{self.file.label}: {reason}.") from reason
         samples, peak = 0, 0.0
-        for block in AudioStream(self.file.path, sample_rate, 1, start, end):
+        stream = AudioStream(self.file.path, sample_rate, 1, start, end)
+        for block in stream:
             samples += block.shape[-1]
             peak = max(peak, float(block.abs().max())) if block.numel() else peak
             yield block
-        self.seconds, self.silent = samples / sample_rate, peak < _SILENCE
+        self.seconds, self.silent = samples / sample_rate, silence_of(peak, stream.swing) is not None
+        self.shortfall = stream.shortfall
 
 
 @dataclass
@@ -97,6 +100,15 @@ class Side:
         """All files that cannot."""
         broken = [LeftOut(clip.file.label, clip.problem) for clip in self.listed if clip.problem is not None]
         return [*self.refused, *broken]
+
+    @property
+    def partial(self) -> list[LeftOut]:
+        """Clips of which a part was read."""
+        return [
+            LeftOut(clip.file.label, f"partial: {clip.shortfall}")
+            for clip in self.clips
+            if clip.shortfall is not None
+        ]
 
 
 @dataclass(frozen=True)
@@ -135,6 +147,11 @@ def read_side(source: Path) -> Side:
     for file in list_audio(source):
         if file.problem is not None:
             side.refused.append(LeftOut(file.label, file.problem))
+            continue
+        try:
+            require_audio_file(file.path)
+        except UserError as error:
+            side.refused.append(LeftOut(file.label, f"unreadable: {error}"))
             continue
         record = results.of(file.path)
         clip = EvaluatedClip(file, PurePath(file.name).stem)
@@ -202,7 +219,7 @@ class _Results:
         if not path.is_file():
             return {}
         try:
-            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+            records = [load_json(line) for line in lines_of(decode_text(path.read_bytes())) if line.strip()]
             return {record["file"]: record for record in records}
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             self._problems.append(LeftOut(str(path), f"unreadable caption: {error}"))

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from datamodules.report import LeftOut, few_of, summarize
+from datamodules.report import LeftOut, few_of, printable, summarize
 from magnet_train import __version__
 from magnet_train.cli.counting import count, duration
 from magnet_train.cli.evaluate_clips import Side
@@ -114,6 +114,8 @@ def _notes_on_clips(findings: Findings) -> Iterator[str]:
         if side.left_out:
             files = count(len(side.left_out), f"{name} file")
             yield f"left out {files} ({summarize(side.left_out)}): {_few(side.left_out)}"
+        if side.partial:
+            yield f"{count(len(side.partial), f'{name} file')} read in part: {_few(side.partial)}"
         if side.problems:
             yield f"captions that cannot be read: {_few(side.problems)}"
         missing = len(side.clips) - len(side.captioned)
@@ -136,7 +138,7 @@ def _few(files: list[LeftOut]) -> str:
 def _sentence(file: LeftOut) -> str:
     """Say which file and why, the name once: the sentences of readers hold it already."""
     details = file.reason.partition(": ")[2]
-    return (details if file.path in details else f"{file.path}: {file.reason}").rstrip(".")
+    return printable((details if file.path in details else f"{file.path}: {file.reason}").rstrip("."))
 
 
 def _missing(findings: Findings) -> Iterator[tuple[str, str]]:
@@ -206,6 +208,7 @@ def _side(side: Side) -> dict[str, Any]:
         "captions": len(side.captioned),
         "silent": [clip.file.name for clip in side.clips if clip.silent],
         "left_out": [file._asdict() for file in side.left_out],
+        "partial": [file._asdict() for file in side.partial],
         "unreadable_captions": [file._asdict() for file in side.problems],
     }
 

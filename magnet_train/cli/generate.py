@@ -131,14 +131,14 @@ def run(args: argparse.Namespace) -> None:
     began = time.monotonic()
     with _explain_full_memory(str(magnet.device)):
         maker = _Maker(magnet, decoding, args)
-        made, seconds = _generate_all(maker, plan_records(maker, prompts, args), prompts, args)
+        made, seconds = _generate_all(maker, _plan_records(maker, prompts, args), prompts, args)
     took = time.monotonic() - began
     found = f"; {count(len(prompts) - made, 'clip')} had been made before" if made < len(prompts) else ""
     print(
         f"wrote {count(made, 'clip')} ({seconds:.1f} s of audio in {took:.1f} s) and {RESULTS} to {args.out}{found}"
     )
-    if args.edit is not None:
-        print(maker.format_of_edit)
+    if maker.edited is not None:
+        print(_format_of_edits(maker.edited))
 
 
 def _check_edit(args: argparse.Namespace) -> None:
@@ -175,40 +175,25 @@ class _Maker:
         self.audio = (
             None if recording is None else read_audio(recording, magnet.sample_rate, magnet.codec.channels)
         )
-        self.edits = args.edit is not None
         on_cpu = magnet.device.type == "cpu"
         self.batch_size = 1 if on_cpu else args.batch_size  # so that each is saved as soon as it is done
         # [B, channels, samples] of B captions, given `first_index` and `progress`
-        self.make: Callable[..., Tensor] = (
-            partial(magnet.edit, self.audio, args.region, **settings)
-            if self.edits
-            else partial(magnet.generate, seconds=args.seconds, prompt=self.audio, loop=args.loop, **settings)
+        self.make: Callable[..., Tensor] = partial(
+            magnet.generate, seconds=args.seconds, prompt=self.audio, loop=args.loop, **settings
         )
+        self.edited = None if args.edit is None else self.audio
+        if self.edited is not None:
+            self.make = partial(magnet.edit, self.edited, args.region, **settings)
         self.fingerprint = self._fingerprint(args)
 
     def write(self, clip: Tensor, path: Path) -> None:
         """Write a clip [channels, samples]."""
         from magnet_train.audio import write_audio, write_edit
 
-        if self.edits:
-            assert self.audio is not None
-            write_edit(path, clip, self.audio, self.magnet.sample_rate)
-        else:
+        if self.edited is None:
             write_audio(path, clip, self.magnet.sample_rate)
-
-    @property
-    def format_of_edit(self) -> str:
-        """Say how the level outside the region was kept."""
-        from magnet_train.audio import fits_16_bit
-
-        assert self.audio is not None
-        if fits_16_bit(self.audio):
-            return "outside the region every sample is the recording's (16-bit WAV)"
-        peak = float(self.audio.abs().max())
-        return (
-            "outside the region every sample is the recording's, at the model's rate; 16 bits cannot hold them exactly "
-            f"(peak {peak:.2f}), so the WAV files are 32-bit float"
-        )
+        else:
+            write_edit(path, clip, self.edited, self.magnet.sample_rate)
 
     def _fingerprint(self, args: argparse.Namespace) -> str:
         """Hash what makes the clips and is not in a record by itself: weights, recording, length, device."""
@@ -219,7 +204,19 @@ class _Maker:
         return digest.hexdigest()[:16]
 
 
-def plan_records(maker: _Maker, prompts: list[Prompt], args: argparse.Namespace) -> list[dict[str, Any]]:
+def _format_of_edits(recording: Tensor) -> str:
+    """Say how the level outside the region was kept."""
+    from magnet_train.audio import fits_16_bit
+
+    if fits_16_bit(recording):
+        return "outside the region every sample is the recording's (16-bit WAV)"
+    return (
+        "outside the region every sample is the recording's, at the model's rate; 16 bits cannot hold them exactly "
+        f"(peak {float(recording.abs().max()):.2f}), so the WAV files are 32-bit float"
+    )
+
+
+def _plan_records(maker: _Maker, prompts: list[Prompt], args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return what results.jsonl will say of each clip, but for its length."""
     width = len(str(args.first_index + len(prompts) - 1))
     return [

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import os
 import re
-import signal
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from torch.distributed.constants import default_pg_timeout
@@ -28,32 +31,46 @@ from datamodules import DataPosition
 from magnet_train.callbacks import (
     ExactResume,
     FiniteGuard,
+    LastRow,
     SaveOnStop,
     SpeedMonitor,
     StepProgressBar,
     WritePredictions,
 )
 from magnet_train.callbacks.predictions import FOLDER
-from magnet_train.callbacks.stop import SIGNALS
 from magnet_train.checkpoints.load import read_model
 from magnet_train.checkpoints.stored import StoredModel
+from magnet_train.cli.callback_options import (
+    check_callbacks,
+    class_of,
+    why_it_ended,
+    without_logger_or_checkpoints,
+)
 from magnet_train.cli.configs import with_found_configs
+from magnet_train.cli.epochs import counts_epochs, set_epochs
+from magnet_train.cli.main import FAILURE, INTERRUPTED
+from magnet_train.cli.ranks import check_restarts, read_ranks, restarted
+from magnet_train.cli.resume_checks import refuse_other_run
 from magnet_train.cli.run_folder import (
     Resume,
     check_checkpoint,
     check_folder,
     choose_checkpoint,
+    explained,
     first_process,
     prepared,
     tell,
 )
+from magnet_train.cli.run_lock import run_lock
+from magnet_train.cli.sharded_files import refuse_sharded_files
 from magnet_train.cli.start import StartSummary
-from magnet_train.cli.trainer_options import check_trainer, explain
-from magnet_train.cli.wrong_usage import OneSentenceParser
+from magnet_train.cli.trainer_options import check_trainer, complete_trainer, explain
+from magnet_train.cli.wrong_usage import OneSentenceParser, refusal, require_configuration
 from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.finetune import Tuning, start, take_architecture
 from magnet_train.module import MagnetModule
 from magnet_train.scale import accumulate
+from magnet_train.stop_request import PREEMPTED, START_LIMIT, stop_request
 from magnet_train.survival import AtomicCheckpointIO, checkpoints_of, step_of
 
 _NOISE = (
@@ -61,6 +78,7 @@ _NOISE = (
     "💡",
     "TPU available",
     "`Trainer.fit` stopped",
+    "Time limit reached",  # `why_it_ended` says so
     "Restor",
     "Found current_model_state",
 )
@@ -72,6 +90,7 @@ _FORMER = {
     "weights_only": "checkpoints are always read as plain data",
 }
 _OUTPUT = {"predict": FOLDER}  # of the commands that do not train, where it is not named as they are
+_LONGEST_WAIT = 1_000_000  # minutes, about two years
 GRACE = 20.0  # seconds; every rank knows that the run is over and is on its way out
 
 
@@ -88,6 +107,36 @@ class ConfigKeeper(SaveConfigCallback):
         """Save it: whatever could be refused has been looked at."""
         super().setup(trainer, pl_module, "fit")
 
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look after the folder where the loggers do."""
+        if not trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            self._require_folder(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look after it before samples are written."""
+        self._require_folder(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Look after it before a checkpoint is."""
+        self._require_folder(trainer)
+
+    def _require_folder(self, trainer: pl.Trainer) -> None:
+        """Notice that the folder was taken away: whoever writes whole files would make another in its place.
+
+        Raises:
+            UserError: It was.
+        """
+        run = Path(trainer.default_root_dir)
+        if self.already_saved and trainer.is_global_zero and not run.is_dir():
+            raise UserError(
+                f"the folder of this run, {run}, was taken away at step {trainer.global_step}, with the checkpoints in it; "
+                "put it back, or start anew."
+            )
+
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log it once; the file is Lightning's work."""
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
@@ -100,6 +149,10 @@ class MagnetCLI(LightningCLI):
     """Joins data and model; the data's codec decides n_q and card."""
 
     _base: StoredModel | None = None  # of --init_from
+
+    def __init__(self, *arguments: Any, held: contextlib.ExitStack, **names: Any) -> None:
+        self._held = held  # for the lock of the run's folder
+        super().__init__(*arguments, **names)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `--run` and link what has one source of truth."""
@@ -171,6 +224,11 @@ class MagnetCLI(LightningCLI):
         """Refuse what Lightning has an option for and we have another."""
         super().parse_arguments(parser, args)
         config = self.config[self.config["subcommand"]]
+        seed = config.get("seed_everything")
+        if isinstance(seed, int) and not 0 <= seed < 2**32:
+            parser.error(f"seed_everything is {seed}; give 0 to {2**32 - 1}.")
+        if not config.get("rank_timeout", 1.0) <= _LONGEST_WAIT:
+            parser.error(f"rank_timeout is {config.rank_timeout}; give minutes, at most {_LONGEST_WAIT:,}.")
         for name, instead in _FORMER.items():
             if config.pop(name, None) not in (None, True):
                 parser.error(f"there is no option --{name}; {instead}.")
@@ -181,7 +239,9 @@ class MagnetCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Put what the run writes into its folder, and decide what it goes on from."""
         config = self.config[self.subcommand]
+        complete_trainer(config.trainer)
         check_trainer(config.trainer, str(self.subcommand))
+        without_logger_or_checkpoints(config.trainer)
         self._choose_checkpoint(config)
         self._add_callbacks(config.trainer)
         if config.init_from is not None:
@@ -201,8 +261,13 @@ class MagnetCLI(LightningCLI):
                         settings[option] = str(Path(config.run) / _OUTPUT.get(command, command))
 
     def _choose_checkpoint(self, config: Namespace) -> None:
-        run = Path(config.run)
-        check_folder(run)
+        run = check_folder(config.run)
+        if self.subcommand == "fit":
+            check_restarts()
+            if first_process():
+                self._held.enter_context(run_lock(run))
+        if self.subcommand == "fit" and restarted() and checkpoints_of(run):
+            config.resume, config.ckpt_path = "auto", None  # the same run goes on, not the same command again
         if config.get("ckpt_path") is not None:
             if not Path(config.ckpt_path).exists():
                 raise UserError(
@@ -229,15 +294,17 @@ class MagnetCLI(LightningCLI):
         """Add what every run needs, unless the configuration names it with settings of its own."""
         needed: list[type[pl.Callback]] = [DataPosition]
         if self.subcommand == "fit":
-            needed += [ExactResume, FiniteGuard, SpeedMonitor, StartSummary]
+            needed += [ExactResume, FiniteGuard, LastRow, SpeedMonitor, StartSummary]
             if trainer.enable_checkpointing is not False:
                 needed.append(SaveOnStop)
         if self.subcommand == "predict":
             needed.append(WritePredictions)
-        if trainer.enable_progress_bar is not False:
+        named = [class_of(callback) for callback in trainer.callbacks or []]
+        if trainer.enable_progress_bar is not False and not any(issubclass(c, ProgressBar) for c in named):
             needed.append(StepProgressBar)
-        named = {callback.class_path.rpartition(".")[2] for callback in trainer.callbacks or []}
-        self.trainer_defaults["callbacks"] += [kind() for kind in needed if kind.__name__ not in named]
+        self.trainer_defaults["callbacks"] += [
+            kind() for kind in needed if not any(issubclass(c, kind) for c in named)
+        ]
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with our way of writing checkpoints and a time after which a silent rank is dead."""
@@ -247,8 +314,10 @@ class MagnetCLI(LightningCLI):
             plugins.append(AtomicCheckpointIO())
         try:
             trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
-        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
             raise explain(error) from error
+        if self.subcommand == "fit":
+            refuse_sharded_files(trainer)
         minutes = self._get(self.config, "rank_timeout")
         if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:  # not one that YAML names
             trainer.strategy._timeout = timedelta(minutes=minutes)  # type: ignore[attr-defined]
@@ -264,10 +333,17 @@ class MagnetCLI(LightningCLI):
                     f"{checkpoint} is at step {step} of {end} already; nothing to do (raise trainer.max_steps to go on)."
                 )
                 return
+            refuse_other_run(Path(checkpoint), self.model, self.datamodule)
             tell(f"resuming from {checkpoint}")
+        stop_request.limit = START_LIMIT  # the trainer may start ranks that wait for this one
+        if not any(isinstance(callback, SaveOnStop) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            stop_request.release()  # no checkpoints are written, so a signal ends the process as it would any other
         try:
-            with prepared(Path(self._get(self.config, "run"))):
+            run = Path(self._get(self.config, "run"))
+            with explained(run), prepared(run, self._has_begun):
                 self.trainer.fit(**arguments)
+            if reason := why_it_ended(self.trainer):
+                tell(reason)
         except BaseException as error:
             if isinstance(error.__context__, KeyboardInterrupt):
                 error.__context__.args = (self._describe_interrupt(),)
@@ -279,6 +355,10 @@ class MagnetCLI(LightningCLI):
                 ) from error
             raise
 
+    def _has_begun(self) -> bool:
+        keepers = [c for c in self.trainer.callbacks if isinstance(c, ConfigKeeper)]  # type: ignore[attr-defined]
+        return any(keeper.already_saved for keeper in keepers)
+
     def validate(self, **arguments: Any) -> None:
         """Measure on validation data."""
         self._measure(self.trainer.validate, **arguments)
@@ -289,7 +369,8 @@ class MagnetCLI(LightningCLI):
 
     def _measure(self, measure: Callable[..., Any], verbose: bool = True, **arguments: Any) -> None:
         """Print what was measured with whole names: Lightning's table cuts them where they differ."""
-        results = measure(verbose=False, **arguments)
+        with explained(Path(self._get(self.config, "run"))):
+            results = measure(verbose=False, **arguments)
         measured = results[0] if verbose and results else {}
         for name, value in sorted(measured.items()):
             tell(f"{name:<{max(map(len, measured))}}  {value:.4g}")
@@ -307,7 +388,11 @@ class MagnetCLI(LightningCLI):
         """Build everything, then begin with another model's weights if there is one."""
         super().instantiate_classes()
         if self.subcommand == "fit":
+            check_callbacks(self.trainer.callbacks, self.model)  # type: ignore[attr-defined]
             accumulate(self.trainer, self.datamodule.batch_size, self._get(self.config, "global_batch"))
+            fast = self.trainer.fast_dev_run  # type: ignore[attr-defined]  # has epochs of its own
+            if counts_epochs(self._get(self.config, "trainer")) and not fast:
+                set_epochs(self.trainer, self.datamodule)
         tuning = self._get(self.config_init, "tuning")
         start(self.model, self._base, tuning, getattr(self.datamodule, "summary", dict)())
         self._base = None  # its weights are no longer needed
@@ -320,8 +405,15 @@ def run(arguments: Sequence[str]) -> None:
         arguments: The subcommand and its options.
     """
     _quieten()
+    require_configuration(arguments)
+    with contextlib.ExitStack() as held:
+        _run(arguments, held)
+
+
+def _run(arguments: Sequence[str], held: contextlib.ExitStack) -> None:
     try:
         MagnetCLI(
+            held=held,
             model_class=MagnetModule,
             datamodule_class=pl.LightningDataModule,
             subclass_mode_model=True,
@@ -334,18 +426,28 @@ def run(arguments: Sequence[str]) -> None:
             parser_class=OneSentenceParser,
             args=with_found_configs(arguments),
         )
-    except (AgreedError, Preempted):
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # the way out takes a second; a launcher may send another
+    except (AgreedError, Preempted) as agreed:
         if first_process():
             raise
+        _leave_quietly(PREEMPTED if isinstance(agreed, Preempted) else FAILURE)
     except SystemExit as leaving:  # how Lightning answers Ctrl-C
         if not isinstance(leaving.__context__, KeyboardInterrupt):
             raise
         if first_process():
             raise leaving.__context__ from None
-    except ValueError as error:  # the parser wraps what a class says about its arguments
-        raise _user_error_within(error) or error from None
+        _leave_quietly(INTERRUPTED)
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        # The parser wraps what a class says about its arguments; Lightning finds some mistakes when it trains.
+        told = _user_error_within(error) or refusal(error)
+        if told is None:
+            raise
+        raise told from None
+
+
+def _leave_quietly(code: int) -> None:
+    """Leave with the exit code of rank 0, which says why."""
+    if read_ranks().ranks > 1:  # Lightning's own launcher kills rank 0 where another one leaves with an error
+        sys.exit(code)
 
 
 def _end_children(trainer: pl.Trainer, grace: float) -> None:
@@ -371,9 +473,13 @@ def _quieten() -> None:
         "It is recommended to use .self.log.*sync_dist=True",  # the metric is summed over ranks before
         "Experiment logs directory .* exists and is not empty",
         ".*using the WeightAveraging callback, but loading a checkpoint outside",  # the average is what is loaded
+        ".*is smaller than the logging interval",  # steps are counted across epochs
+        "You're resuming from a checkpoint that ended before the epoch ended",  # the position in the data is restored
         ".*callbacks used to create the checkpoint need to be provided",  # of `validate` and `predict`
     ):
         warnings.filterwarnings("ignore", message=message)
+    if "SLURM_JOB_ID" not in os.environ:  # on a machine where SLURM is installed, but not in a job of it
+        warnings.filterwarnings("ignore", message="The `srun` command is available")
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # config.yaml has it
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not record.getMessage().startswith(_NOISE)

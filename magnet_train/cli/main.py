@@ -9,12 +9,33 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from magnet_train import __version__
+from magnet_train.cli.ranks import alone
 from magnet_train.errors import Preempted, UserError
+from magnet_train.plain_text import printable
+from magnet_train.stop_request import PREEMPTED, START_LIMIT, stop_request
+
+
+def _import_our_datamodules() -> None:
+    """Import our package `datamodules` before a folder of that name in the working directory can take its place.
+
+    `python -m` and PYTHONPATH put that directory first. From then on the name is ours.
+    """
+    root = str(Path(__file__).parents[2])
+    sys.path.insert(0, root)
+    try:
+        importlib.import_module("datamodules")
+    finally:
+        sys.path.remove(root)
+
+
+_import_our_datamodules()
 
 # A command stands here once it is built. Those of LightningCLI share one module.
 COMMANDS = {
@@ -36,7 +57,6 @@ LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 
 USAGE_ERROR = 2
 FAILURE = 1
-PREEMPTED = 75  # sysexits' "try again later": stopped by a signal, saved, `--resume auto` goes on
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
@@ -90,6 +110,17 @@ def _as_declared(words: Sequence[str], parser: argparse.ArgumentParser) -> list[
     return [spell(word) for word in words]
 
 
+def _print_whatever_the_terminal() -> None:
+    """Escape characters that the output's encoding lacks, in ASCII all but a hundred, instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _shown(error: Exception) -> str:
+    """Return a message whose quotations from files do nothing to the terminal."""
+    return "\n".join(map(printable, str(error).split("\n")))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -105,14 +136,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         _overview().print_help(sys.stderr)
         return USAGE_ERROR
+    _print_whatever_the_terminal()
     command = _chosen_command(arguments[0])
     try:
         _run_command(command, arguments[1:])
     except UserError as error:
-        print(f"magnet-train: error: {error}", file=sys.stderr)
+        print(f"magnet-train: error: {_shown(error)}", file=sys.stderr)
         return FAILURE
     except Preempted as stop:
-        print(f"magnet-train: {stop}", file=sys.stderr)
+        print(f"magnet-train: {_shown(stop)}", file=sys.stderr)
         return PREEMPTED
     except KeyboardInterrupt as stop:
         print(f"magnet-train: {stop.args[0] if stop.args else 'interrupted'}", file=sys.stderr)
@@ -123,5 +155,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> None:
-    """Entry point of the console script."""
+    """Run the command of this process; the entry point of the console script."""
+    if sys.argv[1:2] == ["fit"]:
+        # For as long as the process lives: importing torch alone takes seconds.
+        stop_request.listen(limit=0.0 if alone() else START_LIMIT)
     sys.exit(main())

@@ -7,9 +7,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
+
+from magnet_train.cli.cells import escape
 
 GB, MB = 1e9, 1e6
 BATCHES = (1, 4, 8, 16)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
+
+from magnet_train.cli.cells import escape
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from magnet_train.errors import UserError
+from magnet_train.plain_text import decode_text, is_text, lines_of, load_json
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ def read_prompts(args: argparse.Namespace) -> list[Prompt]:
     for number, prompt in enumerate(prompts, start=1):
         if not (prompt.text or "").strip():
             raise UserError(f"caption {number} of {where} is empty; write one, or use --unconditional N.")
+        if not is_text(prompt.text or ""):  # bytes of the command line that are not UTF-8 arrive so
+            raise UserError(f"caption {number} of {where} is not text in UTF-8; write it again.")
     if not prompts:
         raise UserError(f"{where} holds no caption; write one a line.")
     return prompts
@@ -45,20 +47,21 @@ def read_prompts(args: argparse.Namespace) -> list[Prompt]:
 
 def _prompts_of_file(path: Path) -> Iterator[Prompt]:
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = lines_of(decode_text(path.read_bytes()))
+    except (OSError, ValueError) as error:
         raise UserError(f"--prompts {path} cannot be read ({error}); give a .txt or .jsonl file.") from error
-    for index, line in enumerate(lines):
+    filled_in = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    for index, (number, line) in enumerate(filled_in):
         if path.suffix.lower() != ".jsonl":
             yield Prompt(line.strip(), str(index))
             continue
         try:
-            record = json.loads(line)
+            record = load_json(line)
             text = record["text"]
             if not isinstance(text, str):
-                raise TypeError(f"text is {json.dumps(text)}")
+                raise TypeError(f"text is a {type(text).__name__}")
             yield Prompt(text, str(record.get("id", index)))
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f'line {index + 1} of {path} should look like {{"text": "..."}} ({error}); correct it.'
+                f'line {number} of {path} should look like {{"text": "..."}} ({error}); correct it.'
             ) from error

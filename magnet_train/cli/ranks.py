@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from magnet_train.errors import UserError
+from magnet_train.errors import AgreedError, UserError
 
 _LAUNCHERS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
@@ -48,3 +48,33 @@ def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
             raise UserError(f"{rank_name} {rank} is not below {ranks_name} {ranks}; unset or correct them.")
         return Ranks(rank, ranks, local_rank)
     return Ranks()
+
+
+def alone() -> bool:
+    """Tell whether no other process of the run waits for this one; not yet, if it starts some itself."""
+    return read_ranks().ranks == 1 and "LOCAL_RANK" not in os.environ
+
+
+def check_restarts(environment: Mapping[str, str] = os.environ) -> None:
+    """See that ranks which torchrun starts again (`--max-restarts`) can find each other.
+
+    Torch keeps the addresses of all attempts in one store by default, so that a restarted rank may call one that ended.
+
+    Raises:
+        AgreedError: They could not.
+    """
+    shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if (
+        shared
+        and environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+        and read_ranks(environment).ranks > 1
+    ):
+        raise AgreedError(
+            "torchrun --max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment, and --standalone or "
+            "--rdzv-backend c10d; without them restarted ranks look for each other at addresses of before."
+        )
+
+
+def restarted() -> bool:
+    """Tell whether torchrun (`--max-restarts`) starts this process in place of one that ended early."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"

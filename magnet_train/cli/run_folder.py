@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from magnet_train.errors import UserError
+from magnet_train.errors import Preempted, UserError
 from magnet_train.survival import checkpoints_of, find_checkpoint
-from magnet_train.whole_files import sweep_partial_files
+from magnet_train.whole_files import NO_ROOM, explain_disk_errors, sweep_partial_files
 
 METRICS = "metrics.csv"  # what Lightning's CSV logger writes
+# Rank 0 of all has 0 in each of them. A launcher sets some: a child of Lightning's within a SLURM job has
+# LOCAL_RANK 1 and its parent's SLURM_PROCID 0, the first process of torchrun's second machine LOCAL_RANK 0 and RANK 8.
+_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 Resume = Literal["never", "auto", "required"]
 
 
@@ -53,17 +56,30 @@ def choose_checkpoint(run: Path, resume: Resume) -> Path | None:
     return None
 
 
-def check_folder(run: Path) -> None:
+def check_folder(name: str) -> Path:
     """Find out whether a run can be written there, before anything is built.
+
+    Args:
+        name: What `--run` says.
+
+    Returns:
+        The folder.
 
     Raises:
         UserError: It cannot, and why.
     """
+    run = Path(name)
+    if not name.strip() or "\0" in name or run.resolve() == Path.cwd():
+        raise UserError(
+            f"--run {name!r} names no folder of its own, and a run would be mixed with what lies in the current one; "
+            "give it one, --run runs/NAME."
+        )
     there = next(path for path in (run, *run.parents) if os.path.lexists(path))  # "." at the latest
     if not there.is_dir():
         raise UserError(f"--run {run} is no folder, since {there} is a file; give another one.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"--run {run} cannot be written, {there} does not allow it; give another folder.")
+    return run
 
 
 def check_checkpoint(run: Path, checkpoint: Path) -> None:
@@ -80,17 +96,21 @@ def check_checkpoint(run: Path, checkpoint: Path) -> None:
 
 
 @contextlib.contextmanager
-def prepared(run: Path) -> Iterator[None]:
-    """Make room for a run in its folder; where the run fails before it wrote anything, leave all as it was.
+def prepared(run: Path, began: Callable[[], bool]) -> Iterator[None]:
+    """Make room for a run in its folder; where the run fails before training began, leave all as it was.
 
     What a killed run left half-written is swept, and the metrics of an earlier run are kept.
+
+    Args:
+        run: The run's folder.
+        began: Tells whether training has begun.
     """
     if not first_process():
         yield
         return
     for path in sweep_partial_files(run):
         tell(f"removed {path}, which was not finished")
-    made = [path for path in (run, *run.parents) if not path.exists()]
+    before = set(run.rglob("*"))
     metrics = run / METRICS
     kept = next(path for n in itertools.count(1) if not (path := run / f"metrics.{n}.csv").exists())
     if metrics.exists():  # Lightning's CSV logger would empty it
@@ -98,21 +118,63 @@ def prepared(run: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        if not began():
+            for path in sorted(set(run.rglob("*")) - before - {kept}, reverse=True):  # of loggers
+                with contextlib.suppress(OSError):
+                    path.rmdir() if path.is_dir() else path.unlink()
         if kept.exists() and not metrics.exists():
             kept.rename(metrics)
-        with contextlib.suppress(OSError):  # it holds something
-            for path in made:
-                path.rmdir()
         raise
     finally:
         if kept.exists():
             tell(f"kept the metrics of the run before as {kept}")
 
 
+@contextlib.contextmanager
+def explained(run: Path) -> Iterator[None]:
+    """Make one sentence of a disk that is full or a folder that has gone, whichever file notices it first.
+
+    Raises:
+        UserError: Names the file, or the folder, and what is wrong.
+    """
+    try:
+        yield
+    except (UserError, Preempted):
+        raise
+    except Exception as error:
+        cause = _disk_error(error, run)
+        if cause is None:
+            raise
+        if isinstance(
+            cause, UserError
+        ):  # said before, and a logger stumbled over it once more on the way out
+            raise cause from None
+        target = Path(cause.filename) if isinstance(cause.filename, str) else run
+        with explain_disk_errors(target):
+            raise cause from None
+
+
+def _disk_error(error: BaseException | None, run: Path) -> UserError | OSError | None:
+    """Find in a chain of errors what was said of the disk already, else the first error of this run's folder."""
+    first: OSError | None = None
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        if isinstance(error, UserError):
+            return error
+        if isinstance(error, OSError) and (error.errno in NO_ROOM or _lies_in(error.filename, run)):
+            first = error
+        error = error.__cause__ or error.__context__
+    return first
+
+
+def _lies_in(name: object, run: Path) -> bool:
+    return isinstance(name, (str, Path)) and run.absolute() in (Path(name).absolute() / "-").parents
+
+
 def first_process() -> bool:
     """Tell the process that may change the folder from those that Lightning, torchrun or SLURM start beside it."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
 def tell(message: str) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.reading import Sample, ShardReader
+from magnet_train.cli.cells import escape
 from magnet_train.cli.counting import duration, size
 
 _EXAMPLES = 5
@@ -83,16 +83,16 @@ def _read(reader: ShardReader, chosen: npt.NDArray[np.int64]) -> _Statistics:
 def _overview(reader: ShardReader) -> Table:
     manifest, codec = reader.manifest, reader.manifest.codec
     seconds = reader.index["frames"] / codec.frame_rate
-    table = _table(f"{reader.folder}", "", "")
+    table = _table(escape(f"{reader.folder}"), "", "")
     table.add_row("clips", f"{len(reader)}")
     table.add_row("audio", duration(manifest.seconds))
     table.add_row("clip length", f"{seconds.min():.2f} / {np.median(seconds):.2f} / {seconds.max():.2f} s "
                                  "(shortest / median / longest)")  # fmt: skip
     table.add_row("shards", f"{len(manifest.shards)}, {size(sum(s.bytes for s in manifest.shards))}")
-    table.add_row("codec", f"{escape(codec.id)}, weights {codec.sha256[:12]}")
+    table.add_row("codec", f"{escape(codec.id)}, weights {escape(codec.sha256[:12])}")
     table.add_row("codec audio", f"{codec.sample_rate} Hz, {'mono' if codec.channels == 1 else 'stereo'}")
     table.add_row("tokens", f"{codec.n_q} codebooks of {codec.card}, {codec.frame_rate:g} frames a second")
-    table.add_row("fingerprint", manifest.fingerprint)
+    table.add_row("fingerprint", escape(manifest.fingerprint))
     return table
 
 
@@ -121,9 +121,10 @@ def _caption_lengths(words: npt.NDArray[np.int64]) -> Table:
     rows = np.searchsorted(_WORDS, words, side="right") - 1
     table = _table("caption lengths", "words", "clips", "")
     most = int(np.bincount(rows).max())
+    bar = "#" if Console().options.ascii_only else "█"
     for row in range(int(rows.min()), int(rows.max()) + 1):
         clips = int((rows == row).sum())
-        table.add_row(_range_of_words(row), str(clips), "█" * -(-clips * _BAR // most))
+        table.add_row(_range_of_words(row), str(clips), bar * -(-clips * _BAR // most))
     return table
 
 

@@ -42,12 +42,14 @@ def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule
     memory = (trained * (_TRAINED + (_AVERAGED if averaged else 0)) + frozen * _FROZEN) / 1e6
     whole = all(parameter.requires_grad for parameter in model.lm.parameters())
     text = f"{'the text encoder' if whole else 'parts of the model'} ({frozen:,})" if frozen else "nothing"
+    share = f"{trained:,} of {trained + frozen:,}"
+    share = f"LoRA trains {share}" if "adapter" in model.origin else f"{share} train"
     with_text = "" if isinstance(model.text, NoText) else ", those of the text encoder included"
     return (
         f"clips       {data.segment_duration:g} s, {data.segment_frames} frames of {model.codec.n_q} codebooks "
         f"(codec {data.codec.id}); {data.train_clips:,} to train on, at most {duration(seconds)}\n"
         f"step        {_batch(trainer, data)}; {trainer.max_steps:,} steps\n"
-        f"parameters  {trained:,} of {trained + frozen:,} train{with_text}; frozen: {text}\n"
+        f"parameters  {share}{with_text}; frozen: {text}\n"
         f"memory      about {memory:,.0f} MB for weights, gradients, Adam and average if not sharded; "
         "activations come on top and grow with data.batch_size\n"
         f"everything goes to {trainer.default_root_dir}"
@@ -68,7 +70,7 @@ def without_effect(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModu
     """Name the options that change nothing in this run, and why."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     batches = trainer.max_steps * trainer.accumulate_grad_batches
-    interval = trainer.val_check_interval
+    interval = getattr(trainer, "val_check_interval", None)  # not there where it is a time
     if isinstance(model.text, NoText) and model.cfg_dropout > 0:
         yield f"model.cfg_dropout {model.cfg_dropout:g}: there are no captions to hide"
     if (isinstance(model.text, NoText) or model.cfg_dropout == 0) and model.decoding.max_cfg_coef > 1:
@@ -78,7 +80,7 @@ def without_effect(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModu
     default = inspect.signature(type(data)).parameters["val_fraction"].default
     if data.val_shards is not None and data.val_fraction != default:
         yield f"data.val_fraction {data.val_fraction:g}: data.val_shards names the clips to validate on"
-    if 0 < batches < interval and isinstance(interval, int):
+    if isinstance(interval, int) and 0 < batches < interval:
         yield f"trainer.val_check_interval {interval}: the run has {batches} batches and never validates"
     if 0 < trainer.max_steps < trainer.log_every_n_steps:  # type: ignore[attr-defined]
         yield f"trainer.log_every_n_steps {trainer.log_every_n_steps}: the run has {trainer.max_steps} steps"  # type: ignore[attr-defined]

@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from magnet_train.cli.counting import at_least, count, duration
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from datamodules.audio_files import AudioFile
     from datamodules.captions import CaptionTemplate
+    from datamodules.report import LeftOut
     from datamodules.shard_job import Finished, ShardJob
     from datamodules.work_unit import WorkUnit
     from magnet_train.cli.clip_reading import Clip
     from magnet_train.cli.ranks import Ranks
+    from magnet_train.cli.tokenize_meter import Meter
     from magnet_train.codecs import Codec
 
 
@@ -37,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR|FILE",
-        help="folder of wav, flac, ogg and mp3, searched recursively, with a .json (text, description or "
-        "caption) or .txt beside each file or tags in it; or a .jsonl or .csv with a path on each line, or the "
+        help="folder of wav, flac, ogg, opus, mp3, aiff, w64, caf and au, searched recursively, with a .json "
+        "(text, description or caption) or .txt beside each file or tags in it; or a .jsonl or .csv with a path on "
+        "each line, or the "
         ".csv of MusicCaps or AudioCaps beside its audio",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the shards")
@@ -75,10 +75,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "process, else cpu)",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="stop at the first file that cannot be used, with exit status 1"
+        "--rescale",
+        action="store_true",
+        help="bring float files at the scale of 8, 16, 24 or 32-bit integers to full scale; they are left out otherwise",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="remove the shards in --out, finished or not, and start anew"
+        "--strict",
+        action="store_true",
+        help="stop at the first file that cannot be used, or in part only, with exit status 1",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="remove the shards in --out, finished or not, and start again",
     )
 
 
@@ -92,10 +101,11 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from datamodules.audio_files import fingerprint, list_audio
+    from datamodules.audio_files import list_audio
     from datamodules.captions import CaptionTemplate
-    from datamodules.report import few_of
+    from datamodules.report import few_of, printable
     from datamodules.shard_job import NothingUsableError, ShardJob, clear_shards
+    from datamodules.sources import fingerprint
     from magnet_train.cli.ranks import read_ranks
     from magnet_train.codecs import load_codec
     from magnet_train.long_audio import CHUNK_SECONDS, CONTEXT_SECONDS
@@ -115,8 +125,9 @@ def run(args: argparse.Namespace) -> None:
         "caption_template": args.caption_template,
         "chunk_seconds": CHUNK_SECONDS,
         "context_seconds": CONTEXT_SECONDS,
+        **({"rescale": True} if args.rescale else {}),
     }
-    job = ShardJob(args.out, codec.info, settings, len(files), args.files_per_shard)
+    job = ShardJob(args.out, codec.info, settings, len(files), args.files_per_shard, files)
     before = job.complete
     if not before:
         try:
@@ -128,7 +139,8 @@ def run(args: argparse.Namespace) -> None:
         finished = job.finish(strict=args.strict)
     except NothingUsableError as error:
         for file in few_of(error.left_out) if len(files) > 1 else []:  # else the error says it all
-            print(f"{file.path}: {file.reason}", file=sys.stderr)
+            print(printable(f"{file.path}: {file.reason}"), file=sys.stderr)
+        _print_remedy(error.left_out)
         raise
     if finished is None:
         print(f"rank {ranks.rank} of {ranks.ranks} has done its share; {args.out} is ready when all have")
@@ -146,21 +158,24 @@ def _work(
 ) -> None:
     """Do this process's share of the job, or what is left of it."""
     from magnet_train.cli.clip_reading import read_clips
+    from magnet_train.cli.tokenize_meter import Meter
 
     units = list(job.units(ranks.rank, ranks.ranks))
-    with _Meter(sum(len(places) for _, places in units), ranks) as meter:
+    share = [files[place] for _, places in units for place in places]
+    with Meter(share, codec.sample_rate, ranks) as meter:
         for unit, places in units:
+            mine = [files[place] for place in places]
             if unit.finished:
-                meter.count_files(len(places))
+                meter.skip(mine)
                 continue
             with unit:
                 done = len(unit.outcomes)
-                meter.count_files(done)
-                left = [files[place] for place in places[done:]]
-                _fill(unit, read_clips(left, codec, template, args.workers), codec, args.strict, meter)
+                meter.skip(mine[:done])
+                clips = read_clips(mine[done:], codec, template, args.workers, rescale=args.rescale)
+                _fill(unit, clips, codec, args.strict, meter)
 
 
-def _fill(unit: WorkUnit, clips: Iterable[Clip], codec: Codec, strict: bool, meter: _Meter) -> None:
+def _fill(unit: WorkUnit, clips: Iterable[Clip], codec: Codec, strict: bool, meter: Meter) -> None:
     """Tokenize what is left of a unit.
 
     Raises:
@@ -171,62 +186,21 @@ def _fill(unit: WorkUnit, clips: Iterable[Clip], codec: Codec, strict: bool, met
     from magnet_train.long_audio import encode_blocks
 
     for clip in clips:
+        label = clip.file.label
         try:
-            tokens = encode_blocks(codec, meter.listen(clip.blocks(), codec.sample_rate))
+            tokens = encode_blocks(codec, meter.listen(clip.blocks()))
+            if strict and clip.shortfall is not None:
+                raise Unusable(f"partial: {clip.shortfall}")
         except Unusable as reason:
             if strict:
-                raise unusable(clip.file.label, str(reason)) from reason
-            unit.leave_out(clip.file.label, str(reason))
+                raise unusable(label, str(reason)) from reason
+            unit.leave_out(label, str(reason))
         else:
-            unit.add(clip.file.label, clip.file.key, tokens.cpu().numpy(), clip.metadata, clip.audio_hash)
-        meter.count_files(1)
+            unit.add(
+                label, clip.file.key, tokens.cpu().numpy(), clip.metadata, clip.audio_hash, clip.shortfall
+            )
+        meter.finish(clip.file)
     unit.finish()
-
-
-class _Meter:
-    """A bar of files with hours of audio per minute; hidden but in the process of rank 0.
-
-    Args:
-        files: Files in this process's share.
-        ranks: Which process this is.
-    """
-
-    def __init__(self, files: int, ranks: Ranks) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("files  {task.fields[rate]}  left"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=ranks.rank > 0,
-        )
-        share = "" if ranks.ranks == 1 else f" (rank 0 of {ranks.ranks})"
-        self._task = self._bar.add_task(f"tokenize{share}", total=files, rate="")
-        self._seconds = 0.0
-        self._started = time.monotonic()
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def count_files(self, number: int) -> None:
-        """Move the bar."""
-        self._bar.update(self._task, advance=number)
-
-    def listen(self, blocks: Iterable[Tensor], sample_rate: int) -> Iterator[Tensor]:
-        """Pass blocks [channels, samples] on and count their audio."""
-        for block in blocks:
-            yield block
-            self._seconds += block.shape[-1] / sample_rate
-            speed = self._seconds / 60 / max(time.monotonic() - self._started, 1e-9)
-            self._bar.update(self._task, rate=f"{speed:.2f} h of audio/min")
 
 
 def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
@@ -239,6 +213,22 @@ def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
     if finished.left_out:
         files = count(len(finished.left_out), "file")
         print(f"left out {files} ({summarize(finished.left_out)}); reasons in {folder / REPORT_NAME}")
+    if finished.partial:
+        files = count(len(finished.partial), "file")
+        print(f"read {files} in part only; how much of each is in {folder / REPORT_NAME}")
+    _print_remedy(finished.left_out)
+
+
+def _print_remedy(left_out: Sequence[LeftOut]) -> None:
+    """Say how to convert what is sound and not read, by suffix."""
+    from datamodules.audio_files import suffixes_not_read
+
+    for suffix, number in suffixes_not_read(file.reason for file in left_out):
+        one = "$f"
+        print(
+            f"{count(number, suffix + ' file')} not read; to convert all in a folder: "
+            f'for f in *.{suffix}; do ffmpeg -i "{one}" "${{f%.{suffix}}}.flac"; done'
+        )
 
 
 def _device(ranks: Ranks) -> str:

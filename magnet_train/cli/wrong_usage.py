@@ -7,10 +7,15 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
+
+from magnet_train.cli.configs import CONFIG_OPTIONS
+from magnet_train.errors import UserError
 
 _UNKNOWN_OPTION = re.compile(r"Option '([^']+)' is not accepted")
 _UNKNOWN_KEY = re.compile(r"does not accept option '([^']+)'")
@@ -25,10 +30,15 @@ _MISSING = re.compile(r"the following arguments are required: ([^\n]*)")
 _RESTRICTED = re.compile(r"Not of type \w+: ([^\n]*) does not conform to restriction v([^\n]*)")
 _CHOICES = re.compile(r"typing\.Literal\[([^\]]*)\]")
 _EXPECTED = re.compile(r"- Expected an? (?:<class '(?:[\w.]*\.)?(\w+)'>|([\w.]+)\[)")
+_NESTED = re.compile(r"NestedArg\(key='[^']*', val='?(.*?)'?\)")
 _GIVEN = re.compile(r"Given value: ([^\n]{0,80})$", re.MULTILINE)
 # What has to be named by a configuration: the command line's own defaults are only the kinds of these.
 _UNNAMED = ("lightning.LightningDataModule", "magnet_train.module.MagnetModule")
 _NO_CONFIG = "give a configuration first, -c configs/base.yaml for example"
+# What goes without a configuration, or names one; matched at the start, so that `-cFILE` is one too.
+_WITHOUT_CONFIG = ("-h", "--help", "--print_config", "--data=", "--data.class_path", *CONFIG_OPTIONS)
+_OURS = ("magnet_train", "datamodules")
+_CALLBACKS = ("lightning.pytorch.callbacks", "lightning.fabric.utilities.spike")
 
 
 class OneSentenceParser(LightningArgumentParser):
@@ -43,6 +53,49 @@ class OneSentenceParser(LightningArgumentParser):
         sys.exit(2)
 
 
+def require_configuration(arguments: Sequence[str]) -> None:
+    """Leave with 2 where nothing says of which class the data is: a first call of `fit` without `-c`."""
+    command, *words = arguments
+    if not any(word.startswith(_WITHOUT_CONFIG) or word == "--data" or ".help" in word for word in words):
+        print(
+            "magnet-train: error: no configuration given; start with -c configs/base.yaml, for example `magnet-train "
+            f"{command} -c configs/base.yaml --data.shards FOLDER --run FOLDER`.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def refusal(error: BaseException | None) -> UserError | None:
+    """Make one sentence of what a library refuses because of something that the user wrote.
+
+    That is: whatever Lightning calls a misconfiguration; what the constructor of a class of the configuration raises;
+    and what Lightning's callbacks raise about a run.
+
+    Returns:
+        None for anything else, which is a bug and keeps its traceback; so does what our own classes raise.
+    """
+    while error is not None:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        modules = [str(frame.f_globals.get("__name__", "")) for frame in frames]
+        text = " ".join(str(error).replace("`", "").split())[:300].rstrip(".!: ")
+        built = max((n for n, name in enumerate(modules) if name.startswith("jsonargparse")), default=-1) + 1
+        if 0 < built < len(frames) and isinstance(error, (MisconfigurationException, ValueError, TypeError)):
+            kind = type(frames[built].f_locals.get("self"))
+            if frames[built].f_code.co_name == "__init__" and kind.__module__.partition(".")[0] not in _OURS:
+                return UserError(
+                    f"{kind.__qualname__} refuses its settings ({text}); correct its init_args in the configuration."
+                )
+        in_callback = bool(modules) and modules[-1].startswith(_CALLBACKS)
+        if isinstance(error, MisconfigurationException) or (
+            in_callback and isinstance(error, (RuntimeError, ValueError, TypeError))
+        ):
+            who = type(frames[-1].f_locals.get("self")).__name__ if in_callback else "the trainer"
+            where = "trainer.callbacks" if in_callback else "trainer.*"
+            return UserError(f"{who} cannot go on ({text}); change {where} in the configuration.")
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def one_sentence(message: str, keys: Iterable[str] = ()) -> str:
     """Shorten what jsonargparse says.
 
@@ -50,6 +103,7 @@ def one_sentence(message: str, keys: Iterable[str] = ()) -> str:
         message: Its message, of several lines.
         keys: Options that there are.
     """
+    message = _NESTED.sub(r"\1", message)
     where = ".".join(dict.fromkeys(_WHERE.findall(message)))
     if found := _UNKNOWN_OPTION.search(message):
         classes = [one or other for one, other in _CLASS.findall(message)]

@@ -9,12 +9,13 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from transformers import EncodecModel
+from transformers import EncodecConfig, EncodecModel
 from transformers.utils import logging
 
 from magnet_train.codecs.protocol import Codec, clip_by_clip
 from magnet_train.errors import UserError
 from magnet_train.hub import find_folder, lacking, unreadable
+from magnet_train.weight_checks import require_finite, require_modest
 
 logging.disable_progress_bar()  # a bar for a file that loads in milliseconds is noise
 
@@ -70,6 +71,7 @@ class EncodecCodec(Codec):
                 raise UserError(
                     f"{name} is no EnCodec as transformers saves it: its config.json has {kind}; choose another --codec."
                 )
+            _require_modest(folder, name)
             model, report = EncodecModel.from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True
             )
@@ -79,6 +81,7 @@ class EncodecCodec(Codec):
             raise unreadable(name, "codec", error) from error
         if report["missing_keys"]:
             raise lacking(name, "codec", report["missing_keys"])
+        require_finite(model.state_dict(), f"codec {name}")
         return cls(model, id or name, hashlib.sha256(_weights_file(folder).read_bytes()).hexdigest())
 
     @torch.no_grad()
@@ -100,6 +103,22 @@ class EncodecCodec(Codec):
         """See `Codec.to`."""
         self.model.to(device)
         return self
+
+
+def _require_modest(folder: Path, name: str) -> None:
+    """Refuse settings that describe a codec larger than its weights.
+
+    Raises:
+        UserError: They do, or no codec can be built of them.
+    """
+    config = EncodecConfig.from_pretrained(folder)
+
+    def layers() -> int:
+        residual = config.num_residual_layers * len(config.upsampling_ratios)
+        return int(residual + config.num_lstm_layers + config.num_quantizers)
+
+    size = _weights_file(folder).stat().st_size
+    require_modest(folder, name, "codec", layers, lambda: EncodecModel(config), size)
 
 
 def _weights_file(folder: Path) -> Path:

@@ -41,6 +41,5 @@ class Codec(Protocol):
 
 def clip_by_clip(decode: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     """Decode [B, K, T] by what decodes a batch: clips one by one on a CPU, where the batch shows in the last bits."""
-    return torch.cat(
-        [decode(part) for part in tokens.split(1 if tokens.device.type == "cpu" else len(tokens))]
-    )
+    size = 1 if tokens.device.type == "cpu" else len(tokens)
+    return torch.cat([decode(part) for part in torch.split(tokens, size)])

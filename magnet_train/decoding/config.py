@@ -13,6 +13,8 @@ from torch import Tensor
 from magnet_train.errors import UserError
 from magnet_train.masking import mask_rate
 
+MOST_STEPS = 10_000  # of a codebook; a step that fills no frame of the longest clips is wasted long before
+
 
 @dataclass(frozen=True)
 class DecodingConfig:
@@ -62,6 +64,10 @@ class DecodingConfig:
         if not self.parity and (len(steps) != n_q or min(steps) < 1):
             raise UserError(
                 f"decoding_steps {steps} must hold {n_q} numbers of at least 1, one for each codebook of the model."
+            )
+        if len(steps) > n_q or not all(0 <= number <= MOST_STEPS for number in steps):
+            raise UserError(
+                f"decoding_steps {steps} must hold at most {n_q} numbers of at most {MOST_STEPS}, one for each codebook."
             )
         if not 0.0 <= self.top_p <= 1.0:
             raise UserError(f"top_p {self.top_p} must lie in 0..1 (0 turns it off).")

@@ -68,10 +68,6 @@ def start(
     if tuning is not None:
         tuning.apply(module)
         module.origin.update(tuning.record())
-        trained = count_parameters(module, trainable_only=True)
-        rank_zero_info(
-            f"{type(tuning).__name__} trains {trained:,} of {count_parameters(module):,} parameters"
-        )
 
 
 def _require_same_codec(base: StoredModel, module: MagnetModule) -> None:

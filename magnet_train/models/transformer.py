@@ -185,6 +185,11 @@ class MagnetTransformer(nn.Module):
         states = self.states(tokens[order], stage, [memory] * len(self.layers))
         return states[order.argsort()]
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return the sum of the codebooks' embeddings, [B, T, D], of tokens int64 [B, K, T]."""
+        x: Tensor = sum(emb(tokens[:, k]) for k, emb in enumerate(self.embeddings))
+        return x
+
     def states(
         self,
         tokens: Tensor,
@@ -205,7 +210,7 @@ class MagnetTransformer(nn.Module):
         if not 0 <= stage < self.n_q:
             raise ValueError(f"stage {stage} should lie in 0..{self.n_q - 1}.")
         num_frames = tokens.shape[-1]
-        x: Tensor = sum(emb(tokens[:, k]) for k, emb in enumerate(self.embeddings))
+        x = self.embed(tokens)
         x = x + sinusoidal_positions(num_frames, self.dim, x.device).to(x.dtype)  # [B, T, D]
         restricted = self.restricts(stage)
         window = window_of(num_frames, self.subcodes_context, x.device) if restricted else None

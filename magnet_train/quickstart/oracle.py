@@ -53,6 +53,12 @@ def read_window(audio: Floats) -> Event:
     return Event(_pitch(frequency), _timbre(amplitude, frequency), rhythm)
 
 
+def read_intervals(audio: Floats) -> Floats:
+    """Return the times from each beginning of a sound to the next, in samples, of float [samples]."""
+    starts = np.flatnonzero(np.diff(_sounding(_loudness(audio)).astype(int)) == 1)
+    return np.asarray(np.diff(starts) * float(STEP))
+
+
 def expected_windows(events: Sequence[Event], windows: int) -> list[Event]:
     """Return the event that each window of a clip should hold: one event fills them all, two share them."""
     return [events[index * len(events) // windows] for index in range(windows)]

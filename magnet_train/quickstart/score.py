@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from magnet_train.quickstart.captions import ATTRIBUTES, Caption, Event
-from magnet_train.quickstart.oracle import expected_windows, read_clip
+from magnet_train.quickstart.oracle import expected_windows, read_clip, read_intervals
+from magnet_train.quickstart.world import PERIOD
+
+UNEVEN = 0.25  # of a period: an interval that is longer or shorter by more is a stumble
 
 Floats = npt.NDArray[np.floating]
 Readings = list[list[Event]]  # one event per window of each clip
@@ -46,6 +49,23 @@ def accuracy(captions: Sequence[Caption], readings: Readings) -> dict[str, float
     if not all(asked.values()):
         raise ValueError(f"nothing to score: captions asked for {asked}")
     return {attribute: right[attribute] / asked[attribute] for attribute in ATTRIBUTES}
+
+
+def evenness(captions: Sequence[Caption], clips: Iterable[Floats]) -> float:
+    """Return the share of the intervals between pulses that are as long as the caption's rhythm asks, 0..1.
+
+    `accuracy` reads a window by its median interval; one stumble, as a bad seam makes it, shows only here.
+
+    Args:
+        captions: What was asked for; those of one event with pulses count, slow or fast.
+        clips: Float [samples], in the same order.
+    """
+    even = []
+    for caption, audio in zip(captions, clips, strict=True):
+        (period, *others) = {PERIOD.get(event.rhythm) for event in caption.events}
+        if period is not None and not others:
+            even += list(np.abs(read_intervals(audio) / period - 1) < UNEVEN)
+    return float(np.mean(even))
 
 
 def chance(

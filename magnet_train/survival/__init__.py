@@ -1,13 +1,14 @@
 """What keeps a run from being lost: whole checkpoint files, and finding the one to go on from."""
 
 from magnet_train.survival.checkpoint_io import AtomicCheckpointIO
-from magnet_train.survival.resume import LAST, checkpoints_of, find_checkpoint, step_of, why_unreadable
+from magnet_train.survival.resume import LAST, checkpoints_of, find_checkpoint, peek, step_of, why_unreadable
 
 __all__ = [
     "LAST",
     "AtomicCheckpointIO",
     "checkpoints_of",
     "find_checkpoint",
+    "peek",
     "step_of",
     "why_unreadable",
 ]

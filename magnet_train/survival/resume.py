@@ -1,7 +1,9 @@
-"""Find the checkpoint to go on from: the newest that can be read."""
+"""Find the checkpoint to go on from: the one with most steps that can be read."""
 
 from __future__ import annotations
 
+import math
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,31 @@ _SHARDS_INDEX, _SHARDS_REST = ".metadata", "meta.pt"  # what torch and Lightning
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """List the checkpoints of a run's folder, newest first; the pointer is no checkpoint of its own."""
+    """List the checkpoints of a run's folder, the one with most optimizer steps first.
+
+    The time of a file says when it was copied. It decides between two of the same step alone. The pointer is no
+    checkpoint of its own. A damaged one goes by the step in its name, or comes first without one, to be named.
+    """
     found = [path for path in run.glob("*.ckpt") if not path.is_symlink()]
-    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    return sorted(
+        found, key=lambda path: (_step_or_name(path), path.stat().st_mtime_ns, path.name), reverse=True
+    )
+
+
+def _step_or_name(path: Path) -> float:
+    step = step_of(path)
+    if step is not None:
+        return step
+    named = re.search(r"step=(\d+)", path.name)
+    return int(named[1]) if named else math.inf
 
 
 def find_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
     """Choose what to resume from in a run's folder.
 
     Returns:
-        The newest checkpoint that can be read, None where there is none; and a sentence for each newer one
-        that had to be passed over.
+        The checkpoint with most steps that can be read, None where there is none; and a sentence for each
+        later one that had to be passed over.
     """
     passed_over: list[str] = []
     for path in checkpoints_of(run):
@@ -67,12 +83,22 @@ def step_of(path: Path) -> int | None:
     Returns:
         None if it cannot be read or does not say.
     """
+    step = (peek(path) or {}).get("global_step")
+    return step if isinstance(step, int) else None
+
+
+def peek(path: Path) -> dict[str, Any] | None:
+    """Open a checkpoint as plain data whose tensors stay on the disk until they are used.
+
+    Returns:
+        None if it cannot be read.
+    """
     try:
         file = path / _SHARDS_REST if path.is_dir() else path
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        return int(content["global_step"])
     except Exception:  # as above; who loads all of it says what is wrong
         return None
+    return content if isinstance(content, dict) else None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, T5EncoderModel
 
 from magnet_train.errors import UserError
-from magnet_train.hub import SETTINGS, WEIGHTS, lacking, revision_of, unreadable
+from magnet_train.hub import PICKLED_WEIGHTS, SETTINGS, WEIGHTS, lacking, revision_of, unreadable
 from magnet_train.text.tokenizer import Tokenizer, folder_of
+from magnet_train.weight_checks import require_finite, require_modest
 
 
 class _Frozen:
@@ -111,9 +112,33 @@ def _load_t5(folder: Path, name: str, pretrained: bool) -> Any:
     try:
         if not pretrained:
             return T5EncoderModel(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        _require_modest(folder, name)
         model, report = T5EncoderModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except UserError:
+        raise
     except Exception as error:  # transformers raises many kinds here
         raise unreadable(name, "text encoder", error) from error
     if report["missing_keys"]:
         raise lacking(name, "text encoder", report["missing_keys"])
+    require_finite(model.state_dict(), f"text encoder {name}")
     return model
+
+
+def _require_modest(folder: Path, name: str) -> None:
+    """Refuse settings that describe an encoder larger than the weights in its folder."""
+    files = [file for kind in WEIGHTS + PICKLED_WEIGHTS for file in folder.glob(kind)]
+    require_modest_t5(folder, name, sum(file.stat().st_size for file in files))
+
+
+def require_modest_t5(folder: Path, name: str, size: int) -> None:
+    """Compare a T5's `config.json` with the bytes of its weights, before memory is taken.
+
+    Raises:
+        UserError: It describes more than they could hold, or nothing that can be built.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+    def layers() -> int:
+        return int(config.num_layers)
+
+    require_modest(folder, name, "text encoder", layers, lambda: T5EncoderModel(config), size)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.audio_files import list_audio
+from datamodules.audio_tables import SUFFIXES
 from magnet_train.errors import UserError
 
 MUSICCAPS = """ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,is_audioset_eval
@@ -53,7 +54,8 @@ def test_musiccaps(tmp_path: Path) -> None:
     assert found.fields["keywords"] == ["low quality", "soulful ballad"]
     assert found.key == "audio__0Gj8-vB1q4-30s"
     assert found.by_id
-    assert gone.problem == "missing: no gone (wav, flac, ogg, mp3) in the folder of musiccaps.csv"
+    kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
+    assert gone.problem == f"missing: no gone ({kinds}) in the folder of musiccaps.csv"
 
 
 @pytest.mark.parametrize("name", ["r1nicOVtvkQ", "r1nicOVtvkQ_130", "[r1nicOVtvkQ]-[130-140]", "91139"])

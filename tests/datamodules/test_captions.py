@@ -74,6 +74,8 @@ def test_tags_make_a_caption_where_there_is_no_other(tmp_path: Path, suffix: str
     put(tmp_path, "a.txt", "words of a person")
     assert describe(audio, {}) == {**TAGS, "text": "words of a person"}
     put(tmp_path, "a.json", {"genre": "jazz"})
+    assert describe(audio, {}) == {**TAGS, "genre": "jazz", "text": "words of a person"}
+    (tmp_path / "a.txt").unlink()
     assert describe(audio, {}, CaptionTemplate("{genre} by {artist}"))["text"] == "jazz by Some One"
 
 
@@ -104,7 +106,7 @@ def test_templates_that_cannot_be_filled(pattern: str) -> None:
         ("a.json", "[1]", "no JSON object"),
         ("a.json", '{"text": "x", "bpm": NaN}', "NaN is not JSON"),
         ("a.txt", " \n", "no caption"),
-        ("a.json", {"text": "  "}, "no caption: it is blank"),
+        ("a.json", {"text": "  "}, "no caption: none of"),
     ],
 )
 def test_what_is_wrong_with_a_caption(

@@ -17,6 +17,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 import datamodules.remote as remote
+import datamodules.remote_files as remote_files
 from datamodules.reading import ShardReader
 from datamodules.remote import ShardCache
 from datamodules.streaming import StreamingDataModule
@@ -89,8 +90,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(remote, "_PAUSE", 0.001)
-    monkeypatch.setattr(remote, "_CHUNK", 20_000)  # several to a shard
+    monkeypatch.setattr(remote_files, "_PAUSE", 0.001)
+    monkeypatch.setattr(remote_files, "_CHUNK", 20_000)  # several to a shard
     yield
     release()
 

@@ -275,15 +275,21 @@ def test_a_stopped_command_goes_on_and_ends_with_the_same_bytes(
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background job ignores it
     )
     results = tmp_path / "clips" / "results.jsonl"
-    deadline = time.monotonic() + 180
-    while not (results.exists() and results.read_bytes().count(b"\n") >= 3):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
+    deadline = time.monotonic() + 300
+    try:
+        while not (results.exists() and results.read_bytes().count(b"\n") >= 3):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        said = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
     assert process.returncode == code
     kept = len(results_of(tmp_path / "clips"))
     assert 3 <= kept < 60

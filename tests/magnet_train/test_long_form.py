@@ -1,4 +1,4 @@
-"""Clips longer than the model's: windows overlap by half, go on where the last one ended, and leave what is there."""
+"""Clips longer than the model's: windows begin on a beat, go on where the last one ended, and leave what is there."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from magnet_train import DecodingConfig, Magnet
 from magnet_train.errors import UserError
-from magnet_train.long_form import WindowOfClip, continue_tokens, plan_windows
+from magnet_train.long_form import continue_tokens
 
 HOP = 160  # samples a frame of the packaged codec: 8 kHz, 50 Hz
 WINDOW = 24  # frames of the checkpoint's clips
@@ -21,35 +22,66 @@ def magnet(checkpoint: Path) -> Magnet:
     return Magnet.from_pretrained(checkpoint)
 
 
-@pytest.mark.parametrize(
-    ("num_frames", "prompt", "expected"),
-    [
-        (10, 0, [(0, 10, 0)]),
-        (20, 0, [(0, 10, 0), (5, 15, 10), (10, 20, 15)]),
-        (17, 0, [(0, 10, 0), (5, 15, 10), (7, 17, 15)]),  # the last window is as long as the others
-        (12, 4, [(0, 10, 4), (2, 12, 10)]),
-        (20, 9, [(4, 14, 9), (9, 19, 14), (10, 20, 19)]),  # a prompt leaves at least half a window to fill
-        (40, 36, [(30, 40, 36)]),  # of a long prompt the model sees the end
-        (10, 10, []),
-    ],
-)
-def test_windows_by_hand(num_frames: int, prompt: int, expected: list[tuple[int, int, int]]) -> None:
-    assert list(plan_windows(num_frames, 10, prompt)) == [WindowOfClip(*window) for window in expected]
+def one_hot(tokens: Tensor) -> Tensor:
+    """Features [B, D, T] of tokens [B, K, T]: which token of codebook 0 it is."""
+    return F.one_hot(tokens[:, 0], 128).float().transpose(1, 2)
 
 
-def test_each_window_goes_on_where_the_last_one_ended() -> None:
-    def count_on(prompt: Tensor, keep: Tensor, progress: object) -> Tensor:
-        """Number the missing frames upwards from the last that stays."""
-        first = int(keep[0].sum())
-        last = prompt[..., first - 1 : first] if first else torch.full((*prompt.shape[:2], 1), -1)
-        numbers = last + 1 + torch.arange(prompt.shape[-1] - first)
-        return torch.cat([prompt[..., :first], numbers], dim=-1)
+class CountOn:
+    """Numbers the missing frames upwards from the last that stays, modulo a period; remembers the windows."""
 
-    given = torch.full((2, 1, 33), 99)
-    given[..., :4] = torch.arange(4)
-    tokens = continue_tokens(given, 4, 10, count_on, None)
-    assert torch.equal(tokens, torch.arange(33).expand(2, 1, -1))
-    assert int(given.max()) == 99  # what came in is as it was
+    def __init__(self, period: list[int]) -> None:
+        self.period = torch.tensor(period)[:, None]
+        self.seen: list[Tensor] = []  # frames of each window that were there
+        self.first: list[Tensor] = []  # tokens at the beginning of each window
+
+    def __call__(self, prompt: Tensor, keep: Tensor, progress: object) -> Tensor:
+        count = keep.sum(-1)
+        last = prompt[:, 0].gather(1, (count - 1).clamp(min=0)[:, None])
+        last = torch.where(count[:, None] > 0, last, -1)
+        numbers = (last + 1 + torch.arange(prompt.shape[-1]) - count[:, None]) % self.period
+        made = torch.where(keep, prompt[:, 0], numbers)[:, None]
+        self.seen.append(count)
+        self.first.append(made[:, 0, 0])
+        return made
+
+
+@pytest.mark.parametrize("num_frames", [65, 100, 256, 1000])
+@pytest.mark.parametrize("prompt", [0, 9, 40, 63])
+def test_each_window_begins_on_a_beat_and_goes_on_where_the_last_one_ended(
+    num_frames: int, prompt: int
+) -> None:
+    periods = [7, 16, 21]
+    expected = torch.stack([torch.arange(num_frames) % period for period in periods])[:, None]
+    given = torch.full((3, 1, num_frames), 99)
+    given[..., :prompt] = expected[..., :prompt]
+    make = CountOn(periods)
+    tokens = continue_tokens(given, prompt, 64, make, one_hot)
+    assert torch.equal(tokens, expected)
+    assert int(torch.stack(make.first).max()) == 0  # every window of every clip
+    for seen in make.seen[1:-1]:
+        assert ((seen >= 24) & (seen <= 48) | (seen == 64)).all()  # 64: this clip has all its frames
+    assert torch.equal(
+        given[..., prompt:], torch.full_like(given[..., prompt:], 99)
+    )  # what came in is as it was
+
+
+def test_the_end_of_a_window_is_made_again_but_for_the_last() -> None:
+    class Ending:
+        """Makes windows that end in 7, as the clips of a training do."""
+
+        def __call__(self, prompt: Tensor, keep: Tensor, progress: object) -> Tensor:
+            window = torch.zeros_like(prompt)
+            window[..., -4:] = 7
+            return torch.where(keep[:, None], prompt, window)
+
+    tokens = continue_tokens(torch.full((1, 2, 200), 99), 0, 64, Ending(), one_hot)
+    assert int(tokens[..., :-64].max()) == 0
+
+
+def test_nothing_is_made_where_nothing_is_missing() -> None:
+    given = torch.arange(100).expand(1, 1, -1)
+    assert torch.equal(continue_tokens(given, 100, 64, CountOn([7]), one_hot), given)
 
 
 def test_a_long_clip_repeats_with_its_seed_and_says_how_far_it_is(magnet: Magnet) -> None:
@@ -69,11 +101,13 @@ def test_a_long_clip_repeats_with_its_seed_and_says_how_far_it_is(magnet: Magnet
     tokens = make(0)
     assert tokens.shape == (2, 4, 55)
     assert 0 <= int(tokens.min()) <= int(tokens.max()) < magnet.lm.card
-    assert calls == [(done, 20) for done in range(1, 21)]  # windows from 0, 12, 24 and 31
+    assert calls[-1][0] == calls[-1][1]
+    assert [done for done, _ in calls] == list(range(1, len(calls) + 1))
     assert torch.equal(make(0), tokens)
     assert not torch.equal(make(1), tokens)
     first = magnet.generate_tokens(["a low bell", None], seed=0, decoding=decoding)
-    assert torch.equal(tokens[..., :WINDOW], first)
+    whole = WINDOW - WINDOW // 8  # what follows is made again in sight of the next window
+    assert torch.equal(tokens[..., :whole], first[..., :whole])
 
 
 def test_the_rest_of_a_song_is_made_from_its_end(magnet: Magnet) -> None:
@@ -84,21 +118,19 @@ def test_the_rest_of_a_song_is_made_from_its_end(magnet: Magnet) -> None:
     tokens = magnet.generate_tokens(["a flute"], seconds=2.2, seed=0, prompt=codes)
     assert torch.equal(tokens[..., :90], codes)
     assert torch.equal(magnet.codec.decode(tokens), audio)
-    # What lies before the first window has no say.
+    # What lies before the first window has no say, but for the beginning, which says where the beat is.
     other = codes.clone()
-    other[..., :70] = (codes[..., :70] + 1) % magnet.lm.card
+    other[..., 9:70] = (codes[..., 9:70] + 1) % magnet.lm.card
     again = magnet.generate_tokens(["a flute"], seconds=2.2, seed=0, prompt=other)
     assert torch.equal(again[..., 90:], tokens[..., 90:])
 
 
 def test_what_has_to_be_made_in_one_go(magnet: Magnet) -> None:
-    with pytest.raises(UserError, match=r"a loop has to be made in one go.*0\.48 s"):
-        magnet.generate(["a flute"], seconds=1.0, loop=True)
     with pytest.raises(UserError, match="parity"):
         magnet.generate_tokens(["a flute"], seconds=1.0, decoding=DecodingConfig(parity=True))
     prompt = torch.zeros(1, 4, 50, dtype=torch.int64)
-    with pytest.raises(UserError, match="keep"):
-        magnet.generate_tokens(["a flute"], seconds=1.0, prompt=prompt, keep=torch.ones(1, 50).bool())
+    with pytest.raises(UserError, match=r"`keep`.*0\.48 s"):
+        magnet.generate_tokens(["a flute"], seconds=1.0, prompt=prompt, keep=torch.arange(50)[None] < 9)
 
 
 def test_a_prompt_that_cannot_begin_a_long_clip(magnet: Magnet) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import MusicgenForConditionalGeneration
 
 from magnet_train import DecodingConfig, Magnet
-from magnet_train.circular import CircularRescorer
 from magnet_train.codecs import load_codec, packaged_codec
 from magnet_train.decoding import Rescorer
 from magnet_train.errors import UserError
@@ -113,15 +112,6 @@ def test_the_text_matters(rescorer: MusicgenRescorer, tokens: Tensor) -> None:
     assert float((probs[0].log() - probs[1].log()).abs().max()) > 0.01
 
 
-def test_a_loop_is_judged_at_its_own_frames(tokens: Tensor) -> None:
-    def names_the_token(shown: Tensor, stage: int) -> Tensor:
-        return shown[:, stage] / CARD
-
-    circular = CircularRescorer(names_the_token)
-    for _ in range(6):
-        assert torch.equal(circular(tokens, 2), tokens[:, 2] / CARD)
-
-
 def test_generating_with_it(checkpoint: Path, rescorer: MusicgenRescorer) -> None:
     magnet = Magnet.from_pretrained(checkpoint)
     texts = ["a low bell", None]
@@ -156,16 +146,15 @@ class Watching:
         return judge
 
 
-def test_a_loop_is_shown_cut_open_at_other_places(checkpoint: Path) -> None:
+def test_a_loop_is_judged_with_its_ends_side_by_side(checkpoint: Path) -> None:
     magnet = Magnet.from_pretrained(checkpoint)
     prompt = torch.randint(CARD, (1, N_Q, 8), generator=torch.Generator().manual_seed(4))
-    straight, loop = Watching(), Watching()
-    magnet.generate_tokens(["a bell"], seed=0, prompt=prompt, rescorer=straight)
-    magnet.generate_tokens(["a bell"], seed=0, prompt=prompt, rescorer=loop, loop=True)
-    assert torch.equal(straight.shown[1][..., :8], prompt)
-    assert not torch.equal(loop.shown[1][..., :8], prompt)
-    cut = round(0.618 * 24)  # the second cut of 24 frames
-    assert torch.equal(loop.shown[1].roll(cut, dims=-1)[..., :8], prompt)
+    watching = Watching()
+    magnet.generate_tokens(["a bell"], seed=0, prompt=prompt, rescorer=watching, loop=True)
+    assert torch.equal(watching.shown[0][..., :8], prompt)
+    last = watching.shown[-1][0]
+    assert not torch.equal(last[:, :8], prompt[0])
+    assert any(torch.equal(last.roll(-turn, dims=-1)[:, :8], prompt[0]) for turn in range(1, 24))
 
 
 def test_without_weight_it_does_not_even_read_the_texts(

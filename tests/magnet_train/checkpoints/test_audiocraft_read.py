@@ -17,6 +17,8 @@ from magnet_train import Magnet
 from magnet_train.checkpoints.audiocraft import reference_layout
 from magnet_train.checkpoints.audiocraft_names import from_audiocraft_names
 from magnet_train.checkpoints.load import read_model
+from magnet_train.checkpoints.omegaconf import to_plain
+from magnet_train.checkpoints.stored import load_plain
 from magnet_train.cli.main import main
 from magnet_train.errors import UserError
 
@@ -130,6 +132,29 @@ def test_training_checkpoint(release: Path, tmp_path: Path, sharded: bool) -> No
     )
 
 
+def test_training_checkpoint_whose_configuration_was_resolved(release: Path, tmp_path: Path) -> None:
+    """As hydra leaves it: what `${now:...}` gave is remembered in a defaultdict beside the values."""
+    package = torch.load(release / "state_dict.bin", weights_only=True)
+    config = OmegaConf.create(package["xp.cfg"])
+    config["dora"] = {
+        "dir": "${now:%Y}",
+        "path": Path("/store/xp"),
+        "names": ("a", "b"),
+        "raw": b"x",
+    }
+    OmegaConf.clear_resolver("now")
+    OmegaConf.register_new_resolver("now", lambda form: "2026" if form == "%Y" else "", use_cache=True)
+    assert config.dora.dir == "2026"
+    assert config._metadata.resolver_cache  # the test is about it
+    training = {"best_state": {"model": package["best_state"]}, "xp.cfg": config, "history": []}
+    torch.save(training, tmp_path / "checkpoint.th")
+    assert same_weights(release, tmp_path / "checkpoint.th")
+    ours, theirs = read_model(tmp_path / "checkpoint.th"), read_model(release)
+    assert (ours.lm, ours.decoding, ours.text) == (theirs.lm, theirs.decoding, theirs.text)
+    plain = to_plain(load_plain(tmp_path / "checkpoint.th")["xp.cfg"])["dora"]
+    assert plain == {"dir": "${now:%Y}", "path": "/store/xp", "names": ["a", "b"], "raw": b"x"}
+
+
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_name_variants(variant: str, rewrite: Rewrite, release: Path) -> None:
     """Another attention backend is the same model; other parts are another model, and all of them are named."""
@@ -239,6 +264,7 @@ def test_codec_by_its_pointer_or_else_by_the_configuration(release: Path) -> Non
 
 
 def test_codec_in_the_references_own_format_is_carried_but_not_decoded(release: Path, tmp_path: Path) -> None:
+    shutil.copy(RECORDED / "lm_b" / "state_dict.bin", release)  # its text states are as wide as its T5's
     torch.save({"best_state": {"w": torch.ones(3)}, "xp.cfg": "{}"}, release / "compression_state_dict.bin")
     magnet = Magnet.from_pretrained(release)
     with pytest.raises(UserError, match="own format"):

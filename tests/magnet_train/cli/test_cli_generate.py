@@ -223,7 +223,6 @@ def test_a_weight_of_the_rescorer_out_of_range(
         (["--text", "a flute", "--text", "  "], "caption 2"),
         (["--text", "a flute", "--steps", "2,1"], "decoding_steps"),
         (["--text", "a flute", "--steps", "2,1,0,1"], "decoding_steps"),
-        (["--text", "a flute", "--seconds", "9", "--loop"], "9 s"),
         (["--text", "a flute", "--top-p", "1.5"], "top_p"),
         (["--text", "a flute", "--temperature", "-1"], "temperature"),
         (["--text", "a flute", "--batch-size", "0"], "--batch_size"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from datamodules.reading import ShardReader
 from datamodules.verify import verify_shards
@@ -312,6 +313,12 @@ def test_changes_between_runs_are_refused(mixed: Path, tmp_path: Path, capsys: A
     error = capsys.readouterr().err
     assert "was begun with" in error
     assert "--overwrite" in error
+    named = {
+        "caption": "changed mono.wav (its caption)",
+        "audio": "changed mono.wav (the audio)",
+        "more": "added one more.wav",
+    }
+    assert named.get(change, "") in error
     assert tokenize(*words, *changed, "--overwrite") == 0
     assert verify_shards(out) == []
 
@@ -353,6 +360,37 @@ def test_a_batch_script_without_srun_is_one_process(
         monkeypatch.setenv(name, value)
     assert tokenize("--audio", mixed, "--files-per-shard", 2, "--out", tmp_path / "shards") == 0
     assert "wrote 5 clips" in capsys.readouterr().out
+
+
+def test_the_bar_counts_audio(mixed: Path) -> None:
+    """Of 1.0 + 2.0 s: one file was done before, the other is half done."""
+    import time
+
+    from datamodules.audio_files import list_audio
+    from magnet_train.cli.ranks import Ranks
+    from magnet_train.cli.tokenize_meter import Meter
+
+    files = [file for file in list_audio(mixed) if file.name in ("mono.wav", "deep/stereo.wav")]
+    with Meter(files, 8_000, Ranks(0, 1, 0)) as meter:
+        deadline = time.monotonic() + 60
+        while meter._lengths is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        meter.skip([file for file in files if file.name == "mono.wav"])
+        assert len(list(meter.listen([torch.zeros(1, 8_000)]))) == 1
+        (task,) = meter._bar.tasks
+        assert (task.completed, task.total) == (2.0, 3.0)
+        assert task.description.startswith("2.0 s of 3.0 s  1 of 2 files  ")
+        assert "x real time" in task.description
+        assert task.description.endswith(" left")
+
+
+def test_the_remedy_for_sound_that_is_not_read(mixed: Path, tmp_path: Path, capsys: Any) -> None:
+    for name in ("a.m4a", "b.M4A", "c.wma"):
+        (mixed / name).write_bytes(b"x")
+    assert tokenize("--audio", mixed, "--out", tmp_path / "shards") == 0
+    printed = capsys.readouterr().out
+    assert '2 m4a files not read; to convert all in a folder: for f in *.m4a; do ffmpeg -i "$f"' in printed
+    assert "1 wma file not read" in printed
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:

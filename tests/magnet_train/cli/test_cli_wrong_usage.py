@@ -70,9 +70,11 @@ def test_a_wrong_option(command, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--data.shards", "shards"], "nothing says of which class data is; give a configuration"),
-        (["--run", "x"], "data and model must be set; give a configuration"),
-        (["--model.cfg_dropout", "0.1"], "model.lm and model.text must be set; give a configuration"),
+        ([], "no configuration given; start with"),
+        (["--data.shards", "shards"], "no configuration given; start with"),
+        (["--run", "x"], "no configuration given; start with"),
+        (["--model.cfg_dropout", "0.1"], "no configuration given; start with"),
+        (["-c", "configs/trainer/cpu.yaml"], "nothing says of which class data is; give a configuration"),
     ],
 )
 def test_no_configuration(options, words, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from magnet_train.cli.ranks import Ranks, read_ranks
+from magnet_train.cli.ranks import Ranks, check_restarts, read_ranks
 from magnet_train.errors import UserError
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
@@ -28,3 +28,11 @@ def test_launchers() -> None:
 def test_nonsense_is_named(change: dict[str, str]) -> None:
     with pytest.raises(UserError, match="RANK"):
         read_ranks({**TORCHRUN, **change})
+
+
+def test_restarts_need_a_store_of_their_own() -> None:
+    shared = {**TORCHRUN, "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "0"}
+    check_restarts(shared)
+    check_restarts({**shared, "TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_USE_AGENT_STORE": "False"})
+    with pytest.raises(UserError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        check_restarts({**shared, "TORCHELASTIC_MAX_RESTARTS": "3"})

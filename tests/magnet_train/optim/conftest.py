@@ -108,3 +108,9 @@ def train() -> Callable[..., Keep]:
         return keep
 
     return run
+
+
+@pytest.fixture
+def loader() -> DataLoader[Any]:
+    """Batches for whoever builds a trainer of their own."""
+    return DataLoader([batch(number) for number in range(100)], batch_size=None)  # type: ignore[arg-type]
