@@ -72,19 +72,17 @@ def run(args: argparse.Namespace) -> None:
         warnings.filterwarnings("ignore", message="the model's vocabulary lacks")
         service = ClipService(magnet, source, folder)
         page = build_page(service, _name(args))
-        try:
-            with serving(page, args.host, port, folder, logins, args.open) as address:
-                print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
-                if not is_loopback(args.host):
-                    who = (
-                        "who has a login, and passwords are sent in the clear"
-                        if logins
-                        else "without a password"
-                    )
-                    print(f"everyone who can reach this address can use it, {who}", flush=True)
+        with serving(page, args.host, port, folder, logins, args.open) as address:
+            print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
+            if not is_loopback(args.host):
+                who = (
+                    "who has a login, and passwords are sent in the clear" if logins else "without a password"
+                )
+                print(f"everyone who can reach this address can use it, {who}", flush=True)
+            try:
                 threading.Event().wait()
-        finally:
-            service.close()
+            finally:
+                service.close()
 
 
 def _name(args: argparse.Namespace) -> str:

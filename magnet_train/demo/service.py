@@ -66,7 +66,7 @@ class ClipService:
     def __init__(self, magnet: Magnet, source: Source, folder: Path) -> None:
         self.magnet, self.source, self.folder = magnet, source, folder
         self._wanted: dict[str, threading.Event] = {}  # session -> set when it cancels
-        self._at_work = threading.Lock()
+        self._at_work, self._closed = threading.Lock(), threading.Event()
 
     def make(self, request: ClipRequest, session: str, report: Report) -> Iterator[Clip]:
         """Make the clips of a request.
@@ -86,7 +86,7 @@ class ClipService:
         began = time.monotonic()
 
         def step(index: int, done: int, total: int) -> None:
-            if cancelled.is_set():
+            if cancelled.is_set() or self._closed.is_set():
                 raise Cancelled
             share = (index + done / total) / request.clips
             left = (time.monotonic() - began) * (1 / share - 1)
@@ -122,8 +122,7 @@ class ClipService:
 
     def close(self) -> None:
         """Stop everything and wait until it has: a process must not end while a thread of it computes."""
-        for cancelled in list(self._wanted.values()):
-            cancelled.set()
+        self._closed.set()
         if self._at_work.acquire(timeout=STOP_SECONDS):
             self._at_work.release()
 
