@@ -49,6 +49,10 @@ class TokenBatch(TypedDict):
     slot: Tensor  # int64 [B]
 
 
+# Settings of optimizers that no infinite number makes sense for.
+_FINITE = {"lr", "betas", "eps", "weight_decay", "momentum"}
+
+
 class MagnetModule(pl.LightningModule):
     """Train a MAGNeT: spans of one codebook masked on the cosine schedule.
 
@@ -353,7 +357,8 @@ class MagnetModule(pl.LightningModule):
             numbers = [
                 n for n in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(n, float)
             ]
-            if not all(map(math.isfinite, numbers)):
+            # inf is an optimizer's own word for "without a limit", as in Prodigy's growth_rate
+            if any(map(math.isnan, numbers)) or (name in _FINITE and any(map(math.isinf, numbers))):
                 raise UserError(f"model.optimizer.{name} is {value}; give a finite number.")
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if scaled and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):

@@ -91,8 +91,8 @@ def test_the_model_sees_the_tokens_around_the_region(magnet: Magnet, monkeypatch
         given.update(options)
         return generate(*args, **options)  # type: ignore[arg-type]
 
-    generate = magnet.generate_tokens
-    monkeypatch.setattr(magnet, "generate_tokens", remember)
+    generate = magnet._clips_of_tokens
+    monkeypatch.setattr(magnet, "_clips_of_tokens", remember)
     magnet.edit(audio, (0.5, 0.6), ["a low bell"], seed=0)
     clip = audio[None, :, 15 * HOP : 39 * HOP]  # frames 15 to 38 lie around 25 to 29
     assert torch.equal(given["prompt"], magnet.codec.encode(clip))

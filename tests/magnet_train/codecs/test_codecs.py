@@ -160,7 +160,8 @@ def test_pickled_weights_that_would_run_code_are_refused(folder: Path, tmp_path:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (mark,)
 
-    torch.save({"encoder": Trap()}, folder / "pytorch_model.bin", pickle_module=pickle)
+    weights = {"encoder": Trap(), "padding": torch.zeros(100_000)}  # enough for what config.json describes
+    torch.save(weights, folder / "pytorch_model.bin", pickle_module=pickle)
     with pytest.raises(UserError, match="cannot be loaded"):
         load_codec(str(folder))
     assert not mark.exists()
