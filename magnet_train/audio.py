@@ -106,7 +106,7 @@ class AudioStream:
                 f"{self.path} holds no audio samples{self._where()}; remove it or record it again."
             )
         if self._levels.looks_like_integers and not self._rescale:
-            raise self._wrong_scale()
+            raise self._wrong_scale(self._levels)
 
     @property
     def digest(self) -> str:
@@ -151,7 +151,7 @@ class AudioStream:
                 raise UserError(f"{self.path} holds samples that are not numbers; render it again.")
             self._levels.add(samples, is_float(file))
             if self._levels.peak > LARGEST_FLOAT and not self._rescale:
-                raise self._wrong_scale()
+                raise self._wrong_scale(self._levels)
             scaled = samples if scale == 1.0 else samples / np.float32(scale)
             yield _with_channels(torch.from_numpy(scaled.T.copy()), self.channels)
 
@@ -163,13 +163,17 @@ class AudioStream:
                 if is_float(file):
                     for samples in blocks_of(file):
                         levels.add(samples, True)
-        return levels.scale if levels.peak > LARGEST_FLOAT or levels.looks_like_integers else 1.0
+        if levels.bits is None:
+            raise self._wrong_scale(levels)
+        return 2.0 ** (levels.bits - 1) if levels.peak > LARGEST_FLOAT or levels.looks_like_integers else 1.0
 
-    def _wrong_scale(self) -> WrongScaleError:
-        levels = self._levels
+    def _wrong_scale(self, levels: Levels) -> WrongScaleError:
+        holds = f"{self.path} holds floats up to {levels.peak:g}"
+        if levels.bits is None:
+            return WrongScaleError(f"{holds}, beyond any scale of audio; render it again.")
         return WrongScaleError(
-            f"{self.path} holds floats up to {levels.peak:g}, the scale of {levels.bits}-bit integers; divide "
-            f"them by {levels.scale:.0f} (tokenize does so with --rescale)."
+            f"{holds}, the scale of {levels.bits}-bit integers; divide them by {2 ** (levels.bits - 1)} (tokenize does "
+            "so with --rescale)."
         )
 
     def _where(self) -> str:

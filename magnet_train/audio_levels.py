@@ -49,11 +49,6 @@ class Levels:
         return self._integers and self.peak > 1
 
     @property
-    def bits(self) -> int:
-        """Bits of the smallest integers that hold the floats."""
-        return next((bits for bits in _INTEGER_BITS if self.peak <= 2 ** (bits - 1)), _INTEGER_BITS[-1])
-
-    @property
-    def scale(self) -> float:
-        """Full scale of those integers."""
-        return 2.0 ** (self.bits - 1)
+    def bits(self) -> int | None:
+        """Bits of the smallest integers that hold the floats; None if they are beyond all."""
+        return next((bits for bits in _INTEGER_BITS if self.peak <= 2 ** (bits - 1)), None)
