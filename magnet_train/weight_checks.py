@@ -64,8 +64,9 @@ def require_modest(
     Raises:
         UserError: It describes more than the weights could fill, or nothing that can be built.
     """
+    config = folder / "config.json"
     too_large = UserError(
-        f"{what} {name} has settings in {folder / 'config.json'} of more than its {size:,} bytes of weights; copy it "
+        f"{what} {name} cannot be loaded: {config} describes more than the {size:,} bytes of its weights hold; copy it "
         "again."
     )
     try:
@@ -76,7 +77,7 @@ def require_modest(
         numbers = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     except (TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError, IndexError) as error:
         raise UserError(
-            f"{what} {name} cannot be built from {folder / 'config.json'} ({type(error).__name__}); copy it again."
+            f"{what} {name} cannot be loaded: nothing can be built from {config} ({type(error).__name__}); copy it again."
         ) from error
     if numbers > size:  # a number takes a byte at least
         raise too_large
