@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 def magnet_train(*words: str, code: int = 0) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "magnet_train", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
     return done
 
