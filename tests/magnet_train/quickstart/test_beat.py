@@ -14,8 +14,10 @@ from magnet_train.quickstart.captions import PITCHES, Caption, Event
 from magnet_train.quickstart.score import accuracy, evenness, read_clips
 from magnet_train.quickstart.world import ToneWorld
 
-CLIPS = 96
-KEPT = 0.95  # of what straight clips of the same captions reach
+CLIPS = 72
+# Of what straight clips of the same captions reach. benchmarks/beat.py measures .95 in models that are trained to the end;
+# half of the steps and fewer clips scatter more. A loop that loses the beat is below .4.
+KEPT = 0.85
 
 
 def pulse_train(period: int, count: int) -> np.ndarray:
@@ -52,7 +54,7 @@ def test_loops_and_long_clips_keep_the_beat(tmp_path: Path) -> None:
     texts = [caption.text for caption in captions]
     straight = magnet.codec.decode(magnet.generate_tokens(texts, seed=0))[:, 0].numpy()
     loops = decode_loop(magnet.codec, magnet.generate_tokens(texts, seed=0, loop=True))[:, 0].numpy()
-    long = magnet.codec.decode(magnet.generate_tokens(texts, 4 * magnet.segment_duration, seed=0))[
+    long = magnet.codec.decode(magnet.generate_tokens(texts, 3 * magnet.segment_duration, seed=0))[
         :, 0
     ].numpy()
 
