@@ -29,7 +29,7 @@ _IDS = ("ytid", "youtube_id", "audiocap_id")
 _STARTS = ("start", "start_s", "start_time")  # seconds
 _ENDS = ("end", "end_s", "end_time")
 _CLOCK = re.compile(r"[0-9]{1,6}(:[0-9]{1,2}){1,2}(\.[0-9]*)?")  # 0:30, 1:02:03.5
-_SHOWN = 80  # characters of a path that is none
+_SHOWN = 80  # characters of a refused path that are shown
 _LONGEST_NAME = 255  # bytes of a file name
 _AUDIOCAPS_SECONDS = 10.0  # its clips are AudioSet's and have a start only
 

@@ -80,7 +80,7 @@ class _Walk:
         wanted = os.path.splitext(entry.name)[1].lower() in self._suffixes
         try:
             is_folder = entry.is_dir()
-        except OSError:  # a link in a circle
+        except OSError:  # a link that leads to itself
             is_folder = False
         if is_folder and wanted:
             self.found.append(Found(name, "not a file: it is a folder, whose own files are listed"))

@@ -24,7 +24,7 @@ from datamodules.strict_json import parse_object
 from datamodules.tar import Archive, Member, split_name, walk_tar
 from magnet_train.tokens import CodecInfo
 
-_MOST_PROBLEMS = 1000  # of one shard; a tar of a million strange members is told as well by the first
+_MOST_PROBLEMS = 1000  # of one shard; the first thousand describe a broken tar well enough
 _ROWS_AT_ONCE = 2**14  # tuples of Python take seven times the memory of a row
 
 

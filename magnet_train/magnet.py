@@ -357,7 +357,7 @@ class Magnet:
                 texts, *settings, prompt, keep, loop, progress, rescorer, first_index, together
             )
         # What a row of a matrix product is, to the last bit, depends on how many there are: so one by one. It costs
-        # a model of 128 dimensions twice the time, and the larger ones, whose products are the work, little.
+        # a model of 128 dimensions twice the time; larger models were not measured.
         steps = _Rows(progress, len(texts))
         clips = [
             self._make_tokens(
