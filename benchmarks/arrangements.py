@@ -28,10 +28,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from magnet_train import DecodingConfig, Magnet
+from magnet_train.apps.quickstart.captions import Caption
+from magnet_train.apps.quickstart.score import Readings, accuracy, read_clips
+from magnet_train.apps.quickstart.world import PRESETS, ToneWorld
 from magnet_train.decoding import log_likelihood
-from magnet_train.quickstart.captions import Caption
-from magnet_train.quickstart.score import Readings, accuracy, read_clips
-from magnet_train.quickstart.world import PRESETS, ToneWorld
 
 RESULTS = Path(__file__).parent / "results" / "arrangements.json"
 BATCH = 40  # clips decoded at a time

@@ -22,10 +22,10 @@ from ablations import hardware
 from torch import Tensor
 
 from magnet_train import Magnet
-from magnet_train.looping import decode_loop
-from magnet_train.quickstart.captions import Caption
-from magnet_train.quickstart.score import accuracy, evenness, read_clips
-from magnet_train.quickstart.world import PRESETS, ToneWorld
+from magnet_train.apps.quickstart.captions import Caption
+from magnet_train.apps.quickstart.score import accuracy, evenness, read_clips
+from magnet_train.apps.quickstart.world import PRESETS, ToneWorld
+from magnet_train.audio.chunked import decode_loop
 
 RESULTS = Path(__file__).parent / "results" / "beat.json"
 LONG = 4  # times the model's clips

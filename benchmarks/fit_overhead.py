@@ -28,10 +28,10 @@ from ablations import command, hardware
 from lightning.pytorch.callbacks import Callback
 
 from datamodules import TokenDataModule
-from datamodules.benchmark.shards import make_shards
-from magnet_train.losses import masked_cross_entropy_sum, predict_masked
-from magnet_train.module import COIN, MagnetModule
-from magnet_train.stages import stratified_stages
+from harness.loader_shards import make_shards
+from magnet_train.masking import stratified_stages
+from magnet_train.training.module import COIN, MagnetModule
+from magnet_train.training.objective import masked_cross_entropy_sum, predict_masked
 
 RESULTS = Path(__file__).parent / "results" / "fit_overhead.json"
 CONFIGS = ("configs/base.yaml", "configs/quickstart.yaml", "configs/trainer/cpu.yaml")
@@ -135,7 +135,10 @@ def measure(work: Path, blocks: int, block: int) -> dict[str, Any]:
     shards = make_shards(work / "shards", clips=400, frames=100)
     result, run = work / "result.json", work / "run"
     callbacks: list[dict[str, Any]] = [
-        {"class_path": "magnet_train.optim.MovingAverage", "init_args": {"decay": 0.99, "every_n_steps": 1}},
+        {
+            "class_path": "magnet_train.training.optim.MovingAverage",
+            "init_args": {"decay": 0.99, "every_n_steps": 1},
+        },
         {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"},
         {"class_path": "fit_overhead.Turns", "init_args": {"block": block, "result": str(result)}},
     ]

@@ -40,13 +40,13 @@ from transformers import (
 )
 
 from magnet_train import Magnet
+from magnet_train.apps.quickstart.captions import Caption
+from magnet_train.apps.quickstart.run import through_codec
+from magnet_train.apps.quickstart.score import Readings, accuracy, chance, read_clips
+from magnet_train.apps.quickstart.world import ToneWorld
 from magnet_train.codecs import load_codec, packaged_codec
 from magnet_train.masking import mask_for_stage
-from magnet_train.quickstart.captions import Caption
-from magnet_train.quickstart.run import through_codec
-from magnet_train.quickstart.score import Readings, accuracy, chance, read_clips
-from magnet_train.quickstart.world import ToneWorld
-from magnet_train.rescoring import MusicgenRescorer, delayed
+from magnet_train.pipeline.musicgen import MusicgenRescorer, delayed
 from magnet_train.text.tokenizer import Tokenizer, folder_of
 
 RESULTS = Path(__file__).parent / "results" / "rescoring.json"

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from magnet_train.audio import read_audio
+from magnet_train.audio.chunked import CHUNK_SECONDS, CONTEXT_SECONDS, encode_audio
 from magnet_train.codecs import load_codec
-from magnet_train.long_audio import CHUNK_SECONDS, CONTEXT_SECONDS, encode_audio
 
 
 def main() -> None:

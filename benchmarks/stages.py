@@ -24,10 +24,10 @@ import matplotlib
 import torch
 from ablations import T_95, hardware, make_shards
 
-from magnet_train.losses import masked_cross_entropy_sum, predict_masked
+from magnet_train.apps.quickstart.report import read_metrics
+from magnet_train.masking import draw_stage, stratified_stages
 from magnet_train.models import MagnetTransformer
-from magnet_train.quickstart.report import read_metrics
-from magnet_train.stages import draw_stage, stratified_stages
+from magnet_train.training.objective import masked_cross_entropy_sum, predict_masked
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from datamodules.caption_augmentation import CaptionAugmentation
-from datamodules.order import Purpose, below, random_bits, uniforms
-from datamodules.reading import Sample
-from datamodules.sampler import Slots
+from datamodules.sampling.order import Purpose, below, random_bits, uniforms
+from datamodules.sampling.sampler import Slots
+from datamodules.shards.reading import Sample
 from magnet_train.tokens import CodecInfo
 
 

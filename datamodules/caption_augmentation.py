@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.order import Purpose, random_bits, uniforms
+from datamodules.sampling.order import Purpose, random_bits, uniforms
+from datamodules.shards.scan import METADATA_FIELDS
 from magnet_train.errors import UserError
 
-FIELDS = ("genre", "moods", "instrument", "keywords", "key", "bpm")  # of the JSON, beside `text`
 _COINS = 2  # merge, drop the caption
 
 
@@ -53,10 +53,10 @@ class CaptionAugmentation:
             slot: Decides everything.
         """
         text = str(metadata.get("text", ""))
-        fields = [f"{name}: {value}" for name in FIELDS if (value := _as_text(metadata.get(name)))]
+        fields = [f"{name}: {value}" for name in METADATA_FIELDS if (value := _as_text(metadata.get(name)))]
         dice = _Dice(seed, slot)
-        coins = dice.take(_COINS + 2 * len(FIELDS))
-        kept, places = coins[_COINS : _COINS + len(fields)], coins[-len(FIELDS) :][: len(fields)]
+        coins = dice.take(_COINS + 2 * len(METADATA_FIELDS))
+        kept, places = coins[_COINS : _COINS + len(fields)], coins[-len(METADATA_FIELDS) :][: len(fields)]
         if coins[0] < self.merge_metadata:
             merged = [fields[i] for i in np.argsort(places, kind="stable") if kept[i] >= self.drop_field]
             dropped = bool(merged) and coins[1] < self.drop_caption

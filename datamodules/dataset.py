@@ -9,9 +9,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.batches import BatchMaker, TokenBatch
-from datamodules.draw import Draw, Drawn
-from datamodules.reading import Sample, ShardReader
-from datamodules.sampler import Slots
+from datamodules.sampling.draw import Draw, Drawn
+from datamodules.sampling.sampler import Slots
+from datamodules.shards.reading import Sample, ShardReader
 from magnet_train.errors import UserError
 
 

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from datamodules.batches import TokenBatch
 from datamodules.dataset import TokenDataset
-from datamodules.draw import OneByOne
-from datamodules.sampler import EverySlotOnce, Slots
+from datamodules.sampling.draw import OneByOne
+from datamodules.sampling.sampler import EverySlotOnce, Slots
 from magnet_train.errors import UserError
 
 _MOST_SECONDS = 86400

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from magnet_train.decoding import DecodingConfig, generate_tokens
-    from magnet_train.magnet import Magnet
     from magnet_train.models import MagnetTransformer
+    from magnet_train.pipeline.magnet import Magnet
 
 __version__ = "0.1.0"
 __all__ = ["DecodingConfig", "Magnet", "MagnetTransformer", "generate_tokens"]
@@ -16,7 +16,7 @@ __all__ = ["DecodingConfig", "Magnet", "MagnetTransformer", "generate_tokens"]
 # Imported when first used, so that `magnet-train --help` does not wait for torch.
 _HOMES = {
     "DecodingConfig": "magnet_train.decoding",
-    "Magnet": "magnet_train.magnet",
+    "Magnet": "magnet_train.pipeline.magnet",
     "MagnetTransformer": "magnet_train.models",
     "generate_tokens": "magnet_train.decoding",
 }

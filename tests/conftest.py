@@ -13,7 +13,7 @@ import torch
 from slurm_cluster import slurm  # noqa: F401  one cluster for all tests of a session
 from slurm_training import cluster_jobs, jobs  # noqa: F401
 
-from magnet_train.survival import AtomicCheckpointIO
+from magnet_train.training.checkpointing import AtomicCheckpointIO
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from magnet_train.checkpoints.stored import StoredModel
+from magnet_train.checkpoints.bundle import StoredModel
 from magnet_train.errors import UserError
-from magnet_train.weight_checks import require_finite
+from magnet_train.storage.weight_checks import require_finite
 
 ADAPTER = "default"  # peft's name for the only one
 A, B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"

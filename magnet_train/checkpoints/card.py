@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from magnet_train.checkpoints.audiocraft import THEIR_STORE
+from magnet_train.checkpoints.audiocraft.read import THEIR_STORE
+from magnet_train.checkpoints.bundle import StoredModel
 from magnet_train.checkpoints.licence import RELEASED_NOTE, UNSPECIFIED, front_matter, note_on
-from magnet_train.checkpoints.stored import StoredModel
 
 USE = {
     "magnet": """from magnet_train import Magnet

@@ -15,12 +15,12 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from magnet_train.checkpoints.audiocraft import CODEC_FILE, THEIR_STORE
+from magnet_train.checkpoints.audiocraft.read import CODEC_FILE, THEIR_STORE
+from magnet_train.checkpoints.bundle import StoredModel, describe
 from magnet_train.checkpoints.card import model_card
-from magnet_train.checkpoints.stored import StoredModel, describe
 from magnet_train.errors import UserError, first_line
-from magnet_train.plain_text import decode_text, load_json
-from magnet_train.whole_files import sync
+from magnet_train.storage.atomic_io import sync
+from magnet_train.storage.plain_text import decode_text, load_json
 
 FORMAT = "magnet-train/1"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from magnet_train.checkpoints.bundle import StoredModel, describe, load_plain
 from magnet_train.checkpoints.layout import FORMAT, KEY, RAW_STATE
-from magnet_train.checkpoints.stored import StoredModel, describe, load_plain
 from magnet_train.errors import UserError
 
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from magnet_train.checkpoints.adapter import merge_adapter, weights_sha256
-from magnet_train.checkpoints.audiocraft import CODEC_FILE, STATE_FILE, is_audiocraft, read_audiocraft
+from magnet_train.checkpoints.audiocraft.read import CODEC_FILE, STATE_FILE, is_audiocraft, read_audiocraft
+from magnet_train.checkpoints.bundle import StoredModel, load_plain
 from magnet_train.checkpoints.export import CARD, CONFIG, load_export
 from magnet_train.checkpoints.licence import RELEASED, UNSPECIFIED
 from magnet_train.checkpoints.lightning import read_checkpoint
-from magnet_train.checkpoints.stored import StoredModel, load_plain
 from magnet_train.errors import UserError
-from magnet_train.hub import SETTINGS, WEIGHTS, find_folder
+from magnet_train.storage.hub import SETTINGS, WEIGHTS, find_folder
 
 FILE_SUFFIXES = (".ckpt", ".bin", ".th", ".pt")
 HUB_FILES = (*SETTINGS, *WEIGHTS, STATE_FILE, CODEC_FILE, CARD)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
-from magnet_train.checkpoints.audiocraft_names import HEAD
+from magnet_train.checkpoints.audiocraft.names import HEAD
 from magnet_train.decoding import DecodingConfig
 from magnet_train.decoding.config import MOST_STEPS
 from magnet_train.errors import UserError

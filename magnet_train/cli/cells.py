@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich import markup
 
-from magnet_train.plain_text import printable
+from magnet_train.storage.plain_text import printable
 
 
 def escape(text: str) -> str:

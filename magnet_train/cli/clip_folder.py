@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from magnet_train.errors import UserError
-from magnet_train.whole_files import explain_disk_errors, sweep_partial_files, sync
+from magnet_train.storage.atomic_io import explain_disk_errors, sweep_partial_files, sync
 
 RESULTS = "results.jsonl"
 Record = dict[str, Any]

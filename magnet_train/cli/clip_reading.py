@@ -12,15 +12,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from magnet_train.audio import AudioStream, WrongScaleError, audio_seconds
-from magnet_train.audio_reading import require_audio_file
+from magnet_train.audio.chunked import samples_per_frame
+from magnet_train.audio.recording import require_audio_file
 from magnet_train.errors import UserError
-from magnet_train.long_audio import samples_per_frame
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from datamodules.audio_files import AudioFile
-    from datamodules.captions import CaptionTemplate
+    from datamodules.tokenize.audio_files import AudioFile
+    from datamodules.tokenize.captions import CaptionTemplate
     from magnet_train.codecs import Codec
 
 _ALREADY_CUT = 1.0  # seconds that a file found by an id may be longer than its clip and still be nothing else
@@ -97,8 +97,8 @@ class Clip:
             raise Unusable(silence)
 
     def _read(self) -> Iterator[Tensor]:
-        from datamodules.captions import CaptionError, describe
-        from datamodules.writer import metadata_bytes
+        from datamodules.shards.writer import metadata_bytes
+        from datamodules.tokenize.captions import CaptionError, describe
 
         file = self.file
         if file.problem is not None:

@@ -28,30 +28,18 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.distributed.constants import default_pg_timeout
 
 from datamodules import DataPosition
-from magnet_train.callbacks import (
-    ExactResume,
-    FiniteGuard,
-    LastRow,
-    SaveOnStop,
-    SpeedMonitor,
-    StepProgressBar,
-    WritePredictions,
-)
-from magnet_train.callbacks.predictions import FOLDER
+from magnet_train.checkpoints.bundle import StoredModel
 from magnet_train.checkpoints.load import read_model
-from magnet_train.checkpoints.stored import StoredModel
-from magnet_train.cli.callback_options import (
+from magnet_train.cli.configs import with_found_configs
+from magnet_train.cli.fit.callback_options import (
     check_callbacks,
     class_of,
     why_it_ended,
     without_logger_or_checkpoints,
 )
-from magnet_train.cli.configs import with_found_configs
-from magnet_train.cli.epochs import counts_epochs, set_epochs
-from magnet_train.cli.main import FAILURE, INTERRUPTED
-from magnet_train.cli.ranks import check_restarts, read_ranks, restarted
-from magnet_train.cli.resume_checks import refuse_other_run
-from magnet_train.cli.run_folder import (
+from magnet_train.cli.fit.epochs import counts_epochs, set_epochs
+from magnet_train.cli.fit.resume_checks import refuse_other_run
+from magnet_train.cli.fit.run_folder import (
     Resume,
     check_checkpoint,
     check_folder,
@@ -61,17 +49,29 @@ from magnet_train.cli.run_folder import (
     prepared,
     tell,
 )
-from magnet_train.cli.run_lock import run_lock
-from magnet_train.cli.sharded_files import refuse_sharded_files
-from magnet_train.cli.start import StartSummary
-from magnet_train.cli.trainer_options import check_trainer, complete_trainer, explain
+from magnet_train.cli.fit.run_lock import run_lock
+from magnet_train.cli.fit.sharded_files import refuse_sharded_files
+from magnet_train.cli.fit.start_summary import StartSummary
+from magnet_train.cli.fit.trainer_options import check_trainer, complete_trainer, explain
+from magnet_train.cli.main import FAILURE, INTERRUPTED
+from magnet_train.cli.ranks import check_restarts, read_ranks, restarted
 from magnet_train.cli.wrong_usage import OneSentenceParser, refusal, require_configuration
 from magnet_train.errors import AgreedError, Preempted, UserError
-from magnet_train.finetune import Tuning, start, take_architecture
-from magnet_train.module import MagnetModule
-from magnet_train.scale import accumulate
-from magnet_train.stop_request import PREEMPTED, START_LIMIT, stop_request
-from magnet_train.survival import AtomicCheckpointIO, checkpoints_of, step_of
+from magnet_train.training.callbacks import (
+    ExactResume,
+    FiniteGuard,
+    LastRow,
+    SaveOnStop,
+    SpeedMonitor,
+    StepProgressBar,
+    WritePredictions,
+)
+from magnet_train.training.callbacks.predictions import FOLDER
+from magnet_train.training.checkpointing import AtomicCheckpointIO, checkpoints_of, step_of
+from magnet_train.training.finetune import Tuning, start, take_architecture
+from magnet_train.training.module import MagnetModule
+from magnet_train.training.parallel import accumulate
+from magnet_train.training.stop_request import PREEMPTED, START_LIMIT, stop_request
 
 _NOISE = (
     "\nDetected KeyboardInterrupt",
@@ -192,7 +192,7 @@ class MagnetCLI(LightningCLI):
             Tuning,
             "tuning",
             required=False,
-            help="what of the model trains, magnet_train.finetune.LoRA say; else all",
+            help="what of the model trains, magnet_train.training.finetune.LoRA say; else all",
         )
         for name in _FORMER:
             parser.add_argument(f"--{name}", type=Any, default=None, help=argparse.SUPPRESS)

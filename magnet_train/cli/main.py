@@ -18,8 +18,8 @@ from pathlib import Path
 from magnet_train import __version__
 from magnet_train.cli.ranks import alone
 from magnet_train.errors import Preempted, UserError
-from magnet_train.plain_text import printable
-from magnet_train.stop_request import PREEMPTED, START_LIMIT, stop_request
+from magnet_train.storage.plain_text import printable
+from magnet_train.training.stop_request import PREEMPTED, START_LIMIT, stop_request
 
 
 def _import_our_datamodules() -> None:
@@ -91,7 +91,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> None:
         module = importlib.import_module("magnet_train.cli.lightning")
         module.run([name, *arguments])
         return
-    module = importlib.import_module(f"magnet_train.cli.{name}")
+    module = importlib.import_module(f"magnet_train.cli.commands.{name}")
     parser = argparse.ArgumentParser(prog=f"magnet-train {name}", description=module.__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
-    from magnet_train.magnet import Magnet
+    from magnet_train.pipeline.magnet import Magnet
 
     AnyMagnet = TypeVar("AnyMagnet", bound=Magnet)
 

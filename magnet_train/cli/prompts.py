@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from magnet_train.errors import UserError
-from magnet_train.plain_text import decode_text, is_text, lines_of, load_json
+from magnet_train.storage.plain_text import decode_text, is_text, lines_of, load_json
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ _EXPECTED = re.compile(r"- Expected an? (?:<class '(?:[\w.]*\.)?(\w+)'>|([\w.]+)
 _NESTED = re.compile(r"NestedArg\(key='[^']*', val='?(.*?)'?\)")
 _GIVEN = re.compile(r"Given value: ([^\n]{0,80})$", re.MULTILINE)
 # What has to be named by a configuration: the command line's own defaults are only the kinds of these.
-_UNNAMED = ("lightning.LightningDataModule", "magnet_train.module.MagnetModule")
+_UNNAMED = ("lightning.LightningDataModule", "magnet_train.training.module.MagnetModule")
 _NO_CONFIG = "give a configuration first, -c configs/base.yaml for example"
 # What goes without a configuration, or names one; matched at the start, so that `-cFILE` is one too.
 _WITHOUT_CONFIG = ("-h", "--help", "--print_config", "--data=", "--data.class_path", *CONFIG_OPTIONS)

@@ -44,4 +44,4 @@ def load_codec(name: str, device: str = "cpu") -> Codec:
 
 def packaged_codec() -> Path:
     """Return the folder of the codec "quickstart"."""
-    return Path(str(resources.files("magnet_train.quickstart") / "codec"))
+    return Path(str(resources.files("magnet_train.apps.quickstart") / "codec"))

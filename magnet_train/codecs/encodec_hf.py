@@ -14,8 +14,8 @@ from transformers.utils import logging
 
 from magnet_train.codecs.protocol import Codec, clip_by_clip
 from magnet_train.errors import UserError
-from magnet_train.hub import find_folder, lacking, unreadable
-from magnet_train.weight_checks import require_finite, require_modest
+from magnet_train.storage.hub import find_folder, lacking, unreadable
+from magnet_train.storage.weight_checks import require_finite, require_modest
 
 logging.disable_progress_bar()  # a bar for a file that loads in milliseconds is noise
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from magnet_train.codecs.protocol import Codec, clip_by_clip
 from magnet_train.errors import UserError, first_line
-from magnet_train.hub import PATIENCE
+from magnet_train.storage.hub import PATIENCE
 
 NAMES = ("encodec_24khz", "encodec_48khz")
 ADDRESS = "https://dl.fbaipublicfiles.com/encodec/v0/"

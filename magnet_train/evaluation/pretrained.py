@@ -12,7 +12,7 @@ import torch
 from transformers.utils import logging
 
 from magnet_train.errors import UserError
-from magnet_train.hub import find_folder, lacking, revision_of, unreadable
+from magnet_train.storage.hub import find_folder, lacking, revision_of, unreadable
 
 logging.disable_progress_bar()
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, T5EncoderModel
 
 from magnet_train.errors import UserError
-from magnet_train.hub import PICKLED_WEIGHTS, SETTINGS, WEIGHTS, lacking, revision_of, unreadable
+from magnet_train.storage.hub import PICKLED_WEIGHTS, SETTINGS, WEIGHTS, lacking, revision_of, unreadable
+from magnet_train.storage.weight_checks import require_finite, require_modest
 from magnet_train.text.tokenizer import Tokenizer, folder_of
-from magnet_train.weight_checks import require_finite, require_modest
 
 
 class _Frozen:

@@ -12,14 +12,14 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from magnet_train.hub import SETTINGS, find_folder, unreadable
+from magnet_train.storage.hub import SETTINGS, find_folder, unreadable
 
 QUICKSTART = "quickstart"
 
 
 def folder_of(name: str, files: tuple[str, ...] = SETTINGS, revision: str | None = None) -> Path:
     if name == QUICKSTART:
-        return Path(str(resources.files("magnet_train.quickstart") / "text"))
+        return Path(str(resources.files("magnet_train.apps.quickstart") / "text"))
     return find_folder(name, "text encoder", files, revision)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from magnet_train.quickstart.captions import Caption, Event
+from magnet_train.apps.quickstart.captions import Caption, Event
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ablations.py"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.benchmark.measurements import measure_pair
-from datamodules.benchmark.pipelines import Setting, require_same_clips
-from datamodules.benchmark.shards import make_shards
+from harness.loader_measurements import measure_pair
+from harness.loader_pipelines import Setting, require_same_clips
+from harness.loader_shards import make_shards
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "loader.json"
 BAR = 0.6  # of the goal: a shared machine is noisy

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from magnet_train.benchmark.generation import measure_generation
-from magnet_train.benchmark.setting import Setting
-from magnet_train.benchmark.training import measure_training
+from harness.generation import measure_generation
+from harness.setting import Setting
+from harness.training import measure_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from slurm_cluster import Slurm, catches, wait_until
 
-from datamodules.writer import ShardWriter
+from datamodules.shards.writer import ShardWriter
 from magnet_train.codecs import load_codec
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ STEPS = 24
 PACED = """
 import time
 from pathlib import Path
-from magnet_train.module import MagnetModule
+from magnet_train.training.module import MagnetModule
 
 class Paced(MagnetModule):
     def training_step(self, batch, batch_idx):

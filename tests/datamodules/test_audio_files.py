@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.audio_files import AudioFile, list_audio
-from datamodules.sources import fingerprint
+from datamodules.tokenize.audio_files import AudioFile, list_audio
+from datamodules.tokenize.sources import fingerprint
 from magnet_train.errors import UserError
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.audio_files import list_audio
-from datamodules.audio_tables import SUFFIXES
+from datamodules.tokenize.audio_files import list_audio
+from datamodules.tokenize.audio_tables import SUFFIXES
 from magnet_train.errors import UserError
 
 MUSICCAPS = """ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,is_audioset_eval

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from datamodules.batches import TokenBatch
-from datamodules.streaming import StreamingDataModule
-from datamodules.tokens import TokenDataModule
+from datamodules.streaming_datamodule import StreamingDataModule
+from datamodules.token_datamodule import TokenDataModule
 from magnet_train.errors import UserError
 
 

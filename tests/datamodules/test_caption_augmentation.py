@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from datamodules.caption_augmentation import FIELDS, CaptionAugmentation
+from datamodules.caption_augmentation import CaptionAugmentation
+from datamodules.shards.scan import METADATA_FIELDS
 from magnet_train.errors import UserError
 
 METADATA = {
@@ -77,9 +78,11 @@ def test_the_slot_decides() -> None:
 
 
 def test_all_fields_have_a_coin() -> None:
-    metadata = {field: f"<{field}>" for field in FIELDS}
+    metadata = {field: f"<{field}>" for field in METADATA_FIELDS}
     found = captions(metadata, merge_metadata=1.0)
-    assert all(set(text.split(". ")) == {f"{field}: <{field}>" for field in FIELDS} for text in found)
+    assert all(
+        set(text.split(". ")) == {f"{field}: <{field}>" for field in METADATA_FIELDS} for text in found
+    )
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5])

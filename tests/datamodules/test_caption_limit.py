@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.audio_files import AudioFile
-from datamodules.captions import LONGEST_CAPTION
-from datamodules.writer import metadata_bytes
+from datamodules.shards.scan import LONGEST_CAPTION
+from datamodules.shards.writer import metadata_bytes
+from datamodules.tokenize.audio_files import AudioFile
 from magnet_train.cli.clip_reading import Clip, Unusable
 from magnet_train.codecs import load_codec
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.captions import CaptionError, CaptionTemplate, describe
+from datamodules.tokenize.captions import CaptionError, CaptionTemplate, describe
 from magnet_train.errors import UserError
 
 TAGS = {"title": "Blue", "artist": "Some One", "genre": "Rock"}

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from datamodules.order import ClipOrder, Purpose, below, permute, random_bits, uniforms
+from datamodules.sampling.order import ClipOrder, Purpose, below, permute, random_bits, uniforms
 
 KEYS = random_bits(11, np.arange(2000), Purpose.ORDER, 6)  # rounds of 2,000 epochs
 

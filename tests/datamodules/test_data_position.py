@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.batches import TokenBatch
-from datamodules.position import DataPosition
-from datamodules.tokens import TokenDataModule
+from datamodules.sampling.position import DataPosition
+from datamodules.token_datamodule import TokenDataModule
 from magnet_train.errors import UserError
 
 pytestmark = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.draw import AllBut, Mixture, OneByOne, hold_out
+from datamodules.sampling.draw import AllBut, Mixture, OneByOne, hold_out
 from magnet_train.errors import UserError
 
 NONE = np.empty(0, dtype=np.int64)

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-import datamodules.remote as remote
-import datamodules.remote_files as remote_files
-from datamodules.manifest import read_manifest
-from datamodules.remote import ShardCache
+import datamodules.shards.remote as remote
+import datamodules.shards.remote_files as remote_files
+from datamodules.shards.manifest import read_manifest
+from datamodules.shards.remote import ShardCache
 from magnet_train.errors import UserError
 
 Answer = Callable[["Handler"], None]

@@ -16,12 +16,12 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-import datamodules.remote as remote
-import datamodules.remote_files as remote_files
-from datamodules.reading import ShardReader
-from datamodules.remote import ShardCache
-from datamodules.streaming import StreamingDataModule
-from datamodules.tokens import TokenDataModule
+import datamodules.shards.remote as remote
+import datamodules.shards.remote_files as remote_files
+from datamodules.shards.reading import ShardReader
+from datamodules.shards.remote import ShardCache
+from datamodules.streaming_datamodule import StreamingDataModule
+from datamodules.token_datamodule import TokenDataModule
 from magnet_train.errors import UserError
 
 

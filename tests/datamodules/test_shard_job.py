@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules import shard_job
-from datamodules.reading import ShardReader
-from datamodules.shard_job import ShardJob, clear_shards
-from datamodules.verify import verify_shards
+from datamodules.shards.reading import ShardReader
+from datamodules.shards.verify import verify_shards
+from datamodules.tokenize import job as shard_job
+from datamodules.tokenize.job import ShardJob, clear_shards
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 
@@ -213,7 +213,7 @@ def test_stopped_at_the_end_of_a_shard(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Nothing of the shard is done again: its journal is whole."""
-    import datamodules.work_unit as module
+    import datamodules.tokenize.work_unit as module
 
     def stop(*words: Any) -> Any:
         raise StopError
@@ -245,7 +245,7 @@ class StopError(Exception):
 def test_stopped_while_the_shards_are_put_together(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, after: int
 ) -> None:
-    import datamodules.shard_job as module
+    import datamodules.tokenize.job as module
 
     owner = module.shutil if "." in name else module
     name = name.rpartition(".")[2]

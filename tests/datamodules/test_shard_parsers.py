@@ -16,15 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.captions import LONGEST_CAPTION
-from datamodules.index import INDEX_DTYPE, open_index
-from datamodules.manifest import Manifest, ShardEntry, parse_manifest
-from datamodules.npy import tokens_from_npy
-from datamodules.problems import MalformedError
-from datamodules.reading import ShardReader
-from datamodules.scan import parse_metadata
-from datamodules.tar import member_name, split_name, walk_tar
-from datamodules.verify import verify_shards
+from datamodules.shards.index import INDEX_DTYPE, open_index
+from datamodules.shards.manifest import Manifest, ShardEntry, parse_manifest
+from datamodules.shards.npy import tokens_from_npy
+from datamodules.shards.problems import MalformedError
+from datamodules.shards.reading import ShardReader
+from datamodules.shards.scan import LONGEST_CAPTION, parse_metadata
+from datamodules.shards.tar import member_name, split_name, walk_tar
+from datamodules.shards.verify import verify_shards
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 
@@ -340,7 +339,7 @@ _SOUND: dict[str, Path] = {}
 
 
 def _make(folder: Path) -> Path:
-    from datamodules.writer import ShardWriter
+    from datamodules.shards.writer import ShardWriter
 
     with ShardWriter(folder, CODEC) as writer:
         for number in range(3):

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules.reading import ShardReader
-from datamodules.verify import adopt_shards, verify_shards
+from datamodules.shards.reading import ShardReader
+from datamodules.shards.verify import adopt_shards, verify_shards
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 

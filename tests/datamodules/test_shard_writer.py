@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules.reading import ShardReader
-from datamodules.verify import verify_shards
-from datamodules.writer import ShardWriter
+from datamodules.shards.reading import ShardReader
+from datamodules.shards.verify import verify_shards
+from datamodules.shards.writer import ShardWriter
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from datamodules.sampler import EverySlotOnce, SlotBatchSampler
+from datamodules.sampling.sampler import EverySlotOnce, SlotBatchSampler
 
 
 def global_slots(world_size: int, steps: int, start: int = 0) -> list[int]:

@@ -18,10 +18,10 @@ import torch
 
 from datamodules import DataPosition, StreamingDataModule, TokenDataModule
 from datamodules.batches import BatchMaker, TokenBatch
-from datamodules.manifest import read_manifest
-from datamodules.order import Purpose
-from datamodules.streaming import ShardStream
-from datamodules.verify import adopt_shards
+from datamodules.sampling.order import Purpose
+from datamodules.shards.manifest import read_manifest
+from datamodules.shards.verify import adopt_shards
+from datamodules.streaming_datamodule import ShardStream
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 
@@ -201,7 +201,7 @@ def forge_manifest(folder: Path, codec: CodecInfo) -> None:
     """Write what a liar would: sizes and hashes that fit."""
     import hashlib
 
-    from datamodules.manifest import Manifest, ShardEntry, write_manifest
+    from datamodules.shards.manifest import Manifest, ShardEntry, write_manifest
 
     data = (folder / "a.tar").read_bytes()
     entry = ShardEntry("a.tar", len(data), 1, 60, hashlib.sha256(data).hexdigest())

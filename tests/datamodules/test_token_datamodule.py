@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 from datamodules.batches import BatchMaker, TokenBatch
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenDataset
-from datamodules.draw import OneByOne
-from datamodules.order import Purpose
-from datamodules.tokens import TokenDataModule
+from datamodules.sampling.draw import OneByOne
+from datamodules.sampling.order import Purpose
+from datamodules.token_datamodule import TokenDataModule
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 
@@ -208,7 +208,7 @@ def test_pickle_carries_no_index(make_shards: MakeShards, codec: CodecInfo) -> N
 
 def test_reading_shards_needs_neither_torch_nor_webdataset() -> None:
     code = (
-        "import sys, datamodules.reading, datamodules.verify; "
+        "import sys, datamodules.shards.reading, datamodules.shards.verify; "
         "print(sorted({'torch', 'lightning', 'webdataset'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -19,8 +19,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules import DataPosition, TokenDataModule
 from magnet_train.models import MagnetTransformer
-from magnet_train.module import MagnetModule
 from magnet_train.text import NoText
+from magnet_train.training.module import MagnetModule
 
 
 class Recorder(pl.Callback):

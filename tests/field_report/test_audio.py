@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.reading import ShardReader
+from datamodules.shards.reading import ShardReader
 from magnet_train.cli.main import main
 
 RATE = 8_000  # of the quickstart codec, whose frames are 50 a second
@@ -208,8 +208,8 @@ def test_a_name_of_255_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.case("B3")
 def test_a_name_of_255_bytes_is_evaluated_and_written(tmp_path: Path) -> None:
-    from magnet_train.cli.evaluate_clips import read_side
-    from magnet_train.whole_files import whole_file
+    from magnet_train.cli.evaluation.clips import read_side
+    from magnet_train.storage.atomic_io import whole_file
 
     os.rename(write_noise(tmp_path / "a" / "short.wav"), tmp_path / "a" / ("y" * 251 + ".wav"))
     side = read_side(tmp_path / "a")

@@ -1,6 +1,6 @@
 """A22 and A23 of the field report: loops and clips of several windows keep the beat.
 
-The trained model is heard in tests/magnet_train/quickstart/test_beat.py; here, what was wrong in the mechanism.
+The trained model is heard in tests/magnet_train/apps/quickstart/test_beat.py; here, what was wrong in the mechanism.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magnet_train.long_form import continue_tokens
-from magnet_train.looping import close_loop
+from magnet_train.decoding.looping import close_loop
+from magnet_train.decoding.sliding_window import continue_tokens
 
 BEAT = 21  # frames; neither the clip nor half of a window is a whole number of them
 FRAMES = 10 * BEAT

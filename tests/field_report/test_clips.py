@@ -23,14 +23,14 @@ import yaml
 
 from magnet_train import DecodingConfig, Magnet
 from magnet_train.audio import read_audio
-from magnet_train.checkpoints import audiocraft
-from magnet_train.checkpoints.stored import StoredModel
+from magnet_train.checkpoints.audiocraft import read as audiocraft
+from magnet_train.checkpoints.bundle import StoredModel
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
 from magnet_train.errors import UserError
 from magnet_train.models import GuidedLogits, MagnetTransformer
-from magnet_train.module import MagnetModule
 from magnet_train.text import WordText
+from magnet_train.training.module import MagnetModule
 
 HOP, RATE, SECONDS = 160, 8000, 0.48  # of the packaged codec, and of the model's clips: 24 frames
 TEXTS = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from slurm_cluster import catches, wait_until
 
-from magnet_train.stop_request import PREEMPTED
+from magnet_train.training.stop_request import PREEMPTED
 
 ROOT = Path(__file__).parents[2]
 FIT = ("fit", "-c", "configs/base.yaml", "-c", "configs/quickstart.yaml", "-c", "configs/trainer/cpu.yaml")

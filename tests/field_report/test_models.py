@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from magnet_train import Magnet
+from magnet_train.checkpoints.bundle import StoredModel
 from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.load import read_model, read_stored
-from magnet_train.checkpoints.stored import StoredModel
 from magnet_train.codecs import (
     encodec_hf,  # noqa: F401  its imports take more memory than the promises may
     load_codec,

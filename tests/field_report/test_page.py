@@ -1,6 +1,6 @@
 """What the field report of November 2026 says of the page, at gradio's own server in this process.
 
-`tests/magnet_train/demo/test_demo_hostile.py` tries many more of each kind at a process of its own.
+`tests/magnet_train/apps/demo/test_demo_hostile.py` tries many more of each kind at a process of its own.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import pytest
 import soundfile
 from visitor import Visitor
 
-from magnet_train.checkpoints.stored import StoredModel
+from magnet_train.apps.demo.clip_request import Source
+from magnet_train.apps.demo.page import build_page
+from magnet_train.apps.demo.server import free_port, private_folder, serving
+from magnet_train.apps.demo.service import ClipService
+from magnet_train.checkpoints.bundle import StoredModel
 from magnet_train.codecs import load_codec
 from magnet_train.decoding import DecodingConfig
-from magnet_train.demo.page import build_page
-from magnet_train.demo.request import Source
-from magnet_train.demo.server import free_port, private_folder, serving
-from magnet_train.demo.service import ClipService
-from magnet_train.magnet import Magnet
 from magnet_train.models import MagnetTransformer
+from magnet_train.pipeline.magnet import Magnet
 from magnet_train.text import WordText
 
 SECONDS = 0.48

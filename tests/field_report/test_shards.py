@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-import datamodules.remote as remote
-import datamodules.remote_files as remote_files
+import datamodules.shards.remote as remote
+import datamodules.shards.remote_files as remote_files
 from datamodules import TokenDataModule
-from datamodules.captions import LONGEST_CAPTION
-from datamodules.index import INDEX_NAME
-from datamodules.plain_files import PlainFile
-from datamodules.problems import MalformedError
-from datamodules.reading import ShardReader
-from datamodules.remote import ShardCache
-from datamodules.tar import walk_tar
-from datamodules.verify import adopt_shards, verify_shards
-from datamodules.writer import ShardWriter
+from datamodules.shards.index import INDEX_NAME
+from datamodules.shards.plain_files import PlainFile
+from datamodules.shards.problems import MalformedError
+from datamodules.shards.reading import ShardReader
+from datamodules.shards.remote import ShardCache
+from datamodules.shards.scan import LONGEST_CAPTION
+from datamodules.shards.tar import walk_tar
+from datamodules.shards.verify import adopt_shards, verify_shards
+from datamodules.shards.writer import ShardWriter
 from magnet_train.cli.main import main
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
@@ -196,8 +196,8 @@ def test_indexes_that_wrap(shards: Path, capsys: pytest.CaptureFixture[str], fie
 
 def crafted(folder: Path, npy: bytes, meta: bytes) -> Path:
     """Write a folder by hand whose second clip has these bytes, with a manifest and an index that agree."""
-    from datamodules.index import INDEX_DTYPE, key_hash, write_index
-    from datamodules.manifest import Manifest, ShardEntry, write_manifest
+    from datamodules.shards.index import INDEX_DTYPE, key_hash, write_index
+    from datamodules.shards.manifest import Manifest, ShardEntry, write_manifest
 
     folder.mkdir()
     buffer = io.BytesIO()

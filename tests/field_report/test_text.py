@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.audio_files import list_audio
-from datamodules.captions import CaptionError, CaptionTemplate, describe
-from datamodules.report import read_report
-from datamodules.writer import ShardWriter
+from datamodules.shards.writer import ShardWriter
+from datamodules.tokenize.audio_files import list_audio
+from datamodules.tokenize.captions import CaptionError, CaptionTemplate, describe
+from datamodules.tokenize.report import read_report
 from magnet_train.cli.main import main
 from magnet_train.cli.prompts import read_prompts
 from magnet_train.errors import UserError
-from magnet_train.plain_text import printable
+from magnet_train.storage.plain_text import printable
 from magnet_train.tokens import CodecInfo
 
 CODEC = CodecInfo(id="tiny", sha256="ab" * 32, sample_rate=16000, channels=1, frame_rate=50.0, n_q=2, card=8)

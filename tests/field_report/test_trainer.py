@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.writer import ShardWriter
+from datamodules.shards.writer import ShardWriter
 from magnet_train.cli.main import main
 from magnet_train.tokens import CodecInfo
 
@@ -160,7 +160,7 @@ def test_odd_values_work_or_are_refused(fit, options, words):
     [
         ("EarlyStopping", "{monitor: val_loss}", "EarlyStopping watches val_loss, which nothing logs"),
         ("ModelCheckpoint", "{save_top_k: 2}", "ModelCheckpoint refuses its settings"),
-        ("StochasticWeightAveraging", "{swa_lrs: .001}", "use magnet_train.optim.MovingAverage"),
+        ("StochasticWeightAveraging", "{swa_lrs: .001}", "use magnet_train.training.optim.MovingAverage"),
         ("LearningRateFinder", "{}", "give --model.optimizer.lr"),
         ("Timer", '{duration: "00:00:10:00"}', ""),
     ],

@@ -21,14 +21,14 @@ import pytest
 import torch
 
 from datamodules import StreamingDataModule, TokenDataModule
-from datamodules.writer import ShardWriter
+from datamodules.shards.writer import ShardWriter
+from magnet_train.cli.fit.run_folder import first_process
+from magnet_train.cli.fit.run_lock import LOCK, run_lock
 from magnet_train.cli.main import main
-from magnet_train.cli.run_folder import first_process
-from magnet_train.cli.run_lock import LOCK, run_lock
 from magnet_train.errors import UserError
-from magnet_train.stages import stratified_stages
-from magnet_train.survival import checkpoints_of
+from magnet_train.masking import stratified_stages
 from magnet_train.tokens import CodecInfo
+from magnet_train.training.checkpointing import checkpoints_of
 
 CODEC = CodecInfo("quickstart", "0" * 64, 8000, 1, 50.0, n_q=4, card=256)
 OPTIONS = (
@@ -122,7 +122,7 @@ def test_a_second_fit_in_a_folder_names_the_first(
 
 def test_a_lock_dies_with_its_process_and_not_with_the_last_worker(tmp_path: Path) -> None:
     code = (
-        "import os, sys, time; from pathlib import Path; from magnet_train.cli.run_lock import run_lock\n"
+        "import os, sys, time; from pathlib import Path; from magnet_train.cli.fit.run_lock import run_lock\n"
         "with run_lock(Path(sys.argv[1])):\n"
         "    worker = os.fork()\n"
         "    if worker: print(worker, flush=True)\n"
@@ -318,7 +318,7 @@ def test_every_batch_holds_every_codebook(kind: Any, ranks: int, workers: int, s
 
 HEARD = """
 import torch
-from magnet_train.module import MagnetModule
+from magnet_train.training.module import MagnetModule
 
 class Heard(MagnetModule):
     def sample(self, texts, *arguments, **names):

@@ -22,14 +22,14 @@ from transformers import (
     T5EncoderModel,
 )
 
-from datamodules.writer import ShardWriter
+from datamodules.shards.writer import ShardWriter
 from magnet_train.codecs import load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig
 from magnet_train.models import MagnetTransformer
-from magnet_train.module import MagnetModule
 from magnet_train.text import T5Text
 from magnet_train.text.tokenizer import Tokenizer, folder_of
 from magnet_train.tokens import CodecInfo
+from magnet_train.training.module import MagnetModule
 
 STEPS = 3
 SECONDS = 0.48  # 24 frames

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from magnet_train.stages import draw_stage, stratified_stages
+from magnet_train.masking import draw_stage, stratified_stages
 
 
 def test_stages_are_repeatable_and_even():

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from magnet_train import Magnet
-from magnet_train.checkpoints.audiocraft import read_audiocraft
+from magnet_train.checkpoints.audiocraft.read import read_audiocraft
 from magnet_train.models import MagnetTransformer
 
 REFERENCE = Path(os.environ.get("MAGNET_REFERENCE_DIR", Path(__file__).parent / "data")).resolve()

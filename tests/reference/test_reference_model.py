@@ -6,10 +6,10 @@ import pytest
 import torch
 from recorded import case_id, cases_of, load_conditions, load_lm, read_json, read_tensors
 
-from magnet_train.checkpoints.audiocraft_names import to_audiocraft_names
-from magnet_train.losses import masked_cross_entropy_sum
+from magnet_train.checkpoints.audiocraft.names import to_audiocraft_names
 from magnet_train.masking import mask_for_stage
 from magnet_train.models.transformer import count_parameters
+from magnet_train.training.objective import masked_cross_entropy_sum
 
 
 @pytest.mark.parametrize(("model", "case"), cases_of("lm", "logits.json"), ids=case_id)

@@ -14,8 +14,8 @@ import yaml
 from safetensors.torch import load_file
 
 from magnet_train import Magnet
-from magnet_train.checkpoints.audiocraft import TEXT_WEIGHT, read_audiocraft
-from magnet_train.checkpoints.audiocraft_export import T5_WIDTHS, save_audiocraft
+from magnet_train.checkpoints.audiocraft.read import TEXT_WEIGHT, read_audiocraft
+from magnet_train.checkpoints.audiocraft.write import T5_WIDTHS, save_audiocraft
 from magnet_train.checkpoints.load import read_model
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec, packaged_codec

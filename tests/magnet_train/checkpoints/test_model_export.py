@@ -85,7 +85,7 @@ def test_local_codec_travels_with_the_export(
     change_checkpoint: Change, checkpoint: Path, tmp_path: Path
 ) -> None:
     local = tmp_path / "my_codec"
-    shutil.copytree(str(resources.files("magnet_train.quickstart") / "codec"), local)
+    shutil.copytree(str(resources.files("magnet_train.apps.quickstart") / "codec"), local)
     changed = change_checkpoint(lambda content: content["magnet_train"]["codec"].update(id=str(local)))
     Magnet.from_pretrained(changed).save_pretrained(tmp_path / "exported")
     shutil.rmtree(local)
@@ -100,7 +100,7 @@ def test_local_codec_travels_with_the_export(
 def test_no_pickle_gets_into_an_export(change_checkpoint: Change, tmp_path: Path) -> None:
     """A local codec may have pickles beside its weights, or pickled weights only."""
     local = tmp_path / "my_codec"
-    shutil.copytree(str(resources.files("magnet_train.quickstart") / "codec"), local)
+    shutil.copytree(str(resources.files("magnet_train.apps.quickstart") / "codec"), local)
     torch.save({}, local / "optimizer.pt")
     changed = change_checkpoint(lambda content: content["magnet_train"]["codec"].update(id=str(local)))
     Magnet.from_pretrained(changed).save_pretrained(tmp_path / "exported")

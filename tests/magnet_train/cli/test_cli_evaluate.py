@@ -365,7 +365,7 @@ def test_mistakes_are_one_sentence(options, words, folders, evaluate, capsys):
 
 
 def test_an_unusable_target_is_told_before_anything_is_read(folders, evaluate, capsys, monkeypatch):
-    monkeypatch.setattr("magnet_train.cli.evaluate_clips.read_side", pytest.fail)
+    monkeypatch.setattr("magnet_train.cli.evaluation.clips.read_side", pytest.fail)
     code, _ = evaluate(folders, "--out", "/proc/evaluation.json")
     assert code == 1
     assert "cannot write /proc/evaluation.json" in capsys.readouterr().err
@@ -426,7 +426,7 @@ def test_wrong_usage(wrong, folders, evaluate):
 
 
 def test_defaults_are_those_of_the_python_api():
-    from magnet_train.cli import evaluate
+    from magnet_train.cli.commands import evaluate
     from magnet_train.evaluation import clap, tagger
 
     assert (evaluate.CLAP, evaluate.CLASSIFIER) == (clap.DEFAULT, tagger.DEFAULT)

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from magnet_train.cli.main import main
-from magnet_train.magnet import Magnet
 from magnet_train.models.transformer import count_parameters
+from magnet_train.pipeline.magnet import Magnet
 
 
 def export(checkpoint: Path, out: Path, *options: str) -> int:

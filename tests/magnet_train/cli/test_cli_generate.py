@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 from magnet_train.cli.main import main
-from magnet_train.magnet import Magnet
+from magnet_train.pipeline.magnet import Magnet
 
 RATE = 8000  # of the packaged codec
 SAMPLES = 24 * 160

@@ -93,7 +93,7 @@ def test_fixed_prompts_become_audio_in_tensorboard_and_files(trainings, tmp_path
     prompts = ["--model.sample_prompts", '["a calm flute on c4"]']
     # The shards claim another codec's hash, so the decoder is named.
     overlay = tmp_path / "samples.yaml"
-    overlay.write_text("trainer: {callbacks: [{class_path: magnet_train.callbacks.SampleAudio}]}\n")
+    overlay.write_text("trainer: {callbacks: [{class_path: magnet_train.training.callbacks.SampleAudio}]}\n")
     assert trainings.fit(run, "-c", "configs/logger/tensorboard.yaml", "-c", str(overlay), *prompts) == 0
     assert sorted(p.name for p in (run / "samples").iterdir()) == ["step_0000003", "step_0000006"]
     assert (run / "samples" / "step_0000006" / "0.wav").stat().st_size > 10_000
@@ -145,7 +145,7 @@ def test_every_config_goes_through_the_real_parser(config, token_shards, capsys)
         )
     assert exit_.value.code in (0, None)
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["model"]["class_path"] == "magnet_train.module.MagnetModule"
+    assert printed["model"]["class_path"] == "magnet_train.training.module.MagnetModule"
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))

@@ -26,10 +26,8 @@ CURVES = {
     "data/epochs",
     *(f"val/{kind}_codebook_{k}" for kind in ("loss", "perplexity", "accuracy") for k in range(4)),
 }
-SPEED = (
-    "trainer: {callbacks: [{class_path: magnet_train.callbacks.SpeedMonitor, init_args: {peak_tflops: 0.1}},"
-)
-SAMPLES = " {class_path: magnet_train.callbacks.SampleAudio},"
+SPEED = "trainer: {callbacks: [{class_path: magnet_train.training.callbacks.SpeedMonitor, init_args: {peak_tflops: 0.1}},"
+SAMPLES = " {class_path: magnet_train.training.callbacks.SampleAudio},"
 SAVING = " {class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {dirpath: ., every_n_train_steps: 3}}]}"
 
 
@@ -196,8 +194,8 @@ def test_sample_audio_with_another_module_is_one_sentence(trainings, tmp_path, c
     from lightning.pytorch import Trainer
     from lightning.pytorch.demos.boring_classes import BoringModel
 
-    from magnet_train.callbacks import SampleAudio
     from magnet_train.errors import UserError
+    from magnet_train.training.callbacks import SampleAudio
 
     trainer = Trainer(
         max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[SampleAudio()]

@@ -179,7 +179,7 @@ def test_another_number_of_clips_in_a_step_is_said_and_skips_none(
 
 def test_hyper_parameters_in_a_checkpoint_change_nothing(trainings, tmp_path, monkeypatch, load):
     (tmp_path / "keeping.py").write_text(
-        "from magnet_train.module import MagnetModule\n"
+        "from magnet_train.training.module import MagnetModule\n"
         "class Keeping(MagnetModule):\n"
         "    def on_save_checkpoint(self, checkpoint):\n"
         "        super().on_save_checkpoint(checkpoint)\n"
@@ -199,7 +199,7 @@ def test_dropout_resumes_exactly(trainings, tmp_path, load, column, monkeypatch)
     """Randomness of torch itself follows from the step."""
     (tmp_path / "dropping.py").write_text(
         "import torch\n"
-        "from magnet_train.module import MagnetModule\n"
+        "from magnet_train.training.module import MagnetModule\n"
         "class Dropping(MagnetModule):\n"
         "    def training_step(self, batch, batch_idx):\n"
         "        return super().training_step(batch, batch_idx) * (0.5 + torch.rand(()))\n"

@@ -26,7 +26,7 @@ EVERY_5 = ("--trainer.callbacks.every_n_train_steps", "5")
 
 SLOW_VALIDATION = """
 import time
-from magnet_train.module import MagnetModule
+from magnet_train.training.module import MagnetModule
 
 class SlowValidation(MagnetModule):
     def validation_step(self, batch, batch_idx):
@@ -38,7 +38,7 @@ class SlowValidation(MagnetModule):
 BAD_LOSS = """
 import os
 import torch
-from magnet_train.module import MagnetModule
+from magnet_train.training.module import MagnetModule
 
 class BadLoss(MagnetModule):
     def training_step(self, batch, batch_idx):
@@ -224,7 +224,7 @@ def test_spikes_are_skipped_only_when_asked_for(trainings, tmp_path, monkeypatch
     overlay = tmp_path / "guard.yaml"
     overlay.write_text(
         "trainer:\n  callbacks:\n"
-        "    - {class_path: magnet_train.callbacks.FiniteGuard, init_args: {skip_above: 3.0}}\n"
+        "    - {class_path: magnet_train.training.callbacks.FiniteGuard, init_args: {skip_above: 3.0}}\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("BAD_RANK", "0")
@@ -245,7 +245,7 @@ def test_the_mean_of_the_losses_does_not_depend_on_accumulated_parts(trainings, 
     overlay = tmp_path / "guard.yaml"
     overlay.write_text(
         "trainer:\n  callbacks:\n"
-        "    - {class_path: magnet_train.callbacks.FiniteGuard, init_args: {skip_above: 1.5}}\n"
+        "    - {class_path: magnet_train.training.callbacks.FiniteGuard, init_args: {skip_above: 1.5}}\n"
     )
     run, options = tmp_path / "run", ("-c", str(overlay), "--trainer.val_check_interval", "100")
     assert trainings.fit(run, *options, "--trainer.accumulate_grad_batches", "4") == 0
@@ -259,7 +259,7 @@ def test_the_mean_of_the_losses_does_not_depend_on_accumulated_parts(trainings, 
 
 def test_weights_that_are_no_numbers_are_not_saved(trainings, tmp_path, monkeypatch, capsys):
     (tmp_path / "poisoned.py").write_text(
-        "import torch\nfrom magnet_train.module import MagnetModule\n"
+        "import torch\nfrom magnet_train.training.module import MagnetModule\n"
         "class Poisoned(MagnetModule):\n"
         "    def on_before_zero_grad(self, optimizer):\n"
         "        if self.global_step == 5: self.lm.heads.data[0, 0, 0] = float('inf')\n"

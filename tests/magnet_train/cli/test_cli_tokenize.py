@@ -14,8 +14,8 @@ import pytest
 import soundfile
 import torch
 
-from datamodules.reading import ShardReader
-from datamodules.verify import verify_shards
+from datamodules.shards.reading import ShardReader
+from datamodules.shards.verify import verify_shards
 from magnet_train.audio import read_audio, resample
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
@@ -366,9 +366,9 @@ def test_the_bar_counts_audio(mixed: Path) -> None:
     """Of 1.0 + 2.0 s: one file was done before, the other is half done."""
     import time
 
-    from datamodules.audio_files import list_audio
+    from datamodules.tokenize.audio_files import list_audio
     from magnet_train.cli.ranks import Ranks
-    from magnet_train.cli.tokenize_meter import Meter
+    from magnet_train.cli.tokenize_progress import Meter
 
     files = [file for file in list_audio(mixed) if file.name in ("mono.wav", "deep/stereo.wav")]
     with Meter(files, 8_000, Ranks(0, 1, 0)) as meter:

@@ -115,7 +115,7 @@ def test_a_run_that_never_began_leaves_no_folder(trainings, tmp_path, options):
 
 INTERRUPT = """
 import os, signal, sys
-from magnet_train.module import MagnetModule
+from magnet_train.training.module import MagnetModule
 
 class Interrupted(MagnetModule):
     def training_step(self, batch, batch_idx):

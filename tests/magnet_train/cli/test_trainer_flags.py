@@ -19,7 +19,7 @@ import yaml
 from lightning.pytorch import callbacks
 
 from magnet_train.errors import UserError
-from magnet_train.optim import MovingAverage
+from magnet_train.training.optim import MovingAverage
 
 WORKS = None
 # Flag -> values, and for each whether it works or words of the sentence that refuses it.
@@ -109,7 +109,7 @@ LIGHTNING = "lightning.pytorch.callbacks."
 WITHOUT_AVERAGE = "callbacks without that of base.yaml"
 # Callback -> settings, and for each whether it works or words of the sentence that refuses it.
 CALLBACKS: dict[str, list[tuple[dict[str, Any], str | None]]] = {
-    "BackboneFinetuning": [({}, "use --tuning magnet_train.finetune.Freeze")],
+    "BackboneFinetuning": [({}, "use --tuning magnet_train.training.finetune.Freeze")],
     "BaseFinetuning": [({}, "does nothing by itself")],
     "BasePredictionWriter": [({}, "does nothing by itself")],
     "BatchSizeFinder": [({}, "give --data.batch_size")],
@@ -150,9 +150,9 @@ CALLBACKS: dict[str, list[tuple[dict[str, Any], str | None]]] = {
     "ProgressBar": [({}, "ProgressBar")],
     "RichModelSummary": [],  # what enable_model_summary adds
     "RichProgressBar": [],  # tests/field_report/test_trainer.py
-    "SpikeDetection": [({}, "magnet_train.callbacks.FiniteGuard")],
+    "SpikeDetection": [({}, "magnet_train.training.callbacks.FiniteGuard")],
     "StochasticWeightAveraging": [
-        ({"swa_lrs": 0.001}, "magnet_train.optim.MovingAverage"),
+        ({"swa_lrs": 0.001}, "magnet_train.training.optim.MovingAverage"),
         ({"swa_lrs": -1}, "StochasticWeightAveraging refuses its settings"),
     ],
     "TQDMProgressBar": [],  # tests/field_report/test_trainer.py

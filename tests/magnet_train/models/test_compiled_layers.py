@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounter
 
 from magnet_train.decoding import DecodingConfig, generate_tokens
 from magnet_train.models import GuidedLogits, MagnetTransformer
-from magnet_train.scale import compile_layers
+from magnet_train.training.parallel import compile_layers
 
 pytestmark = pytest.mark.slow
 

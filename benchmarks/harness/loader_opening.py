@@ -1,0 +1,56 @@
+"""How long shards take to open and what their index costs in memory, in a process that did nothing before."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from datamodules.token_datamodule import TokenDataModule
+
+_WORKERS = 2
+_BATCH = 32
+_BATCHES = 200  # read before memory is looked at
+
+
+def measure_opening(folder: Path, seconds: float) -> dict[str, float]:
+    """Open shards in a fresh process, with two workers and batches of 32.
+
+    Args:
+        folder: Shards.
+        seconds: Length of a clip.
+
+    Returns:
+        `opened_s` until the data are set up, `first_batch_s` from there to the first batch, and after 200 batches
+        `worker_own_mb`, the memory of a worker that it shares with no other process, in MB.
+    """
+    # Not by `multiprocessing`: whoever it spawns spawns its own workers too, and training forks them where it can.
+    command = [sys.executable, "-W", "ignore", "-m", __name__, str(folder), str(seconds)]
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return dict(json.loads(answer))
+
+
+def _open(folder: Path, seconds: float) -> dict[str, float]:
+    start = time.perf_counter()
+    data = TokenDataModule(folder, segment_duration=seconds, batch_size=_BATCH, num_workers=_WORKERS)
+    data.setup()
+    opened = time.perf_counter() - start
+    start = time.perf_counter()
+    batches = iter(data.train_dataloader())
+    next(batches)
+    first = time.perf_counter() - start
+    for _ in itertools.islice(batches, _BATCHES):
+        pass
+    workers = [psutil.Process(worker.pid) for worker in multiprocessing.active_children()]
+    own = max(worker.memory_full_info().uss for worker in workers)
+    return {"opened_s": opened, "first_batch_s": first, "worker_own_mb": own / 1e6}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_open(Path(sys.argv[1]), float(sys.argv[2]))))

@@ -1,0 +1,1 @@
+"""Which clip a slot of the run holds: arithmetic on (seed, slot)."""

@@ -1,0 +1,1 @@
+"""Shard format 1: tars of tokens, their index and manifest."""

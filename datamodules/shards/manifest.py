@@ -1,0 +1,269 @@
+"""`manifest.json`: what a folder of shards holds and how to tell that it is unharmed.
+
+It is written last: a folder that has one is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from datamodules.shards.plain_files import read_whole
+from datamodules.shards.problems import MalformedError
+from datamodules.shards.strict_json import parse_object
+from magnet_train.errors import UserError, cannot_read
+from magnet_train.storage.atomic_io import whole_file
+from magnet_train.tokens import CodecInfo
+
+FORMAT = 1
+MANIFEST_NAME = "manifest.json"
+JOB_NAME = "tokenize.json"  # what tokenize was asked for; there from its beginning
+MOST_MANIFEST_BYTES = (
+    32 * 2**20
+)  # about 170,000 shards; decoded, the worst JSON takes 25 times as much memory
+
+_RANGES: dict[str, tuple[float, float]] = {  # of a codec's numbers; the widest codecs have 32 codebooks
+    "sample_rate": (1, 10**6),
+    "channels": (1, 2),
+    "frame_rate": (0.01, 10**6),
+    "n_q": (1, 256),
+    "card": (1, 2**16),  # tokens are uint16
+}
+_LONGEST_NAME = 255
+_SHA256 = re.compile(r"[0-9a-f]{1,64}")
+_SHOWN = 60  # characters of a value in an error
+_REMEDY = "copy it again or tokenize again"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """What the manifest says of one tar.
+
+    Args:
+        file: Name within the folder.
+        bytes: Size of the file.
+        samples: Clips in it.
+        frames: Token frames in it, over all clips.
+        sha256: Hash of the file in hexadecimal.
+    """
+
+    file: str
+    bytes: int
+    samples: int
+    frames: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A folder of shards in one record.
+
+    Args:
+        codec: Who made the tokens.
+        shards: One entry for each tar; an index row names a shard by its place here.
+        index_sha256: Hash of the index sidecar in hexadecimal.
+    """
+
+    codec: CodecInfo
+    shards: tuple[ShardEntry, ...]
+    index_sha256: str
+
+    @property
+    def samples(self) -> int:
+        """Clips in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def seconds(self) -> float:
+        """Audio in all shards."""
+        return sum(shard.frames for shard in self.shards) / self.codec.frame_rate
+
+    @property
+    def fingerprint(self) -> str:
+        """Tell this set of clips from any other: 16 hexadecimal digits, the same wherever the folder lies."""
+        text = "\n".join(shard.sha256 for shard in self.shards)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` in one step.
+
+    Raises:
+        UserError: No room or no permission, or more shards than a manifest can list.
+    """
+    record = {
+        "format": FORMAT,
+        "codec": manifest.codec.to_dict(),
+        "samples": manifest.samples,
+        "seconds": round(manifest.seconds, 3),
+        "index_sha256": manifest.index_sha256,
+        "shards": [asdict(shard) for shard in manifest.shards],
+    }
+    content = json.dumps(record, indent=1).encode() + b"\n"
+    if len(content) > MOST_MANIFEST_BYTES:
+        raise UserError(
+            f"{folder} has {len(manifest.shards)} shards, more than a manifest of {MOST_MANIFEST_BYTES} bytes "
+            "can list; put more clips into each."
+        )
+    with whole_file(folder / MANIFEST_NAME) as file:
+        file.write(content)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `manifest.json` of a folder of shards.
+
+    Raises:
+        UserError: The folder or its manifest is missing, unreadable, or of a later format.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        return parse_manifest(read_whole(path, MOST_MANIFEST_BYTES), path)
+    except FileNotFoundError as error:
+        raise UserError(_explain_missing(folder)) from error
+    except MalformedError as error:
+        raise UserError(f"{path} {error}; {_REMEDY}.") from error
+    except OSError as error:
+        raise cannot_read(path, error, _REMEDY) from error
+
+
+def parse_manifest(content: bytes, path: Path | str) -> Manifest:
+    """Decode the bytes of a `manifest.json`; `path` is named in errors.
+
+    `verify`, training and downloads all begin with these checks.
+
+    Raises:
+        UserError: It is unreadable, of a later format, or says what cannot be.
+    """
+    try:
+        record = parse_object(content)
+    except MalformedError as error:
+        raise UserError(f"{path} is {error}; {_REMEDY}.") from error
+    found = record.get("format")
+    if type(found) is not int or found != FORMAT:
+        raise UserError(
+            f"{path} is of format {_shown(found)} and this version reads format {FORMAT}; tokenize again."
+        )
+    try:
+        codec = read_codec(_field(record, "codec", dict), where=f"codec in {path}")
+        shards = tuple(
+            _read_entry(entry, place) for place, entry in enumerate(_field(record, "shards", list))
+        )
+        index_sha256 = _sha256(record, "index_sha256")
+    except MalformedError as error:
+        raise UserError(f"{path} lacks or garbles {error}; {_REMEDY}.") from error
+    names = Counter(shard.file for shard in shards)
+    if len(names) < len(shards):
+        raise UserError(f"{path} lists {names.most_common(1)[0][0]} twice; {_REMEDY}.")
+    manifest = Manifest(codec, shards, index_sha256)
+    if not manifest.samples:
+        raise UserError(f"{path} lists no clips; {_REMEDY}.")
+    return manifest
+
+
+def read_codec(record: Mapping[str, Any], where: str) -> CodecInfo:
+    """Read the codec that a manifest or sample names, and require what format 1 can hold.
+
+    Args:
+        record: The fields of a `CodecInfo`.
+        where: File and key named in errors.
+
+    Raises:
+        UserError: A field is missing, of another type, or out of range.
+    """
+    for name, value in record.items():
+        low, high = _RANGES.get(name, (None, None))
+        if name in ("id", "sha256"):
+            fits = isinstance(value, str) and len(value) <= _LONGEST_NAME and value.isprintable()
+            wanted = f"printable text of at most {_LONGEST_NAME} characters"
+        elif low is not None and high is not None:
+            kinds = (int, float) if name == "frame_rate" else (int,)
+            fits = type(value) in kinds and low <= value <= high
+            wanted = f"{'a' if float in kinds else 'a whole'} number in {low:g}..{high}"
+        else:
+            continue  # from a later version
+        if not fits:
+            raise UserError(f"{where} has {name} {_shown(value)} and needs {wanted}; {_REMEDY}.")
+    return CodecInfo.from_dict(record, where=where)
+
+
+def check_shard_name(file: str) -> None:
+    """Require the name of a tar in the folder itself: a manifest from elsewhere must not point out of it.
+
+    Raises:
+        MalformedError: It has slashes or what cannot be printed, begins with a dot, or does not end in .tar.
+    """
+    fits = file.endswith(".tar") and not file.startswith(".") and "/" not in file and "\\" not in file
+    if not fits or not file.isprintable() or len(file.encode()) > _LONGEST_NAME:
+        raise MalformedError(f"shard name {_shown(file)}")
+
+
+def _read_entry(entry: Any, place: int) -> ShardEntry:
+    where = f"shards[{place}]"
+    if not isinstance(entry, dict):
+        raise MalformedError(f"{where} {_shown(entry)}")
+    try:
+        file = _field(entry, "file", str)
+        check_shard_name(file)
+        shard = ShardEntry(
+            file=file,
+            bytes=_count(entry, "bytes"),
+            samples=_count(entry, "samples"),
+            frames=_count(entry, "frames"),
+            sha256=_sha256(entry, "sha256"),
+        )
+    except MalformedError as error:
+        raise MalformedError(f"{where}: {error}") from error
+    if shard.frames < shard.samples:
+        raise MalformedError(f"{where}: {shard.samples} samples in {shard.frames} frames")
+    return shard
+
+
+def _field(record: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
+    if name not in record:
+        raise MalformedError(name)
+    value = record[name]
+    if type(value) is not kind:  # exactly: True is an int to Python
+        raise MalformedError(f"{name} {_shown(value)}")
+    return value
+
+
+def _count(record: Mapping[str, Any], name: str) -> int:
+    value = _field(record, name, int)
+    if not 0 <= value < 2**63:
+        raise MalformedError(f"{name} {_shown(value)}")
+    return value
+
+
+def _sha256(record: Mapping[str, Any], name: str) -> str:
+    value = _field(record, name, str)
+    if not _SHA256.fullmatch(value):
+        raise MalformedError(f"{name} {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """Write a value of the file in an error: escaped, and no more than its beginning."""
+    if isinstance(value, (dict, list)):
+        return f"a {type(value).__name__}"
+    text = ascii(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def _explain_missing(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"no folder at {folder}; make one with `magnet-train tokenize --audio DIR --out {folder}`."
+    if (folder / JOB_NAME).exists():
+        return f"{folder} is unfinished; give the tokenize command that began it again, and it goes on."
+    if any(folder.glob("*.tar")):
+        return (
+            f"{folder} holds tars but no {MANIFEST_NAME}; if they are token shards from elsewhere, index "
+            f"them with `magnet-train verify {folder} --write-index`."
+        )
+    return f"{folder} holds no shards; make some with `magnet-train tokenize --audio DIR --out {folder}`."

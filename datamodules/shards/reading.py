@@ -1,0 +1,167 @@
+"""Read any clip of a folder of shards with one `pread`.
+
+Shapes: tokens int16 or uint16 [K, T], the whole clip.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.shards.index import IndexRows, key_hash, open_index
+from datamodules.shards.manifest import read_manifest
+from datamodules.shards.npy import TokenArray, tokens_from_npy
+from datamodules.shards.plain_files import open_plain, read_at
+from datamodules.shards.problems import MalformedError
+from datamodules.shards.scan import check_key, check_tokens, parse_metadata
+from datamodules.shards.tar import BLOCK, member_name, split_name
+from magnet_train.errors import UserError, cannot_read
+
+_MOST_OPEN_FILES = 256
+
+
+class Sample(NamedTuple):
+    """One clip as it lies in a shard."""
+
+    key: str
+    tokens: TokenArray
+    metadata: dict[str, Any]
+
+
+class ShardReader:
+    """Give the clips of a folder by number.
+
+    Opening compares the size of each tar with the manifest, so a truncated shard stops a run at its start
+    instead of losing clips in silence. Pickling carries only the folder's name; a spawned worker reads the
+    index again, a forked one shares it.
+
+    Args:
+        folder: Shards, `manifest.json` and the index sidecar.
+
+    Raises:
+        UserError: Something is missing, of another size than the manifest says, or of a later format.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        self._check_sizes()
+        self.index: IndexRows = open_index(folder, self.manifest)
+        self._files: dict[int, int] = {}  # shard number -> descriptor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, number: int) -> Sample:
+        """Read one clip.
+
+        Raises:
+            UserError: Its bytes are not what the index promises; names shard and key.
+        """
+        (sample,) = self.read(np.array([number]))
+        if isinstance(sample, UserError):
+            raise sample
+        return sample
+
+    def read(self, numbers: npt.NDArray[np.int64]) -> list[Sample | UserError]:
+        """Read several clips; in place of a damaged one stands the error that names shard and key."""
+        rows = self.index[numbers].tolist()
+        return [self._sample(number, row) for number, row in zip(numbers.tolist(), rows, strict=True)]
+
+    def key(self, number: int) -> str:
+        """Read only the key of one clip."""
+        shard, _, _, _, npy_header, npy_offset, _, expected = self.index[number].tolist()
+        return _key(self._read(shard, npy_header, npy_offset - npy_header), expected)
+
+    def close(self) -> None:
+        """Close the tars; the next read opens them again."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]
+
+    def __del__(self) -> None:
+        for descriptor in getattr(self, "_files", {}).values():
+            os.close(descriptor)
+
+    def _sample(self, number: int, row: tuple[int, ...]) -> Sample | UserError:
+        shard, _, npy_bytes, json_bytes, npy_header, npy_offset, json_offset, expected = row
+        start = min(npy_header, json_offset)  # neighbours in the tar: one read for both
+        end = max(npy_offset + npy_bytes, json_offset + json_bytes)
+        npy, json = npy_offset - start, json_offset - start
+        key = f"number {number}"
+        try:
+            data = self._read(shard, start, end - start)
+            key = _key(data[npy_header - start : npy], expected)
+            tokens = tokens_from_npy(data[npy : npy + npy_bytes])
+            self._check_tokens(tokens)
+            metadata = parse_metadata(data[json : json + json_bytes])
+        except PermissionError as error:
+            return cannot_read(self.folder / self.manifest.shards[shard].file, error)
+        except (MalformedError, OSError) as error:
+            file = self.folder / self.manifest.shards[shard].file
+            damage = UserError(
+                f"clip {key} in {file} is damaged: {error}; run `magnet-train verify {self.folder}` and "
+                "copy the shard again."
+            )
+            damage.__cause__ = error
+            return damage
+        return Sample(key, tokens, metadata)
+
+    def _check_tokens(self, tokens: TokenArray) -> None:
+        codec = self.manifest.codec
+        if len(tokens) == codec.n_q and tokens.size:
+            # read as unsigned, a negative id is a large one: one pass finds both
+            highest = np.maximum.reduce(tokens.view(np.uint16), axis=None)
+            if highest < codec.card:
+                return
+        check_tokens(tokens, codec)
+
+    def _read(self, shard: int, start: int, size: int) -> bytes:
+        descriptor = self._files.get(shard)
+        if descriptor is None:
+            if len(self._files) >= _MOST_OPEN_FILES:
+                os.close(self._files.pop(next(iter(self._files))))
+            descriptor = open_plain(self.folder / self.manifest.shards[shard].file)
+            self._files[shard] = descriptor
+        return read_at(descriptor, start, size)
+
+    def _check_sizes(self) -> None:
+        for shard in self.manifest.shards:
+            path = self.folder / shard.file
+            try:
+                found = path.stat()
+            except OSError as error:
+                raise UserError(f"{path} is missing though the manifest lists it; copy it again.") from error
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError(f"{path} is a folder, pipe or device, not a file; copy it again.")
+            size = found.st_size
+            if size != shard.bytes:
+                state = "truncated" if size < shard.bytes else "changed"
+                raise UserError(
+                    f"{path} has {size} bytes and the manifest says {shard.bytes}: it is {state}; copy it "
+                    f"again or run `magnet-train verify {self.folder}`."
+                )
+
+
+def _key(headers: bytes, expected: int) -> str:
+    """Return the key in the header blocks of a clip's `.npy`, whose hash the index has as `expected`."""
+    if len(headers) == BLOCK:  # a short name: the hash vouches for it, so that the checksum need not
+        name = headers[:100].partition(b"\0")[0].decode("utf-8", "replace")
+        plain = name[-4:] == ".npy" and name.count(".") == 1 and name.isprintable()
+        if plain and key_hash(key := name[:-4]) == expected:
+            return key
+    key, _ = split_name(member_name(headers))
+    if key_hash(key) != expected:
+        raise MalformedError(f"the shard has it as {key} and the index does not")
+    check_key(key)
+    return key

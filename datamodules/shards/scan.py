@@ -1,0 +1,207 @@
+"""Read every byte of one shard: the one place that knows what a sound shard is.
+
+The writer takes its index rows from here, `verify` its problems, and adopting foreign tars both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.shards.index import INDEX_DTYPE, MOST_JSON_BYTES, MOST_NPY_BYTES, IndexRows, key_hash
+from datamodules.shards.manifest import ShardEntry
+from datamodules.shards.npy import tokens_from_npy
+from datamodules.shards.plain_files import PlainFile
+from datamodules.shards.problems import MalformedError, Problem, ShrunkError
+from datamodules.shards.strict_json import parse_object
+from datamodules.shards.tar import Archive, Member, split_name, walk_tar
+from magnet_train.tokens import CodecInfo
+
+METADATA_FIELDS = (
+    "genre",
+    "moods",
+    "instrument",
+    "keywords",
+    "key",
+    "bpm",
+)  # that captions in training may use
+LONGEST_CAPTION = 10_000  # characters; tokenizers of text take a minute and gigabytes for a million
+_MOST_PROBLEMS = 1000  # of one shard; the first thousand describe a broken tar well enough
+_ROWS_AT_ONCE = 2**14  # tuples of Python take seven times the memory of a row
+
+
+@dataclass
+class ShardScan:
+    """What one shard holds.
+
+    Args:
+        entry: Sizes, counts and hash as found.
+        rows: Index rows [samples] of the sound samples, `shard` set to the number asked for.
+        problems: Everything that is wrong with it.
+    """
+
+    entry: ShardEntry
+    rows: IndexRows
+    problems: list[Problem] = field(default_factory=list)
+
+
+def scan_shard(path: Path, number: int, codec: CodecInfo) -> ShardScan:
+    """Check a whole tar: structure, names, and dtype, shape, range and JSON of every sample.
+
+    Args:
+        path: The tar.
+        number: Its place in the manifest, for the index rows.
+        codec: Gives n_q and card; the tokens have to fit.
+
+    Returns:
+        What was found; a bad sample is a problem in the list and never an exception.
+    """
+    problems: list[Problem] = []
+    rows = [np.empty(0, dtype=INDEX_DTYPE)]
+    pending: list[tuple[int, ...]] = []
+    size, digest = 0, ""
+    try:
+        with PlainFile(path) as file:
+            size, digest = file.size, file.sha256()
+            for key, members in _group_members(path.name, file, problems):
+                try:
+                    pending.append((number, *_check_sample(key, members, file, codec)))
+                except MalformedError as error:
+                    problems.append(Problem(path.name, key, str(error)))
+                if len(problems) >= _MOST_PROBLEMS:
+                    problems.append(Problem(path.name, None, "has more problems, which are not listed"))
+                    break
+                if len(pending) >= _ROWS_AT_ONCE:
+                    rows.append(np.array(pending, dtype=INDEX_DTYPE))
+                    pending = []
+    except ShrunkError as error:
+        problems.append(Problem(path.name, None, f"{error}: it became shorter while it was read"))
+    except OSError as error:
+        problems.append(no_access(path.name, error))
+    found = np.concatenate([*rows, np.array(pending, dtype=INDEX_DTYPE)])
+    entry = ShardEntry(path.name, size, len(found), int(found["frames"].sum(dtype=np.int64)), digest)
+    return ShardScan(entry, found, problems)
+
+
+def no_access(name: str, error: OSError) -> Problem:
+    """Describe a file that is there and cannot be read."""
+    what = f"cannot be read ({error.strerror or error})"
+    if isinstance(error, PermissionError):
+        return Problem(name, None, what, remedy="correct its permissions")
+    return Problem(name, None, what)
+
+
+def parse_metadata(payload: bytes) -> dict[str, Any]:
+    """Decode the JSON of a sample.
+
+    Raises:
+        MalformedError: Not strict JSON, not an object, `text` is not a string, or what becomes a caption is
+            longer than `LONGEST_CAPTION`.
+    """
+    if len(payload) > MOST_JSON_BYTES:
+        raise MalformedError(f"its .json has {len(payload)} bytes, more than {MOST_JSON_BYTES}")
+    try:
+        record = parse_object(payload)
+    except MalformedError as error:
+        raise MalformedError(f"its .json is {error}") from error
+    if not isinstance(record.get("text", ""), str):
+        raise MalformedError(f"its text is a {type(record['text']).__name__}, not a string")
+    if len(payload) > LONGEST_CAPTION:  # else no caption in it can be longer
+        _check_caption(record)
+    return record
+
+
+def _check_caption(record: Mapping[str, Any]) -> None:
+    """Bound the caption, and what training may append to it."""
+    text = len(record.get("text", ""))
+    if text > LONGEST_CAPTION:
+        raise MalformedError(f"its text has {text} characters, more than {LONGEST_CAPTION}")
+    fields = sum(len(str(record[name])) for name in METADATA_FIELDS if name in record)
+    if text + fields > LONGEST_CAPTION:
+        raise MalformedError(
+            f"its text and {', '.join(METADATA_FIELDS)} have {text + fields} characters, more than {LONGEST_CAPTION}"
+        )
+
+
+def check_key(key: str) -> None:
+    """Require the name of a sample to be one that can be a file's.
+
+    Raises:
+        MalformedError: It is empty, or leads out of the folder.
+    """
+    if not key.rpartition("/")[2]:
+        raise MalformedError("its name is empty")
+    if key.startswith("/") or ".." in key.split("/"):
+        raise MalformedError("its name leads out of the folder")
+
+
+def check_tokens(tokens: npt.NDArray[np.integer[Any]], codec: CodecInfo) -> None:
+    """Require tokens [K, T] to be what `codec` can say.
+
+    Raises:
+        MalformedError: Wrong K, no frames, or an id outside 0..card-1.
+    """
+    n_q, frames = tokens.shape
+    if n_q != codec.n_q:
+        raise MalformedError(f"{n_q} codebooks instead of {codec.n_q}")
+    if frames == 0:
+        raise MalformedError("no frames")
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= codec.card:
+        raise MalformedError(f"tokens {low}..{high} leave 0..{codec.card - 1}")
+
+
+def _group_members(
+    shard: str, archive: Archive, problems: list[Problem]
+) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Put members that follow each other with one key together, as webdataset does."""
+    last: tuple[str, dict[str, Member]] | None = None
+    seen: set[int] = set()
+    try:
+        for member in walk_tar(archive):
+            key, extension = split_name(member.name)
+            if extension not in ("npy", "json"):
+                problems.append(Problem(shard, key, f"member {member.name} is neither .npy nor .json"))
+            elif last is not None and last[0] == key and extension not in last[1]:
+                last[1][extension] = member
+            elif (hashed := key_hash(key)) in seen:
+                twice = Problem(shard, key, "is there twice (duplicate key)")
+                if problems[-1:] != [twice]:  # once, not for each of its members
+                    problems.append(twice)
+            else:
+                if last is not None:
+                    yield last
+                seen.add(hashed)
+                last = (key, {extension: member})
+            if len(problems) >= _MOST_PROBLEMS:
+                break
+        if last is not None:
+            yield last
+    except MalformedError as error:
+        if last is not None:
+            yield last
+        where = f" after key {last[0]}" if last else ""
+        problems.append(Problem(shard, None, f"the tar is damaged{where}: {error}"))
+
+
+def _check_sample(
+    key: str, members: dict[str, Member], archive: Archive, codec: CodecInfo
+) -> tuple[int, ...]:
+    """Return an index row without its shard number."""
+    for extension in ("npy", "json"):
+        if extension not in members:
+            raise MalformedError(f"its .{extension} is missing")
+    npy, meta = members["npy"], members["json"]
+    check_key(key)
+    for extension, most in (("npy", MOST_NPY_BYTES), ("json", MOST_JSON_BYTES)):
+        if members[extension].size > most:
+            raise MalformedError(f"its .{extension} has {members[extension].size} bytes, more than {most}")
+    tokens = tokens_from_npy(archive.read(npy.offset, npy.size))
+    check_tokens(tokens, codec)
+    parse_metadata(archive.read(meta.offset, meta.size))
+    return (tokens.shape[1], npy.size, meta.size, npy.header, npy.offset, meta.offset, key_hash(key))

@@ -1,0 +1,103 @@
+"""`report.jsonl`: files that gave no sample or that of a part of them, with reasons."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from magnet_train.storage.atomic_io import whole_file
+
+REPORT_NAME = "report.jsonl"
+
+
+class LeftOut(NamedTuple):
+    """A file that gave no sample.
+
+    Args:
+        path: The file.
+        reason: A kind ("silent") and, after a colon, details.
+    """
+
+    path: str
+    reason: str
+
+
+def summarize(left_out: Sequence[LeftOut]) -> str:
+    """Count the kinds: "2 silent, 1 unreadable"."""
+    kinds = Counter(map(_kind, left_out))
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+
+
+def few_of(left_out: Sequence[LeftOut], most: int = 5) -> list[LeftOut]:
+    """Choose a few to show: the first of each kind, then whatever comes first."""
+    first_of_kind: dict[str, LeftOut] = {}
+    for file in left_out:
+        first_of_kind.setdefault(_kind(file), file)
+    return list(dict.fromkeys([*first_of_kind.values(), *left_out]))[:most]
+
+
+def _kind(file: LeftOut) -> str:
+    return file.reason.partition(":")[0]
+
+
+class Report(NamedTuple):
+    """What `report.jsonl` says.
+
+    Args:
+        left_out: Files that gave no sample.
+        partial: Files that gave one of what could be read of them; marked with `kept` in the file.
+    """
+
+    left_out: list[LeftOut]
+    partial: list[LeftOut]
+
+
+def write_report(folder: Path, left_out: Sequence[LeftOut], partial: Sequence[LeftOut] = ()) -> None:
+    """Write one JSON object with path and reason for each file; empty if there is nothing to report.
+
+    Raises:
+        UserError: No room or no permission.
+    """
+    records = [
+        *(file._asdict() for file in left_out),
+        *({**file._asdict(), "kept": True} for file in partial),
+    ]
+    with whole_file(folder / REPORT_NAME) as file:
+        for record in records:
+            file.write(_json_line(record).encode())
+
+
+def read_report(folder: Path) -> Report:
+    """Read what `write_report` wrote."""
+    report = Report([], [])
+    with (folder / REPORT_NAME).open(encoding="utf-8", newline="\n") as lines:
+        for record in map(json.loads, lines):
+            kept = record.pop("kept", False)
+            (report.partial if kept else report.left_out).append(LeftOut(**record))
+    return report
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would act upon or cannot show: control characters, and bytes that are not UTF-8."""
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that was not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _json_line(record: dict[str, object]) -> str:
+    """Write JSON that a terminal can show and any parser reads: lone surrogates are not JSON."""
+    words = {
+        key: "".join(_escape(c) if "\ud800" <= c <= "\udfff" else c for c in value)
+        if isinstance(value, str)
+        else value
+        for key, value in record.items()
+    }
+    line = json.dumps(words, ensure_ascii=False)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line) + "\n"

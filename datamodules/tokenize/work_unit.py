@@ -1,0 +1,222 @@
+"""One shard in progress: a tar that grows sample by sample, and a journal of what became of each file.
+
+A killed process leaves both; the next one takes what they agree on and goes on after it.
+Shapes: tokens integers [K, T].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+
+from datamodules.shards.index import IndexRows
+from datamodules.shards.manifest import ShardEntry
+from datamodules.shards.scan import scan_shard
+from datamodules.shards.writer import end_of_archive, sample_bytes
+from magnet_train.errors import UserError
+from magnet_train.storage.atomic_io import explain_disk_errors, whole_file
+from magnet_train.tokens import CodecInfo
+
+
+class Outcome(NamedTuple):
+    """What became of one file: a sample, or a reason why there is none.
+
+    Args:
+        path: The file.
+        key: Of its sample, None if it was left out.
+        audio: Hash of its audio, None if it was left out.
+        reason: Why it was left out, None if it was not.
+        end: Bytes in the tar after it.
+        crc32: Of the bytes it added to the tar.
+        shortfall: What could not be read of a file that gave a sample, None if nothing is missing.
+    """
+
+    path: str
+    key: str | None
+    audio: str | None
+    reason: str | None
+    end: int
+    crc32: int
+    shortfall: str | None = None
+
+
+class WorkUnit:
+    """Fill one shard, going on where an earlier process was stopped; as a context manager, close its files.
+
+    Args:
+        folder: Of the unfinished shards of a job.
+        number: Of the shard.
+        codec: Who makes the tokens.
+
+    Raises:
+        UserError: Another process is at this shard, or the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, number: int, codec: CodecInfo) -> None:
+        self.number = number
+        self.codec = codec
+        self.tar_path = folder / f"{number:06d}.tar"
+        self._journal_path = folder / f"{number:06d}.jsonl"
+        self._rows_path = folder / f"{number:06d}.npy"
+        self._entry_path = folder / f"{number:06d}.json"
+        self._lock = FileLock(folder / f"{number:06d}.lock")
+        self._tar: IO[bytes] | None = None
+        self._journal: IO[bytes] | None = None
+        self.outcomes: list[Outcome] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do here."""
+        return self._entry_path.exists()
+
+    def __enter__(self) -> Self:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"another process is writing {self.tar_path}; wait for it to end or stop it."
+            ) from error
+        with explain_disk_errors(self.tar_path):
+            self._tar = self.tar_path.open("ab+")
+            self._journal = self._journal_path.open("ab+")
+            self._recover()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in (self._tar, self._journal):
+            if file is not None:
+                with contextlib.suppress(OSError):  # a full disk fails once more
+                    file.close()
+        self._tar = self._journal = None
+        self._lock.release()
+
+    def add(
+        self,
+        path: str,
+        key: str,
+        tokens: npt.NDArray[np.integer[Any]],
+        metadata: Mapping[str, Any],
+        audio: str,
+        shortfall: str | None = None,
+    ) -> None:
+        """Append the sample of the next file.
+
+        Args:
+            path: The file, for reports.
+            key: Unique in the whole job.
+            tokens: Ids 0..card-1, [K, T] with T >= 1.
+            metadata: JSON primitives; `text` is the caption.
+            audio: Hash of the audio.
+            shortfall: What of the file could not be read.
+
+        Raises:
+            ValueError: What `sample_bytes` refuses.
+            UserError: No room on disk.
+        """
+        data = sample_bytes(key, tokens, metadata, self.codec)
+        tar, _ = self._files()
+        with explain_disk_errors(self.tar_path):
+            tar.write(data)
+            tar.flush()
+        self._note(Outcome(path, key, audio, None, self._end + len(data), zlib.crc32(data), shortfall))
+
+    def leave_out(self, path: str, reason: str) -> None:
+        """Note that the next file gives no sample.
+
+        Raises:
+            UserError: No room on disk.
+        """
+        self._note(Outcome(path, None, None, reason, self._end, 0))
+
+    def finish(self) -> None:
+        """End the tar, read it back and mark the shard as finished.
+
+        Raises:
+            UserError: No room on disk, or the tar reads back otherwise than it was written.
+        """
+        tar, journal = self._files()
+        with explain_disk_errors(self.tar_path):
+            tar.write(end_of_archive(self._end))
+            for file in (tar, journal):
+                file.flush()
+                os.fsync(file.fileno())
+        scan = scan_shard(self.tar_path, self.number, self.codec)
+        kept = sum(outcome.reason is None for outcome in self.outcomes)
+        if scan.problems or scan.entry.samples != kept:
+            what = scan.problems[0] if scan.problems else f"{scan.entry.samples} of {kept} samples"
+            raise UserError(f"{self.tar_path} reads back otherwise than written: {what}; check the disk.")
+        rows = io.BytesIO()
+        np.save(rows, scan.rows, allow_pickle=False)
+        with whole_file(self._rows_path) as file:
+            file.write(rows.getvalue())
+        with whole_file(self._entry_path) as file:  # last: marks the end
+            file.write(json.dumps(asdict(scan.entry)).encode())
+
+    def contents_on_disk(self) -> tuple[ShardEntry, IndexRows]:
+        """Return what the tar of a finished unit holds."""
+        rows: IndexRows = np.load(self._rows_path, allow_pickle=False)
+        return ShardEntry(**json.loads(self._entry_path.read_bytes())), rows
+
+    def outcomes_on_disk(self) -> list[Outcome]:
+        """Return what became of each file of a finished unit."""
+        with self._journal_path.open("rb") as lines:
+            return [Outcome(*json.loads(line)) for line in lines]
+
+    def _files(self) -> tuple[IO[bytes], IO[bytes]]:
+        if self._tar is None or self._journal is None:
+            raise RuntimeError(f"unit {self.number} is not open; use it as a context manager")
+        return self._tar, self._journal
+
+    @property
+    def _end(self) -> int:
+        return self.outcomes[-1].end if self.outcomes else 0
+
+    def _note(self, outcome: Outcome) -> None:
+        """Add a line to the journal, after the bytes that it speaks of are in the tar."""
+        _, journal = self._files()
+        with explain_disk_errors(self._journal_path):
+            journal.write(json.dumps(outcome).encode() + b"\n")
+            journal.flush()
+        self.outcomes.append(outcome)
+
+    def _recover(self) -> None:
+        """Take over the lines of the journal whose bytes are in the tar, and cut off the rest of both."""
+        tar, journal = self._files()
+        tar.seek(0)
+        journal.seek(0)
+        good = 0  # bytes of the journal
+        for line in journal:
+            outcome = _parse(line)
+            if outcome is None or outcome.end < self._end:
+                break
+            data = tar.read(outcome.end - self._end)
+            if len(data) != outcome.end - self._end or zlib.crc32(data) != outcome.crc32:
+                break  # after a power cut the journal may be ahead of the tar
+            self.outcomes.append(outcome)
+            good += len(line)
+        for file, size in ((tar, self._end), (journal, good)):
+            os.ftruncate(file.fileno(), size)
+
+
+def _parse(line: bytes) -> Outcome | None:
+    """Read a line of the journal; None if it was cut off in the middle."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return Outcome(*json.loads(line))
+    except (ValueError, TypeError):
+        return None

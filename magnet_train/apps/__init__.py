@@ -1,0 +1,1 @@
+"""Programs built on the package: the page in the browser and the quickstart."""

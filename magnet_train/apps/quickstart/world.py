@@ -1,0 +1,200 @@
+"""Make the quickstart world sound: captioned WAV files of tones and noise, from nothing but a seed.
+
+Shapes: audio float32 [samples], mono, 8 kHz, within -1..1. An event lasts one window of 1.28 s (64 token
+frames at 50 Hz) or the whole clip; a clip is one window or two.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from magnet_train.apps.quickstart.captions import HELD_OUT, PITCHES, Caption, Event, caption_for, seen_events
+from magnet_train.audio import encode_wav
+from magnet_train.storage.atomic_io import explain_disk_errors
+
+Audio = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Track = Callable[[Iterable[tuple[Caption, Audio]]], Iterable[tuple[Caption, Audio]]]
+
+SAMPLE_RATE = 8000  # Hz
+FRAME = 160  # samples in a token frame of 20 ms
+WINDOW = 64 * FRAME  # samples in 1.28 s
+LOWEST = 261.6256  # Hz, c4 in equal temperament with a4 = 440
+SEMITONES = dict(zip(PITCHES, (0, 2, 4, 5, 7, 9, 11, 12), strict=True))  # above c4
+PERIOD = {"slow": 21 * FRAME, "fast": 9 * FRAME}  # samples from pulse to pulse: .42 s and .18 s
+DUTY = 0.55  # part of a period that sounds
+EDGE = 64  # samples (8 ms) of fade at each end of a pulse, so that it does not click
+NOISE_WEIGHT = 3.0  # noise has 3 combinations of 75: draw each three times as often as a tonal one
+
+# Splits draw from streams of their own, so that no clip of one is a clip of another.
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How hard a world is.
+
+    Args:
+        windows: Length of a clip in windows of 1.28 s.
+        pairs: Part of the clips that hold two events, 0..1.
+        onset: Largest random delay of an event, in periods of its pulses.
+        jitter: Largest random change of the time from pulse to pulse, as a part of it.
+    """
+
+    windows: int
+    pairs: float
+    onset: float
+    jitter: float
+
+    @property
+    def samples(self) -> int:
+        """Samples in a clip."""
+        return self.windows * WINDOW
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in a clip."""
+        return self.samples / SAMPLE_RATE
+
+
+PRESETS = {
+    "default": Preset(windows=1, pairs=0.0, onset=0.0, jitter=0.0),
+    "full": Preset(windows=2, pairs=0.5, onset=0.25, jitter=0.05),
+}
+
+
+def note_frequency(pitch: str) -> float:
+    """Return the frequency of a note in Hz."""
+    return float(LOWEST * 2 ** (SEMITONES[pitch] / 12))
+
+
+class ToneWorld:
+    """Captions and clips, every one a pure function of (seed, split, number).
+
+    Args:
+        preset: "default" (one event, fixed onset, 1.28 s) or "full" (one event or two, random onsets and
+            jitter, 2.56 s).
+        seed: Seed of the whole world, 0 or more.
+    """
+
+    def __init__(self, preset: str = "default", seed: int = 0) -> None:
+        self.preset = PRESETS[preset]
+        self.seed = seed
+
+    def captions(self, count: int, split: str = "train", *, unseen: bool = False) -> list[Caption]:
+        """Return the first `count` captions of a split.
+
+        Args:
+            count: How many.
+            split: One of `SPLITS`.
+            unseen: Ask for the combinations held out of training instead, in turn, nothing else.
+        """
+        return [self._caption(index, split, unseen) for index in range(count)]
+
+    def clips(
+        self, count: int, split: str = "train", *, unseen: bool = False
+    ) -> Iterator[tuple[Caption, Audio]]:
+        """Yield the first `count` captions of a split, each with a clip that obeys it, float32 [samples]."""
+        for index, caption in enumerate(self.captions(count, split, unseen=unseen)):
+            yield caption, self.render(caption.events, self._rng(index, split, stream=2 + unseen))
+
+    def render(self, events: Sequence[Event], rng: np.random.Generator) -> Audio:
+        """Make a clip of `events`, float32 [samples]; `rng` draws phase, loudness, tuning and noise floor."""
+        share = self.preset.samples // len(events)
+        audio = np.concatenate([_render_event(event, share, self.preset, rng) for event in events])
+        audio += 0.002 * rng.standard_normal(len(audio))
+        return audio.astype(np.float32)
+
+    def write(self, folder: Path, count: int, split: str = "train", track: Track = iter) -> list[Caption]:
+        """Write `count` clips of a split as NAME.wav (16 bit) with NAME.json beside each.
+
+        Args:
+            folder: Made if it is not there.
+            count: How many clips.
+            split: One of `SPLITS`; also the first part of each name.
+            track: Wraps the loop over the clips, to show how far it is.
+
+        Returns:
+            The captions in the order of the names.
+
+        Raises:
+            UserError: No room or no permission.
+        """
+        captions = []
+        with explain_disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for index, (caption, audio) in enumerate(track(self.clips(count, split))):
+                path = folder / f"{split}-{index:05d}.wav"
+                path.write_bytes(encode_wav(audio, SAMPLE_RATE))
+                path.with_suffix(".json").write_text(json.dumps(caption.to_dict()) + "\n", encoding="utf-8")
+                captions.append(caption)
+        return captions
+
+    def _caption(self, index: int, split: str, unseen: bool) -> Caption:
+        rng = self._rng(index, split, stream=int(unseen))
+        count = 1 + int(rng.random() < self.preset.pairs)
+        if unseen:
+            events = [HELD_OUT[(index + other * (1 + index // 6 % 5)) % 6] for other in range(count)]
+            return caption_for(events, rng)
+        choices = seen_events()
+        weights = np.array([1.0 if event.pitch else NOISE_WEIGHT for event in choices])
+        # Without replacement: two events of a clip always differ, or nobody could hear that there are two.
+        picked = rng.choice(len(choices), size=count, replace=False, p=weights / weights.sum())
+        return caption_for([choices[int(number)] for number in picked], rng)
+
+    def _rng(self, index: int, split: str, stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, SPLITS.index(split), stream, index])
+
+
+def _render_event(event: Event, samples: int, preset: Preset, rng: np.random.Generator) -> Floats:
+    """Sound times envelope, [samples]."""
+    loudness = rng.uniform(0.3, 0.6) / np.sqrt(2)  # root mean square while it sounds
+    sound = _noise(samples, rng) if event.timbre == "noise" else _tone(event, samples, rng)
+    envelope = np.zeros(samples)
+    for start, length in _pulses(event.rhythm, samples, preset, rng):
+        envelope[start : start + length] = _pulse(length)
+    return np.asarray(loudness * sound * envelope)
+
+
+def _tone(event: Event, samples: int, rng: np.random.Generator) -> Floats:
+    """A sum of harmonics below 3.8 kHz with root mean square 1, up to 10 cents out of tune, in any phase."""
+    frequency = note_frequency(event.pitch) * 2 ** (rng.uniform(-10, 10) / 1200)
+    harmonics = np.arange(1, 2 if event.timbre == "sine" else int(3800 / frequency) + 1)
+    if event.timbre == "square":
+        harmonics = harmonics[::2]  # odd ones only: a hollow sound
+    phase = 2 * np.pi * (frequency * np.arange(samples) / SAMPLE_RATE + rng.random())
+    wave = np.sin(harmonics[:, None] * phase) / harmonics[:, None]
+    return np.asarray(wave.sum(axis=0) / np.sqrt((1 / harmonics**2).sum() / 2))
+
+
+def _noise(samples: int, rng: np.random.Generator) -> Floats:
+    """White noise with root mean square 1; uniform, because a normal one would clip."""
+    return rng.uniform(-np.sqrt(3), np.sqrt(3), samples)
+
+
+def _pulses(rhythm: str, samples: int, preset: Preset, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """Yield (first sample, samples) of each pulse, whole pulses only; a steady sound is one long pulse."""
+    period = PERIOD.get(rhythm, PERIOD["slow"])
+    start = FRAME + int(rng.uniform(0, preset.onset) * period)
+    if rhythm == "steady":
+        yield start, samples - start - FRAME
+        return
+    length = int(DUTY * period)
+    while start + length <= samples:
+        yield start, length
+        start += int(period * (1 + rng.uniform(-preset.jitter, preset.jitter)))
+
+
+def _pulse(length: int) -> Floats:
+    """A plateau of 1 with cosine edges, [length]."""
+    fade = 0.5 - 0.5 * np.cos(np.pi * (np.arange(EDGE) + 0.5) / EDGE)
+    envelope = np.ones(length)
+    envelope[:EDGE] = fade
+    envelope[-EDGE:] = fade[::-1]
+    return envelope

@@ -1,0 +1,18 @@
+"""Audio files: read, resample, write, and encode in chunks."""
+
+from magnet_train.audio.reading import AudioStream, WrongScaleError, audio_seconds, read_audio
+from magnet_train.audio.resampling import resample, resample_blocks
+from magnet_train.audio.writing import encode_wav, fits_16_bit, write_audio, write_edit
+
+__all__ = [
+    "AudioStream",
+    "WrongScaleError",
+    "audio_seconds",
+    "encode_wav",
+    "fits_16_bit",
+    "read_audio",
+    "resample",
+    "resample_blocks",
+    "write_audio",
+    "write_edit",
+]

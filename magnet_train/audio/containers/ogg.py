@@ -1,0 +1,46 @@
+"""Ogg: streams chained end to end, of which libsndfile reads the first; a stream without an end was cut off.
+
+Source: RFC 3533, section 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import IO
+
+from magnet_train.audio.containers.part import Part, find
+
+_CAPTURE = b"OggS"
+_HEADER = 27  # bytes, the last of which counts the segments
+_FIRST, _LAST = 2, 4  # flags: of a page that begins a stream, of one that ends it
+
+
+def ogg_parts(file: IO[bytes], size: int) -> list[Part]:
+    """Find the links of a chain; each begins with the first pages of its streams."""
+    found: list[Part] = []
+    place = 0
+    beginning = ended = False
+    while True:
+        file.seek(place)
+        header = file.read(_HEADER)
+        if len(header) < _HEADER or header[:4] != _CAPTURE:
+            place = find(file, _CAPTURE, place + 1 if header[:4] == _CAPTURE else place, size)
+            if place < 0:
+                break
+            if size - place < _HEADER:
+                ended = False
+                break
+            continue
+        flags = header[5]
+        if flags & _FIRST and not beginning:
+            if found:
+                found[-1] = replace(found[-1], end=place, cut=not ended)
+            found.append(Part(place if found else 0, size))
+        beginning = bool(flags & _FIRST)
+        place += _HEADER + header[26] + sum(file.read(header[26]))
+        ended = bool(flags & _LAST) and place <= size
+        if place >= size:
+            break
+    if found:
+        found[-1] = replace(found[-1], cut=not ended)
+    return found

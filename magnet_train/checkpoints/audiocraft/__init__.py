@@ -1,0 +1,1 @@
+"""The reference's formats: read, written, and the names in them."""

@@ -1,0 +1,272 @@
+"""Read the reference's formats: a release (`state_dict.bin`, `compression_state_dict.bin`) or a training checkpoint.
+
+A release is `{"best_state": tensors, "xp.cfg": YAML text, "version", "exported"}`; a training checkpoint has the
+tensors under `best_state.model` and the configuration as OmegaConf objects. Beside a release lies the codec, or
+`{"pretrained": hub id}`. All is read as plain data.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from magnet_train.checkpoints.audiocraft.names import from_audiocraft_names, to_audiocraft_names, unwrapped
+from magnet_train.checkpoints.audiocraft.omegaconf import to_plain
+from magnet_train.checkpoints.bundle import StoredModel, load_plain, require_all
+from magnet_train.checkpoints.licence import licence_of
+from magnet_train.checkpoints.settings import (
+    decoding_of,
+    duration_of,
+    require_codec,
+    require_lm,
+    require_small,
+    require_text,
+)
+from magnet_train.errors import UserError
+from magnet_train.models import MagnetTransformer
+from magnet_train.storage.weight_checks import require_backed, require_finite
+from magnet_train.tokens import CodecInfo
+
+STATE_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
+PRETRAINED = "//pretrained/"  # before a hub id in the reference's configurations
+THEIR_STORE = "//"  # begins a name in a store of the reference's authors, where nobody else can look
+MAX_CAPTION_TOKENS = 512  # the reference never cuts a caption; T5 was trained on this many
+TEXT_WEIGHT = "condition_provider.conditioners.description.output_proj.weight"
+OURS = "magnet_train"  # section that our exports add to the configuration; the reference passes over it
+
+# What the architecture must be, where the reference knows others. A setting that is left out has this value.
+ARCHITECTURE: dict[str, Any] = {
+    "lm_model": "transformer_lm_magnet",
+    "codebooks_pattern.modeling": "parallel",
+    "codebooks_pattern.parallel.empty_initial": -1,
+    "fuser.cross": ["description"],
+    "fuser.sum": [],
+    "fuser.prepend": [],
+    "fuser.input_interpolate": [],
+    "fuser.cross_attention_pos_emb": False,
+    "conditioners.description.model": "t5",
+    "conditioners.description.t5.finetune": False,
+    "conditioners.description.t5.normalize_text": False,
+    "transformer_lm.hidden_scale": 4,
+    "transformer_lm.activation": "gelu",
+    "transformer_lm.norm": "layer_norm",
+    "transformer_lm.norm_first": True,
+    "transformer_lm.bias_ff": False,
+    "transformer_lm.bias_attn": False,
+    "transformer_lm.bias_proj": False,
+    "transformer_lm.past_context": None,
+    "transformer_lm.causal": False,
+    "transformer_lm.layer_scale": None,
+    "transformer_lm.positional_embedding": "sin",
+    "transformer_lm.xpos": False,
+    "transformer_lm.qk_layer_norm": False,
+    "transformer_lm.qk_layer_norm_cross": False,
+    "transformer_lm.kv_repeat": 1,
+}
+
+# Setting of `generate.lm` -> ours.
+DECODING = {
+    "decoding_steps": "decoding_steps",
+    "span_arrangement": "span_arrangement",
+    "span_scoring": "span_scoring",
+    "temp": "temperature",
+    "anneal_temp": "anneal_temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "use_sampling": "use_sampling",
+    "max_cfg_coef": "max_cfg_coef",
+    "min_cfg_coef": "min_cfg_coef",
+}
+
+# What the released music models sample with, where a file does not say.
+RELEASED = {"temperature": 3.0, "anneal_temperature": True}
+
+
+def is_audiocraft(package: object) -> bool:
+    """Tell a release or a training checkpoint of the reference from other torch files."""
+    return isinstance(package, Mapping) and {"best_state", "xp.cfg"} <= package.keys()
+
+
+def read_audiocraft(path: Path, package: Any = None) -> StoredModel:
+    """Read a release folder, its bare `state_dict.bin`, or a training checkpoint.
+
+    Args:
+        path: Folder or file.
+        package: The file's content where it has been read already.
+
+    Raises:
+        UserError: The file is missing, damaged, would run code, lacks what a model needs, or describes an
+            architecture that is not MAGNeT's.
+    """
+    file = path / STATE_FILE if path.is_dir() else path
+    package = load_plain(file) if package is None else package
+    if not is_audiocraft(package):
+        raise UserError(f"{file} lacks 'best_state' or 'xp.cfg'; it is not a model that audiocraft exported.")
+    try:
+        config = _config_of(package)
+        _require_architecture(config, file)
+        return _read_package(config, _weights_of(package), file)
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        RuntimeError,
+        yaml.YAMLError,
+    ) as error:
+        raise UserError(
+            f"{file} has a configuration that makes no model ({type(error).__name__}: {first_words(error)}); "
+            "export it again from audiocraft."
+        ) from error
+
+
+def first_words(error: Exception) -> str:
+    """Return the beginning of an error's message on one line."""
+    return " ".join(str(error).split())[:120]
+
+
+def _config_of(package: Mapping[str, Any]) -> dict[str, Any]:
+    config = to_plain(package["xp.cfg"])
+    config = yaml.safe_load(config) if isinstance(config, str) else config
+    if not isinstance(config, dict):
+        raise TypeError("xp.cfg has no fields")
+    require_small(config, "xp.cfg")
+    return config
+
+
+def _weights_of(package: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dict: of a release, of a training checkpoint, or of one that trained sharded."""
+    best = (package.get("fsdp_best_state") or {}).get("model") or package["best_state"]
+    best = best.get("model", best)
+    return unwrapped({str(name): tensor for name, tensor in best.items() if isinstance(tensor, Tensor)})
+
+
+def _require_architecture(config: Mapping[str, Any], file: Path) -> None:
+    wrong = []
+    for name, needed in ARCHITECTURE.items():
+        value: Any = config
+        for part in name.split("."):
+            value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+        if value is not _ABSENT and value != needed:
+            wrong.append(f"{name} {reprlib.repr(value)} instead of {needed!r}")
+    if wrong:
+        raise UserError(
+            f"{file} is no MAGNeT model as magnet-train builds it: it has {'; '.join(wrong)}; train or export "
+            "one with the released settings."
+        )
+
+
+_ABSENT = object()
+
+
+def _read_package(config: dict[str, Any], state: dict[str, Tensor], file: Path) -> StoredModel:
+    ours = config.get(OURS, {})
+    if TEXT_WEIGHT not in state:
+        raise UserError(f"{file} has no weights named {TEXT_WEIGHT}; it is not a model conditioned on text.")
+    # The name in the YAML does not bind the width of the text encoder; the weights do.
+    lm = _lm_config(config, text_dim=int(state[TEXT_WEIGHT].shape[-1]))
+    require_backed(state, str(file))
+    require_lm(lm, state, str(file))
+    require_all(reference_layout(lm), state, str(file))
+    require_finite(state, str(file))
+    codec_id, codec_folder = _codec_beside(file, str(config["compression_model_checkpoint"]))
+    codec = CodecInfo(
+        id=codec_id,
+        sha256="",  # a release does not say; an unknown hash proves nothing and refuses nothing
+        sample_rate=int(config["sample_rate"]),
+        channels=int(config["channels"]),
+        frame_rate=float(config["transformer_lm"]["compression_model_framerate"]),
+        n_q=lm["n_q"],
+        card=lm["card"],
+    )
+    codec = CodecInfo.from_dict(codec.to_dict() | dict(ours.get("codec", {})), str(file))
+    require_codec(codec, str(file))
+    text = {
+        "kind": "t5",
+        "name": str(config["conditioners"]["description"]["t5"]["name"]),
+        "trainable": False,
+        "max_length": MAX_CAPTION_TOKENS,
+    } | dict(ours.get("text", {}))
+    require_text(text, lm, str(file))
+    return StoredModel(
+        source=str(file),
+        lm=lm,
+        text=text,
+        codec=codec,
+        decoding=decoding_of(_decoding(config, ours), str(file)),
+        segment_duration=duration_of(config["dataset"]["segment_duration"], str(file)),  # as with span_len
+        weights={f"lm.{name}": tensor for name, tensor in from_audiocraft_names(state).items()},
+        codec_folder=codec_folder,
+        licence=str(ours.get("licence") or licence_of(file.parent)),
+        training=dict(ours.get("training", {})),
+        data=dict(ours.get("data", {})),
+        base=dict(ours.get("base", {})),
+    )
+
+
+def _lm_config(config: Mapping[str, Any], text_dim: int) -> dict[str, Any]:
+    lm = config["transformer_lm"]
+    return {
+        "n_q": int(lm["n_q"]),
+        "card": int(lm["card"]),
+        "text_dim": text_dim,
+        "dim": int(lm["dim"]),
+        "num_heads": int(lm["num_heads"]),
+        "num_layers": int(lm["num_layers"]),
+        "span_len": int(config["masking"]["span_len"]),  # transformer_lm.span_len is often a placeholder
+        "subcodes_context": int(lm["subcodes_context"]),
+        # The reference keeps padded text as keys; an export of ours says how it was trained.
+        "text_key_mask": bool(config.get(OURS, {}).get("text_key_mask", False)),
+    }
+
+
+def reference_layout(lm: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dict that the reference has for a model, without its numbers.
+
+    Args:
+        lm: Arguments of `MagnetTransformer`.
+
+    Returns:
+        Tensors on the meta device by the reference's names.
+
+    Raises:
+        ValueError: Sizes that do not fit together.
+    """
+    with torch.device("meta"):
+        try:
+            model = MagnetTransformer(**lm)
+        except UserError as error:  # it names our options; the caller names the file
+            raise ValueError(str(error)) from error
+    return to_audiocraft_names(model.state_dict())
+
+
+def _decoding(config: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the sampler's settings: those that an export of ours states in full, else those of the reference."""
+    theirs = config.get("generate", {}).get("lm", {})
+    given = {name: theirs[their] for their, name in DECODING.items() if theirs.get(their) is not None}
+    settings: dict[str, Any] = {**RELEASED, **given}
+    settings |= dict(ours.get("decoding", {})) | {"parity": bool(ours.get("parity", True))}
+    if "decoding_steps" in settings:
+        settings["decoding_steps"] = tuple(settings["decoding_steps"])
+    return settings
+
+
+def _codec_beside(state_file: Path, named: str) -> tuple[str, Path | None]:
+    """Say which codec a release is for, and the folder of its own weights where it carries them."""
+    file = state_file.parent / CODEC_FILE
+    named = named.removeprefix(PRETRAINED)
+    if not file.is_file():
+        return named, None
+    package = load_plain(file)
+    if isinstance(package, Mapping) and isinstance(package.get("pretrained"), str):
+        return package["pretrained"].removeprefix(PRETRAINED), None
+    if not is_audiocraft(package):
+        raise UserError(f"{file} holds neither a codec nor the name of one; copy it from the release again.")
+    return named, file.parent

@@ -1,0 +1,205 @@
+"""Write the pair that `MAGNeT.get_pretrained(folder)` of the reference reads, or say why it could not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from magnet_train.checkpoints.audiocraft.names import to_audiocraft_names
+from magnet_train.checkpoints.audiocraft.read import (
+    ARCHITECTURE,
+    CODEC_FILE,
+    DECODING,
+    OURS,
+    PRETRAINED,
+    STATE_FILE,
+    THEIR_STORE,
+)
+from magnet_train.checkpoints.bundle import StoredModel
+from magnet_train.checkpoints.card import model_card
+from magnet_train.checkpoints.export import CARD, whole_folder
+from magnet_train.decoding import DecodingConfig
+from magnet_train.errors import UserError
+from magnet_train.storage.hub import is_hub_id
+
+VERSION = "1.4.0a2"  # of the reference whose builders the configuration is for
+LM_PREFIX = "lm."
+
+# The text encoders that the reference's conditioner can build, and the width of their states. It lists
+# flan-t5-xl and -xxl as well, but knows no width for them.
+T5_WIDTHS = {
+    "t5-small": 512, "t5-base": 768, "t5-large": 1024, "t5-3b": 1024, "t5-11b": 1024,
+    "google/flan-t5-small": 512, "google/flan-t5-base": 768, "google/flan-t5-large": 1024,
+}  # fmt: skip
+# Settings of the decoder with values of ours that the reference has no name for.
+THEIR_NAMES = {"span_arrangement": ("nonoverlap", "stride1"), "span_scoring": ("max", "prod")}
+
+
+def save_audiocraft(model: StoredModel, folder: Path) -> None:
+    """Write `state_dict.bin`, `compression_state_dict.bin` and a card, all or nothing.
+
+    Args:
+        model: What to write.
+        folder: Target; must not exist or be empty.
+
+    Raises:
+        UserError: The reference could not read the text encoder, the codec or the length of the clips, or the
+            target cannot be written.
+    """
+    _require_readable_text(model)
+    _require_readable_codec(model)
+    _require_whole_numbers(model)
+    with whole_folder(folder) as partial:
+        state = {name.removeprefix(LM_PREFIX): tensor for name, tensor in model.weights.items()}
+        package = {
+            "best_state": {
+                name: tensor.detach().clone().contiguous()
+                for name, tensor in to_audiocraft_names(state).items()
+            },
+            "xp.cfg": yaml.safe_dump(audiocraft_config(model), sort_keys=False),
+            "version": VERSION,
+            "exported": True,
+        }
+        torch.save(package, partial / STATE_FILE)
+        if model.codec_folder is not None:
+            shutil.copyfile(model.codec_folder / CODEC_FILE, partial / CODEC_FILE)
+        elif is_hub_id(model.codec.id):
+            pointer = {"pretrained": model.codec.id, "exported": True, "version": VERSION}
+            torch.save(pointer, partial / CODEC_FILE)
+        (partial / CARD).write_text(model_card(model, "audiocraft"), encoding="utf-8")
+
+
+def audiocraft_config(model: StoredModel) -> dict[str, Any]:
+    """Describe the model as the reference's builders expect it.
+
+    Training settings that do not shape the model have the values of the released configurations.
+    """
+    lm, codec = model.lm, model.codec
+    seconds, frame_rate = int(model.segment_duration), int(codec.frame_rate)  # the reference slices with them
+    config: dict[str, Any] = {
+        "solver": "magnet",
+        "device": "cuda",
+        "dtype": "float32",
+        "autocast": True,
+        "autocast_dtype": "float16",
+        "efficient_attention_backend": "xformers",  # "torch" ignores the mask of the higher codebooks
+        "sample_rate": codec.sample_rate,
+        "channels": codec.channels,
+        "compression_model_checkpoint": f"{PRETRAINED}{codec.id}" if is_hub_id(codec.id) else codec.id,
+        "compression_model_n_q": None,
+        "tokens": {"padding_with_special_token": False},
+        "interleave_stereo_codebooks": {"use": False, "per_timestep": False},
+        "dataset": {"segment_duration": seconds},
+        "masking": {"span_len": lm["span_len"]},
+        "generate": {"lm": _decoding(model.decoding)},
+        "classifier_free_guidance": {"training_dropout": 0.3, "inference_coef": 3.0},
+        "attribute_dropout": {},
+        "fuser": {"cross_attention_pos_emb_scale": 1},
+        "conditioners": {"description": {"t5": {"name": model.text["name"], "word_dropout": 0.0}}},
+        "codebooks_pattern": {},
+        "transformer_lm": {
+            "dim": lm["dim"],
+            "num_heads": lm["num_heads"],
+            "num_layers": lm["num_layers"],
+            "n_q": lm["n_q"],
+            "card": lm["card"],
+            "subcodes_context": lm["subcodes_context"],
+            "compression_model_framerate": frame_rate,
+            "segment_duration": seconds,
+            "span_len": lm["span_len"],
+            "dropout": 0.0,
+            "emb_lr": None,
+            "custom": False,
+            "memory_efficient": True,
+            "attention_as_float32": False,
+            "checkpointing": "none",
+            "weight_init": "gaussian",
+            "depthwise_init": "current",
+            "zero_bias_init": True,
+            "cross_attention": False,  # the reference turns it on itself, since `fuser.cross` names something
+            "attention_dropout": None,
+            "two_step_cfg": False,
+        },
+        OURS: {
+            "text_key_mask": lm["text_key_mask"],
+            "parity": model.decoding.parity,
+            "decoding": {name: _plain(value) for name, value in vars(model.decoding).items()},
+            "text": model.text,
+            "codec": codec.to_dict(),
+            "licence": model.licence,
+            "training": model.training,
+            "data": model.data,
+            "base": model.base,
+        },
+    }
+    for name, value in ARCHITECTURE.items():
+        *sections, last = name.split(".")
+        section = config
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return config
+
+
+def _require_readable_text(model: StoredModel) -> None:
+    text = model.text
+    width = T5_WIDTHS.get(str(text.get("name")))
+    if text.get("kind") == "t5" and not text.get("trainable") and width is not None:
+        if model.lm["text_dim"] != width:
+            raise UserError(
+                f"audiocraft cannot read {model.source}: it takes text states of width {model.lm['text_dim']}, and "
+                f"audiocraft's {text['name']} gives {width}; use --format magnet."
+            )
+        return
+    what = {"words": "a vector for each word", "labels": "labels", "none": "no text"}.get(
+        str(text.get("kind")),
+        f"T5 '{text.get('name')}'{' that was trained along' if text.get('trainable') else ''}",
+    )
+    raise UserError(
+        f"audiocraft cannot read {model.source}: its text encoder is {what}, and audiocraft takes frozen ones by name "
+        f"alone ({', '.join(T5_WIDTHS)}); use --format magnet."
+    )
+
+
+def _require_readable_codec(model: StoredModel) -> None:
+    """Refuse a codec that the reference does not know how to read.
+
+    It reads one by hub id, in transformers' format, and from a file in its own format. A model that came from
+    it without such a file goes back without.
+    """
+    if model.codec_folder is not None:
+        readable = (model.codec_folder / CODEC_FILE).is_file()
+    else:
+        readable = is_hub_id(model.codec.id) or model.codec.id.startswith(THEIR_STORE)
+    if not readable:
+        raise UserError(
+            f"audiocraft cannot read codec {model.codec.id} of {model.source}: it takes a hub id, or weights in its own "
+            "format; upload the codec to the hub and tokenize and train with its id, or use --format magnet."
+        )
+
+
+def _require_whole_numbers(model: StoredModel) -> None:
+    """Refuse fractions where the reference multiplies and slices with what it finds."""
+    for name, value, remedy in (
+        ("segment_duration", model.segment_duration, "train with whole seconds (--data.segment_duration 10)"),
+        ("frame_rate of the codec", model.codec.frame_rate, "train on the tokens of another codec"),
+    ):
+        if not float(value).is_integer():
+            raise UserError(
+                f"audiocraft cannot read {model.source}: its {name} is {value:g}, and audiocraft takes whole numbers "
+                f"alone; {remedy}, or use --format magnet."
+            )
+
+
+def _decoding(decoding: DecodingConfig) -> dict[str, Any]:
+    """Write the sampler's settings by the reference's names; what it has no name for keeps its default there."""
+    settings = {theirs: _plain(getattr(decoding, ours)) for theirs, ours in DECODING.items()}
+    return {name: value for name, value in settings.items() if value in THEIR_NAMES.get(name, (value,))}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

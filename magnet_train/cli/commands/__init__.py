@@ -1,0 +1,1 @@
+"""One file for each command; heavy imports only inside `run`."""

@@ -1,0 +1,1 @@
+"""What `fit` adds to LightningCLI: run folders, resuming, and checks of options."""

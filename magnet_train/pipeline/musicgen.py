@@ -1,0 +1,201 @@
+"""MusicGen as a rescorer: an autoregressive model of the same tokens says how probable MAGNeT's are.
+
+Shapes: B clips, K codebooks, T frames, S text positions. A column is what MusicGen reads at once: column c holds frame
+c - 1 - k of codebook k (the delay pattern), and its special token where there is no such frame.
+
+Source: arXiv 2401.04577, section 3.4; MusicGen, arXiv 2306.05284, section 2.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, MusicgenForConditionalGeneration
+from transformers.utils import logging
+
+from magnet_train.decoding import Rescorer
+from magnet_train.errors import UserError
+from magnet_train.storage.hub import find_folder, lacking, unreadable
+from magnet_train.text.tokenizer import Tokenizer
+from magnet_train.tokens import CodecInfo
+
+logging.disable_progress_bar()  # as the codec does, which is not always loaded before
+
+MUSICGEN = "facebook/musicgen-small"
+MAX_TEXT = 256  # tokens of a caption
+
+
+class RescoringModel(Protocol):
+    """A model that judges clips about any texts, as `Magnet.generate` takes it."""
+
+    def require_same_tokens(self, codec: CodecInfo) -> None:
+        """Raise `UserError` if the model speaks other tokens than those of `codec`."""
+
+    def for_texts(self, texts: Sequence[str | None]) -> Rescorer:
+        """Return what judges B clips about these texts."""
+
+
+class MusicgenRescorer:
+    """MusicGen of transformers, without its codec.
+
+    Args:
+        model: In evaluation mode; its codec is let go.
+        tokenizer: Of its text encoder.
+        name: Where it came from, for messages.
+
+    Raises:
+        UserError: It is a stereo model, or marks unknown tokens by another id than all MusicGens.
+    """
+
+    def __init__(self, model: MusicgenForConditionalGeneration, tokenizer: Tokenizer, name: str) -> None:
+        config, self.name, self.tokenizer = model.config, name, tokenizer
+        self._text_encoder: Any = model.text_encoder.eval()  # transformers is loosely typed
+        self._projection: Any = getattr(model, "enc_to_dec_proj", torch.nn.Identity())
+        self._decoder: Any = model.decoder.eval()
+        self.n_q = int(config.decoder.num_codebooks)
+        self.card = int(config.decoder.vocab_size)
+        self.sample_rate = int(config.audio_encoder.sampling_rate)
+        self.frame_rate = float(config.audio_encoder.sampling_rate / config.audio_encoder.hop_length)
+        if config.decoder.audio_channels != 1:
+            raise UserError(
+                f"rescorer {name} makes stereo of two streams of tokens, which MAGNeT does not; use {MUSICGEN}."
+            )
+        if config.decoder.pad_token_id != self.card:
+            raise UserError(
+                f"rescorer {name} has pad_token_id {config.decoder.pad_token_id} where MusicGen has the first id "
+                f"after its {self.card} codes; correct its config.json."
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_hub_id: str | Path = MUSICGEN, device: str | torch.device = "cpu"
+    ) -> Self:
+        """Load a MusicGen.
+
+        Args:
+            path_or_hub_id: Folder or hub id of a MusicGen in transformers' format.
+            device: Where to compute; that of the MAGNeT.
+
+        Raises:
+            UserError: There is none, or it cannot be read.
+        """
+        name = str(path_or_hub_id)
+        folder = find_folder(name, "rescorer")
+        try:
+            with _quiet():
+                config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # transformers raises many kinds here
+            raise unreadable(name, "rescorer", error) from error
+        if config.model_type != "musicgen":
+            raise UserError(
+                f"rescorer {name} is no MusicGen as transformers saves it: its config.json has model_type "
+                f"{config.model_type}; use {MUSICGEN} or a folder like it."
+            )
+        try:
+            with _quiet():
+                model, report = MusicgenForConditionalGeneration.from_pretrained(
+                    folder, config=config, dtype=torch.float32, output_loading_info=True, weights_only=True
+                )
+        except Exception as error:
+            raise unreadable(name, "rescorer", error) from error
+        missing = {key for key in report["missing_keys"] if not key.startswith("audio_encoder.")}
+        if missing:
+            raise lacking(name, "rescorer", missing)
+        del model.audio_encoder
+        return cls(model.to(device), Tokenizer(str(folder), MAX_TEXT), name)
+
+    def require_same_tokens(self, codec: CodecInfo) -> None:
+        """Refuse a MAGNeT that speaks other tokens; a codec of the same numbers and other weights goes unnoticed.
+
+        Raises:
+            UserError: The number or size of the codebooks, the sample rate or the frame rate differ.
+        """
+        for name in ("n_q", "card", "sample_rate", "frame_rate"):
+            mine, theirs = getattr(self, name), getattr(codec, name)
+            if mine != theirs:
+                raise UserError(
+                    f"rescorer {self.name} has {name} {mine:g} but the model speaks the tokens of codec {codec.id} with "
+                    f"{theirs:g}; use a MusicGen that was trained on the same codec."
+                )
+
+    @torch.no_grad()
+    def for_texts(self, texts: Sequence[str | None]) -> Rescorer:
+        """Read the texts, once for the whole generation, and return what judges clips about them.
+
+        An empty text is MusicGen's null condition: states of zero.
+        """
+        ids, mask = self.tokenizer(texts)
+        device = self._decoder.device
+        ids, mask = ids.to(device), mask.to(device)
+        readable = mask | ~mask.any(dim=1, keepdim=True)  # a row without any key could be NaN
+        states = self._text_encoder(input_ids=ids, attention_mask=readable.long()).last_hidden_state
+        # Zeros have no share in what attention gives, since MusicGen's values have no bias.
+        states = self._projection(states) * mask[..., None]
+        return _AboutTexts(self._decoder, states, readable.long())
+
+
+class _AboutTexts:
+    """Judges clips about texts that were read, see `Rescorer`.
+
+    Args:
+        decoder: MusicgenForCausalLM.
+        states: float [B, S, width].
+        readable: int64 [B, S], 1 where attention may look.
+    """
+
+    def __init__(self, decoder: Any, states: Tensor, readable: Tensor) -> None:
+        self.decoder, self.states, self.readable = decoder, states, readable
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor, stage: int) -> Tensor:
+        """Return float32 [B, T], in one pass over all frames.
+
+        MusicGen has read the tokens before each one in its own order. Finer codebooks that are not there yet are its
+        special token, as at the beginning of a clip: the mask id is the same number.
+        """
+        num_frames = tokens.shape[-1]
+        states = self.decoder.model(
+            input_ids=delayed(tokens, self.decoder.config.vocab_size, num_frames + stage).flatten(0, 1),
+            encoder_hidden_states=self.states,
+            encoder_attention_mask=self.readable,
+            use_cache=False,
+        ).last_hidden_state
+        # Column c predicts the next one, which holds frame c - k of this codebook.
+        logits = self.decoder.lm_heads[stage](states[:, stage:]).float()  # [B, T, card]
+        own = logits.gather(-1, tokens[:, stage, :, None])[..., 0]
+        probs: Tensor = (own - logits.logsumexp(dim=-1)).exp()
+        return probs
+
+
+def delayed(tokens: Tensor, special: int, columns: int) -> Tensor:
+    """Lay tokens out as MusicGen reads them: each codebook one column later than the one below it.
+
+    Args:
+        tokens: int64 [B, K, T].
+        special: Id where a codebook has no frame.
+        columns: How many to return.
+
+    Returns:
+        int64 [B, K, columns].
+    """
+    batch, n_q, num_frames = tokens.shape
+    laid = tokens.new_full((batch, n_q, num_frames + n_q), special)
+    for codebook in range(n_q):
+        laid[:, codebook, 1 + codebook : 1 + codebook + num_frames] = tokens[:, codebook]
+    return laid[..., :columns]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hush transformers, which warns of MusicGen's special token because it is no code; what is missing is checked."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -1,0 +1,1 @@
+"""Training: the objective, the LightningModule, metrics, optimizers, callbacks and checkpoints."""

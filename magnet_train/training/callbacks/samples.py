@@ -1,0 +1,100 @@
+"""Turn the tokens that validation sampled into WAV files and into audio in the logger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from magnet_train.audio import write_audio
+from magnet_train.audio.spectrogram import draw_spectrogram
+from magnet_train.codecs import Codec, load_codec
+from magnet_train.errors import UserError
+from magnet_train.training.module import MagnetModule
+
+
+class SampleAudio(Callback):
+    """Write `samples/step_N/*.wav` and `*.png` into the run's folder after each validation, and log them.
+
+    W&B gets a table at each validation (prompt, audio, spectrogram and the sampler's settings), and the audio
+    by itself. TensorBoard gets the audio; other loggers only the files.
+
+    Args:
+        codec: What to decode with: a hub id, packaged name or folder; None takes the one that made the data.
+    """
+
+    def __init__(self, codec: str | None = None) -> None:
+        self.codec_name = codec
+        self._codec: Codec | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a model that samples nothing.
+
+        Raises:
+            UserError: The module is no MagnetModule.
+        """
+        if not isinstance(pl_module, MagnetModule):
+            raise UserError(
+                f"the callback SampleAudio needs a magnet_train.training.module.MagnetModule and this run trains "
+                f"{type(pl_module).__module__}.{type(pl_module).__qualname__}; take it out of trainer.callbacks."
+            )
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Decode and write what the module sampled, if it did."""
+        if (
+            not isinstance(pl_module, MagnetModule)
+            or pl_module.sampled_tokens is None
+            or trainer.sanity_checking
+        ):
+            return
+        codec = self._codec or load_codec(self.codec_name or pl_module.codec.id)
+        self._codec = codec
+        clips = codec.decode(pl_module.sampled_tokens.cpu())  # [prompts, channels, samples]
+        folder = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, clip in enumerate(clips):
+            write_audio(folder / f"{index}.wav", clip, codec.sample_rate)
+            draw_spectrogram(clip, codec.sample_rate, folder / f"{index}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                _log_table(logger, trainer.global_step, folder, pl_module)
+            elif isinstance(logger, TensorBoardLogger):
+                _log_audio(logger, trainer.global_step, clips, pl_module.sample_prompts, codec.sample_rate)
+        pl_module.sampled_tokens = None
+
+
+def _log_table(logger: WandbLogger, step: int, folder: Path, module: MagnetModule) -> None:
+    """Log a new table: W&B keeps a table as it was first logged."""
+    import wandb
+
+    settings: dict[str, Any] = {name: str(value) for name, value in vars(module.decoding).items()}
+    rows = [
+        [
+            step,
+            prompt,
+            wandb.Audio(str(folder / f"{index}.wav"), caption=prompt),
+            wandb.Image(str(folder / f"{index}.png")),
+            module.seed,
+            *settings.values(),
+        ]
+        for index, prompt in enumerate(module.sample_prompts)
+    ]
+    columns = ["step", "prompt", "audio", "spectrogram", "seed", *settings]
+    logger.log_table("samples", columns=columns, data=rows, step=step)
+    # Once more by themselves: what a table holds lies outside the run's folder until it is uploaded.
+    names = [str(folder / f"{index}.wav") for index in range(len(rows))]
+    logger.log_audio("audio", names, step=step, caption=list(module.sample_prompts))
+
+
+def _log_audio(
+    logger: TensorBoardLogger, step: int, clips: Tensor, prompts: list[str], sample_rate: int
+) -> None:
+    for index, (clip, prompt) in enumerate(zip(clips, prompts, strict=True)):
+        tag = f"samples/{index} {prompt}"
+        logger.experiment.add_audio(tag, clip.mean(0, keepdim=True), step, sample_rate)

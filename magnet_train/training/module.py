@@ -1,0 +1,407 @@
+"""The LightningModule: joins masking, model, loss and decoding, and holds no maths of its own.
+
+Shapes: B clips, K codebooks, T frames. A batch is a dict, see `TokenBatch`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, TypedDict
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from magnet_train.checkpoints.layout import FORMAT, KEY, ORIGIN
+from magnet_train.decoding import DecodingConfig, clip_generators, generate_tokens
+from magnet_train.errors import UserError, first_line
+from magnet_train.masking import draw_stage, mask_rate, span_mask, stratified_stages
+from magnet_train.models import GuidedLogits, MagnetTransformer
+from magnet_train.tokens import CodecInfo
+from magnet_train.training.metrics import MaskedTokenMetrics
+from magnet_train.training.objective import masked_cross_entropy_sum, predict_masked
+from magnet_train.training.optim import WarmupCosine
+from magnet_train.training.parallel import (
+    compile_layers,
+    is_sharded,
+    local_part,
+    recompute_activations,
+    shard,
+)
+
+ON_HOST = ("noise", "valid", "slot")  # entries of a batch that no GPU needs
+LOSS, COUNT = 0, 1  # rows of `_sums`
+RATE, COIN, ORDER = 0, 1, 2  # columns of `noise`: mask rate, text-drop coin, and from here on the span order
+
+
+class TokenBatch(TypedDict):
+    """What a dataloader gives: `noise` makes masks a function of (seed, slot), whoever computes them."""
+
+    tokens: Tensor  # int64 [B, K, T]; padded positions hold card
+    valid: Tensor  # bool [B, T], False where the clip has ended
+    noise: Tensor  # float32 [B, 2 + T], uniform in [0, 1)
+    text: list[str]
+    key: list[str]
+    slot: Tensor  # int64 [B]
+
+
+# Settings of optimizers that no infinite number makes sense for.
+_FINITE = {"lr", "betas", "eps", "weight_decay", "momentum"}
+
+
+class MagnetModule(pl.LightningModule):
+    """Train a MAGNeT: spans of one codebook masked on the cosine schedule.
+
+    Args:
+        codec: Who made the tokens (a `CodecInfo` or its record); linked from the data, so that n_q and card
+            have one source.
+        lm: Builds the model from (n_q, card, text_dim); in YAML its class and remaining arguments.
+        text: Turns captions into states [B, S, dim] and a mask [B, S]; see `magnet_train.text`.
+        optimizer: Builds the optimizer from the names and parameters that train.
+        schedule: Builds the schedule of the learning rate from (optimizer, warmup_steps, trainer.max_steps).
+        segment_duration: Length of a clip in seconds; linked from the data.
+        seed: Draws the stages; linked from the data.
+        warmup_steps: Optimizer steps over which the learning rate rises from 0.
+        cfg_dropout: Share of clips whose caption is hidden in training (0..1), for guidance in decoding.
+        stage_weights: K relative probabilities of training each codebook; None trains all equally often.
+        stage_sampling: `stratified` trains all codebooks in every step, each clip on one of them; `reference`
+            draws one codebook for each step.
+        decoding: Settings of the sampler that runs in validation and goes into exports.
+        sample_prompts: Captions that validation turns into audio each time, with fixed randomness.
+        recompute_activations: Keep no activations within a layer, compute them again for the gradient.
+        compile: Compile the layers with `torch.compile`.
+
+    Raises:
+        UserError: A clip is shorter than a span, or settings that do not fit the codec.
+
+    Source: arXiv 2401.04577, sections 3 and 4.
+    """
+
+    def __init__(
+        self,
+        codec: CodecInfo | dict[str, Any],
+        lm: Callable[[int, int, int], MagnetTransformer],
+        text: nn.Module,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        schedule: Callable[[Optimizer, int, int], LambdaLR] = WarmupCosine,
+        segment_duration: float = 10.0,
+        seed: int = 0,
+        warmup_steps: int = 4000,
+        cfg_dropout: float = 0.3,
+        stage_weights: list[float] | None = None,
+        stage_sampling: Literal["reference", "stratified"] = "stratified",
+        decoding: DecodingConfig = DecodingConfig(),  # noqa: B008  frozen
+        sample_prompts: list[str] | None = None,
+        recompute_activations: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.codec = CodecInfo.from_dict(codec) if isinstance(codec, dict) else codec
+        self.text = text
+        self.lm = lm(self.codec.n_q, self.codec.card, text.dim)  # type: ignore[arg-type]
+        # Functions, which are not deep-copied: the command line's own callables hold a lock that cannot be.
+        self._build_optimizer: Callable[[Iterable[Any]], Optimizer] = lambda named: optimizer(named)
+        self._build_schedule: Callable[[Optimizer], LambdaLR] = lambda built: schedule(
+            built, warmup_steps, self.trainer.max_steps
+        )
+        self.segment_duration = segment_duration
+        self.seed = seed
+        self.cfg_dropout = cfg_dropout
+        self.stage_weights = stage_weights or [1.0] * self.codec.n_q
+        self.stage_sampling = stage_sampling
+        self.decoding = decoding
+        self.sample_prompts = sample_prompts or []
+        self.origin: dict[
+            str, Any
+        ] = {}  # what training began with, for checkpoints; see `magnet_train.training.finetune`
+        self.sampled_tokens: Tensor | None = None  # int64 [prompts, K, T] of the last validation
+        self.recompute_activations, self.compile_layers = recompute_activations, compile
+        self._configured = False
+        if warmup_steps < 0:
+            raise UserError(f"model.warmup_steps is {warmup_steps}; give 0 or more.")
+        self._check_settings()
+        self.held_out = MaskedTokenMetrics(self.codec.n_q)
+        self._sums: Tensor | None = None  # float32 [2, K], LOSS and COUNT since the last optimizer step
+        self.mean_scale = torch.ones(
+            ()
+        )  # what makes the losses of a step's parts, added up, their mean in nats
+
+    def _check_settings(self) -> None:
+        frames = self.codec.frames(self.segment_duration)
+        if frames < self.lm.span_len:
+            raise UserError(
+                f"segment_duration {self.segment_duration} s is {frames} frames, shorter than one span of "
+                f"{self.lm.span_len}; make data.segment_duration longer."
+            )
+        weights = self.stage_weights
+        if len(weights) != self.codec.n_q or not any(weights) or not all(0 <= w < math.inf for w in weights):
+            raise UserError(
+                f"stage_weights {self.stage_weights} must hold {self.codec.n_q} numbers >= 0, one per codebook."
+            )
+        if not 0.0 <= self.cfg_dropout <= 1.0:
+            raise UserError(f"cfg_dropout {self.cfg_dropout} must lie in 0..1.")
+        self.decoding.check(self.codec.n_q, self.codec.card)
+
+    def configure_model(self) -> None:
+        """Change the model as asked, once: recompute, compile, and shard where the strategy made a mesh."""
+        if self._configured:
+            return
+        self._configured = True
+        if self.recompute_activations:
+            recompute_activations(self.lm)
+        if self.compile_layers:
+            compile_layers(self.lm)
+        if self.device_mesh is not None:
+            shard(self.lm, self.text, self.device_mesh["data_parallel"], str(self.trainer.precision))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave on the host what masks are made of: to count them on a GPU would be to wait for it."""
+        stay = {name: batch[name] for name in ON_HOST if name in batch}
+        move = {name: value for name, value in batch.items() if name not in stay}
+        return super().transfer_batch_to_device(move, device, dataloader_idx) | stay
+
+    def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
+        """Learn from a batch, or from a part of one under gradient accumulation.
+
+        Returns:
+            Scalar loss whose gradient `optimizer_step` scales, see there: nats of all masked tokens of the
+            batch over the frames of one clip.
+        """
+        stages = self.stages_of(batch)
+        mask = self.draw_mask(batch["noise"])  # [B, T]
+        hidden, text_mask = self.text(batch["text"])
+        shown = batch["noise"][:, COIN] >= self.cfg_dropout
+        text_mask = text_mask & shown.to(text_mask.device, non_blocking=True)[:, None]
+        with_text = [row for row, show in enumerate(shown.tolist()) if show and batch["text"][row]]
+        sums = torch.zeros(2, self.codec.n_q, device=self.device)
+        total = torch.zeros((), device=self.device)
+        every_way = self.stage_sampling == "stratified" and is_sharded(self.lm)
+        for stage, logits, targets, _ in predict_masked(
+            self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask, with_text, every_way
+        ):
+            loss = masked_cross_entropy_sum(logits, targets)
+            sums[LOSS, stage], sums[COUNT, stage] = loss.detach(), len(targets)
+            total = total + loss
+        self._sums = sums if self._sums is None else self._sums + sums
+        return total / mask.shape[-1]
+
+    def on_train_start(self) -> None:
+        """Forget a part of a batch that an earlier run did not finish."""
+        self._sums = None
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step with the gradient of the mean over all masked tokens: of every rank and accumulated part.
+
+        How many there are is known only once the last part has been masked, and the parts before it have been
+        differentiated by then. So each part contributes the gradient of its *sum* over a constant; here, where
+        the gradients are complete, one number is summed over ranks and all are multiplied by what is missing.
+        This happens within the closure: before anything looks at the gradients, be it clipping or a callback,
+        and before AMP takes its scale back, which commutes with ours. DDP, FSDP and accumulation have divided
+        by ranks and parts, whose numbers are therefore multiplied back.
+        """
+
+        def differentiate() -> Any:
+            loss = optimizer_closure() if optimizer_closure is not None else None
+            self._complete_gradients()
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, differentiate)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer says, under bfloat16 with a fused optimizer too.
+
+        Lightning refuses those in any mixed precision: they take AMP's loss scale back in their own step, after
+        the clipping. But bfloat16 has no loss scale.
+        """
+        plugin = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _complete_gradients(self) -> None:
+        assert self._sums is not None
+        sums = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
+        assert isinstance(sums, Tensor)
+        self._sums = None
+        count = sums[COUNT].sum().clamp(min=1)
+        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        frames = self.codec.frames(self.segment_duration)
+        gradients = [local_part(p.grad) for p in self.parameters() if p.grad is not None]
+        self.mean_scale = frames / count
+        torch._foreach_mul_(gradients, parts * self.mean_scale)
+        self._log_training(sums, count)
+
+    def _log_training(self, sums: Tensor, count: Tensor) -> None:
+        """Log the step's mean loss; equal on every rank."""
+        self.log("train/loss", sums[LOSS].sum() / count, prog_bar=True, batch_size=1)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            trained = sums[COUNT].tolist()
+            for stage in (k for k in range(self.codec.n_q) if trained[k]):
+                self.log(f"train/loss_codebook_{stage}", sums[LOSS, stage] / trained[stage], batch_size=1)
+
+    def stages_of(self, batch: TokenBatch) -> list[int]:
+        """Say which codebook each clip of the batch is about."""
+        if self.stage_sampling == "stratified":
+            return stratified_stages(batch["slot"], self.stage_weights).tolist()
+        return [draw_stage(self.seed, self.global_step, self.stage_weights)] * len(batch["text"])
+
+    def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
+        """Measure every codebook on masks that are the same each time."""
+        mask = self.draw_mask(batch["noise"])
+        rate = mask.float().mean(dim=-1).to(self.device, non_blocking=True)
+        hidden, text_mask = self.text(batch["text"])
+        for k in range(self.codec.n_q):
+            stages = [k] * len(batch["text"])
+            for prediction in predict_masked(
+                self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask
+            ):
+                self.held_out.update(prediction, rate)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss, perplexity and accuracy by codebook, then sample the fixed prompts."""
+        self._log_validation("val")
+        wanted = self.sample_prompts and not self.trainer.sanity_checking
+        if wanted and (self.trainer.is_global_zero or is_sharded(self.lm)):  # a shard alone cannot sample
+            self.sampled_tokens = self.sample(self.sample_prompts, self.seed)
+
+    def test_step(self, batch: TokenBatch, batch_idx: int) -> None:
+        """Measure as in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log as in validation, under `test/`."""
+        self._log_validation("test")
+
+    def predict_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
+        """Generate a clip for each caption, whose index is its slot; int64 [B, K, T]."""
+        return self.sample(batch["text"], self.seed, batch["slot"].tolist())
+
+    def sample(self, texts: Sequence[str | None], seed: int, indices: Sequence[int] | None = None) -> Tensor:
+        """Generate clips of `segment_duration` with the module's decoding settings.
+
+        A clip depends on (weights, caption, seed, index) alone, see `Magnet.generate`.
+
+        Args:
+            texts: B captions; None or "" generates without one.
+            seed: Makes the result repeatable on the same kind of device.
+            indices: Number of each clip; 0..B-1 when None.
+
+        Returns:
+            int64 [B, K, T].
+        """
+        indices = range(len(texts)) if indices is None else indices
+        size = 1 if self.device.type == "cpu" else len(texts)
+        parts = [slice(first, first + size) for first in range(0, len(texts), size)]
+        return torch.cat([self._sample(texts[part], seed, indices[part]) for part in parts])
+
+    def _sample(self, texts: Sequence[str | None], seed: int, indices: Sequence[int]) -> Tensor:
+        """Generate a batch at once."""
+        with torch.inference_mode():
+            hidden, mask = self.text(texts)
+        return generate_tokens(
+            GuidedLogits(self.lm, hidden, mask, hide_padding=True),
+            (len(texts), self.codec.n_q, self.codec.frames(self.segment_duration)),
+            self.decoding,
+            card=self.codec.card,
+            span_len=self.lm.span_len,
+            generator=clip_generators(seed, indices, self.device),
+            device=self.device,
+        )
+
+    def draw_mask(self, noise: Tensor) -> Tensor:
+        """Say which frames of the stage's codebook are masked; override it to try other masks.
+
+        Args:
+            noise: float [B, 2 + T], see `TokenBatch`; the only source of randomness, so that a resumed or
+                differently cut run masks the same.
+
+        Returns:
+            bool [B, T].
+        """
+        return span_mask(mask_rate(noise[:, RATE]), noise[:, ORDER:], self.lm.span_len)
+
+    def _log_validation(self, prefix: str) -> None:
+        for name, value in self.held_out.compute().items():
+            self.log(f"{prefix}/{name}", value, prog_bar=name == "loss")
+        self.held_out.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer and the schedule, which moves by optimizer step."""
+        if self.trainer.max_steps < 1:
+            raise UserError("the learning rate needs to know where it ends; set trainer.max_steps.")
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        try:
+            optimizer = self._build_optimizer(named)
+        except ValueError as error:
+            raise UserError(
+                f"model.optimizer refuses its settings ({first_line(error)}); correct them."
+            ) from error
+        for name, value in optimizer.defaults.items():
+            numbers = [
+                n for n in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(n, float)
+            ]
+            # inf is an optimizer's own word for "without a limit", as in Prodigy's growth_rate
+            if any(map(math.isnan, numbers)) or (name in _FINITE and any(map(math.isinf, numbers))):
+                raise UserError(f"model.optimizer.{name} is {value}; give a finite number.")
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if scaled and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
+            raise UserError(
+                "a fused optimizer cannot clip gradients at trainer.precision 16-mixed; use bf16-mixed, or set "
+                "model.optimizer.init_args.fused to false."
+            )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self._build_schedule(optimizer), "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to build the model again, in primitives only."""
+        decoding = dict(vars(self.decoding), decoding_steps=list(self.decoding.decoding_steps))
+        checkpoint[KEY] = {
+            "format": FORMAT,
+            "lm": dict(self.lm.config),
+            "text": self.text.spec(),  # type: ignore[operator]
+            "codec": self.codec.to_dict(),
+            "decoding": decoding,
+            "segment_duration": self.segment_duration,
+            **self.origin,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume a model of other sizes or another codec.
+
+        Raises:
+            UserError: The checkpoint is not ours or does not fit.
+        """
+        stored = checkpoint.get(KEY)
+        if stored is None:
+            raise UserError("the checkpoint was not written by magnet-train; name one that `fit` saved.")
+        self.codec.require_same_tokens(CodecInfo.from_dict(stored["codec"]), "the data", "the checkpoint")
+        self.origin = {name: stored[name] for name in ORIGIN if name in stored} | self.origin
+        for name, now in self.lm.config.items():
+            then = stored["lm"].get(name)
+            if then != now:
+                raise UserError(
+                    f"the checkpoint's model has {name} {then}, this run's has {now}; give the same config."
+                )

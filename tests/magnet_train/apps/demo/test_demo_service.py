@@ -1,0 +1,164 @@
+"""Requests become the clips that the command line makes; whoever cancels makes room."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+import soundfile
+
+from magnet_train.apps.demo.clip_request import LONGEST_RECORDING, ClipRequest
+from magnet_train.apps.demo.service import Cancelled, Clip, ClipService, recording_seconds
+from magnet_train.cli.main import main
+from magnet_train.errors import UserError
+
+Read = Callable[..., ClipRequest]
+
+
+def make(service: ClipService, request: ClipRequest) -> list[Clip]:
+    return list(service.make(request, "me", lambda share, message: None))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"text": ""},
+        {"text": '--it\'s "loud" & $HOME\n#', "clips": 2, "seconds": 0.3},
+        {"steps": "2, 1, 3, 1", "temperature": 1.25, "top_p": 0.5, "guidance": -1.5, "last_guidance": 2.0},
+        {"constant_temperature": True, "temperature": 1.0},
+        {"task": "Continue a recording", "kept_seconds": 0.2, "which": "the last", "clips": 2},
+        {"task": "Continue a recording", "kept_seconds": 0.2, "which": "the first"},
+        {"task": "Change a part", "start": 0.5, "end": 0.75, "clips": 2},
+        {"task": "Loop"},
+    ],
+)
+def test_the_command_beside_a_clip_makes_it_again(
+    service: ClipService,
+    request_of: Read,
+    recording: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the recording lies, and what was kept of it
+    request = request_of(recording=str(recording), **fields)
+    clips = make(service, request)
+    assert len(clips) == request.clips
+    assert {clip.loops for clip in clips} == {fields.get("task") == "Loop"}
+    for clip in clips:
+        if clip.kept is not None:
+            (tmp_path / clip.kept.name).write_bytes(clip.kept.read_bytes())
+        words = shlex.split(clip.command, comments=True)
+        assert words[:2] == ["magnet-train", "generate"]
+        assert main(words[1:]) == 0
+        again = next((tmp_path / words[-1]).glob("*.wav"))
+        assert again.read_bytes() == clip.audio.read_bytes()
+    assert len({clip.audio.read_bytes() for clip in clips}) == len(clips)
+
+
+def test_a_continuation_begins_with_what_was_kept(
+    service: ClipService, request_of: Read, recording: Path
+) -> None:
+    kept = request_of(task="Continue a recording", recording=str(recording), kept_seconds=0.25)
+    clip = make(service, kept)[0]
+    assert clip.kept is not None
+    assert clip.kept.name == "my song_last_0.25_s.wav"
+    samples, rate = soundfile.read(clip.kept)
+    assert (len(samples), rate) == (2000, 8000)
+
+
+def test_an_edit_leaves_the_rest_alone(service: ClipService, request_of: Read, recording: Path) -> None:
+    clip = make(service, request_of(task="Change a part", recording=str(recording), start=0.5, end=0.7))[0]
+    edited, _ = soundfile.read(clip.audio)
+    assert len(edited) == 1.5 * 8000
+    # Before the region and its fade of 10 ms: the tone itself, resampled; within it, something else.
+    time_axis = np.arange(len(edited)) / 8000
+    tone = 0.15 * (np.sin(2 * np.pi * 220 * time_axis) + np.sin(2 * np.pi * 330 * time_axis))
+    assert np.abs(edited - tone)[800:3900].max() < 1e-3
+    assert np.abs(edited - tone)[4100:5500].max() > 1e-2
+
+
+def test_a_picture_has_axes(service: ClipService, request_of: Read) -> None:
+    clip = make(service, request_of())[0]
+    pixels = matplotlib.image.imread(clip.picture)  # [height, width, RGBA], 0..1
+    assert pixels.shape[:2] == (240, 700)
+    assert (pixels[:, :20, :3].min(), pixels[-10:, :, :3].min()) < (0.5, 0.5)  # the words of both axes
+    assert pixels[0, 0, :3].min() == 1.0
+
+
+def test_progress_counts_all_clips(service: ClipService, request_of: Read) -> None:
+    told: list[tuple[float, str]] = []
+    list(service.make(request_of(clips=2), "me", lambda share, message: told.append((share, message))))
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert told[0][1].startswith("Clip 1 of 2, about ")
+    assert told[-1][1].startswith("Clip 2 of 2, about ")
+
+
+def test_what_a_visitor_can_mend_is_a_sentence(
+    service: ClipService, request_of: Read, recording: Path, tmp_path: Path
+) -> None:
+    text, long = tmp_path / "words.wav", tmp_path / "hours.wav"
+    text.write_text("no sound")
+    soundfile.write(long, np.zeros(int(LONGEST_RECORDING * 1000) + 1000), 1000)
+    edit, proceed = {"task": "Change a part"}, {"task": "Continue a recording"}
+    for fields, words in [
+        ({**edit, "recording": str(recording), "start": 2.0, "end": 1.0}, "is not a part of a recording"),
+        ({**edit, "recording": str(text), "start": 0.0, "end": 1.0}, "as audio"),
+        ({**edit, "recording": str(long), "start": 0.0, "end": 1.0}, "lasts 10.0 minutes; cut it"),
+        ({**proceed, "recording": str(recording), "kept_seconds": 0.001}, "shorter than one frame"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            make(service, request_of(**fields))
+    assert len(make(service, request_of())) == 1
+
+
+def test_cancelled_after_the_step_at_work(service: ClipService, request_of: Read) -> None:
+    steps = []
+
+    def report(share: float, message: str) -> None:
+        steps.append(share)
+        service.cancel("somebody else")
+        if len(steps) == 3:
+            service.cancel("me")
+
+    with pytest.raises(Cancelled):
+        list(service.make(request_of(clips=4), "me", report))
+    assert len(steps) == 3
+    assert len(make(service, request_of())) == 1
+
+
+def test_all_stop_when_the_server_does(service: ClipService, request_of: Read) -> None:
+    begun = threading.Event()
+    ended: list[type] = []
+
+    def work() -> None:
+        try:
+            list(service.make(request_of(steps="500, 500, 500, 500", clips=4), "a", lambda *_: begun.set()))
+        except Cancelled:
+            ended.append(Cancelled)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert begun.wait(60)
+    service.close()  # waits until the model is at rest
+    thread.join(30)
+    assert ended == [Cancelled]
+
+
+def test_folders_cannot_be_guessed(service: ClipService, request_of: Read) -> None:
+    folders = {make(service, request_of())[0].audio.parent for _ in range(2)}
+    assert len(folders) == 2
+    assert all(len(folder.name) == 32 and folder.parent == service.folder for folder in folders)
+
+
+def test_length_of_a_recording(recording: Path) -> None:
+    assert recording_seconds(recording) == 1.5

@@ -1,0 +1,162 @@
+"""The codec's training: where it starts is a transform codec, what it writes is an EncodecModel."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import EncodecModel
+
+import train_codec
+from codec_training.losses import codec_loss, flatness, tonality
+from codec_training.quantizer import fit_centres, fit_codebooks, nearest
+from codec_training.start import (
+    fit_projection,
+    mdct_basis,
+    run_layers,
+    start_from_mdct,
+)
+from magnet_train.apps.quickstart.world import FRAME, PRESETS, ToneWorld
+from magnet_train.codecs import packaged_codec
+
+CODEC = packaged_codec()
+
+
+@pytest.fixture(scope="module")
+def audio():
+    return torch.from_numpy(np.stack([clip for _, clip in ToneWorld("default", 2).clips(60)]))
+
+
+@pytest.fixture(scope="module")
+def started(audio):
+    torch.manual_seed(0)
+    model = EncodecModel(train_codec.codec_config())
+    projection = fit_projection(audio, FRAME, train_codec.LATENTS)
+    start_from_mdct(model, *projection)
+    return model, projection
+
+
+def si_sdr(output, audio):
+    """Signal to distortion in decibels whatever the scale, [B]."""
+    target = (output * audio).sum(-1, keepdim=True) / audio.square().sum(-1, keepdim=True) * audio
+    return 10 * (target.square().sum(-1) / (output - target).square().sum(-1)).log10()
+
+
+def test_the_basis_reconstructs_what_two_frames_cover():
+    basis = mdct_basis(16)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(16), atol=1e-6, rtol=0)
+    audio = torch.randn(160)
+    frames = audio.unfold(0, 32, 16) @ basis.T @ basis
+    output = torch.zeros(160)
+    for index, frame in enumerate(frames):
+        output[16 * index : 16 * index + 32] += frame
+    torch.testing.assert_close(output[16:-16], audio[16:-16])
+
+
+def test_the_convolutions_compute_the_projection(started, audio):
+    model, (analysis, _) = started
+    with torch.no_grad():
+        latents = run_layers(model.encoder, audio[:, None])  # [B, 64, 64]
+        padded = torch.nn.functional.pad(audio, (FRAME // 2, FRAME // 2))
+        expected = torch.einsum("bfn,dn->bdf", padded.unfold(-1, 2 * FRAME, FRAME), analysis)
+        error = (latents[:, : len(analysis)] - expected).abs().mean() / expected.abs().mean()
+        assert error < 0.1  # what the activations bend
+        torch.testing.assert_close(model.encoder(audio[:, None]), latents)  # the LSTM adds nothing
+        output = run_layers(model.decoder, latents)[:, 0]
+    assert si_sdr(output, audio).median() > 12  # no step of training yet; random weights give less than 0
+
+
+def test_the_learning_rate_rises_and_falls():
+    rates = [train_codec.learning_rate(done / 100) for done in range(101)]
+    assert rates[0] == 0
+    assert max(rates) == pytest.approx(train_codec.RATE, rel=0.02)
+    assert rates.index(max(rates)) == 4
+    assert rates[100] == pytest.approx(train_codec.RATE / 50)
+
+
+def test_codebooks_are_placed_one_after_the_other(started, audio):
+    model, _ = started
+    with torch.no_grad():
+        latents = run_layers(model.encoder, audio[:, None])
+    vectors = latents.transpose(1, 2).flatten(0, 1)
+    fit_codebooks(model.quantizer, vectors, iterations=4)
+    codes = model.quantizer.encode(latents)  # [K, B, frames]
+    first = model.quantizer.layers[0].codebook
+    assert torch.equal(codes[0].flatten(), nearest(vectors, first.embed))
+    assert len(codes[0].unique()) > 200  # of 256
+    power = latents.square().mean()
+    left = [
+        (latents - model.quantizer.decode(codes[:count])).square().mean() / power for count in (1, 2, 3, 4)
+    ]
+    assert left == sorted(left, reverse=True)
+    assert left[3] < left[0] / 2
+
+
+def test_centres_find_clusters_and_none_is_left_without_vectors():
+    torch.manual_seed(0)
+    clusters = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    vectors = clusters.repeat(100, 1) + 0.1 * torch.randn(300, 2)
+    centres = fit_centres(vectors, 8, iterations=30)
+    assert (nearest(vectors, centres).bincount(minlength=8) > 0).all()
+    distance = (vectors - centres[nearest(vectors, centres)]).norm(dim=1)
+    assert distance.mean() < 0.2
+
+
+def test_errors_are_made_in_the_finer_codes_alone():
+    torch.manual_seed(0)
+    codes = torch.arange(4 * 50 * 40).view(4, 50, 40)
+    changed = train_codec.with_errors(codes) != codes
+    assert not changed[0].any()
+    assert changed[1:].float().mean() == pytest.approx(train_codec.MOST_ERRORS / 2, rel=0.2)
+    by_clip = changed[1:].float().mean(dim=(0, 2))
+    assert by_clip.min() < 0.05
+    assert by_clip.max() > 0.4
+    for codebook, made in zip(codes, train_codec.with_errors(codes), strict=True):
+        assert torch.isin(made, codebook).all()  # a code stays one of its codebook
+
+
+def test_the_loss_listens_to_waves_of_tones_and_to_the_power_of_noise():
+    torch.manual_seed(0)
+    time = torch.arange(3840) / 8000
+    tone = 0.5 * torch.sin(2 * torch.pi * 440 * time)[None]
+    noise, other_noise = 0.3 * torch.randn(1, 3840), 0.3 * torch.randn(1, 3840)
+    assert flatness(tone) < 0.01 < 0.5 < flatness(noise)
+    assert tonality(tone) == 1
+    assert tonality(noise) == pytest.approx(0.05)
+    assert codec_loss(tone, tone) < 1e-3
+    assert (
+        codec_loss(other_noise, noise) < codec_loss(torch.zeros_like(noise), noise) / 3
+    )  # silence is no answer
+    assert codec_loss(-tone, tone) > 1  # a tone upside down is wrong
+
+
+def test_the_script_writes_a_codec_that_loads(tmp_path, capsys):
+    arguments = ["--out", str(tmp_path), "--steps", "12", "--clips", "40", "--gate-clips", "20"]
+    assert train_codec.main(arguments) in (0, 1)  # twelve steps need not pass the gate
+    assert "steps in" in capsys.readouterr().out
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert set(record["ceiling"]) == set(PRESETS)
+    assert record["ceiling"]["default"]["pitch"] > 0.9  # its start is not lost in the first steps
+    assert oct((tmp_path / "model.safetensors").stat().st_mode & 0o777) == "0o644"  # others may read it
+    model = EncodecModel.from_pretrained(tmp_path)
+    assert model.dtype == torch.float32
+    assert model.encode(torch.zeros(1, 1, 1600)).audio_codes.shape == (1, 1, 4, 10)
+
+
+def test_the_packaged_codec_comes_from_the_script():
+    record = json.loads((CODEC / "training.json").read_text())
+    assert record["script"].endswith(train_codec.__name__)
+    assert record["steps"] == train_codec.STEPS
+    assert record["gate"]["passed"]
+    assert record["sha256"] == hashlib.sha256((CODEC / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_the_packaged_codec_is_small_and_lets_the_oracle_hear():
+    assert (CODEC / "model.safetensors").stat().st_size <= 2_000_000
+    config = json.loads((CODEC / "config.json").read_text())
+    assert config["sampling_rate"] == 8000
+    assert config["codebook_size"] == 256
+    for preset in PRESETS:
+        heard = train_codec.ceiling(CODEC, preset, clips=60, seed=4321)
+        assert min(heard.values()) >= train_codec.GATE, (preset, heard)

@@ -1,0 +1,142 @@
+"""The run: it types commands, reads what they wrote and stops when one of them fails.
+
+The whole chain, with real training, is `test_quickstart_learns` (slow) and `make quickstart`.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from magnet_train.apps.quickstart import run
+from magnet_train.apps.quickstart.captions import TIMBRES
+from magnet_train.apps.quickstart.report import Report
+from magnet_train.apps.quickstart.run import through_codec, type_command
+from magnet_train.apps.quickstart.world import ToneWorld
+from magnet_train.cli.main import main
+from magnet_train.codecs import load_codec
+from magnet_train.errors import UserError
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Few clips, so that a run takes seconds."""
+    for name, count in (
+        ("TRAINING", 24),
+        ("VALIDATION", 8),
+        ("SEEN", 16),
+        ("UNSEEN", 6),
+        ("UNCONDITIONAL", 16),
+    ):
+        monkeypatch.setattr(run, name, count)
+
+
+FEW_STEPS = ["--fit", "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
+
+
+@pytest.mark.parametrize("preset", ["default", "full"])
+def test_the_whole_chain_runs_and_reports(tmp_path, small, capfd, preset):
+    out = tmp_path / "quickstart"
+    assert main(["quickstart", "--out", str(out), "--preset", preset, "--seed", "3", *FEW_STEPS]) == 0
+    printed = capfd.readouterr().out
+    for command in ("tokenize --audio", "verify", "fit -c configs/base.yaml", "generate --model"):
+        assert f"\n$ magnet-train {command}" in printed
+    verdict, *next_steps = printed.strip().splitlines()[-3:]
+    assert verdict.startswith(("It did not learn:", "It learned in part:"))
+    assert all(f"--model {out / 'run' / 'last.ckpt'}" in line for line in next_steps)
+    report = Report.read(out / "report.json")
+    assert report.n == 16
+    assert len(report.val_loss_per_codebook) == 4
+    assert all(4 < loss < 9 for loss in report.val_loss_per_codebook)  # a guess among 256 is 5.5
+    for picture in ("losses", "accuracy", "clips"):
+        assert (out / f"{picture}.png").stat().st_size > 10_000
+    assert len(list((out / "generated" / "unconditional").glob("*.wav"))) == 16
+
+    assert main(["quickstart", "--out", str(out)]) == 1
+    assert "--overwrite" in capfd.readouterr().err
+
+
+def test_overwriting_removes_only_what_a_run_made(tmp_path):
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "report.json").write_text("{}")
+    run._clear(tmp_path, overwrite=True)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not an empty folder"):
+        run._clear(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_wrong_options_of_fit_are_told_before_anything_is_made(tmp_path, capfd):
+    out = tmp_path / "quickstart"
+    with pytest.raises(SystemExit, match="2"):
+        main(["quickstart", "--out", str(out), "--fit", "--trainer.max_stepz", "3"])
+    printed = capfd.readouterr()
+    assert printed.err.startswith("magnet-train: error: there is no option '--trainer.max_stepz'")
+    assert printed.out == ""
+    assert main(["quickstart", "--out", str(out), "--fit", "-c", "nowhere.yaml"]) == 1
+    assert "there is no file nowhere.yaml" in capfd.readouterr().err
+    assert not out.exists()
+
+
+def test_a_seed_below_none(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["quickstart", "--seed", "-1"])
+    assert "argument --seed: -1 is not at least 0" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, small, capfd):
+    (tmp_path / "file").touch()
+    assert main(["quickstart", "--out", str(tmp_path / "file" / "q")]) == 1
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith(
+        f"magnet-train: error: cannot write {tmp_path}/file/q/audio/train (Not a directory)"
+    )
+    (tmp_path / "q" / "report.json").mkdir(parents=True)  # --overwrite removes a file of that name
+    assert main(["quickstart", "--out", str(tmp_path / "q"), "--overwrite"]) == 1
+    assert "cannot write" in capfd.readouterr().err
+
+
+def test_a_command_that_fails_stops_the_run(tmp_path, capsys):
+    with pytest.raises(UserError, match="`magnet-train verify` failed"):
+        type_command("verify", str(tmp_path / "nothing here"))
+    printed = capsys.readouterr()
+    assert f"$ magnet-train verify '{tmp_path}/nothing here'" in printed.out  # as one would type it
+    assert "magnet-train: error:" in printed.err
+
+
+def test_prompts_are_files_that_generate_reads(tmp_path):
+    captions = ToneWorld("full", 1).captions(3, "test")
+    path = Path(run._write_prompts(tmp_path, "seen", captions))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == [caption.text for caption in captions]
+
+
+def test_through_codec_is_encode_and_decode():
+    clips = [audio for _, audio in ToneWorld(seed=1).clips(5)]
+    codec = load_codec("quickstart")
+    decoded = through_codec(codec, clips, batch=2)
+    assert [clip.shape for clip in decoded] == [(10240,)] * 5
+    with torch.inference_mode():
+        alone = codec.decode(codec.encode(torch.from_numpy(clips[4])[None, None]))[0, 0]
+    torch.testing.assert_close(torch.from_numpy(decoded[4]), alone, atol=1e-4, rtol=0)
+
+
+def test_pictures_show_one_clip_of_each_timbre():
+    captions = ToneWorld(seed=0).captions(60, "test")
+    chosen = run._one_of_each_timbre(captions)
+    assert [captions[index].events[0].timbre for index in chosen] == list(TIMBRES)
+
+
+@pytest.mark.slow
+def test_quickstart_learns(tmp_path):
+    """In a third of the steps it does not reach the goals, but is far above chance."""
+    out = tmp_path / "quickstart"
+    steps = ["--trainer.max_steps", "800", "--trainer.val_check_interval", "400"]
+    assert main(["quickstart", "--out", str(out), "--fit", *steps]) == 0
+    report = Report.read(out / "report.json")
+    for name in report.accuracy:
+        assert report.ceiling[name] >= 0.95
+        assert report.accuracy[name] > report.chance[name] + 0.25, (name, report)
+        assert report.unconditional[name] < report.chance[name] + 0.15

@@ -1,0 +1,115 @@
+"""Scores and the sentence made of them."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from magnet_train.apps.quickstart.captions import Caption, Event
+from magnet_train.apps.quickstart.pictures import draw_accuracy, draw_losses, draw_spectrograms
+from magnet_train.apps.quickstart.report import Report, read_metrics
+from magnet_train.apps.quickstart.score import accuracy, chance, read_clips
+from magnet_train.apps.quickstart.world import ToneWorld
+
+C4, NOISE = Event("c4", "sine", "fast"), Event("", "noise", "slow")
+
+
+def level(value):
+    return {"pitch": value, "timbre": value, "rhythm": value}
+
+
+GOOD = Report(
+    minutes=8.25,
+    n=240,
+    accuracy={"pitch": 0.999, "timbre": 0.97, "rhythm": 0.93},
+    unseen=level(0.9),
+    ceiling=level(1.0),
+    chance={"pitch": 0.12, "timbre": 0.28, "rhythm": 0.33},
+    unconditional={"pitch": 0.1, "timbre": 0.3, "rhythm": 0.35},
+    val_loss_per_codebook=[2.1, 3.2, 3.9, 4.1],
+)
+
+
+def test_accuracy_counts_windows_and_asks_noise_for_no_pitch():
+    captions = [Caption("", (C4,)), Caption("", (NOISE,)), Caption("", (C4, NOISE))]
+    heard = [[C4, C4], [C4, NOISE], [replace(C4, pitch="d4"), replace(NOISE, rhythm="fast")]]
+    assert accuracy(captions, heard) == {"pitch": 2 / 3, "timbre": 5 / 6, "rhythm": 4 / 6}
+
+
+def test_accuracy_refuses_readings_that_do_not_fit():
+    with pytest.raises(ValueError, match="shorter"):
+        accuracy([Caption("", (C4,))] * 2, [[C4]])
+    with pytest.raises(ValueError, match="nothing to score"):
+        accuracy([Caption("", (NOISE,))], [[NOISE]])
+
+
+def test_clean_clips_score_one_and_chance_is_that_of_the_world():
+    captions, clips = zip(*ToneWorld(seed=8).clips(400, "test"), strict=True)
+    heard = read_clips(clips)
+    assert accuracy(captions, heard) == {"pitch": 1, "timbre": 1, "rhythm": 1}
+    luck = chance(captions, heard)
+    assert luck["pitch"] == pytest.approx(0.885 / 8, abs=0.02)  # a note, if it is no noise: 69 of 78 weights
+    assert luck["timbre"] == pytest.approx(3 * 0.295**2 + 0.115**2, abs=0.03)
+    assert luck["rhythm"] == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_the_report_has_the_shape_that_was_agreed(tmp_path):
+    GOOD.write(tmp_path / "report.json")
+    record = json.loads((tmp_path / "report.json").read_text())
+    assert list(record) == [
+        "minutes", "n", "accuracy", "unseen", "ceiling", "chance", "unconditional", "val_loss_per_codebook",
+    ]  # fmt: skip
+    assert list(record["accuracy"]) == ["pitch", "timbre", "rhythm"]
+    assert Report.read(tmp_path / "report.json") == GOOD
+
+
+def test_the_verdict_is_honest():
+    assert GOOD.shortcomings() == []
+    assert GOOD.verdict().startswith("It learned: of 240 clips")
+    assert "pitch 99 %" in GOOD.verdict()  # .999 is not 100 %
+
+    part = replace(GOOD, accuracy={"pitch": 1.0, "timbre": 0.99, "rhythm": 0.6})
+    assert part.verdict().startswith("It learned in part:")
+    assert "below the mark: rhythm is right in 60 %" in part.verdict()
+
+    assert replace(GOOD, accuracy=GOOD.chance, unseen=GOOD.chance).verdict().startswith("It did not learn:")
+    assert "without any caption" in replace(GOOD, unconditional=level(0.9)).verdict()
+    # Judged against what can be heard through the codec at all.
+    assert replace(GOOD, ceiling=level(0.9), accuracy=level(0.88), unseen=level(0.8)).shortcomings() == []
+
+
+METRICS = """epoch,step,train/loss_codebook_0,train/loss_codebook_1,val/loss_codebook_0,val/loss_codebook_1
+,9,,,,
+0,9,5.2,5.5,,
+0,19,4.1,5.0,4.4,5.1
+0,29,3.1,4.0,,
+0,39,2.5,3.9,3.0,4.2
+"""
+
+
+def test_metrics_are_read_without_blanks(tmp_path):
+    (tmp_path / "metrics.csv").write_text(METRICS)
+    assert read_metrics(tmp_path / "metrics.csv", "val/loss_codebook_") == {
+        "0": ([19, 39], [4.4, 3.0]),
+        "1": ([19, 39], [5.1, 4.2]),
+    }
+
+
+def test_pictures_are_drawn(tmp_path):
+    (tmp_path / "metrics.csv").write_text(METRICS)
+    draw_losses(tmp_path / "metrics.csv", 256, tmp_path / "losses.png")
+    draw_accuracy(GOOD, tmp_path / "accuracy.png")
+    rows = [(caption, audio, audio, audio) for caption, audio in ToneWorld(seed=1).clips(2)]
+    draw_spectrograms(rows, tmp_path / "clips.png")
+    for name in ("losses", "accuracy", "clips"):
+        picture = (tmp_path / f"{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) > 10_000
+
+
+def test_one_clip_of_silence_scores_nothing():
+    heard = read_clips([np.zeros(10240)])
+    assert accuracy([Caption("", (C4,))], heard) == {"pitch": 0, "timbre": 0, "rhythm": 0}
+    assert not math.isnan(sum(accuracy([Caption("", (C4,))], heard).values()))
