@@ -30,7 +30,7 @@ from lightning.pytorch.callbacks import Callback
 from datamodules import TokenDataModule
 from harness.loader_shards import make_shards
 from magnet_train.masking import stratified_stages
-from magnet_train.training.module import COIN, MagnetModule
+from magnet_train.training.module import CONDITION, MagnetModule
 from magnet_train.training.objective import masked_cross_entropy_sum, predict_masked
 
 RESULTS = Path(__file__).parent / "results" / "fit_overhead.json"
@@ -69,7 +69,7 @@ class BareLoop:
             stages = stratified_stages(batch["slot"], self.settings.stage_weights).tolist()
             mask = self.settings.draw_mask(batch["noise"])
             hidden, text_mask = self.text(batch["text"])
-            text_mask = text_mask & (batch["noise"][:, COIN] >= self.settings.cfg_dropout)[:, None]
+            text_mask = text_mask & (batch["noise"][:, CONDITION] >= self.settings.cfg_dropout)[:, None]
             predictions = list(
                 predict_masked(self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask)
             )

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from datamodules.caption_augmentation import CaptionAugmentation
+from datamodules.sampling.batch_samplers import Slots
 from datamodules.sampling.order import Purpose, below, random_bits, uniforms
-from datamodules.sampling.sampler import Slots
 from datamodules.shards.reading import Sample
 from magnet_train.tokens import CodecInfo
 

@@ -9,8 +9,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.batches import BatchMaker, TokenBatch
-from datamodules.sampling.draw import Draw, Drawn
-from datamodules.sampling.sampler import Slots
+from datamodules.sampling.batch_samplers import Slots
+from datamodules.sampling.clips import ClipSampler, Drawn
 from datamodules.shards.reading import Sample, ShardReader
 from magnet_train.errors import UserError
 
@@ -27,7 +27,7 @@ class TokenDataset(Dataset[TokenBatch]):
     """
 
     def __init__(
-        self, folders: Sequence[Path], draw: Draw, make_batch: BatchMaker, *, skip: bool = False
+        self, folders: Sequence[Path], draw: ClipSampler, make_batch: BatchMaker, *, skip: bool = False
     ) -> None:
         self.readers = [ShardReader(folder) for folder in folders]
         self.draw = draw

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from datamodules.batches import TokenBatch
 from datamodules.dataset import TokenDataset
-from datamodules.sampling.draw import OneByOne
-from datamodules.sampling.sampler import EverySlotOnce, Slots
+from datamodules.sampling.batch_samplers import EvaluationBatchSampler, Slots
+from datamodules.sampling.clips import SequentialClips
 from magnet_train.errors import UserError
 
 _MOST_SECONDS = 86400
@@ -83,11 +83,15 @@ def batch_loader(
 
 
 def validation_loader(
-    dataset: TokenDataset, clips: OneByOne, batch_size: int, num_workers: int, trainer: pl.Trainer | None
+    dataset: TokenDataset,
+    clips: SequentialClips,
+    batch_size: int,
+    num_workers: int,
+    trainer: pl.Trainer | None,
 ) -> BatchLoader:
     """Return the loader of this rank's share of `clips`: each once, equally many batches on each rank."""
     rank, world_size = layout(trainer)
-    batches = EverySlotOnce(len(clips), batch_size=batch_size, rank=rank, world_size=world_size)
+    batches = EvaluationBatchSampler(len(clips), batch_size=batch_size, rank=rank, world_size=world_size)
     return batch_loader(dataset, batches, num_workers)
 
 

@@ -28,9 +28,10 @@ from datamodules.loaders import (
     require_clip_length,
     validation_loader,
 )
-from datamodules.sampling.draw import OneByOne
+from datamodules.sampling.batch_samplers import InfiniteBatchSampler
+from datamodules.sampling.clips import SequentialClips
 from datamodules.sampling.order import ClipOrder, Purpose
-from datamodules.sampling.sampler import SlotBatchSampler
+from datamodules.shards.issues import MalformedError
 from datamodules.shards.manifest import (
     MANIFEST_NAME,
     MOST_MANIFEST_BYTES,
@@ -41,7 +42,6 @@ from datamodules.shards.manifest import (
 )
 from datamodules.shards.npy import tokens_from_npy
 from datamodules.shards.plain_files import read_whole
-from datamodules.shards.problems import MalformedError
 from datamodules.shards.reading import Sample, ShardReader
 from datamodules.shards.remote import ShardCache, is_remote
 from datamodules.shards.remote_files import RemoteFolder
@@ -97,7 +97,7 @@ class ShardStream(IterableDataset[TokenBatch]):
         stream = shuffle(self.buffer, initial=self.buffer, seed=self.make_batch.seed)(decoded)
         # The loader asks its workers in turn, so this one makes every `workers`-th batch of its rank. With the slots
         # that this batch has in `TokenDataModule`, it holds every codebook, whatever the layout.
-        batches = SlotBatchSampler(
+        batches = InfiniteBatchSampler(
             batch_size=self.batch_size, rank=self.rank, world_size=self.world_size, start=self.start
         )
         for slots in itertools.islice(batches, number, None, workers):
@@ -246,7 +246,7 @@ class StreamingDataModule(pl.LightningDataModule):
         """Return the loader of this rank's share of `val_shards`, or none."""
         if self.val_shards is None:
             return []
-        clips = OneByOne([range(read_manifest(self.val_shards).samples)])
+        clips = SequentialClips([range(read_manifest(self.val_shards).samples)])
         make_batch = BatchMaker(self.codec, self.segment_frames, self.seed, Purpose.VALIDATION)
         dataset = TokenDataset([self.val_shards], clips, make_batch)
         return validation_loader(dataset, clips, self.batch_size, self.num_workers, self.trainer)

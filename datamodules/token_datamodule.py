@@ -18,10 +18,10 @@ from datamodules.batches import BatchMaker, TokenBatch
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenDataset
 from datamodules.loaders import batch_loader, layout, require_at_least, require_clip_length, validation_loader
-from datamodules.sampling.draw import AllBut, Draw, Mixture, OneByOne, hold_out
+from datamodules.sampling.batch_samplers import InfiniteBatchSampler
+from datamodules.sampling.clips import ClipSampler, SequentialClips, TrainSplit, WeightedMixture, hold_out
 from datamodules.sampling.order import Purpose
 from datamodules.sampling.position import DataPosition
-from datamodules.sampling.sampler import SlotBatchSampler
 from datamodules.shards.index import INDEX_NAME
 from datamodules.shards.manifest import Manifest, read_manifest
 from datamodules.shards.reading import ShardReader
@@ -82,9 +82,9 @@ class TokenDataModule(pl.LightningDataModule):
         self.max_bad_samples = max_bad_samples
         self.skipped = 0
         self._start = 0
-        self._sampler: SlotBatchSampler | None = None
-        self._mixture: Mixture | None = None
-        self._validation = OneByOne([range(0)])
+        self._sampler: InfiniteBatchSampler | None = None
+        self._mixture: WeightedMixture | None = None
+        self._validation = SequentialClips([range(0)])
         weights = shards if isinstance(shards, dict) else {str(shards): 1.0}
         if not weights:
             raise UserError("data.shards names no folder; name at least one.")
@@ -154,11 +154,11 @@ class TokenDataModule(pl.LightningDataModule):
         held = [np.empty(0, dtype=np.int64) for _ in readers]
         if self.val_shards is None:
             held = [hold_out(r.index["key_hash"], self.val_fraction, r.folder) for r in readers]
-            self._validation = OneByOne(held)
+            self._validation = SequentialClips(held)
         else:
-            self._validation = OneByOne([range(len(ShardReader(self.val_shards)))])
-        kept = [AllBut(len(reader), out) for reader, out in zip(readers, held, strict=True)]
-        self._mixture = Mixture(kept, self.weights, self.seed)
+            self._validation = SequentialClips([range(len(ShardReader(self.val_shards)))])
+        kept = [TrainSplit(len(reader), out) for reader, out in zip(readers, held, strict=True)]
+        self._mixture = WeightedMixture(kept, self.weights, self.seed)
 
     def train_dataloader(self) -> DataLoader[TokenBatch]:
         """Return the endless loader of this rank.
@@ -173,7 +173,7 @@ class TokenDataModule(pl.LightningDataModule):
             )
         assert self._mixture is not None, "Lightning calls `setup` first"
         rank, world_size = layout(self.trainer)
-        self._sampler = SlotBatchSampler(
+        self._sampler = InfiniteBatchSampler(
             batch_size=self.batch_size, rank=rank, world_size=world_size, start=self._start
         )
         dataset = self._dataset(self.shards, self._mixture, Purpose.TRAIN, self.captions)
@@ -209,7 +209,11 @@ class TokenDataModule(pl.LightningDataModule):
         return batch
 
     def _dataset(
-        self, folders: Sequence[Path], draw: Draw, purpose: Purpose, captions: CaptionAugmentation | None
+        self,
+        folders: Sequence[Path],
+        draw: ClipSampler,
+        purpose: Purpose,
+        captions: CaptionAugmentation | None,
     ) -> TokenDataset:
         make_batch = BatchMaker(self.codec, self.segment_frames, self.seed, purpose, captions)
         return TokenDataset(folders, draw, make_batch, skip=self.on_bad_sample == "skip")

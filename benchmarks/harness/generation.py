@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.config import BenchmarkConfig, NotExactError, Row, require_close
 from harness.naive import Draw, draw_multinomial, naive_choose, naive_generate
 from harness.restricted import attention_rows
-from harness.setting import NotExactError, Row, Setting, require_close
 from harness.timing import Clock, time_pair
 from magnet_train.decoding import DecodingConfig, decoding_schedule, generate_tokens
-from magnet_train.decoding.sampling import choose_tokens, race_noise
+from magnet_train.decoding.sampling import choose_tokens, exponential_noise
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.training.flops import Pass, forward_flops
 
@@ -41,12 +41,12 @@ class NoiseDraw:
 
     def __call__(self, nucleus: Tensor) -> Tensor:
         batch, num_frames, card = nucleus.shape
-        noise = race_noise((batch, num_frames, card), self.generator, nucleus.device)
+        noise = exponential_noise((batch, num_frames, card), self.generator, nucleus.device)
         return (nucleus / noise).argmax(dim=-1)
 
 
 def measure_generation(
-    setting: Setting, decoding_steps: tuple[int, ...], compiled: bool = False
+    setting: BenchmarkConfig, decoding_steps: tuple[int, ...], compiled: bool = False
 ) -> Iterator[Row]:
     """Yield a row for restricted attention, for heads and sampling, and for a whole generation of tokens."""
     clock = Clock(torch.device(setting.device))
@@ -56,7 +56,7 @@ def measure_generation(
 
 
 @torch.inference_mode()
-def _tail_row(setting: Setting, clock: Clock) -> Row:
+def _tail_row(setting: BenchmarkConfig, clock: Clock) -> Row:
     """From hidden states to tokens, in the middle of a codebook."""
     heads = setting.models()[1].heads.detach().to(setting.dtype)
     states = setting.states(2 * setting.batch)
@@ -69,7 +69,7 @@ def _tail_row(setting: Setting, clock: Clock) -> Row:
 
     def ours(seed: int = 0) -> Tensor:
         generator = torch.Generator(setting.device).manual_seed(seed)
-        noise = race_noise((setting.batch, setting.frames, setting.card), generator, setting.device)
+        noise = exponential_noise((setting.batch, setting.frames, setting.card), generator, setting.device)
         conditional, null = nn.functional.linear(states[:, :num_masked], heads[1]).float().chunk(2)
         logits = null + (conditional - null) * CFG_COEF
         return choose_tokens(logits, TEMPERATURE, decoding, noise[:, :num_masked])[0]
@@ -80,7 +80,9 @@ def _tail_row(setting: Setting, clock: Clock) -> Row:
 
 
 @torch.inference_mode()
-def _generation_row(setting: Setting, decoding_steps: tuple[int, ...], clock: Clock, compiled: bool) -> Row:
+def _generation_row(
+    setting: BenchmarkConfig, decoding_steps: tuple[int, ...], clock: Clock, compiled: bool
+) -> Row:
     """All steps of a generation with guidance; neither text encoder nor codec."""
     decoding = replace(RELEASED, decoding_steps=decoding_steps)
     frames = setting.frames - setting.frames % setting.SPAN_LEN
@@ -151,7 +153,7 @@ def _step_ms(clock: Clock, runs: list[list[Any]]) -> list[float]:
     return [1000 * statistics.median(step) for step in zip(*laps, strict=True)]
 
 
-def check_logits(setting: Setting, naive: nn.Module, ours: MagnetTransformer) -> dict[str, float]:
+def check_logits(setting: BenchmarkConfig, naive: nn.Module, ours: MagnetTransformer) -> dict[str, float]:
     """Compare guided logits of an unrestricted and a restricted codebook.
 
     Raises:
@@ -185,7 +187,7 @@ def require_same_tokens(ours: Sequence[Tensor], naive: Sequence[Tensor]) -> None
             raise NotExactError(f"{share:.2%} of the tokens differ though the noise is the same: no ratio.")
 
 
-def generation_flops(setting: Setting, decoding: DecodingConfig) -> float:
+def generation_flops(setting: BenchmarkConfig, decoding: DecodingConfig) -> float:
     """Count what a generation needs: guided steps twice, once with and once without the text."""
     frames = setting.frames - setting.frames % setting.SPAN_LEN
     total = 0.0

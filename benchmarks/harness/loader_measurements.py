@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import psutil
 
-from harness.loader_pipelines import OTHERS, Clips, Setting, ours
+from harness.loader_pipelines import OTHERS, BenchmarkConfig, Clips, ours
 
 CLIPS_IN_A_TURN = 2048
 _WARM_UP = 4  # batches of each worker: more than it has ready before it is asked
@@ -25,7 +25,7 @@ _CHUNK = 2**20  # bytes read at once
 Row: TypeAlias = dict[str, Any]
 
 
-def measure_pair(setting: Setting, other: str, rounds: int, turn: int = CLIPS_IN_A_TURN) -> Row:
+def measure_pair(setting: BenchmarkConfig, other: str, rounds: int, turn: int = CLIPS_IN_A_TURN) -> Row:
     """Let our loader and another way take turns of about `turn` clips in one process.
 
     Returns:
@@ -52,7 +52,7 @@ def measure_pair(setting: Setting, other: str, rounds: int, turn: int = CLIPS_IN
     }
 
 
-def measure_plain_read(setting: Setting, rounds: int, turn: int = CLIPS_IN_A_TURN) -> Row:
+def measure_plain_read(setting: BenchmarkConfig, rounds: int, turn: int = CLIPS_IN_A_TURN) -> Row:
     """Take turns with reading the same files from front to back and doing nothing with them.
 
     Returns:
@@ -79,7 +79,7 @@ def measure_plain_read(setting: Setting, rounds: int, turn: int = CLIPS_IN_A_TUR
     }
 
 
-def measure_workers(setting: Setting, workers: int, rounds: int, turn: int = CLIPS_IN_A_TURN) -> Row:
+def measure_workers(setting: BenchmarkConfig, workers: int, rounds: int, turn: int = CLIPS_IN_A_TURN) -> Row:
     """Measure our loader with processes of its own.
 
     Returns:
@@ -113,18 +113,18 @@ def measure_workers(setting: Setting, workers: int, rounds: int, turn: int = CLI
     }
 
 
-def _rate(side: Iterator[Clips], setting: Setting, turn: int, clock: Callable[[], float]) -> float:
+def _rate(side: Iterator[Clips], setting: BenchmarkConfig, turn: int, clock: Callable[[], float]) -> float:
     """Return clips a second over a turn."""
     start = clock()
     clips = sum(len(batch.keys) for batch in itertools.islice(side, _batches(setting, turn)))
     return clips / (clock() - start)
 
 
-def _batches(setting: Setting, turn: int) -> int:
+def _batches(setting: BenchmarkConfig, turn: int) -> int:
     return max(1, turn // setting.batch)
 
 
-def _read_files(setting: Setting) -> None:
+def _read_files(setting: BenchmarkConfig) -> None:
     for tar in setting.tars:
         with tar.open("rb", buffering=0) as file:
             while file.read(_CHUNK):

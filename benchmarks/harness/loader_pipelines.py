@@ -35,7 +35,7 @@ class Clips(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchmarkConfig:
     """What is read and how.
 
     Args:
@@ -68,7 +68,7 @@ class Setting:
         return self.manifest.codec.n_q * float(np.minimum(self.clip_frames, self.frames).mean())
 
 
-def ours(setting: Setting, workers: int = 0) -> Iterator[Clips]:
+def ours(setting: BenchmarkConfig, workers: int = 0) -> Iterator[Clips]:
     """Read for ever, shuffled over the whole set; tokens are checked and the dice for masks thrown as in training."""
     data = TokenDataModule(
         setting.folder,
@@ -82,12 +82,12 @@ def ours(setting: Setting, workers: int = 0) -> Iterator[Clips]:
         yield Clips(made["key"], made["text"], made["tokens"])
 
 
-def default_decode(setting: Setting) -> Iterator[Clips]:
+def default_decode(setting: BenchmarkConfig) -> Iterator[Clips]:
     """Read for ever, from front to back, decoding as webdataset's documentation does."""
     return _collated(_webdataset(setting).decode().to_tuple("__key__", "json", "npy"), setting)
 
 
-def decode_by_hand(setting: Setting) -> Iterator[Clips]:
+def decode_by_hand(setting: BenchmarkConfig) -> Iterator[Clips]:
     """Read for ever, from front to back; the npy is taken as its codec makes it and its header skipped, not parsed."""
     codec = setting.manifest.codec
     dtype = "<i2" if codec.card <= 2**15 else "<u2"
@@ -101,13 +101,13 @@ def decode_by_hand(setting: Setting) -> Iterator[Clips]:
     return _collated(_webdataset(setting).map(decode), setting)
 
 
-OTHERS: dict[str, Callable[[Setting], Iterator[Clips]]] = {
+OTHERS: dict[str, Callable[[BenchmarkConfig], Iterator[Clips]]] = {
     "webdataset, .decode()": default_decode,
     "webdataset, decoded by hand": decode_by_hand,
 }
 
 
-def require_same_clips(setting: Setting) -> None:
+def require_same_clips(setting: BenchmarkConfig) -> None:
     """Read every clip whole by each way.
 
     Raises:
@@ -125,11 +125,13 @@ def require_same_clips(setting: Setting) -> None:
             )
 
 
-def _webdataset(setting: Setting) -> Any:
+def _webdataset(setting: BenchmarkConfig) -> Any:
     return wds.WebDataset([str(tar) for tar in setting.tars], shardshuffle=False).repeat()
 
 
-def _collated(samples: Iterable[tuple[str, dict[str, Any], TokenArray]], setting: Setting) -> Iterator[Clips]:
+def _collated(
+    samples: Iterable[tuple[str, dict[str, Any], TokenArray]], setting: BenchmarkConfig
+) -> Iterator[Clips]:
     stream = iter(samples)
     mask_id = setting.manifest.codec.mask_id
     while rows := list(itertools.islice(stream, setting.batch)):
@@ -146,7 +148,7 @@ def _fit(clip: TokenArray, frames: int, mask_id: int) -> TokenArray:
     return clip[:, :frames]
 
 
-def _digests(batches: Iterator[Clips], setting: Setting) -> dict[str, bytes]:
+def _digests(batches: Iterator[Clips], setting: BenchmarkConfig) -> dict[str, bytes]:
     """Hash caption and tokens of every clip once, by its key."""
     found = {}
     for batch in itertools.islice(batches, -(-setting.manifest.samples // setting.batch)):

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from magnet_train.cli.counting import count
+from magnet_train.cli.formatting import count
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from harness.loader_measurements import Row
-    from harness.loader_pipelines import Setting
+    from harness.loader_pipelines import BenchmarkConfig
     from harness.report import Report
 
 _OPENED_CLIPS = (10_000, 1_000_000)
@@ -127,16 +127,19 @@ class _Case(NamedTuple):
     name: str
     title: str
     folder: Path
-    setting: Setting
+    setting: BenchmarkConfig
 
 
 def _made_up(args: argparse.Namespace, parent: Path) -> _Case:
-    from harness.loader_pipelines import Setting
+    from harness.loader_pipelines import BenchmarkConfig
 
     _require_a_batch(args.clips, f"--clips {args.clips}", args.batch)
     folder = _make_clips(parent, args.clips, args.frames)
     return _Case(
-        "made up", count(args.clips, "made-up clip"), folder, Setting(folder, args.frames, args.batch[0])
+        "made up",
+        count(args.clips, "made-up clip"),
+        folder,
+        BenchmarkConfig(folder, args.frames, args.batch[0]),
     )
 
 
@@ -157,12 +160,12 @@ def _make_clips(parent: Path, clips: int, frames: int) -> Path:
 def _own(args: argparse.Namespace, name: str, scratch: Path) -> _Case:
     from datamodules.shards.manifest import read_manifest
     from datamodules.shards.remote import ShardCache
-    from harness.loader_pipelines import Setting
+    from harness.loader_pipelines import BenchmarkConfig
     from harness.loader_shards import first_shards
 
     folder = ShardCache().local_folder(name)
     links = Path(tempfile.mkdtemp(dir=scratch)) / "shards"
-    setting = Setting(first_shards(folder, args.clips, links), args.frames, args.batch[0])
+    setting = BenchmarkConfig(first_shards(folder, args.clips, links), args.frames, args.batch[0])
     manifest, whole = setting.manifest, read_manifest(folder)
     _require_a_batch(manifest.samples, f"{name} with {count(manifest.samples, 'clip')}", args.batch)
     title = f"{name}, {count(manifest.samples, 'clip')}"
@@ -200,7 +203,7 @@ def _measure(case: _Case, args: argparse.Namespace, report: Report) -> None:
             report.save()
 
 
-def _jobs(setting: Setting, args: argparse.Namespace) -> Iterator[tuple[str, str, Callable[[], Row]]]:
+def _jobs(setting: BenchmarkConfig, args: argparse.Namespace) -> Iterator[tuple[str, str, Callable[[], Row]]]:
     """Yield what is measured: words for the bar, section of the case, function."""
     from harness.loader_measurements import measure_pair, measure_plain_read, measure_workers
     from harness.loader_pipelines import OTHERS

@@ -14,7 +14,7 @@ from magnet_train.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from harness.setting import Row, Setting
+    from harness.config import BenchmarkConfig, Row
 
 
 def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> None:
     import torch
     from rich.console import Console
 
+    from harness.config import BenchmarkConfig, NotExactError
     from harness.report import Report
-    from harness.setting import NotExactError, Setting
     from harness.timing import Clock, gemm_peak, machine
 
     steps = _steps(args.steps) if args.what == "generate" else None
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     console = Console()
     console.print(report.machine_line, highlight=False)
     for frames in args.frames:
-        setting = Setting(
+        setting = BenchmarkConfig(
             args.dim,
             args.heads,
             args.layers,
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
         console.print(_rates(case["rows"][-1]), highlight=False, soft_wrap=True)
 
 
-def _rows(setting: Setting, steps: list[int] | None, compiled: bool) -> Any:
+def _rows(setting: BenchmarkConfig, steps: list[int] | None, compiled: bool) -> Any:
     if steps is None:
         from harness.training import measure_training
 

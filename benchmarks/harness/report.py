@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from magnet_train.errors import UserError
-from magnet_train.storage.atomic_io import whole_file
+from magnet_train.storage.atomic_io import atomic_write
 
 
 class Report:
@@ -47,7 +47,7 @@ class Report:
             UserError: No room or no permission.
         """
         if self._path is not None:
-            with whole_file(self._path) as file:
+            with atomic_write(self._path) as file:
                 file.write(json.dumps(self.content, indent=1).encode() + b"\n")
 
 

@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from harness.setting import Row, Setting, require_close
+from harness.config import BenchmarkConfig, Row, require_close
 from harness.timing import Clock, time_pair
 from magnet_train.masking import context_mask
 from magnet_train.models.attention import attention, window_of, windowed_attention
 
-CONTEXT = 5  # frames each side, as in `Setting.lm_config`
+CONTEXT = 5  # frames each side, as in `BenchmarkConfig.lm_config`
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}  # of the norm
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def attention_rows(setting: Setting, clock: Clock, batch: int, backward: bool) -> Iterator[Row]:
+def attention_rows(setting: BenchmarkConfig, clock: Clock, batch: int, backward: bool) -> Iterator[Row]:
     """Yield a row for what the model does, and one for each candidate of the device.
 
     Args:
@@ -50,7 +50,7 @@ def attention_rows(setting: Setting, clock: Clock, batch: int, backward: bool) -
             yield {"part": name, "failed": str(failure).partition("\n")[0]}
 
 
-def dense_attention(setting: Setting, batch: int) -> Attend:
+def dense_attention(setting: BenchmarkConfig, batch: int) -> Attend:
     """Attention with an additive mask [1, H, T, T] that is repeated for the batch."""
     near = context_mask(setting.frames, CONTEXT, setting.device)
     mask = torch.zeros(near.shape, device=setting.device, dtype=setting.dtype).masked_fill(
@@ -60,7 +60,7 @@ def dense_attention(setting: Setting, batch: int) -> Attend:
     return lambda q, k, v: attention(q, k, v, setting.heads, mask.repeat(batch, 1, 1, 1))
 
 
-def blocked_attention(setting: Setting) -> Attend:
+def blocked_attention(setting: BenchmarkConfig) -> Attend:
     """What the model does."""
     window = window_of(setting.frames, CONTEXT, setting.device)
     if window is None:  # so short a clip has nothing to restrict
@@ -68,7 +68,7 @@ def blocked_attention(setting: Setting) -> Attend:
     return lambda q, k, v: windowed_attention(q, k, v, setting.heads, window)
 
 
-def _candidates(setting: Setting, batch: int) -> Iterator[tuple[str, Attend]]:
+def _candidates(setting: BenchmarkConfig, batch: int) -> Iterator[tuple[str, Attend]]:
     """Other ways that a GPU has, to be measured there before one of them takes the place of blocks."""
     if torch.device(setting.device).type != "cuda":
         return
@@ -76,7 +76,7 @@ def _candidates(setting: Setting, batch: int) -> Iterator[tuple[str, Attend]]:
     yield "restricted attention, varlen window", varlen_attention(setting, batch)
 
 
-def flex_attention(setting: Setting, compiled: bool = True) -> Attend:
+def flex_attention(setting: BenchmarkConfig, compiled: bool = True) -> Attend:
     """torch's flex_attention with a block mask; fast only when compiled."""
     from torch.nn.attention import flex_attention as flex
 
@@ -94,7 +94,7 @@ def flex_attention(setting: Setting, compiled: bool = True) -> Attend:
     return attend
 
 
-def varlen_attention(setting: Setting, batch: int) -> Attend:
+def varlen_attention(setting: BenchmarkConfig, batch: int) -> Attend:
     """FlashAttention with a window, through torch's varlen_attn; half precision alone."""
     from torch.nn.attention.varlen import varlen_attn
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.config import BenchmarkConfig, Row, require_close, require_small
 from harness.naive import NaiveTransformer, naive_loss, naive_step_loss
 from harness.restricted import attention_rows
-from harness.setting import Row, Setting, require_close, require_small
 from harness.timing import Clock, Pair, time_pair
 from magnet_train.masking import mask_for_stage, mask_rate, span_mask
 from magnet_train.models import MagnetTransformer
@@ -36,7 +36,7 @@ class TrainingBatch:
         setting: Sizes. Three clips in ten have no text, rounded down.
     """
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: BenchmarkConfig) -> None:
         self.tokens = setting.tokens()
         self.text, present = setting.text()
         self.num_dropped = int(CFG_DROPOUT * setting.batch)
@@ -102,7 +102,7 @@ def _loss_and_gradients(
     return loss.detach(), gradients
 
 
-def measure_training(setting: Setting, compiled: bool = False) -> Iterator[Row]:
+def measure_training(setting: BenchmarkConfig, compiled: bool = False) -> Iterator[Row]:
     """Yield a row for restricted attention, for head and loss, for each stage's step, and for their mean."""
     clock = Clock(torch.device(setting.device))
     yield from attention_rows(setting, clock, setting.batch, backward=True)
@@ -110,7 +110,7 @@ def measure_training(setting: Setting, compiled: bool = False) -> Iterator[Row]:
     yield from _step_rows(setting, clock, compiled)
 
 
-def _tail_row(setting: Setting, clock: Clock) -> Row:
+def _tail_row(setting: BenchmarkConfig, clock: Clock) -> Row:
     """Forward and backward of heads and loss."""
     heads = nn.Parameter(setting.models()[1].heads.detach().to(setting.dtype))
     batch = TrainingBatch(setting)
@@ -136,7 +136,7 @@ def _tail_row(setting: Setting, clock: Clock) -> Row:
     return {"part": "heads and loss", **pair.summary(), "error": error}
 
 
-def _step_rows(setting: Setting, clock: Clock, compiled: bool) -> Iterator[Row]:
+def _step_rows(setting: BenchmarkConfig, clock: Clock, compiled: bool) -> Iterator[Row]:
     """Whole steps: forward, backward, optimizer."""
     naive, ours = setting.models()
     batch = TrainingBatch(setting)
@@ -194,7 +194,7 @@ def _step_rows(setting: Setting, clock: Clock, compiled: bool) -> Iterator[Row]:
     yield {"part": "step", **mean.summary(), **rates, **peaks[-1], **errors}
 
 
-def _rates(setting: Setting, flops: float, pair: Pair) -> dict[str, float]:
+def _rates(setting: BenchmarkConfig, flops: float, pair: Pair) -> dict[str, float]:
     seconds = statistics.median(pair.ours)
     frames = setting.batch * setting.frames
     return {

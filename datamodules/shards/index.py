@@ -15,14 +15,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from datamodules.shards.issues import MalformedError, ShrunkError
 from datamodules.shards.manifest import Manifest
 from datamodules.shards.npy import MOST_HEADER_BYTES, split_header
 from datamodules.shards.plain_files import PlainFile
-from datamodules.shards.problems import MalformedError, ShrunkError
 from datamodules.shards.tar import BLOCK
 from datamodules.shards.tar import MOST_HEADER_BYTES as MOST_TAR_HEADER_BYTES
 from magnet_train.errors import UserError, cannot_read
-from magnet_train.storage.atomic_io import whole_file
+from magnet_train.storage.atomic_io import atomic_write
 
 INDEX_NAME = "index.npy"
 INDEX_DTYPE = np.dtype(
@@ -63,7 +63,7 @@ def write_index(folder: Path, rows: IndexRows) -> str:
     buffer = io.BytesIO()
     np.save(buffer, rows.astype(INDEX_DTYPE, copy=False), allow_pickle=False)
     data = buffer.getvalue()
-    with whole_file(folder / INDEX_NAME) as file:
+    with atomic_write(folder / INDEX_NAME) as file:
         file.write(data)
     return hashlib.sha256(data).hexdigest()
 

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from datamodules.shards.issues import MalformedError
 from datamodules.shards.plain_files import read_whole
-from datamodules.shards.problems import MalformedError
 from datamodules.shards.strict_json import parse_object
 from magnet_train.errors import UserError, cannot_read
-from magnet_train.storage.atomic_io import whole_file
+from magnet_train.storage.atomic_io import atomic_write
 from magnet_train.tokens import CodecInfo
 
 FORMAT = 1
@@ -112,7 +112,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
             f"{folder} has {len(manifest.shards)} shards, more than a manifest of {MOST_MANIFEST_BYTES} bytes "
             "can list; put more clips into each."
         )
-    with whole_file(folder / MANIFEST_NAME) as file:
+    with atomic_write(folder / MANIFEST_NAME) as file:
         file.write(content)
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.shards.problems import MalformedError
+from datamodules.shards.issues import MalformedError
 
 TokenArray: TypeAlias = npt.NDArray[np.integer[Any]]
 

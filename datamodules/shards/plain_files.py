@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from datamodules.shards.problems import MalformedError, ShrunkError
+from datamodules.shards.issues import MalformedError, ShrunkError
 
 _AT_ONCE = 2**20  # bytes hashed at a time
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.shards.index import IndexRows, key_hash, open_index
+from datamodules.shards.issues import MalformedError
 from datamodules.shards.manifest import read_manifest
 from datamodules.shards.npy import TokenArray, tokens_from_npy
 from datamodules.shards.plain_files import open_plain, read_at
-from datamodules.shards.problems import MalformedError
 from datamodules.shards.scan import check_key, check_tokens, parse_metadata
 from datamodules.shards.tar import BLOCK, member_name, split_name
 from magnet_train.errors import UserError, cannot_read

@@ -23,7 +23,7 @@ from datamodules.shards.manifest import MANIFEST_NAME, MOST_MANIFEST_BYTES, pars
 from datamodules.shards.remote_files import RemoteFolder
 from datamodules.shards.tar import BLOCK
 from magnet_train.errors import UserError
-from magnet_train.storage.atomic_io import explain_disk_errors, partial_path, publish, whole_file
+from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors, partial_path, publish
 
 _in_use: list[IO[bytes]] = []  # locks on the copies that this process reads, kept while it lives
 
@@ -71,7 +71,7 @@ class ShardCache:
                 self._make_room(target, sum(file.bytes for file in files))
                 target.mkdir(exist_ok=True)
                 _download(source, target, missing)
-                with whole_file(target / MANIFEST_NAME) as copy:  # last: a folder that has one is complete
+                with atomic_write(target / MANIFEST_NAME) as copy:  # last: a folder that has one is complete
                     copy.write(manifest)
             used = _lock_path(target).open("ab")
             fcntl.flock(used, fcntl.LOCK_SH)

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.shards.index import INDEX_DTYPE, MOST_JSON_BYTES, MOST_NPY_BYTES, IndexRows, key_hash
+from datamodules.shards.issues import Issue, MalformedError, ShrunkError
 from datamodules.shards.manifest import ShardEntry
 from datamodules.shards.npy import tokens_from_npy
 from datamodules.shards.plain_files import PlainFile
-from datamodules.shards.problems import MalformedError, Problem, ShrunkError
 from datamodules.shards.strict_json import parse_object
 from datamodules.shards.tar import Archive, Member, split_name, walk_tar
 from magnet_train.tokens import CodecInfo
@@ -47,7 +47,7 @@ class ShardScan:
 
     entry: ShardEntry
     rows: IndexRows
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Issue] = field(default_factory=list)
 
 
 def scan_shard(path: Path, number: int, codec: CodecInfo) -> ShardScan:
@@ -61,7 +61,7 @@ def scan_shard(path: Path, number: int, codec: CodecInfo) -> ShardScan:
     Returns:
         What was found; a bad sample is a problem in the list and never an exception.
     """
-    problems: list[Problem] = []
+    problems: list[Issue] = []
     rows = [np.empty(0, dtype=INDEX_DTYPE)]
     pending: list[tuple[int, ...]] = []
     size, digest = 0, ""
@@ -72,15 +72,15 @@ def scan_shard(path: Path, number: int, codec: CodecInfo) -> ShardScan:
                 try:
                     pending.append((number, *_check_sample(key, members, file, codec)))
                 except MalformedError as error:
-                    problems.append(Problem(path.name, key, str(error)))
+                    problems.append(Issue(path.name, key, str(error)))
                 if len(problems) >= _MOST_PROBLEMS:
-                    problems.append(Problem(path.name, None, "has more problems, which are not listed"))
+                    problems.append(Issue(path.name, None, "has more problems, which are not listed"))
                     break
                 if len(pending) >= _ROWS_AT_ONCE:
                     rows.append(np.array(pending, dtype=INDEX_DTYPE))
                     pending = []
     except ShrunkError as error:
-        problems.append(Problem(path.name, None, f"{error}: it became shorter while it was read"))
+        problems.append(Issue(path.name, None, f"{error}: it became shorter while it was read"))
     except OSError as error:
         problems.append(no_access(path.name, error))
     found = np.concatenate([*rows, np.array(pending, dtype=INDEX_DTYPE)])
@@ -88,12 +88,12 @@ def scan_shard(path: Path, number: int, codec: CodecInfo) -> ShardScan:
     return ShardScan(entry, found, problems)
 
 
-def no_access(name: str, error: OSError) -> Problem:
+def no_access(name: str, error: OSError) -> Issue:
     """Describe a file that is there and cannot be read."""
     what = f"cannot be read ({error.strerror or error})"
     if isinstance(error, PermissionError):
-        return Problem(name, None, what, remedy="correct its permissions")
-    return Problem(name, None, what)
+        return Issue(name, None, what, remedy="correct its permissions")
+    return Issue(name, None, what)
 
 
 def parse_metadata(payload: bytes) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def check_tokens(tokens: npt.NDArray[np.integer[Any]], codec: CodecInfo) -> None
 
 
 def _group_members(
-    shard: str, archive: Archive, problems: list[Problem]
+    shard: str, archive: Archive, problems: list[Issue]
 ) -> Iterator[tuple[str, dict[str, Member]]]:
     """Put members that follow each other with one key together, as webdataset does."""
     last: tuple[str, dict[str, Member]] | None = None
@@ -166,11 +166,11 @@ def _group_members(
         for member in walk_tar(archive):
             key, extension = split_name(member.name)
             if extension not in ("npy", "json"):
-                problems.append(Problem(shard, key, f"member {member.name} is neither .npy nor .json"))
+                problems.append(Issue(shard, key, f"member {member.name} is neither .npy nor .json"))
             elif last is not None and last[0] == key and extension not in last[1]:
                 last[1][extension] = member
             elif (hashed := key_hash(key)) in seen:
-                twice = Problem(shard, key, "is there twice (duplicate key)")
+                twice = Issue(shard, key, "is there twice (duplicate key)")
                 if problems[-1:] != [twice]:  # once, not for each of its members
                     problems.append(twice)
             else:
@@ -186,7 +186,7 @@ def _group_members(
         if last is not None:
             yield last
         where = f" after key {last[0]}" if last else ""
-        problems.append(Problem(shard, None, f"the tar is damaged{where}: {error}"))
+        problems.append(Issue(shard, None, f"the tar is damaged{where}: {error}"))
 
 
 def _check_sample(

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from datamodules.shards.problems import MalformedError
+from datamodules.shards.issues import MalformedError
 
 _DEEPEST = (
     32  # lists and objects within each other; recursion over what was read stays far from Python's limit

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from datamodules.shards.problems import MalformedError
+from datamodules.shards.issues import MalformedError
 
 BLOCK = 512
 MOST_HEADER_BYTES = 64 * 2**10  # before one payload: real ones have one block, with a long name three to five

@@ -22,6 +22,7 @@ from datamodules.shards.index import (
     read_index,
     write_index,
 )
+from datamodules.shards.issues import Issue, MalformedError
 from datamodules.shards.manifest import (
     JOB_NAME,
     MANIFEST_NAME,
@@ -33,7 +34,6 @@ from datamodules.shards.manifest import (
     write_manifest,
 )
 from datamodules.shards.plain_files import PlainFile
-from datamodules.shards.problems import MalformedError, Problem
 from datamodules.shards.scan import ShardScan, no_access, parse_metadata, scan_shard
 from datamodules.shards.tar import member_name, split_name, walk_tar
 from magnet_train.errors import UserError, cannot_read
@@ -42,7 +42,7 @@ from magnet_train.tokens import CodecInfo
 Progress = Callable[[int, int], None]  # (shards done, shards in all)
 
 
-def verify_shards(folder: Path, *, workers: int = 1, progress: Progress | None = None) -> list[Problem]:
+def verify_shards(folder: Path, *, workers: int = 1, progress: Progress | None = None) -> list[Issue]:
     """Find everything that is wrong with a folder of shards.
 
     Args:
@@ -59,14 +59,14 @@ def verify_shards(folder: Path, *, workers: int = 1, progress: Progress | None =
     manifest = read_manifest(folder)
     listed = {shard.file for shard in manifest.shards}
     problems = [
-        Problem(path.name, None, "lies in the folder but the manifest does not list it")
+        Issue(path.name, None, "lies in the folder but the manifest does not list it")
         for path in _tars(folder)
         if path.name not in listed
     ]
     present = [shard for shard in manifest.shards if (folder / shard.file).exists()]
     there = {shard.file for shard in present}
     problems += [
-        Problem(shard.file, None, "is missing though the manifest lists it")
+        Issue(shard.file, None, "is missing though the manifest lists it")
         for shard in manifest.shards
         if shard.file not in there
     ]
@@ -179,16 +179,16 @@ def _join(rows: list[IndexRows]) -> IndexRows:
     return np.concatenate([np.empty(0, dtype=INDEX_DTYPE), *rows])
 
 
-def _compare(listed: ShardEntry, found: ShardEntry) -> list[Problem]:
+def _compare(listed: ShardEntry, found: ShardEntry) -> list[Issue]:
     """Name the first difference between the manifest and a shard that is sound in itself."""
     for name in ("bytes", "samples", "frames", "sha256"):
         expected, actual = getattr(listed, name), getattr(found, name)
         if expected != actual:
-            return [Problem(listed.file, None, f"{name} is {actual} and the manifest says {expected}")]
+            return [Issue(listed.file, None, f"{name} is {actual} and the manifest says {expected}")]
     return []
 
 
-def _find_duplicates(folder: Path, files: list[str], rows: IndexRows) -> list[Problem]:
+def _find_duplicates(folder: Path, files: list[str], rows: IndexRows) -> list[Issue]:
     """Find keys that are in two shards; hashes point at them and the keys themselves decide."""
     order = np.argsort(rows["key_hash"], kind="stable")
     hashes = rows["key_hash"][order]
@@ -199,9 +199,9 @@ def _find_duplicates(folder: Path, files: list[str], rows: IndexRows) -> list[Pr
         try:
             key = _read_key(folder / here, second)
             if key == _read_key(folder / there, first):
-                problems.append(Problem(here, key, f"is in {there} too (duplicate key)"))
+                problems.append(Issue(here, key, f"is in {there} too (duplicate key)"))
         except (MalformedError, OSError) as error:
-            problems.append(Problem(here, None, f"changed while it was read ({error})"))
+            problems.append(Issue(here, None, f"changed while it was read ({error})"))
     return problems
 
 
@@ -211,7 +211,7 @@ def _read_key(path: Path, row: np.void) -> str:
         return split_name(member_name(file.read(start, end - start)))[0]
 
 
-def _check_index(folder: Path, manifest: Manifest, rows: IndexRows) -> list[Problem]:
+def _check_index(folder: Path, manifest: Manifest, rows: IndexRows) -> list[Issue]:
     try:
         listed = read_index(folder / INDEX_NAME, manifest)
     except FileNotFoundError:
@@ -224,7 +224,7 @@ def _check_index(folder: Path, manifest: Manifest, rows: IndexRows) -> list[Prob
         if np.array_equal(listed, rows):
             return []
         what = "does not describe these shards"
-    return [Problem(INDEX_NAME, None, what, remedy="make it again with --write-index")]
+    return [Issue(INDEX_NAME, None, what, remedy="make it again with --write-index")]
 
 
 def _codec_of_first_sample(path: Path) -> CodecInfo:

@@ -29,11 +29,11 @@ from datamodules.shards.manifest import (
 from datamodules.shards.scan import scan_shard
 from datamodules.shards.writer import end_of_archive
 from datamodules.tokenize.audio_files import AudioFile
-from datamodules.tokenize.report import REPORT_NAME, LeftOut, printable, read_report, summarize, write_report
+from datamodules.tokenize.report import REPORT_NAME, Skipped, printable, read_report, summarize, write_report
 from datamodules.tokenize.sources import SOURCES_NAME, name_changes, write_sources
 from datamodules.tokenize.work_unit import Outcome, WorkUnit
 from magnet_train.errors import UserError
-from magnet_train.storage.atomic_io import explain_disk_errors, publish, whole_file
+from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors, publish
 from magnet_train.tokens import CodecInfo
 
 WORK_NAME = ".tokenize"
@@ -44,8 +44,8 @@ class Finished(NamedTuple):
     """A folder of shards that is ready for use."""
 
     manifest: Manifest
-    left_out: list[LeftOut]
-    partial: list[LeftOut]
+    left_out: list[Skipped]
+    partial: list[Skipped]
 
 
 class NothingUsableError(UserError):
@@ -56,7 +56,7 @@ class NothingUsableError(UserError):
         left_out: Why not.
     """
 
-    def __init__(self, files: int, left_out: list[LeftOut]) -> None:
+    def __init__(self, files: int, left_out: list[Skipped]) -> None:
         none = "the only file cannot" if files == 1 else f"none of the {files} files can"
         super().__init__(
             f"{none} be used ({summarize(left_out)}), {printable(left_out[0].path)} because: "
@@ -154,7 +154,7 @@ class ShardJob:
                 if not job.exists():  # another process of the job may have been first
                     if self._sources:
                         write_sources(self.folder, self._sources)
-                    with whole_file(job) as file:
+                    with atomic_write(job) as file:
                         file.write(json.dumps(settings, indent=1).encode() + b"\n")
         _require_same(self.folder, settings, self._sources)
 
@@ -174,15 +174,15 @@ class ShardJob:
 
     def _assemble(self, strict: bool) -> None:
         first_with: dict[str, str] = {}  # hash of audio -> path
-        left_out: list[LeftOut] = []
-        partial: list[LeftOut] = []
+        left_out: list[Skipped] = []
+        partial: list[Skipped] = []
         entries: list[ShardEntry] = []
         rows: list[IndexRows] = []
         for unit, _ in self.units():
             outcomes = _without_duplicates(unit.outcomes_on_disk(), first_with)
-            left_out += [LeftOut(each.path, each.reason) for each in outcomes if each.reason is not None]
+            left_out += [Skipped(each.path, each.reason) for each in outcomes if each.reason is not None]
             partial += [
-                LeftOut(each.path, f"partial: {each.shortfall}")
+                Skipped(each.path, f"partial: {each.shortfall}")
                 for each in outcomes
                 if each.reason is None and each.shortfall is not None
             ]
@@ -210,7 +210,7 @@ class ShardJob:
         with explain_disk_errors(target):
             if not target.exists():  # else it was put there before the last stop
                 if kept < entry.samples:
-                    with whole_file(target) as copy:
+                    with atomic_write(target) as copy:
                         _copy_samples(unit.tar_path, copy, outcomes)
                 else:
                     publish(unit.tar_path, target)

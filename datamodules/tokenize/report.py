@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from magnet_train.storage.atomic_io import whole_file
+from magnet_train.storage.atomic_io import atomic_write
 
 REPORT_NAME = "report.jsonl"
 
 
-class LeftOut(NamedTuple):
+class Skipped(NamedTuple):
     """A file that gave no sample.
 
     Args:
@@ -25,21 +25,21 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-def summarize(left_out: Sequence[LeftOut]) -> str:
+def summarize(left_out: Sequence[Skipped]) -> str:
     """Count the kinds: "2 silent, 1 unreadable"."""
     kinds = Counter(map(_kind, left_out))
     return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
-def few_of(left_out: Sequence[LeftOut], most: int = 5) -> list[LeftOut]:
+def few_of(left_out: Sequence[Skipped], most: int = 5) -> list[Skipped]:
     """Choose a few to show: the first of each kind, then whatever comes first."""
-    first_of_kind: dict[str, LeftOut] = {}
+    first_of_kind: dict[str, Skipped] = {}
     for file in left_out:
         first_of_kind.setdefault(_kind(file), file)
     return list(dict.fromkeys([*first_of_kind.values(), *left_out]))[:most]
 
 
-def _kind(file: LeftOut) -> str:
+def _kind(file: Skipped) -> str:
     return file.reason.partition(":")[0]
 
 
@@ -51,11 +51,11 @@ class Report(NamedTuple):
         partial: Files that gave one of what could be read of them; marked with `kept` in the file.
     """
 
-    left_out: list[LeftOut]
-    partial: list[LeftOut]
+    left_out: list[Skipped]
+    partial: list[Skipped]
 
 
-def write_report(folder: Path, left_out: Sequence[LeftOut], partial: Sequence[LeftOut] = ()) -> None:
+def write_report(folder: Path, left_out: Sequence[Skipped], partial: Sequence[Skipped] = ()) -> None:
     """Write one JSON object with path and reason for each file; empty if there is nothing to report.
 
     Raises:
@@ -65,7 +65,7 @@ def write_report(folder: Path, left_out: Sequence[LeftOut], partial: Sequence[Le
         *(file._asdict() for file in left_out),
         *({**file._asdict(), "kept": True} for file in partial),
     ]
-    with whole_file(folder / REPORT_NAME) as file:
+    with atomic_write(folder / REPORT_NAME) as file:
         for record in records:
             file.write(_json_line(record).encode())
 
@@ -76,7 +76,7 @@ def read_report(folder: Path) -> Report:
     with (folder / REPORT_NAME).open(encoding="utf-8", newline="\n") as lines:
         for record in map(json.loads, lines):
             kept = record.pop("kept", False)
-            (report.partial if kept else report.left_out).append(LeftOut(**record))
+            (report.partial if kept else report.left_out).append(Skipped(**record))
     return report
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from datamodules.tokenize.audio_files import AudioFile
 from datamodules.tokenize.report import printable
-from magnet_train.storage.atomic_io import whole_file
+from magnet_train.storage.atomic_io import atomic_write
 
 SOURCES_NAME = "sources.jsonl.gz"
 _SHOWN = 3  # files of each kind of change
@@ -39,7 +39,7 @@ def write_sources(folder: Path, files: Sequence[AudioFile]) -> None:
         UserError: No room or no permission.
     """
     with (
-        whole_file(folder / SOURCES_NAME) as file,
+        atomic_write(folder / SOURCES_NAME) as file,
         gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=1, mtime=0) as packed,
     ):
         for line in _lines(files):

@@ -26,7 +26,7 @@ from datamodules.shards.manifest import ShardEntry
 from datamodules.shards.scan import scan_shard
 from datamodules.shards.writer import end_of_archive, sample_bytes
 from magnet_train.errors import UserError
-from magnet_train.storage.atomic_io import explain_disk_errors, whole_file
+from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors
 from magnet_train.tokens import CodecInfo
 
 
@@ -161,9 +161,9 @@ class WorkUnit:
             raise UserError(f"{self.tar_path} reads back otherwise than written: {what}; check the disk.")
         rows = io.BytesIO()
         np.save(rows, scan.rows, allow_pickle=False)
-        with whole_file(self._rows_path) as file:
+        with atomic_write(self._rows_path) as file:
             file.write(rows.getvalue())
-        with whole_file(self._entry_path) as file:  # last: marks the end
+        with atomic_write(self._entry_path) as file:  # last: marks the end
             file.write(json.dumps(asdict(scan.entry)).encode())
 
     def contents_on_disk(self) -> tuple[ShardEntry, IndexRows]:

@@ -15,7 +15,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from magnet_train.storage.atomic_io import whole_file
+from magnet_train.storage.atomic_io import atomic_write
 
 _STEPS_16_BIT = 2**15  # on each side of zero
 
@@ -42,7 +42,7 @@ def write_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
     audio = audio.detach().float().cpu()
     peak = float(audio.abs().max()) if audio.numel() else 0.0
     samples = (audio / max(peak, 1.0)).T.numpy()  # [samples, channels]
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(encode_wav(samples, sample_rate))
 
 
@@ -73,7 +73,7 @@ def write_edit(path: str | Path, audio: Tensor, recording: Tensor, sample_rate: 
         encoded = encode_wav(steps.to(torch.int16).numpy(), sample_rate)
     else:
         encoded = _encode_float_wav(samples.contiguous().numpy(), sample_rate)
-    with whole_file(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         file.write(encoded)
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from magnet_train.checkpoints.bundle import StoredModel
+from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.errors import UserError
 from magnet_train.storage.weight_checks import require_finite
 
@@ -25,7 +25,7 @@ def is_adapter_weight(name: str) -> bool:
     return name.endswith((A, B))
 
 
-def merge_adapter(base: StoredModel, adapter: StoredModel, strength: float = 1.0) -> StoredModel:
+def merge_adapter(base: ModelBundle, adapter: ModelBundle, strength: float = 1.0) -> ModelBundle:
     """Add an adapter to the model it was trained on, or to one of the same shape.
 
     Args:

@@ -34,7 +34,7 @@ SETTINGS = ("lm", "text", "codec", "decoding", "segment_duration")
 
 
 @dataclass(frozen=True)
-class StoredModel:
+class ModelBundle:
     """What every format we read gives.
 
     Args:
@@ -70,7 +70,7 @@ class StoredModel:
     adapter: dict[str, Any] = field(default_factory=dict)
 
 
-def describe(record: Mapping[str, Any], where: str, weights: dict[str, Tensor], **more: Any) -> StoredModel:
+def describe(record: Mapping[str, Any], where: str, weights: dict[str, Tensor], **more: Any) -> ModelBundle:
     """Read the settings, which a checkpoint and a config.json hold under the same names.
 
     Args:
@@ -78,7 +78,7 @@ def describe(record: Mapping[str, Any], where: str, weights: dict[str, Tensor], 
             and `adapter`.
         where: File named in errors.
         weights: The model's weights.
-        more: Remaining fields of `StoredModel`.
+        more: Remaining fields of `ModelBundle`.
 
     Raises:
         UserError: A setting is missing, cannot be one, or does not fit the weights; or weights are NaN.
@@ -101,7 +101,7 @@ def describe(record: Mapping[str, Any], where: str, weights: dict[str, Tensor], 
         decoding = {**record["decoding"], "decoding_steps": tuple(record["decoding"]["decoding_steps"])}
         codec = CodecInfo.from_dict(record["codec"], where)
         require_codec(codec, where)
-        return StoredModel(
+        return ModelBundle(
             lm=dict(record["lm"]),
             text=dict(record["text"]),
             codec=codec,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from magnet_train.checkpoints.audiocraft.read import THEIR_STORE
-from magnet_train.checkpoints.bundle import StoredModel
+from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.checkpoints.licence import RELEASED_NOTE, UNSPECIFIED, front_matter, note_on
 
 USE = {
@@ -27,7 +27,7 @@ NO_CODEC = (
 )
 
 
-def model_card(model: StoredModel, format: str = "magnet") -> str:
+def model_card(model: ModelBundle, format: str = "magnet") -> str:
     """Write the card in Markdown, with the hub's front matter.
 
     Args:
@@ -59,7 +59,7 @@ Made with magnet-train after "Masked Audio Generation using a Single Non-Autoreg
 """
 
 
-def facts(model: StoredModel) -> Iterator[tuple[str, str]]:
+def facts(model: ModelBundle) -> Iterator[tuple[str, str]]:
     """List what there is to say of a model, as (name, text) in Markdown."""
     lm, codec = model.lm, model.codec
     yield (
@@ -96,7 +96,7 @@ def facts(model: StoredModel) -> Iterator[tuple[str, str]]:
     yield "licence", model.licence
 
 
-def _parameters(model: StoredModel) -> str:
+def _parameters(model: ModelBundle) -> str:
     """Count parameters as `fit` and `export` do, once each: a T5 stores its embedding under two names."""
     counts = {"lm": 0, "text": 0}
     for name, tensor in model.weights.items():
@@ -120,7 +120,7 @@ def describe_text(text: Mapping[str, Any]) -> str:
     return "none: the model makes clips without captions" if kind == "none" else json.dumps(dict(text))
 
 
-def _remarks(model: StoredModel, format: str) -> Iterator[str]:
+def _remarks(model: ModelBundle, format: str) -> Iterator[str]:
     note = note_on(model.licence, str(model.base.get("licence", "")))
     if note:
         yield note

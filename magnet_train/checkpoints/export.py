@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from magnet_train.checkpoints.audiocraft.read import CODEC_FILE, THEIR_STORE
-from magnet_train.checkpoints.bundle import StoredModel, describe
+from magnet_train.checkpoints.bundle import ModelBundle, describe
 from magnet_train.checkpoints.card import model_card
 from magnet_train.errors import UserError, first_line
 from magnet_train.storage.atomic_io import sync
@@ -28,7 +28,7 @@ CODEC_FOLDER, TEXT_FOLDER = "codec", "text"
 CODEC_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 
 
-def save_export(model: StoredModel, folder: Path) -> None:
+def save_export(model: ModelBundle, folder: Path) -> None:
     """Write the folder, whole or not at all.
 
     Args:
@@ -76,7 +76,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         ) from error
 
 
-def load_export(folder: Path) -> StoredModel:
+def load_export(folder: Path) -> ModelBundle:
     """Read a folder that `save_export` wrote.
 
     Raises:
@@ -114,7 +114,7 @@ def load_export(folder: Path) -> StoredModel:
     return stored
 
 
-def _require_text_of_the_weights(stored: StoredModel, folder: Path) -> None:
+def _require_text_of_the_weights(stored: ModelBundle, folder: Path) -> None:
     """Hold the configuration of a text encoder that was trained along to its weights, which lie with the model's."""
     from magnet_train.text.t5 import require_modest_t5  # transformers takes seconds
 
@@ -127,7 +127,7 @@ def _require_text_of_the_weights(stored: StoredModel, folder: Path) -> None:
         ) from error
 
 
-def _write(model: StoredModel, folder: Path) -> None:
+def _write(model: ModelBundle, folder: Path) -> None:
     # What is copied along does not go by a path of this machine; a name of the hub or the package stays.
     if model.codec_folder is not None and _is_path(model.codec.id):
         model = replace(model, codec=replace(model.codec, id=CODEC_FOLDER))

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from magnet_train.checkpoints.bundle import StoredModel, describe, load_plain
+from magnet_train.checkpoints.bundle import ModelBundle, describe, load_plain
 from magnet_train.checkpoints.layout import FORMAT, KEY, RAW_STATE
 from magnet_train.errors import UserError
 
 
-def read_checkpoint(path: Path, raw: bool = False, checkpoint: Any = None) -> StoredModel:
+def read_checkpoint(path: Path, raw: bool = False, checkpoint: Any = None) -> ModelBundle:
     """Read model and settings, not the state of the training.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from magnet_train.checkpoints.adapter import merge_adapter, weights_sha256
 from magnet_train.checkpoints.audiocraft.read import CODEC_FILE, STATE_FILE, is_audiocraft, read_audiocraft
-from magnet_train.checkpoints.bundle import StoredModel, load_plain
+from magnet_train.checkpoints.bundle import ModelBundle, load_plain
 from magnet_train.checkpoints.export import CARD, CONFIG, load_export
 from magnet_train.checkpoints.licence import RELEASED, UNSPECIFIED
 from magnet_train.checkpoints.lightning import read_checkpoint
@@ -19,7 +19,7 @@ HUB_FILES = (*SETTINGS, *WEIGHTS, STATE_FILE, CODEC_FILE, CARD)
 RELEASES = ("facebook/magnet-", "facebook/audio-magnet-")
 
 
-def read_model(path_or_hub_id: str | Path, raw: bool = False) -> StoredModel:
+def read_model(path_or_hub_id: str | Path, raw: bool = False) -> ModelBundle:
     """Read a model in any format that we know; an adapter with the model that it belongs to.
 
     Args and errors as in `read_stored`.
@@ -31,7 +31,7 @@ def read_model(path_or_hub_id: str | Path, raw: bool = False) -> StoredModel:
     return stored if not stored.adapter else merge_adapter(_base_of(stored), stored)
 
 
-def _base_of(adapter: StoredModel) -> StoredModel:
+def _base_of(adapter: ModelBundle) -> ModelBundle:
     source = str(adapter.base.get("source"))
     try:
         base = read_model(source)
@@ -48,7 +48,7 @@ def _base_of(adapter: StoredModel) -> StoredModel:
     return base
 
 
-def read_stored(path_or_hub_id: str | Path, raw: bool = False, mapped: bool = False) -> StoredModel:
+def read_stored(path_or_hub_id: str | Path, raw: bool = False, mapped: bool = False) -> ModelBundle:
     """Read what lies there: a model in any format that we know, or an adapter alone.
 
     Args:
@@ -78,7 +78,7 @@ def read_stored(path_or_hub_id: str | Path, raw: bool = False, mapped: bool = Fa
     return stored
 
 
-def _read_folder(path: Path) -> StoredModel:
+def _read_folder(path: Path) -> ModelBundle:
     if (path / CONFIG).is_file():
         return load_export(path)
     if (path / STATE_FILE).is_file():
@@ -89,7 +89,7 @@ def _read_folder(path: Path) -> StoredModel:
     )
 
 
-def _read_file(path: Path, raw: bool, mapped: bool) -> StoredModel:
+def _read_file(path: Path, raw: bool, mapped: bool) -> ModelBundle:
     package = load_plain(path, mapped)
     if not is_audiocraft(package):
         return read_checkpoint(path, raw, package)

@@ -28,7 +28,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.distributed.constants import default_pg_timeout
 
 from datamodules import DataPosition
-from magnet_train.checkpoints.bundle import StoredModel
+from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.checkpoints.load import read_model
 from magnet_train.cli.configs import with_found_configs
 from magnet_train.cli.fit.callback_options import (
@@ -58,17 +58,17 @@ from magnet_train.cli.ranks import check_restarts, read_ranks, restarted
 from magnet_train.cli.wrong_usage import OneSentenceParser, refusal, require_configuration
 from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.training.callbacks import (
-    ExactResume,
-    FiniteGuard,
+    DeterministicResume,
     LastRow,
+    NonFiniteGuard,
     SaveOnStop,
-    SpeedMonitor,
     StepProgressBar,
+    ThroughputMonitor,
     WritePredictions,
 )
 from magnet_train.training.callbacks.predictions import FOLDER
 from magnet_train.training.checkpointing import AtomicCheckpointIO, checkpoints_of, step_of
-from magnet_train.training.finetune import Tuning, start, take_architecture
+from magnet_train.training.finetune import TrainableParameters, start, take_architecture
 from magnet_train.training.module import MagnetModule
 from magnet_train.training.parallel import accumulate
 from magnet_train.training.stop_request import PREEMPTED, START_LIMIT, stop_request
@@ -148,7 +148,7 @@ class ConfigKeeper(SaveConfigCallback):
 class MagnetCLI(LightningCLI):
     """Joins data and model; the data's codec decides n_q and card."""
 
-    _base: StoredModel | None = None  # of --init_from
+    _base: ModelBundle | None = None  # of --init_from
 
     def __init__(self, *arguments: Any, held: contextlib.ExitStack, **names: Any) -> None:
         self._held = held  # for the lock of the run's folder
@@ -189,7 +189,7 @@ class MagnetCLI(LightningCLI):
             "own. To go on with an interrupted run give --resume (as well, if the run had an --init_from)",
         )
         parser.add_subclass_arguments(
-            Tuning,
+            TrainableParameters,
             "tuning",
             required=False,
             help="what of the model trains, magnet_train.training.finetune.LoRA say; else all",
@@ -294,7 +294,7 @@ class MagnetCLI(LightningCLI):
         """Add what every run needs, unless the configuration names it with settings of its own."""
         needed: list[type[pl.Callback]] = [DataPosition]
         if self.subcommand == "fit":
-            needed += [ExactResume, FiniteGuard, LastRow, SpeedMonitor, StartSummary]
+            needed += [DeterministicResume, NonFiniteGuard, LastRow, ThroughputMonitor, StartSummary]
             if trainer.enable_checkpointing is not False:
                 needed.append(SaveOnStop)
         if self.subcommand == "predict":

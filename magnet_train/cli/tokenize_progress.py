@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 from magnet_train.audio.recording import header_seconds
-from magnet_train.cli.counting import duration
+from magnet_train.cli.formatting import duration
 
 if TYPE_CHECKING:
     from torch import Tensor

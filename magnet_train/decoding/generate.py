@@ -15,7 +15,7 @@ from torch import Tensor
 from magnet_train.decoding.config import DecodingConfig, DecodingStep, decoding_schedule
 from magnet_train.decoding.remasking import remasking_for
 from magnet_train.decoding.rescoring import Rescorer, Rescoring
-from magnet_train.decoding.sampling import choose_tokens, race_noise
+from magnet_train.decoding.sampling import choose_tokens, exponential_noise
 from magnet_train.errors import UserError
 from magnet_train.masking import at_frames
 
@@ -108,7 +108,7 @@ def generate_tokens(
         logits = _logits_at(logits_fn, tokens, step, frames)
         noise = None
         if decoding.use_sampling:
-            noise = at_frames(race_noise((batch, num_frames, card), generator, device), frames)
+            noise = at_frames(exponential_noise((batch, num_frames, card), generator, device), frames)
         sampled, sampled_probs = choose_tokens(logits, step.temperature, decoding, noise)
         current = torch.where(masked, current.scatter(1, frames, sampled), current)
         tokens[:, stage] = current

@@ -38,7 +38,7 @@ def filter_probs(probs: Tensor, top_p: float, top_k: int) -> Tensor:
     return kept / kept.sum(dim=-1, keepdim=True)
 
 
-def race_noise(
+def exponential_noise(
     shape: tuple[int, int, int],
     generator: torch.Generator | Sequence[torch.Generator] | None,
     device: torch.device | str,
@@ -69,7 +69,7 @@ def sample_categorical(probs: Tensor, noise: Tensor) -> Tensor:
 
     Args:
         probs: float [..., card]; they need not add up to 1.
-        noise: float [..., card], see `race_noise`.
+        noise: float [..., card], see `exponential_noise`.
 
     Returns:
         int64 [...].
@@ -86,7 +86,7 @@ def sample_nucleus(probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
     Args:
         probs: float [N, card].
         top_p: Above 0.
-        noise: float [N, card], see `race_noise`.
+        noise: float [N, card], see `exponential_noise`.
 
     Returns:
         int64 [N], what `filter_probs` and `sample_categorical` give.
@@ -111,7 +111,7 @@ def choose_tokens(
         logits: float [B, M, card], guided.
         temperature: Of this step; at least `MIN_TEMPERATURE` is used.
         decoding: Which tokens are candidates.
-        noise: float [B, M, card], see `race_noise`; None without sampling.
+        noise: float [B, M, card], see `exponential_noise`; None without sampling.
 
     Returns:
         Ids int64 [B, M] and their probabilities float [B, M]. As in the reference the probabilities are

@@ -20,7 +20,7 @@ from magnet_train.audio.chunked import decode_loop, encode_audio, samples_per_fr
 from magnet_train.checkpoints.adapter import merge_adapter, weights_sha256
 from magnet_train.checkpoints.audiocraft.read import CODEC_FILE, THEIR_STORE
 from magnet_train.checkpoints.audiocraft.write import save_audiocraft
-from magnet_train.checkpoints.bundle import StoredModel, as_it_came, load_weights, without_path
+from magnet_train.checkpoints.bundle import ModelBundle, as_it_came, load_weights, without_path
 from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.licence import UNSPECIFIED
 from magnet_train.checkpoints.load import read_model, read_stored
@@ -61,7 +61,7 @@ class Magnet:
         UserError: The weights do not fit the settings.
     """
 
-    def __init__(self, stored: StoredModel, device: str = "cpu") -> None:
+    def __init__(self, stored: ModelBundle, device: str = "cpu") -> None:
         self._stored = stored
         self.device = _device(device)
         self.decoding: DecodingConfig = stored.decoding
@@ -569,7 +569,7 @@ class Magnet:
             self.save_pretrained(folder, licence, format)
             return upload_folder(folder, repo_id, private, dry_run)
 
-    def _to_store(self, scratch: Path, licence: str | None) -> StoredModel:
+    def _to_store(self, scratch: Path, licence: str | None) -> ModelBundle:
         """Collect weights as they are now, and local copies of what the model needs."""
         stored = self._stored
         text_folder, name = stored.text_folder, stored.text.get("name")
@@ -627,7 +627,7 @@ def _is_local(path: Path) -> bool:
     return path.is_dir() or path.is_absolute()
 
 
-def _text_is_elsewhere(stored: StoredModel) -> bool:
+def _text_is_elsewhere(stored: ModelBundle) -> bool:
     """Tell a frozen T5, which the weights do not hold."""
     return stored.text.get("kind") == "t5" and stored.text.get("trainable") is False
 
@@ -641,7 +641,7 @@ def _device(name: str) -> torch.device:
         ) from error
 
 
-def _build_lm(stored: StoredModel) -> MagnetTransformer:
+def _build_lm(stored: ModelBundle) -> MagnetTransformer:
     try:
         lm = MagnetTransformer(**stored.lm)
     except (TypeError, ValueError, RuntimeError, UserError) as error:

@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from magnet_train.models import MagnetTransformer
 from magnet_train.models.transformer import count_parameters
-from magnet_train.training.finetune.trainable import Tuning
+from magnet_train.training.finetune.trainable import TrainableParameters
 
 FLOAT = 4  # bytes; mixed precision keeps weights, gradients and optimizer in float32 as well
 CAPTION_TOKENS = 32
@@ -50,7 +50,7 @@ class TrainingMemory:
 
 
 def training_memory(
-    lm: Mapping[str, Any], frames: int, mixed: bool, tuning: Tuning | None = None
+    lm: Mapping[str, Any], frames: int, mixed: bool, tuning: TrainableParameters | None = None
 ) -> TrainingMemory:
     """Compute it for AdamW and a moving average, as the shipped configurations have them.
 
@@ -75,7 +75,7 @@ def training_memory(
     )
 
 
-def _module(lm: Mapping[str, Any], layers: int, tuning: Tuning | None) -> MagnetTransformer:
+def _module(lm: Mapping[str, Any], layers: int, tuning: TrainableParameters | None) -> MagnetTransformer:
     with torch.device("meta"):
         model = MagnetTransformer(**{**lm, "num_layers": layers})
         if tuning is not None:

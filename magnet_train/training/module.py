@@ -39,7 +39,11 @@ from magnet_train.training.parallel import (
 
 ON_HOST = ("noise", "valid", "slot")  # entries of a batch that no GPU needs
 LOSS, COUNT = 0, 1  # rows of `_sums`
-RATE, COIN, ORDER = 0, 1, 2  # columns of `noise`: mask rate, text-drop coin, and from here on the span order
+RATE, CONDITION, ORDER = (
+    0,
+    1,
+    2,
+)  # columns of `noise`: mask rate, text-drop coin, and from here on the span order
 
 
 class TokenBatch(TypedDict):
@@ -178,14 +182,22 @@ class MagnetModule(pl.LightningModule):
         stages = self.stages_of(batch)
         mask = self.draw_mask(batch["noise"])  # [B, T]
         hidden, text_mask = self.text(batch["text"])
-        shown = batch["noise"][:, COIN] >= self.cfg_dropout
+        shown = batch["noise"][:, CONDITION] >= self.cfg_dropout
         text_mask = text_mask & shown.to(text_mask.device, non_blocking=True)[:, None]
         with_text = [row for row, show in enumerate(shown.tolist()) if show and batch["text"][row]]
         sums = torch.zeros(2, self.codec.n_q, device=self.device)
         total = torch.zeros((), device=self.device)
-        every_way = self.stage_sampling == "stratified" and is_sharded(self.lm)
+        run_all_stages = self.stage_sampling == "stratified" and is_sharded(self.lm)
         for stage, logits, targets, _ in predict_masked(
-            self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask, with_text, every_way
+            self.lm,
+            batch["tokens"],
+            mask,
+            batch["valid"],
+            stages,
+            hidden,
+            text_mask,
+            with_text,
+            run_all_stages,
         ):
             loss = masked_cross_entropy_sum(logits, targets)
             sums[LOSS, stage], sums[COUNT, stage] = loss.detach(), len(targets)

@@ -51,7 +51,7 @@ def predict_masked(
     text: Tensor | None = None,
     text_mask: Tensor | None = None,
     with_text: Collection[int] | None = None,
-    every_way: bool = False,
+    run_all_stages: bool = False,
 ) -> Iterator[StagePrediction]:
     """Predict what is masked, codebook by codebook; each clip is about one of them.
 
@@ -70,7 +70,7 @@ def predict_masked(
         text: float [B, S, text_dim] or None.
         text_mask: bool [B, S] or None.
         with_text: Clips that have a text, see `MagnetTransformer.hidden`; None if the caller does not know.
-        every_way: Call the model for all codebooks, also those without a clip: ranks that share a model out
+        run_all_stages: Call the model for all codebooks, also those without a clip: ranks that share a model out
             wait for each other in every call.
 
     Yields:
@@ -86,7 +86,7 @@ def predict_masked(
     first, others = range(1), range(1, tokens.shape[1])
     for alike in (first, others):
         rows = [row for row, stage in enumerate(stages) if stage in alike]
-        asked_stages = alike if every_way else sorted({stages[row] for row in rows})
+        asked_stages = alike if run_all_stages else sorted({stages[row] for row in rows})
         if not asked_stages:
             continue
         rows = rows or [0]  # a clip that has nothing to say here

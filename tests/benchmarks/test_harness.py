@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from harness import generation
+from harness.config import BenchmarkConfig, NotExactError, require_close
 from harness.restricted import CONTEXT, dense_attention, flex_attention
-from harness.setting import NotExactError, Setting, require_close
 from harness.timing import Clock, Pair, time_pair
 from harness.training import TrainingBatch, check_training
 from magnet_train.cli.main import main
 from magnet_train.training.flops import Pass, forward_flops
 
 TINY = ["--dim", "32", "--heads", "2", "--layers", "2", "--card", "16", "--frames", "36", "150"]
-SETTING = Setting(dim=32, heads=2, layers=2, card=16, frames=150, batch=4, text_positions=5)
+SETTING = BenchmarkConfig(dim=32, heads=2, layers=2, card=16, frames=150, batch=4, text_positions=5)
 
 
 @pytest.mark.parametrize("what", ["train", "generate"])
@@ -127,7 +127,7 @@ def test_turns_alternate():
 
 def test_flops_of_the_paper_sized_model():
     # By hand: 28 D^2 a frame and layer with a text, 24 D^2 without; 2 x 2 D a key.
-    config = Setting().lm_config
+    config = BenchmarkConfig().lm_config
     dim, frames = 1024, 500
     text = 24 * (24 * 4 * dim**2) + 2 * 24 * 768 * dim  # keys and values of 24 layers, and the projection
     attended = 24 * frames * 4 * 24 * dim
@@ -139,7 +139,7 @@ def test_flops_of_the_paper_sized_model():
 
 
 def test_flops_of_a_span_are_those_of_what_it_can_see():
-    config = Setting().lm_config
+    config = BenchmarkConfig().lm_config
     dim = 1024
     seen = [3 + 10 * left for left in range(24, 0, -1)]  # frames of each layer, the lowest first
     attention = sum(seen) * (8 * dim**2 + 4 * (2 * CONTEXT + 1) * dim)

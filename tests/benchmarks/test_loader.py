@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.loader_measurements import measure_pair
-from harness.loader_pipelines import Setting, require_same_clips
+from harness.loader_pipelines import BenchmarkConfig, require_same_clips
 from harness.loader_shards import make_shards
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "loader.json"
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory) -> Setting:
-    return Setting(make_shards(tmp_path_factory.mktemp("clips"), 1024, 500), frames=500, batch=72)
+def setting(tmp_path_factory) -> BenchmarkConfig:
+    return BenchmarkConfig(make_shards(tmp_path_factory.mktemp("clips"), 1024, 500), frames=500, batch=72)
 
 
 def test_all_ways_give_the_same(setting):

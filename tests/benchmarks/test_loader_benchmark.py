@@ -17,8 +17,8 @@ from harness.loader_measurements import measure_pair, measure_plain_read, measur
 from harness.loader_opening import measure_opening
 from harness.loader_pipelines import (
     OTHERS,
+    BenchmarkConfig,
     Clips,
-    Setting,
     decode_by_hand,
     ours,
     require_same_clips,
@@ -37,12 +37,12 @@ def mixed(make_shards) -> Path:
 
 def test_clips_of_any_length_are_the_same_by_every_way(mixed):
     assert len(read_manifest(mixed).shards) > 1
-    require_same_clips(Setting(mixed, frames=40, batch=7))
+    require_same_clips(BenchmarkConfig(mixed, frames=40, batch=7))
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_rows_are_as_long_as_ours(mixed, name):
-    setting = Setting(mixed, frames=40, batch=30)
+    setting = BenchmarkConfig(mixed, frames=40, batch=30)
     lengths = {f"clip{number:04d}": LENGTHS[number % 3] for number in range(30)}
     for clips in (next(ours(setting)), next(OTHERS[name](setting))):
         assert clips.tokens.shape == (30, 4, 40)
@@ -52,21 +52,21 @@ def test_rows_are_as_long_as_ours(mixed, name):
 
 
 def test_codes_of_padding_do_not_count(mixed):
-    assert Setting(mixed, frames=40, batch=8).codes_per_clip == 4 * (20 + 40 + 40) / 3
+    assert BenchmarkConfig(mixed, frames=40, batch=8).codes_per_clip == 4 * (20 + 40 + 40) / 3
 
 
-def _shifted(setting: Setting) -> Iterator[Clips]:
+def _shifted(setting: BenchmarkConfig) -> Iterator[Clips]:
     for clips in decode_by_hand(setting):
         clips.tokens[0, 0, 0] += 1
         yield clips
 
 
-def _renamed(setting: Setting) -> Iterator[Clips]:
+def _renamed(setting: BenchmarkConfig) -> Iterator[Clips]:
     for clips in decode_by_hand(setting):
         yield clips._replace(keys=[f"{key}x" for key in clips.keys])
 
 
-def _other_words(setting: Setting) -> Iterator[Clips]:
+def _other_words(setting: BenchmarkConfig) -> Iterator[Clips]:
     for clips in decode_by_hand(setting):
         yield clips._replace(texts=["something else", *clips.texts[1:]])
 
@@ -75,7 +75,7 @@ def _other_words(setting: Setting) -> Iterator[Clips]:
 def test_other_contents_stop_the_benchmark(mixed, monkeypatch, wrong):
     monkeypatch.setitem(OTHERS, "webdataset, decoded by hand", wrong)
     with pytest.raises(UserError, match="decoded by hand gives another clip clip0000"):
-        require_same_clips(Setting(mixed, frames=40, batch=30))
+        require_same_clips(BenchmarkConfig(mixed, frames=40, batch=30))
 
 
 def test_only_as_many_shards_as_are_needed(mixed, tmp_path):
@@ -84,7 +84,7 @@ def test_only_as_many_shards_as_are_needed(mixed, tmp_path):
     assert [shard.file for shard in read_manifest(few).shards] == [shards[0].file]
     more = first_shards(mixed, shards[0].samples + 1, tmp_path / "more")
     assert len(read_manifest(more).shards) == 2
-    require_same_clips(Setting(more, frames=40, batch=7))
+    require_same_clips(BenchmarkConfig(more, frames=40, batch=7))
     assert first_shards(mixed, 30, tmp_path / "all") == mixed
     assert first_shards(mixed, 1000, tmp_path / "beyond") == mixed
 
@@ -99,7 +99,7 @@ def test_made_up_clips_are_made_once(tmp_path):
 
 
 def test_numbers_are_medians_within_their_spread(mixed):
-    setting = Setting(mixed, frames=40, batch=8)
+    setting = BenchmarkConfig(mixed, frames=40, batch=8)
     pair = measure_pair(setting, "webdataset, .decode()", rounds=3, turn=40)
     assert pair["low"] <= pair["ratio"] <= pair["high"]
     assert pair["rounds"] == 3
@@ -115,7 +115,7 @@ def test_numbers_are_medians_within_their_spread(mixed):
 def test_workers_are_measured_and_leave(mixed, monkeypatch):
     monkeypatch.setattr("torch._utils.cpu_count", lambda: 1)  # fewer cores than workers: PyTorch would warn
     before = multiprocessing.active_children()
-    row = measure_workers(Setting(mixed, frames=40, batch=8), 2, rounds=2, turn=2000)
+    row = measure_workers(BenchmarkConfig(mixed, frames=40, batch=8), 2, rounds=2, turn=2000)
     assert row["workers_us_per_clip"] > 0
     assert set(multiprocessing.active_children()) <= set(before)
 
@@ -139,7 +139,7 @@ def test_the_memory_of_a_worker_does_not_grow_with_the_clips(tmp_path):
 
 
 def test_epochs_follow_each_other_without_end(mixed):
-    setting = Setting(mixed, frames=40, batch=30)
+    setting = BenchmarkConfig(mixed, frames=40, batch=30)
     first, second = itertools.islice(ours(setting), 2)
     assert sorted(first.keys) == sorted(second.keys)
     assert first.keys != second.keys

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.sampling.draw import AllBut, Mixture, OneByOne, hold_out
+from datamodules.sampling.clips import SequentialClips, TrainSplit, WeightedMixture, hold_out
 from magnet_train.errors import UserError
 
 NONE = np.empty(0, dtype=np.int64)
 
 
-def mixture(*parts: tuple[int, float], seed: int = 0) -> Mixture:
+def mixture(*parts: tuple[int, float], seed: int = 0) -> WeightedMixture:
     """Make one of (clips, weight)."""
-    return Mixture([AllBut(clips, NONE) for clips, _ in parts], [weight for _, weight in parts], seed)
+    return WeightedMixture(
+        [TrainSplit(clips, NONE) for clips, _ in parts], [weight for _, weight in parts], seed
+    )
 
 
 def test_holding_out_goes_by_key() -> None:
@@ -34,7 +36,7 @@ def test_both_sides_get_at_least_one_clip(fraction: float, held: list[int]) -> N
 
 def test_what_is_not_held_out_is_numbered_without_gaps() -> None:
     held = np.array([0, 3, 4, 9])
-    kept = AllBut(10, held)
+    kept = TrainSplit(10, held)
     assert len(kept) == 6
     assert kept[np.arange(6)].tolist() == [1, 2, 5, 6, 7, 8]
 
@@ -84,14 +86,14 @@ def test_weights_that_cannot_be_kept_are_refused(weights: tuple[float, float]) -
 
 
 def test_replacements_are_of_the_slot_and_not_held_out() -> None:
-    draw = Mixture([AllBut(10, np.array([2, 7]))], [1.0], seed=0)
+    draw = WeightedMixture([TrainSplit(10, np.array([2, 7]))], [1.0], seed=0)
     first = draw.instead(5, 0)
     assert first.tolist() == draw.instead(5, 0).tolist() != draw.instead(6, 0).tolist()
     assert not {2, 7} & {int(clip) for slot in range(50) for clip in draw.instead(slot, 0)}
 
 
 def test_one_by_one_joins_the_folders() -> None:
-    draw = OneByOne([np.array([4, 8]), range(0), range(3)])
+    draw = SequentialClips([np.array([4, 8]), range(0), range(3)])
     assert len(draw) == 5
     drawn = draw[np.array([0, 1, 2, 4])]
     assert drawn.folder.tolist() == [0, 0, 2, 2]

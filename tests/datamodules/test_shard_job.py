@@ -208,7 +208,7 @@ def test_no_room_on_disk_and_room_again(
     assert contents(tmp_path / "shards") == contents(undisturbed)
 
 
-@pytest.mark.parametrize("name", ["scan_shard", "whole_file"])
+@pytest.mark.parametrize("name", ["scan_shard", "atomic_write"])
 def test_stopped_at_the_end_of_a_shard(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -238,7 +238,7 @@ class StopError(Exception):
     [
         *(("publish", calls) for calls in (0, 1, 2)),  # tars as they are
         # tars without what is there twice; before them comes the job's own file
-        *(("whole_file", calls) for calls in (1, 3)),
+        *(("atomic_write", calls) for calls in (1, 3)),
         *((name, 0) for name in ("write_index", "write_report", "write_manifest", "shutil.rmtree")),
     ],
 )

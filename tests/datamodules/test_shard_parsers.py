@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules.shards.index import INDEX_DTYPE, open_index
+from datamodules.shards.issues import MalformedError
 from datamodules.shards.manifest import Manifest, ShardEntry, parse_manifest
 from datamodules.shards.npy import tokens_from_npy
-from datamodules.shards.problems import MalformedError
 from datamodules.shards.reading import ShardReader
 from datamodules.shards.scan import LONGEST_CAPTION, parse_metadata
 from datamodules.shards.tar import member_name, split_name, walk_tar

@@ -6,13 +6,13 @@ import itertools
 
 import pytest
 
-from datamodules.sampling.sampler import EverySlotOnce, SlotBatchSampler
+from datamodules.sampling.batch_samplers import EvaluationBatchSampler, InfiniteBatchSampler
 
 
 def global_slots(world_size: int, steps: int, start: int = 0) -> list[int]:
     """Join what the ranks see, step by step; the global batch is 8."""
     ranks = [
-        SlotBatchSampler(batch_size=8 // world_size, rank=rank, world_size=world_size, start=start)
+        InfiniteBatchSampler(batch_size=8 // world_size, rank=rank, world_size=world_size, start=start)
         for rank in range(world_size)
     ]
     steps_of_ranks = zip(*(itertools.islice(rank, steps) for rank in ranks), strict=True)
@@ -29,7 +29,7 @@ def test_resuming_continues_the_order() -> None:
 
 
 def test_start_may_be_moved_between_iterations() -> None:
-    sampler = SlotBatchSampler(batch_size=4)
+    sampler = InfiniteBatchSampler(batch_size=4)
     assert next(iter(sampler))[0] == 0
     sampler.start = 12
     assert next(iter(sampler))[0] == 12
@@ -39,7 +39,7 @@ def test_start_may_be_moved_between_iterations() -> None:
 @pytest.mark.parametrize("count", [1, 5, 37, 40])
 def test_validation_covers_each_slot_once_in_equally_many_batches(world_size: int, count: int) -> None:
     ranks = [
-        list(EverySlotOnce(count, batch_size=4, rank=rank, world_size=world_size))
+        list(EvaluationBatchSampler(count, batch_size=4, rank=rank, world_size=world_size))
         for rank in range(world_size)
     ]
     assert len({len(rank) for rank in ranks}) == 1
@@ -50,7 +50,9 @@ def test_validation_covers_each_slot_once_in_equally_many_batches(world_size: in
 
 
 def test_fewer_clips_than_ranks_still_gives_every_rank_a_batch() -> None:
-    assert [EverySlotOnce(1, batch_size=1, rank=rank, world_size=2)[0].tolist() for rank in (0, 1)] == [
+    assert [
+        EvaluationBatchSampler(1, batch_size=1, rank=rank, world_size=2)[0].tolist() for rank in (0, 1)
+    ] == [
         [0],
         [-1],
     ]

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from datamodules.batches import BatchMaker, TokenBatch
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenDataset
-from datamodules.sampling.draw import OneByOne
+from datamodules.sampling.clips import SequentialClips
 from datamodules.sampling.order import Purpose
 from datamodules.token_datamodule import TokenDataModule
 from magnet_train.errors import UserError
@@ -193,7 +193,7 @@ def test_codec_is_there_before_the_shards_are_opened(make_shards: MakeShards, co
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_dataset_goes_to_another_process(make_shards: MakeShards, codec: CodecInfo, method: str) -> None:
     folder = make_shards()
-    dataset = TokenDataset([folder], OneByOne([range(10)]), BatchMaker(codec, 50, 0, Purpose.TRAIN))
+    dataset = TokenDataset([folder], SequentialClips([range(10)]), BatchMaker(codec, 50, 0, Purpose.TRAIN))
     loader = DataLoader(
         dataset, sampler=[np.array([3])], batch_size=None, num_workers=1, multiprocessing_context=method
     )
@@ -202,7 +202,7 @@ def test_dataset_goes_to_another_process(make_shards: MakeShards, codec: CodecIn
 
 def test_pickle_carries_no_index(make_shards: MakeShards, codec: CodecInfo) -> None:
     folder = make_shards(clips=50)
-    dataset = TokenDataset([folder], OneByOne([range(50)]), BatchMaker(codec, 50, 0, Purpose.TRAIN))
+    dataset = TokenDataset([folder], SequentialClips([range(50)]), BatchMaker(codec, 50, 0, Purpose.TRAIN))
     assert len(pickle.dumps(dataset)) < 1000
 
 

@@ -209,11 +209,11 @@ def test_a_name_of_255_bytes(tmp_path: Path) -> None:
 @pytest.mark.case("B3")
 def test_a_name_of_255_bytes_is_evaluated_and_written(tmp_path: Path) -> None:
     from magnet_train.cli.evaluation.clips import read_side
-    from magnet_train.storage.atomic_io import whole_file
+    from magnet_train.storage.atomic_io import atomic_write
 
     os.rename(write_noise(tmp_path / "a" / "short.wav"), tmp_path / "a" / ("y" * 251 + ".wav"))
     side = read_side(tmp_path / "a")
     assert sum(block.shape[-1] for block in side.clips[0].blocks(RATE)) == RATE
-    with whole_file(tmp_path / ("z" * 250 + ".json")) as file:
+    with atomic_write(tmp_path / ("z" * 250 + ".json")) as file:
         file.write(b"{}")
     assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["a", "z"]

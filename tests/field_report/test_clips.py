@@ -24,7 +24,7 @@ import yaml
 from magnet_train import DecodingConfig, Magnet
 from magnet_train.audio import read_audio
 from magnet_train.checkpoints.audiocraft import read as audiocraft
-from magnet_train.checkpoints.bundle import StoredModel
+from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
 from magnet_train.errors import UserError
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     codec, words = load_codec("quickstart").info, WordText("quickstart", dim=32)
     lm = MagnetTransformer(codec.n_q, codec.card, 32, dim=64, num_heads=4, num_layers=2)
     parts = {"lm": lm, "text": words}
-    stored = StoredModel(
+    stored = ModelBundle(
         source="a test",
         lm=lm.config,
         text=words.spec(),
@@ -169,7 +169,9 @@ def test_a_predicted_clip_depends_on_its_slot_and_not_on_rank_or_batch() -> None
         batch = {"text": ["fast noise"] * len(slots), "slot": torch.tensor(slots)}
         return module.predict_step(batch, 0)  # type: ignore[arg-type]
 
-    alone = predict(0, 1, 2, 3)  # one rank; below, two, as `EverySlotOnce` shares slots out, -1 filling up
+    alone = predict(
+        0, 1, 2, 3
+    )  # one rank; below, two, as `EvaluationBatchSampler` shares slots out, -1 filling up
     assert torch.equal(torch.cat([predict(0, 1), predict(2, 3, -1)[:2]]), alone)
     assert len({clip.numpy().tobytes() for clip in alone}) == 4
 

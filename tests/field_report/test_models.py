@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from magnet_train import Magnet
-from magnet_train.checkpoints.bundle import StoredModel
+from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.load import read_model, read_stored
 from magnet_train.codecs import (
@@ -59,11 +59,11 @@ def refusal(source: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def tiny() -> StoredModel:
+def tiny() -> ModelBundle:
     """A model of a few thousand numbers that needs no text encoder."""
     torch.manual_seed(0)
     lm = MagnetTransformer(2, 8, text_dim=8, dim=16, num_heads=2, num_layers=1)
-    return StoredModel(
+    return ModelBundle(
         source="tiny",
         lm=lm.config,
         text={"kind": "none", "dim": 8},
@@ -75,7 +75,7 @@ def tiny() -> StoredModel:
 
 
 @pytest.fixture
-def checkpoint(tiny: StoredModel, tmp_path: Path) -> Callable[[Change], Path]:
+def checkpoint(tiny: ModelBundle, tmp_path: Path) -> Callable[[Change], Path]:
     """Return a function that writes a `.ckpt` after a change."""
 
     def write(change: Change) -> Path:
@@ -136,7 +136,7 @@ SETTINGS = [
 @pytest.mark.case("B18")
 @pytest.mark.parametrize(("section", "name", "value"), SETTINGS)
 def test_settings_of_a_checkpoint_and_of_an_export(
-    tiny: StoredModel,
+    tiny: ModelBundle,
     checkpoint: Callable[[Change], Path],
     tmp_path: Path,
     section: str,
@@ -215,7 +215,7 @@ def test_settings_of_a_codec(tmp_path: Path, change: dict[str, Any]) -> None:
 @pytest.mark.case("B18")
 @pytest.mark.parametrize("change", [{"vocab_size": PROMISED}, {"num_layers": PROMISED}, {"d_ff": PROMISED}])
 def test_settings_of_a_text_encoder_that_was_trained_along(
-    tiny: StoredModel, tmp_path: Path, change: dict[str, Any]
+    tiny: ModelBundle, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     source = _copy(folder_of("quickstart"), tmp_path / "text", change)
     text = {"kind": "t5", "name": "quickstart", "trainable": True, "max_length": 9}
@@ -236,7 +236,7 @@ def _copy(source: Path, target: Path, change: dict[str, Any]) -> Path:
 @pytest.mark.case("A16")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers(
-    tiny: StoredModel,
+    tiny: ModelBundle,
     checkpoint: Callable[[Change], Path],
     release: Callable[..., Path],
     tmp_path: Path,
@@ -253,7 +253,7 @@ def test_weights_that_are_no_numbers(
 
 @pytest.mark.case("A16")
 def test_averaged_weights_that_are_no_numbers(
-    tiny: StoredModel, checkpoint: Callable[[Change], Path]
+    tiny: ModelBundle, checkpoint: Callable[[Change], Path]
 ) -> None:
     def change(content: dict[str, Any]) -> None:
         content["current_model_state"] = content["state_dict"]
@@ -321,7 +321,7 @@ ANYTHING = st.recursive(
 )
 @given(data=st.data())
 def test_any_value_in_a_configuration_is_read_or_refused(
-    tiny: StoredModel, tmp_path: Path, data: st.DataObject
+    tiny: ModelBundle, tmp_path: Path, data: st.DataObject
 ) -> None:
     folder = tmp_path / "export"
     if not folder.exists():

@@ -18,7 +18,7 @@ from magnet_train.apps.demo.clip_request import Source
 from magnet_train.apps.demo.page import build_page
 from magnet_train.apps.demo.server import free_port, private_folder, serving
 from magnet_train.apps.demo.service import ClipService
-from magnet_train.checkpoints.bundle import StoredModel
+from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.codecs import load_codec
 from magnet_train.decoding import DecodingConfig
 from magnet_train.models import MagnetTransformer
@@ -35,7 +35,7 @@ def tiny_magnet() -> Magnet:
     weights = {f"lm.{name}": tensor for name, tensor in MagnetTransformer(**lm).state_dict().items()}
     weights |= {f"text.{name}": tensor for name, tensor in text.state_dict().items()}
     decoding = DecodingConfig(decoding_steps=(3, 2, 2, 2))
-    return Magnet(StoredModel("tiny", lm, text.spec(), codec, decoding, SECONDS, weights))
+    return Magnet(ModelBundle("tiny", lm, text.spec(), codec, decoding, SECONDS, weights))
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ import datamodules.shards.remote as remote
 import datamodules.shards.remote_files as remote_files
 from datamodules import TokenDataModule
 from datamodules.shards.index import INDEX_NAME
+from datamodules.shards.issues import MalformedError
 from datamodules.shards.plain_files import PlainFile
-from datamodules.shards.problems import MalformedError
 from datamodules.shards.reading import ShardReader
 from datamodules.shards.remote import ShardCache
 from datamodules.shards.scan import LONGEST_CAPTION

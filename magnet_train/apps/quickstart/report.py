@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from magnet_train.apps.quickstart.captions import ATTRIBUTES
-from magnet_train.storage.atomic_io import whole_file
+from magnet_train.storage.atomic_io import atomic_write
 
 Scores = dict[str, float]  # by attribute, 0..1
 
@@ -44,7 +44,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Write the report as JSON, numbers to four digits."""
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             file.write(json.dumps(_rounded(asdict(self)), indent=2).encode() + b"\n")
 
     @classmethod

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from magnet_train.checkpoints.audiocraft.names import from_audiocraft_names, to_audiocraft_names, unwrapped
 from magnet_train.checkpoints.audiocraft.omegaconf import to_plain
-from magnet_train.checkpoints.bundle import StoredModel, load_plain, require_all
+from magnet_train.checkpoints.bundle import ModelBundle, load_plain, require_all
 from magnet_train.checkpoints.licence import licence_of
 from magnet_train.checkpoints.settings import (
     decoding_of,
@@ -93,7 +93,7 @@ def is_audiocraft(package: object) -> bool:
     return isinstance(package, Mapping) and {"best_state", "xp.cfg"} <= package.keys()
 
 
-def read_audiocraft(path: Path, package: Any = None) -> StoredModel:
+def read_audiocraft(path: Path, package: Any = None) -> ModelBundle:
     """Read a release folder, its bare `state_dict.bin`, or a training checkpoint.
 
     Args:
@@ -166,7 +166,7 @@ def _require_architecture(config: Mapping[str, Any], file: Path) -> None:
 _ABSENT = object()
 
 
-def _read_package(config: dict[str, Any], state: dict[str, Tensor], file: Path) -> StoredModel:
+def _read_package(config: dict[str, Any], state: dict[str, Tensor], file: Path) -> ModelBundle:
     ours = config.get(OURS, {})
     if TEXT_WEIGHT not in state:
         raise UserError(f"{file} has no weights named {TEXT_WEIGHT}; it is not a model conditioned on text.")
@@ -195,7 +195,7 @@ def _read_package(config: dict[str, Any], state: dict[str, Tensor], file: Path) 
         "max_length": MAX_CAPTION_TOKENS,
     } | dict(ours.get("text", {}))
     require_text(text, lm, str(file))
-    return StoredModel(
+    return ModelBundle(
         source=str(file),
         lm=lm,
         text=text,

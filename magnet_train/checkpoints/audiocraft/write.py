@@ -19,7 +19,7 @@ from magnet_train.checkpoints.audiocraft.read import (
     STATE_FILE,
     THEIR_STORE,
 )
-from magnet_train.checkpoints.bundle import StoredModel
+from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.checkpoints.card import model_card
 from magnet_train.checkpoints.export import CARD, whole_folder
 from magnet_train.decoding import DecodingConfig
@@ -39,7 +39,7 @@ T5_WIDTHS = {
 THEIR_NAMES = {"span_arrangement": ("nonoverlap", "stride1"), "span_scoring": ("max", "prod")}
 
 
-def save_audiocraft(model: StoredModel, folder: Path) -> None:
+def save_audiocraft(model: ModelBundle, folder: Path) -> None:
     """Write `state_dict.bin`, `compression_state_dict.bin` and a card, all or nothing.
 
     Args:
@@ -73,7 +73,7 @@ def save_audiocraft(model: StoredModel, folder: Path) -> None:
         (partial / CARD).write_text(model_card(model, "audiocraft"), encoding="utf-8")
 
 
-def audiocraft_config(model: StoredModel) -> dict[str, Any]:
+def audiocraft_config(model: ModelBundle) -> dict[str, Any]:
     """Describe the model as the reference's builders expect it.
 
     Training settings that do not shape the model have the values of the released configurations.
@@ -145,7 +145,7 @@ def audiocraft_config(model: StoredModel) -> dict[str, Any]:
     return config
 
 
-def _require_readable_text(model: StoredModel) -> None:
+def _require_readable_text(model: ModelBundle) -> None:
     text = model.text
     width = T5_WIDTHS.get(str(text.get("name")))
     if text.get("kind") == "t5" and not text.get("trainable") and width is not None:
@@ -165,7 +165,7 @@ def _require_readable_text(model: StoredModel) -> None:
     )
 
 
-def _require_readable_codec(model: StoredModel) -> None:
+def _require_readable_codec(model: ModelBundle) -> None:
     """Refuse a codec that the reference does not know how to read.
 
     It reads one by hub id, in transformers' format, and from a file in its own format. A model that came from
@@ -182,7 +182,7 @@ def _require_readable_codec(model: StoredModel) -> None:
         )
 
 
-def _require_whole_numbers(model: StoredModel) -> None:
+def _require_whole_numbers(model: ModelBundle) -> None:
     """Refuse fractions where the reference multiplies and slices with what it finds."""
     for name, value, remedy in (
         ("segment_duration", model.segment_duration, "train with whole seconds (--data.segment_duration 10)"),

@@ -12,7 +12,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from magnet_train.cli.counting import at_least
+from magnet_train.cli.formatting import at_least
 from magnet_train.cli.model_options import add_device_option, chosen_device
 from magnet_train.errors import UserError, first_line
 from magnet_train.storage.atomic_io import explain_disk_errors
@@ -91,13 +91,13 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from magnet_train.cli.evaluation.clips import pair, read_side
-    from magnet_train.cli.evaluation.measures import Findings, measure
+    from magnet_train.cli.evaluation.measures import EvaluationResult, measure
     from magnet_train.cli.evaluation.report import print_report, write_report
 
     errors = Console(stderr=True)
     with errors.status("looking for clips"):
         generated, reference = read_side(args.generated), read_side(args.reference)
-        findings = Findings(generated, reference, pair(generated, reference), _device(args.device))
+        findings = EvaluationResult(generated, reference, pair(generated, reference), _device(args.device))
     measure(findings, args.clap, args.classifier, args.batch_size, args.seed, errors)
     print_report(Console(), findings)
     if args.out is not None:

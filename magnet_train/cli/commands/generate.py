@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magnet_train.cli.clip_folder import RESULTS, ClipFolder, open_clip_folder
-from magnet_train.cli.counting import count
+from magnet_train.cli.formatting import count
 from magnet_train.cli.model_options import add_device_option, add_model_options, check_adapter, load_model
 from magnet_train.cli.prompts import Prompt, read_prompts
 from magnet_train.cli.sampler_options import add_sampler_options, chosen_decoding

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magnet_train.cli.counting import at_least
+from magnet_train.cli.formatting import at_least
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from magnet_train.cli.counting import at_least
+from magnet_train.cli.formatting import at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,14 +14,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magnet_train.cli.counting import at_least, count, duration
+from magnet_train.cli.formatting import at_least, count, duration
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
     from datamodules.tokenize.audio_files import AudioFile
     from datamodules.tokenize.captions import CaptionTemplate
     from datamodules.tokenize.job import Finished, ShardJob
-    from datamodules.tokenize.report import LeftOut
+    from datamodules.tokenize.report import Skipped
     from datamodules.tokenize.work_unit import WorkUnit
     from magnet_train.cli.clip_reading import Clip
     from magnet_train.cli.ranks import Ranks
@@ -219,7 +219,7 @@ def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
     _print_remedy(finished.left_out)
 
 
-def _print_remedy(left_out: Sequence[LeftOut]) -> None:
+def _print_remedy(left_out: Sequence[Skipped]) -> None:
     """Say how to convert what is sound and not read, by suffix."""
     from datamodules.tokenize.audio_files import suffixes_not_read
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magnet_train.cli.counting import at_least, count, duration, size
+from magnet_train.cli.formatting import at_least, count, duration, size
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
+    from datamodules.shards.issues import Issue
     from datamodules.shards.manifest import Manifest
-    from datamodules.shards.problems import Problem
     from datamodules.shards.verify import Progress
     from magnet_train.tokens import CodecInfo
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"all sound: {_sizes(read_manifest(args.shards))} in {args.shards}, every byte and token checked")
 
 
-def _unsound(folder: Path, problems: list[Problem]) -> UserError:
+def _unsound(folder: Path, problems: list[Issue]) -> UserError:
     """Say what is wrong: one problem in the error itself, several in a list before it."""
     remedy = ", or ".join(dict.fromkeys(problem.remedy for problem in problems))
     if len(problems) == 1:

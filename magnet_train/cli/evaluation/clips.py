@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from datamodules.tokenize.audio_files import AudioFile, list_audio
 from datamodules.tokenize.captions import CaptionError, describe
-from datamodules.tokenize.report import LeftOut
+from datamodules.tokenize.report import Skipped
 from magnet_train.audio import AudioStream
 from magnet_train.audio.recording import require_audio_file
 from magnet_train.cli.clip_folder import RESULTS
@@ -82,8 +82,8 @@ class Side:
 
     path: Path
     listed: list[EvaluatedClip] = field(default_factory=list)
-    refused: list[LeftOut] = field(default_factory=list)
-    problems: list[LeftOut] = field(default_factory=list)
+    refused: list[Skipped] = field(default_factory=list)
+    problems: list[Skipped] = field(default_factory=list)
 
     @property
     def clips(self) -> list[EvaluatedClip]:
@@ -96,16 +96,16 @@ class Side:
         return [clip for clip in self.clips if clip.caption is not None]
 
     @property
-    def left_out(self) -> list[LeftOut]:
+    def left_out(self) -> list[Skipped]:
         """All files that cannot."""
-        broken = [LeftOut(clip.file.label, clip.problem) for clip in self.listed if clip.problem is not None]
+        broken = [Skipped(clip.file.label, clip.problem) for clip in self.listed if clip.problem is not None]
         return [*self.refused, *broken]
 
     @property
-    def partial(self) -> list[LeftOut]:
+    def partial(self) -> list[Skipped]:
         """Clips of which a part was read."""
         return [
-            LeftOut(clip.file.label, f"partial: {clip.shortfall}")
+            Skipped(clip.file.label, f"partial: {clip.shortfall}")
             for clip in self.clips
             if clip.shortfall is not None
         ]
@@ -146,12 +146,12 @@ def read_side(source: Path) -> Side:
     results = _Results(side.problems)
     for file in list_audio(source):
         if file.problem is not None:
-            side.refused.append(LeftOut(file.label, file.problem))
+            side.refused.append(Skipped(file.label, file.problem))
             continue
         try:
             require_audio_file(file.path)
         except UserError as error:
-            side.refused.append(LeftOut(file.label, f"unreadable: {error}"))
+            side.refused.append(Skipped(file.label, f"unreadable: {error}"))
             continue
         record = results.of(file.path)
         clip = EvaluatedClip(file, PurePath(file.name).stem)
@@ -161,7 +161,7 @@ def read_side(source: Path) -> Side:
             clip.caption = describe(file.path, {**file.fields, **_caption_of(record)})["text"]
         except CaptionError as error:
             if not str(error).startswith("no caption"):
-                side.problems.append(LeftOut(file.label, str(error)))
+                side.problems.append(Skipped(file.label, str(error)))
         side.listed.append(clip)
     return side
 
@@ -205,7 +205,7 @@ class _Results:
         problems: Where to add files that cannot be read.
     """
 
-    def __init__(self, problems: list[LeftOut]) -> None:
+    def __init__(self, problems: list[Skipped]) -> None:
         self._problems = problems
         self._folders: dict[Path, dict[str, dict[str, Any]]] = {}
 
@@ -222,5 +222,5 @@ class _Results:
             records = [load_json(line) for line in lines_of(decode_text(path.read_bytes())) if line.strip()]
             return {record["file"]: record for record in records}
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            self._problems.append(LeftOut(str(path), f"unreadable caption: {error}"))
+            self._problems.append(Skipped(str(path), f"unreadable caption: {error}"))
             return {}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from magnet_train.cli.counting import count
 from magnet_train.cli.evaluation.clips import EvaluatedClip, Pairs, Side
+from magnet_train.cli.formatting import count
 from magnet_train.errors import UserError
 from magnet_train.evaluation import (
     AudioTagger,
@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 
 @dataclass
-class Findings:
+class EvaluationResult:
     """What there was to measure and what came of it.
 
     Args:
@@ -87,7 +87,7 @@ class Findings:
 
 
 def measure(
-    findings: Findings, clap: str, classifier: str, batch_size: int, seed: int, console: Console
+    findings: EvaluationResult, clap: str, classifier: str, batch_size: int, seed: int, console: Console
 ) -> None:
     """Compute all measures that can be computed.
 
@@ -108,7 +108,7 @@ def measure(
     _with_tagger(findings, batch_size, seed, console)
 
 
-def _load_tagger(findings: Findings, name: str) -> AudioTagger:
+def _load_tagger(findings: EvaluationResult, name: str) -> AudioTagger:
     if not findings.pairs.listed:
         raise UserError(
             "no generated clip has a reference of the same name; give both files of a pair the same name, or "
@@ -117,11 +117,11 @@ def _load_tagger(findings: Findings, name: str) -> AudioTagger:
     return AudioTagger.from_pretrained(name, findings.device, "--classifier")
 
 
-def _with_clap(findings: Findings, batch_size: int, seed: int, console: Console) -> None:
+def _with_clap(findings: EvaluationResult, batch_size: int, seed: int, console: Console) -> None:
     clap = findings.clap
     if clap is None:
         return
-    ears = _Ears("--clap", clap.embed_audio, clap.sample_rate, clap.window_samples, batch_size)
+    ears = _Embedder("--clap", clap.embed_audio, clap.sample_rate, clap.window_samples, batch_size)
     generated, reference = findings.generated, findings.reference
 
     def hear_all() -> tuple[dict[int, Floats], dict[int, Floats], dict[int, Floats]]:
@@ -163,11 +163,13 @@ def _clap_score(clap: Clap, side: Side, vectors: dict[int, Floats], batch_size: 
     return measure_clap_score([vectors[id(clip)] for clip in side.captioned], texts, captions, seed)
 
 
-def _with_tagger(findings: Findings, batch_size: int, seed: int, console: Console) -> None:
+def _with_tagger(findings: EvaluationResult, batch_size: int, seed: int, console: Console) -> None:
     tagger = findings.tagger
     if tagger is None:
         return
-    ears = _Ears("--classifier", tagger.probabilities, tagger.sample_rate, tagger.window_samples, batch_size)
+    ears = _Embedder(
+        "--classifier", tagger.probabilities, tagger.sample_rate, tagger.window_samples, batch_size
+    )
 
     def compare() -> PairedDivergence:
         with _progress("KL-AST", 2 * len(findings.pairs.pairs), console) as clip_done:
@@ -183,7 +185,7 @@ def _with_tagger(findings: Findings, batch_size: int, seed: int, console: Consol
     findings.kl = findings.attempt((KL,), compare)
 
 
-def _notes_on_fad(findings: Findings, fad: Fad, clap: Clap) -> list[str]:
+def _notes_on_fad(findings: EvaluationResult, fad: Fad, clap: Clap) -> list[str]:
     notes = []
     if fad.too_few:
         notes.append(
@@ -209,7 +211,7 @@ def _notes_on_fad(findings: Findings, fad: Fad, clap: Clap) -> list[str]:
     return notes
 
 
-class _Ears:
+class _Embedder:
     """A model that takes windows of audio, and what it wants.
 
     Args:

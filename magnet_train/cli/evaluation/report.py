@@ -19,18 +19,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from datamodules.tokenize.report import LeftOut, few_of, printable, summarize
+from datamodules.tokenize.report import Skipped, few_of, printable, summarize
 from magnet_train import __version__
-from magnet_train.cli.counting import count, duration
 from magnet_train.cli.evaluation.clips import Side
-from magnet_train.cli.evaluation.measures import CLAP_SCORE, FAD, KL, Findings
-from magnet_train.storage.atomic_io import whole_file
+from magnet_train.cli.evaluation.measures import CLAP_SCORE, FAD, KL, EvaluationResult
+from magnet_train.cli.formatting import count, duration
+from magnet_train.storage.atomic_io import atomic_write
 
 _FORMAT = 1
 _LABELS = {FAD: "FAD-CLAP", CLAP_SCORE: "CLAP score", KL: "KL-AST"}
 
 
-def print_report(console: Console, findings: Findings) -> None:
+def print_report(console: Console, findings: EvaluationResult) -> None:
     """Print the numbers, how to read them, and what is missing and why."""
     for name, side in (("generated", findings.generated), ("reference", findings.reference)):
         console.print(f"{name}: {escape(_describe(side))}", soft_wrap=True, highlight=False)
@@ -50,7 +50,7 @@ def _describe(side: Side) -> str:
     return f"{side.path}, {count(len(side.clips), 'clip')}{f', {length}' if read else ''}"
 
 
-def _table(findings: Findings) -> Table:
+def _table(findings: EvaluationResult) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("measure", no_wrap=True)
     for name in ("generated", "spread", "chance", "real sound"):
@@ -61,7 +61,7 @@ def _table(findings: Findings) -> Table:
     return table
 
 
-def _rows(findings: Findings) -> Iterator[tuple[str, str, str, str, str, str]]:
+def _rows(findings: EvaluationResult) -> Iterator[tuple[str, str, str, str, str, str]]:
     """Yield measure, generated with its spread, chance, real sound, and how many clips."""
     fad, score, kl = findings.fad, findings.clap_score, findings.kl
     if fad is not None:
@@ -82,7 +82,7 @@ def _rows(findings: Findings) -> Iterator[tuple[str, str, str, str, str, str]]:
         yield "KL-AST ↓", _number(kl.mean), spread, _number(kl.chance), _number(0.0), pairs
 
 
-def _explanations(findings: Findings) -> Iterator[str]:
+def _explanations(findings: EvaluationResult) -> Iterator[str]:
     if findings.fad is not None:
         yield "FAD-CLAP: how far the clips as a whole lie from real ones, in CLAP's space; 0 or more, lower is better."
         if findings.fad.equal is not None:
@@ -106,7 +106,7 @@ def _explanations(findings: Findings) -> Iterator[str]:
         yield "None of these can be compared with the FAD, CLAP and KL of papers, which come from other models."
 
 
-def _notes_on_clips(findings: Findings) -> Iterator[str]:
+def _notes_on_clips(findings: EvaluationResult) -> Iterator[str]:
     for name, side in (("generated", findings.generated), ("reference", findings.reference)):
         silent = sum(clip.silent for clip in side.clips)
         if silent:
@@ -130,18 +130,18 @@ def _notes_on_clips(findings: Findings) -> Iterator[str]:
                 yield f"{count(len(unpaired), f'{name} clip')} without a pair, not in KL-AST: {shown}"
 
 
-def _few(files: list[LeftOut]) -> str:
+def _few(files: list[Skipped]) -> str:
     shown = "; ".join(map(_sentence, few_of(files, 3)))
     return shown + ("; ..." if len(files) > 3 else "")
 
 
-def _sentence(file: LeftOut) -> str:
+def _sentence(file: Skipped) -> str:
     """Say which file and why, the name once: the sentences of readers hold it already."""
     details = file.reason.partition(": ")[2]
     return printable((details if file.path in details else f"{file.path}: {file.reason}").rstrip("."))
 
 
-def _missing(findings: Findings) -> Iterator[tuple[str, str]]:
+def _missing(findings: EvaluationResult) -> Iterator[tuple[str, str]]:
     """Yield measures with the reason that they share."""
     for reason in dict.fromkeys(findings.not_computed.values()):
         names = [_LABELS[name] for name, other in findings.not_computed.items() if other == reason]
@@ -156,7 +156,7 @@ def _interval(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"{interval[0]:z.3f} to {interval[1]:z.3f}"
 
 
-def write_report(path: Path, findings: Findings, args: argparse.Namespace) -> None:
+def write_report(path: Path, findings: EvaluationResult, args: argparse.Namespace) -> None:
     """Write everything that is known, numbers unrounded.
 
     Raises:
@@ -187,7 +187,7 @@ def write_report(path: Path, findings: Findings, args: argparse.Namespace) -> No
     }
     if findings.clap_score_real is not None:
         content["measures"][CLAP_SCORE]["real"] = asdict(findings.clap_score_real)
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
 
@@ -213,7 +213,7 @@ def _side(side: Side) -> dict[str, Any]:
     }
 
 
-def _models(findings: Findings) -> dict[str, Any]:
+def _models(findings: EvaluationResult) -> dict[str, Any]:
     models: dict[str, Any] = {}
     if findings.clap is not None:
         models["clap"] = {

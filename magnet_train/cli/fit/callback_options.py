@@ -42,7 +42,7 @@ _INSTEAD: dict[type[Callback], str] = {
     ModelPruning: "renames the parameters that it prunes, which neither the moving average nor a resume can follow; "
     "prune an exported model with torch.nn.utils.prune",
     SpikeDetection: "cannot read its own state back from a checkpoint (a fault in Lightning), so that no resume would "
-    "go; use magnet_train.training.callbacks.FiniteGuard with skip_above",
+    "go; use magnet_train.training.callbacks.NonFiniteGuard with skip_above",
 }
 _ABSTRACT = (BaseFinetuning, BasePredictionWriter, ProgressBar)  # work only in a subclass
 _AVERAGES = (MovingAverage, WeightAveraging)

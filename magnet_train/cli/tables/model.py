@@ -14,7 +14,7 @@ from magnet_train.cli.cells import escape
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from magnet_train.checkpoints.bundle import StoredModel
+    from magnet_train.checkpoints.bundle import ModelBundle
 
 
 def model_tables(name: str) -> list[Table]:
@@ -31,7 +31,7 @@ def model_tables(name: str) -> list[Table]:
     return [_settings(name, stored, path), _parameters(stored.weights)]
 
 
-def _settings(title: str, stored: StoredModel, path: Path) -> Table:
+def _settings(title: str, stored: ModelBundle, path: Path) -> Table:
     from magnet_train.checkpoints.card import facts
 
     table = Table(title=escape(title), title_justify="left", title_style="bold", show_header=False)
@@ -50,7 +50,7 @@ def _settings(title: str, stored: StoredModel, path: Path) -> Table:
     return table
 
 
-def _kind(stored: StoredModel, path: Path) -> str:
+def _kind(stored: ModelBundle, path: Path) -> str:
     from magnet_train.checkpoints.audiocraft.read import STATE_FILE
 
     if stored.adapter:

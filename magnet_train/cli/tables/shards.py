@@ -18,7 +18,7 @@ from rich.table import Table
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.shards.reading import Sample, ShardReader
 from magnet_train.cli.cells import escape
-from magnet_train.cli.counting import duration, size
+from magnet_train.cli.formatting import duration, size
 
 _EXAMPLES = 5
 _WIDEST = 100  # characters of a caption

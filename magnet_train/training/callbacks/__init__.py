@@ -1,21 +1,21 @@
 """What happens around training: stopping and resuming, guards, what is shown and logged."""
 
-from magnet_train.training.callbacks.deterministic_resume import ExactResume
+from magnet_train.training.callbacks.deterministic_resume import DeterministicResume
 from magnet_train.training.callbacks.last_row import LastRow
-from magnet_train.training.callbacks.nan_guard import FiniteGuard
+from magnet_train.training.callbacks.nan_guard import NonFiniteGuard
 from magnet_train.training.callbacks.predictions import WritePredictions
 from magnet_train.training.callbacks.progress import StepProgressBar
 from magnet_train.training.callbacks.samples import SampleAudio
 from magnet_train.training.callbacks.save_on_stop import SaveOnStop
-from magnet_train.training.callbacks.throughput import SpeedMonitor
+from magnet_train.training.callbacks.throughput import ThroughputMonitor
 
 __all__ = [
-    "ExactResume",
-    "FiniteGuard",
+    "DeterministicResume",
     "LastRow",
+    "NonFiniteGuard",
     "SampleAudio",
     "SaveOnStop",
-    "SpeedMonitor",
     "StepProgressBar",
+    "ThroughputMonitor",
     "WritePredictions",
 ]

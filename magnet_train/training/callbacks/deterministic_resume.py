@@ -18,7 +18,7 @@ _EPOCH_LOOP = "epoch_loop."
 _NUMBERS = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
 
 
-class ExactResume(Callback):
+class DeterministicResume(Callback):
     """Save states that a resume continues bit for bit, and let the configuration rule what follows.
 
     - A checkpoint in the middle of an accumulation forgets the batches since the last optimizer step, whose

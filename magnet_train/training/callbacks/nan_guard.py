@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from magnet_train.errors import AgreedError, UserError
-from magnet_train.storage.atomic_io import whole_file
+from magnet_train.storage.atomic_io import atomic_write
 from magnet_train.training.module import MagnetModule
 
 FOLDER = "non_finite"
 _MEMORY = 0.98  # of the running mean, at each optimizer step
 
 
-class FiniteGuard(Callback):
+class NonFiniteGuard(Callback):
     """Stop all ranks before the update when the loss of one is NaN or infinite.
 
     The batch goes to `non_finite/` in the run's folder and the message names its slots and keys. The losses
@@ -69,9 +69,9 @@ class FiniteGuard(Callback):
         if self.skip_above is None:
             return
         if self.skip_above <= 1:
-            raise UserError(f"FiniteGuard's skip_above is {self.skip_above} and has to be above 1.")
+            raise UserError(f"NonFiniteGuard's skip_above is {self.skip_above} and has to be above 1.")
         if str(trainer.precision).startswith("16"):
-            raise UserError("FiniteGuard's skip_above needs trainer.precision bf16-mixed or 32-true.")
+            raise UserError("NonFiniteGuard's skip_above needs trainer.precision bf16-mixed or 32-true.")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -205,5 +205,5 @@ def _write(batch: Mapping[str, Any], target: Path) -> None:
     """Write one file with the batch's tensors; its strings are in the file's metadata, as JSON."""
     tensors = {key: value.cpu().contiguous() for key, value in batch.items() if isinstance(value, Tensor)}
     strings = {key: json.dumps(value) for key, value in batch.items() if isinstance(value, list)}
-    with whole_file(target) as file:
+    with atomic_write(target) as file:
         file.write(save(tensors, metadata=strings))

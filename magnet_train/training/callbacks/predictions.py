@@ -15,7 +15,7 @@ from torch import Tensor
 
 from magnet_train.audio import write_audio
 from magnet_train.codecs import Codec, load_codec
-from magnet_train.storage.atomic_io import explain_disk_errors, whole_file
+from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors
 from magnet_train.tokens import tokens_to_npy
 from magnet_train.training.module import MagnetModule
 
@@ -71,7 +71,7 @@ class WritePredictions(BasePredictionWriter):
             for row, slot in enumerate(batch["slot"].tolist()):
                 if slot < 0:
                     continue
-                with whole_file(folder / f"{slot:06d}.npy") as file:
+                with atomic_write(folder / f"{slot:06d}.npy") as file:
                     file.write(tokens_to_npy(tokens[row].numpy(), pl_module.codec.card))
                 if clips is not None and self._codec is not None:
                     write_audio(folder / f"{slot:06d}.wav", clips[row], self._codec.sample_rate)

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from magnet_train.training.callbacks.throughput import SpeedMonitor
+from magnet_train.training.callbacks.throughput import ThroughputMonitor
 
 _BATCHES = {"validate": "num_val_batches", "test": "num_test_batches", "predict": "num_predict_batches"}
 
@@ -79,7 +79,7 @@ class StepProgressBar(ProgressBar):
             value = metrics.get(name)
             if isinstance(value, (int, float)):
                 words.append(f"{name.replace('/', ' ')} {value:.3f}")
-        speed = next((c for c in trainer.callbacks if isinstance(c, SpeedMonitor)), None)  # type: ignore[attr-defined]
+        speed = next((c for c in trainer.callbacks if isinstance(c, ThroughputMonitor)), None)  # type: ignore[attr-defined]
         if speed is not None and speed.audio_hours_per_hour is not None:
             words.append(f"{speed.audio_hours_per_hour:,.1f} audio hours/hour")
         if (left := self._seconds_left(trainer)) is not None:

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from magnet_train.errors import AgreedError, Preempted
-from magnet_train.training.callbacks.signal_consensus import StopVote
+from magnet_train.training.callbacks.signal_consensus import SignalConsensus
 from magnet_train.training.stop_request import before_training, stop_request
 
 
@@ -25,7 +25,7 @@ class SaveOnStop(Checkpoint):
 
     def __init__(self) -> None:
         super().__init__()
-        self._vote = StopVote()
+        self._vote = SignalConsensus()
         self._listening = False
         self._saved_step = 0
         self.last_model_path = ""  # these three are what Lightning's loggers ask a checkpoint callback for
@@ -39,7 +39,7 @@ class SaveOnStop(Checkpoint):
         # Lightning's handlers broadcast from inside the signal, where ranks cannot agree.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         self._listening = stop_request.listen()  # unless the command line has done so from the beginning
-        self._vote = StopVote(getattr(trainer.strategy, "_timeout", None))
+        self._vote = SignalConsensus(getattr(trainer.strategy, "_timeout", None))
         number = self._vote.agree()
         stop_request.begin()
         if number:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from magnet_train.training.stop_request import stop_request
 
 
-class StopVote:
+class SignalConsensus:
     """Agree across ranks, one poll late, on the stop signal that any of them received.
 
     The exchange runs on the CPU (gloo) beside the training and is read one poll later, so that a step waits

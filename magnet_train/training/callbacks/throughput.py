@@ -20,10 +20,10 @@ from torch.utils.hooks import RemovableHandle
 from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
 from magnet_train.training.flops import Pass, training_flops
-from magnet_train.training.module import COIN, MagnetModule, TokenBatch
+from magnet_train.training.module import CONDITION, MagnetModule, TokenBatch
 
 
-class SpeedMonitor(Callback):
+class ThroughputMonitor(Callback):
     """Log at the trainer's logging steps, and nothing in between, so that a step waits for nothing.
 
     - `train/grad_norm`: 2-norm of all gradients before clipping.
@@ -40,7 +40,7 @@ class SpeedMonitor(Callback):
 
     def __init__(self, peak_tflops: float | None = None) -> None:
         if peak_tflops is not None and not 0 < peak_tflops < math.inf:
-            raise UserError(f"SpeedMonitor has peak_tflops {peak_tflops}; give a number above 0.")
+            raise UserError(f"ThroughputMonitor has peak_tflops {peak_tflops}; give a number above 0.")
         self.peak_tflops = peak_tflops
         self.audio_hours_per_hour: float | None = None  # the newest, for the progress bar
         self._peak: float | None = None  # operations a second of all devices
@@ -158,7 +158,7 @@ def training_passes(
         text_positions: S, that the captions were padded to.
     """
     answered = (module.draw_mask(batch["noise"]) & batch["valid"]).sum(dim=-1).tolist()
-    shown = (batch["noise"][:, COIN] >= module.cfg_dropout).tolist()
+    shown = (batch["noise"][:, CONDITION] >= module.cfg_dropout).tolist()
     for first in (True, False):
         rows = [row for row, stage in enumerate(stages) if (stage == 0) == first]
         if rows:

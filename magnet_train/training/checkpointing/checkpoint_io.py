@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from magnet_train.errors import UserError
-from magnet_train.storage.atomic_io import point_to, whole_file
+from magnet_train.storage.atomic_io import atomic_write, point_to
 from magnet_train.training.checkpointing.resume import LAST, load_checkpoint
 
 
@@ -36,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         path = Path(path)
         try:
-            with whole_file(path) as file:
+            with atomic_write(path) as file:
                 torch.save(checkpoint, file)
             if path.name != LAST:
                 point_to(path.with_name(LAST), path)

@@ -10,11 +10,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from magnet_train.checkpoints.adapter import weights_sha256
-from magnet_train.checkpoints.bundle import StoredModel, load_weights
+from magnet_train.checkpoints.bundle import ModelBundle, load_weights
 from magnet_train.checkpoints.licence import UNSPECIFIED, note_on
 from magnet_train.errors import UserError
 from magnet_train.models.transformer import count_parameters
-from magnet_train.training.finetune.trainable import LoRA, Tuning
+from magnet_train.training.finetune.trainable import LoRA, TrainableParameters
 from magnet_train.training.module import MagnetModule
 
 FROM_DATA = (
@@ -25,7 +25,7 @@ FROM_DATA = (
 TEXT_CLASSES = {"t5": "T5Text", "words": "WordText", "labels": "ClassLabels", "none": "NoText"}
 
 
-def take_architecture(settings: Any, base: StoredModel) -> None:
+def take_architecture(settings: Any, base: ModelBundle) -> None:
     """Let sizes and text encoder of a run be those of the model that it begins with.
 
     Args:
@@ -40,7 +40,10 @@ def take_architecture(settings: Any, base: StoredModel) -> None:
 
 
 def start(
-    module: MagnetModule, base: StoredModel | None, tuning: Tuning | None, data: Mapping[str, Any]
+    module: MagnetModule,
+    base: ModelBundle | None,
+    tuning: TrainableParameters | None,
+    data: Mapping[str, Any],
 ) -> None:
     """Put in the weights, choose what trains, and let checkpoints say so.
 
@@ -70,7 +73,7 @@ def start(
         module.origin.update(tuning.record())
 
 
-def _require_same_codec(base: StoredModel, module: MagnetModule) -> None:
+def _require_same_codec(base: ModelBundle, module: MagnetModule) -> None:
     base.codec.require_same_tokens(module.codec, base.source, "the data")
     if not (base.codec.sha256 and module.codec.sha256) and base.codec.id != module.codec.id:
         rank_zero_warn(
@@ -79,7 +82,7 @@ def _require_same_codec(base: StoredModel, module: MagnetModule) -> None:
         )
 
 
-def _identity(base: StoredModel) -> dict[str, Any]:
+def _identity(base: ModelBundle) -> dict[str, Any]:
     """Say which model it was; a file by its full path, since an adapter is of no use without it."""
     local = Path(base.source)
     identity = {
@@ -90,7 +93,7 @@ def _identity(base: StoredModel) -> dict[str, Any]:
     return identity if base.licence == UNSPECIFIED else {**identity, "licence": base.licence}
 
 
-def _text_settings(base: StoredModel) -> tuple[str, dict[str, Any]]:
+def _text_settings(base: ModelBundle) -> tuple[str, dict[str, Any]]:
     """Translate the text encoder's description into class and arguments."""
     arguments = dict(base.text)
     kind = str(arguments.pop("kind", None))

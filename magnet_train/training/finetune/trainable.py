@@ -15,7 +15,7 @@ from magnet_train.errors import UserError
 LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj", "linear_in", "linear_out")
 
 
-class Tuning(ABC):
+class TrainableParameters(ABC):
     """What of a model trains."""
 
     @abstractmethod
@@ -27,7 +27,7 @@ class Tuning(ABC):
         return {}
 
 
-class Freeze(Tuning):
+class Freeze(TrainableParameters):
     """Leave parts of the model as they are.
 
     Args:
@@ -58,7 +58,7 @@ class Freeze(Tuning):
             raise UserError("tuning.parts freezes all parameters; leave some to train.")
 
 
-class LoRA(Tuning):
+class LoRA(TrainableParameters):
     """Train low-rank additions to the layers' linear maps; the model itself stays as it is.
 
     Checkpoints hold the additions alone: reading one needs the model that training began with.

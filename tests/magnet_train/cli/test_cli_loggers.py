@@ -26,7 +26,10 @@ CURVES = {
     "data/epochs",
     *(f"val/{kind}_codebook_{k}" for kind in ("loss", "perplexity", "accuracy") for k in range(4)),
 }
-SPEED = "trainer: {callbacks: [{class_path: magnet_train.training.callbacks.SpeedMonitor, init_args: {peak_tflops: 0.1}},"
+SPEED = (
+    "trainer: {callbacks: [{class_path: magnet_train.training.callbacks.ThroughputMonitor, "
+    "init_args: {peak_tflops: 0.1}},"
+)
 SAMPLES = " {class_path: magnet_train.training.callbacks.SampleAudio},"
 SAVING = " {class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {dirpath: ., every_n_train_steps: 3}}]}"
 

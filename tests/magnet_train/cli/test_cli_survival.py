@@ -224,7 +224,7 @@ def test_spikes_are_skipped_only_when_asked_for(trainings, tmp_path, monkeypatch
     overlay = tmp_path / "guard.yaml"
     overlay.write_text(
         "trainer:\n  callbacks:\n"
-        "    - {class_path: magnet_train.training.callbacks.FiniteGuard, init_args: {skip_above: 3.0}}\n"
+        "    - {class_path: magnet_train.training.callbacks.NonFiniteGuard, init_args: {skip_above: 3.0}}\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("BAD_RANK", "0")
@@ -232,7 +232,7 @@ def test_spikes_are_skipped_only_when_asked_for(trainings, tmp_path, monkeypatch
     run, without = tmp_path / "run", tmp_path / "without"
     assert trainings.fit(run, *options, "-c", str(overlay)) == 0
     assert column(run, "train/skipped_updates") == {0: 0, 1: 0, 2: 0, 3: 0, 4: 1, 5: 1}
-    assert load(run / "last.ckpt")["callbacks"]["FiniteGuard"]["skipped"] == 1
+    assert load(run / "last.ckpt")["callbacks"]["NonFiniteGuard"]["skipped"] == 1
     states = load(run / "last.ckpt")["optimizer_states"][0]["state"]
     assert {int(state["step"]) for state in states.values()} == {5}  # of 6
     assert trainings.fit(without, *options) == 0
@@ -245,16 +245,16 @@ def test_the_mean_of_the_losses_does_not_depend_on_accumulated_parts(trainings, 
     overlay = tmp_path / "guard.yaml"
     overlay.write_text(
         "trainer:\n  callbacks:\n"
-        "    - {class_path: magnet_train.training.callbacks.FiniteGuard, init_args: {skip_above: 1.5}}\n"
+        "    - {class_path: magnet_train.training.callbacks.NonFiniteGuard, init_args: {skip_above: 1.5}}\n"
     )
     run, options = tmp_path / "run", ("-c", str(overlay), "--trainer.val_check_interval", "100")
     assert trainings.fit(run, *options, "--trainer.accumulate_grad_batches", "4") == 0
     expected = None
     for loss in column(run, "train/loss").values():
         expected = loss if expected is None else 0.98 * expected + 0.02 * loss
-    assert load(run / "last.ckpt")["callbacks"]["FiniteGuard"]["mean_nats"] == pytest.approx(expected)
+    assert load(run / "last.ckpt")["callbacks"]["NonFiniteGuard"]["mean_nats"] == pytest.approx(expected)
     assert trainings.fit(run, *options, "--resume", "auto", "--trainer.max_steps", "9") == 0
-    assert load(run / "last.ckpt")["callbacks"]["FiniteGuard"]["skipped"] == 0
+    assert load(run / "last.ckpt")["callbacks"]["NonFiniteGuard"]["skipped"] == 0
 
 
 def test_weights_that_are_no_numbers_are_not_saved(trainings, tmp_path, monkeypatch, capsys):

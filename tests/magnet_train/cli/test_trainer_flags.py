@@ -150,7 +150,7 @@ CALLBACKS: dict[str, list[tuple[dict[str, Any], str | None]]] = {
     "ProgressBar": [({}, "ProgressBar")],
     "RichModelSummary": [],  # what enable_model_summary adds
     "RichProgressBar": [],  # tests/field_report/test_trainer.py
-    "SpikeDetection": [({}, "magnet_train.training.callbacks.FiniteGuard")],
+    "SpikeDetection": [({}, "magnet_train.training.callbacks.NonFiniteGuard")],
     "StochasticWeightAveraging": [
         ({"swa_lrs": 0.001}, "magnet_train.training.optim.MovingAverage"),
         ({"swa_lrs": -1}, "StochasticWeightAveraging refuses its settings"),

@@ -12,7 +12,7 @@ import torch
 
 from magnet_train.decoding import DecodingConfig, decoding_schedule, generate_tokens
 from magnet_train.decoding.remasking import bit_reversed_order
-from magnet_train.decoding.sampling import filter_probs, race_noise, sample_categorical, sample_nucleus
+from magnet_train.decoding.sampling import exponential_noise, filter_probs, sample_categorical, sample_nucleus
 from magnet_train.errors import UserError
 
 CARD, SPAN = 11, 3
@@ -250,7 +250,7 @@ def test_the_nucleus_is_the_sorted_one(kind, top_p):
         "flat": torch.zeros_like(logits),
     }[kind]
     probs = logits.softmax(dim=-1)
-    noise = race_noise((1, 2000, 256), generator, "cpu")[0]
+    noise = exponential_noise((1, 2000, 256), generator, "cpu")[0]
     nucleus = filter_probs(probs, top_p, 0)
     tokens = sample_nucleus(probs, top_p, noise)
     assert torch.equal(tokens, sample_categorical(nucleus, noise))
@@ -260,7 +260,7 @@ def test_the_nucleus_is_the_sorted_one(kind, top_p):
 def test_the_nucleus_is_drawn_by_probability():
     draws = 200_000
     probs = torch.tensor([0.05, 0.4, 0.02, 0.3, 0.2, 0.03])
-    noise = race_noise((1, draws, 6), torch.Generator().manual_seed(0), "cpu")[0]
+    noise = exponential_noise((1, draws, 6), torch.Generator().manual_seed(0), "cpu")[0]
     tokens = sample_nucleus(probs.expand(draws, -1), 0.6, noise)
     expected = filter_probs(probs, 0.6, 0)
     assert (expected > 0).tolist() == [False, True, False, True, False, False]
@@ -270,7 +270,7 @@ def test_the_nucleus_is_drawn_by_probability():
 
 def test_impossible_tokens_are_never_drawn():
     probs = torch.tensor([0.0, 0.5, 0.0, 0.5, 0.0])
-    noise = race_noise((1, 10_000, 5), torch.Generator().manual_seed(0), "cpu")[0]
+    noise = exponential_noise((1, 10_000, 5), torch.Generator().manual_seed(0), "cpu")[0]
     noise[0] = torch.inf  # of a uniform number that was 0: arrives last
     noise[0, 3] = 1.0
     tokens = sample_categorical(probs.expand(10_000, -1), noise)

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from magnet_train.errors import UserError
-from magnet_train.storage.atomic_io import explain_disk_errors, point_to, sweep_partial_files, whole_file
+from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors, point_to, sweep_partial_files
 
 
 def write(target: Path, content: bytes) -> None:
-    with whole_file(target) as file:
+    with atomic_write(target) as file:
         file.write(content)
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
     target = tmp_path / "new" / "file"
-    with whole_file(target) as file:
+    with atomic_write(target) as file:
         file.write(b"first")
         assert not target.exists()
     write(target, b"second")
@@ -29,7 +29,7 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
 
 def test_a_failure_leaves_the_file_before(tmp_path):
     def fail_halfway() -> None:
-        with whole_file(tmp_path / "file") as file:
+        with atomic_write(tmp_path / "file") as file:
             file.write(b"half of ")
             raise ZeroDivisionError
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from magnet_train.models import MagnetTransformer
 from magnet_train.text import ClassLabels
 from magnet_train.tokens import CodecInfo
-from magnet_train.training.callbacks import SpeedMonitor
+from magnet_train.training.callbacks import ThroughputMonitor
 from magnet_train.training.callbacks.progress import spell_time
 from magnet_train.training.module import MagnetModule
 
@@ -59,7 +59,7 @@ def test_operations_of_real_steps_are_those_that_torch_counts(context, sampling,
     )
     if frozen:
         module.lm.layers.requires_grad_(False)
-    monitor = SpeedMonitor(peak_tflops=1.0)
+    monitor = ThroughputMonitor(peak_tflops=1.0)
     trainer = pl.Trainer(
         max_steps=2,
         log_every_n_steps=2,

@@ -14,14 +14,16 @@ from torch.profiler import ProfilerActivity, profile
 
 from magnet_train.cli.main import main
 from magnet_train.models import MagnetTransformer
-from magnet_train.training.finetune import Freeze, LoRA, Tuning
+from magnet_train.training.finetune import Freeze, LoRA, TrainableParameters
 from magnet_train.training.memory import CAPTION_TOKENS, training_memory
 
 SIZES: dict[str, Any] = {"n_q": 4, "card": 256, "text_dim": 64, "dim": 128, "num_heads": 4, "num_layers": 4}
 RECORDED = Path(__file__).parents[3] / "reference" / "data"
 
 
-def peak_of_training(batch: int, frames: int, mixed: bool, tuning: Tuning | None, trace: Path) -> int:
+def peak_of_training(
+    batch: int, frames: int, mixed: bool, tuning: TrainableParameters | None, trace: Path
+) -> int:
     """Train two steps for real, as Lightning orders them, and return the most bytes that were allocated at once."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         lm = MagnetTransformer(**SIZES)
@@ -50,7 +52,7 @@ def peak_of_training(batch: int, frames: int, mixed: bool, tuning: Tuning | None
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "mixed"])
 @pytest.mark.parametrize(("batch", "frames"), [(4, 200)])
 def test_computed_memory_is_what_is_allocated(
-    batch: int, frames: int, mixed: bool, tuning: Tuning | None, tmp_path: Path
+    batch: int, frames: int, mixed: bool, tuning: TrainableParameters | None, tmp_path: Path
 ) -> None:
     """The rest, up to 8 % at this size, are buffers that live for one operation."""
     real = peak_of_training(batch, frames, mixed, tuning, tmp_path / "trace.json")

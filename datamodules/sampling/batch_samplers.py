@@ -15,7 +15,7 @@ import numpy.typing as npt
 Slots: TypeAlias = npt.NDArray[np.int64]  # a slot of -1 only fills up the batch
 
 
-class SlotBatchSampler:
+class InfiniteBatchSampler:
     """Yield this rank's slice of each global batch, for ever.
 
     A global batch is `batch_size * world_size` consecutive slots and rank r takes the r-th slice, so every
@@ -41,7 +41,7 @@ class SlotBatchSampler:
             first += self.batch_size * self.world_size
 
 
-class EverySlotOnce(Sequence[Slots]):
+class EvaluationBatchSampler(Sequence[Slots]):
     """Cover slots 0..slots-1 once, with equally many full batches on each rank; -1 fills up the last.
 
     Args:

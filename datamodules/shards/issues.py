@@ -14,7 +14,7 @@ class ShrunkError(MalformedError):
 
 
 @dataclass(frozen=True)
-class Problem:
+class Issue:
     """One thing that is wrong with a folder of shards.
 
     Args:

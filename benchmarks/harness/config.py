@@ -19,7 +19,7 @@ class NotExactError(Exception):
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchmarkConfig:
     """Sizes of a benchmark.
 
     Args:

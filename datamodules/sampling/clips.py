@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from datamodules.sampling.batch_samplers import Slots
 from datamodules.sampling.order import ClipOrder, Purpose, below, random_bits
-from datamodules.sampling.sampler import Slots
 from magnet_train.errors import UserError
 
 _SHARE_BITS = 16  # weights are kept to 1/65536; slots may go up to 2**47
@@ -33,7 +33,7 @@ class Drawn(NamedTuple):
     clip: npt.NDArray[np.int64]
 
 
-class Draw(Protocol):
+class ClipSampler(Protocol):
     """Say what each slot draws from."""
 
     def __getitem__(self, slots: Slots) -> Drawn: ...
@@ -43,7 +43,7 @@ class Draw(Protocol):
         ...
 
 
-class AllBut:
+class TrainSplit:
     """Number the clips that are not held out, remembering only those that are.
 
     Args:
@@ -92,7 +92,7 @@ def hold_out(
     return held
 
 
-class Mixture:
+class WeightedMixture:
     """Draw from several folders by weight, each in its own order through its own epochs.
 
     The folders are dealt out evenly: after s slots a folder of weight w has had s * w of them, to within one
@@ -107,7 +107,7 @@ class Mixture:
         UserError: A weight that is not positive, or too small beside the others.
     """
 
-    def __init__(self, clips: Sequence[AllBut], weights: Sequence[float], seed: int) -> None:
+    def __init__(self, clips: Sequence[TrainSplit], weights: Sequence[float], seed: int) -> None:
         self.clips = clips
         self.seed = seed
         self._orders = [ClipOrder(seed, len(kept), number) for number, kept in enumerate(clips)]
@@ -144,7 +144,7 @@ class Mixture:
         return kept[np.array([below(word, len(kept)) for word in words])]
 
 
-class OneByOne:
+class SequentialClips:
     """Take listed clips in their order: slot i is the i-th, over all folders.
 
     Args:
