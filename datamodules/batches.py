@@ -8,40 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.sampling.batch_samplers import Slots
 from datamodules.sampling.order import Purpose, below, random_bits, uniforms
 from datamodules.shards.reading import Sample
-from magnet_train.tokens import CodecInfo
-
-
-class TokenBatch(TypedDict):
-    """What training and validation steps get.
-
-    Keys:
-        tokens: int64 [B, K, T]; padded frames hold card.
-        valid: bool [B, T]; False in padded frames.
-        noise: float32 [B, 2 + T] in [0, 1), the same for a slot in every run: column 0 for the mask rate,
-            1 for dropping the text, the rest for the order of the spans.
-        text: B captions, "" where there is none.
-        key: B keys as the shards have them, "" in rows that only fill up.
-        slot: int64 [B]; -1 in rows that only fill up.
-        skipped: For each damaged clip that was not used, what is wrong with it.
-    """
-
-    tokens: Tensor
-    valid: Tensor
-    noise: Tensor
-    text: list[str]
-    key: list[str]
-    slot: Tensor
-    skipped: list[str]
+from magnet_train.tokens import CodecInfo, TokenBatch
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from datamodules.batches import BatchMaker, TokenBatch
+from datamodules.batches import BatchMaker
 from datamodules.sampling.batch_samplers import Slots
 from datamodules.sampling.clips import ClipSampler, Drawn
 from datamodules.shards.reading import Sample, ShardReader
 from magnet_train.errors import UserError
+from magnet_train.tokens import TokenBatch
 
 
 class TokenDataset(Dataset[TokenBatch]):

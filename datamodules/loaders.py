@@ -9,11 +9,11 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from datamodules.batches import TokenBatch
 from datamodules.dataset import TokenDataset
 from datamodules.sampling.batch_samplers import EvaluationBatchSampler, Slots
 from datamodules.sampling.clips import SequentialClips
 from magnet_train.errors import UserError
+from magnet_train.tokens import TokenBatch
 
 _MOST_SECONDS = 86400
 _MOST = {"batch_size": 2**16, "num_workers": 1024, "seed": 2**63 - 1}

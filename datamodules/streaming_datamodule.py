@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from datamodules.batches import BatchMaker, TokenBatch
+from datamodules.batches import BatchMaker
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenDataset
 from datamodules.loaders import (
@@ -47,7 +47,7 @@ from datamodules.shards.remote import ShardCache, is_remote
 from datamodules.shards.remote_files import RemoteFolder
 from datamodules.shards.scan import check_tokens, parse_metadata
 from magnet_train.errors import UserError, cannot_read
-from magnet_train.tokens import CodecInfo
+from magnet_train.tokens import CodecInfo, TokenBatch
 
 
 class ShardStream(IterableDataset[TokenBatch]):

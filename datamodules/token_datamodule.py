@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import numpy as np
 from torch.utils.data import DataLoader
 
-from datamodules.batches import BatchMaker, TokenBatch
+from datamodules.batches import BatchMaker
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.dataset import TokenDataset
 from datamodules.loaders import batch_loader, layout, require_at_least, require_clip_length, validation_loader
@@ -27,7 +27,7 @@ from datamodules.shards.manifest import Manifest, read_manifest
 from datamodules.shards.reading import ShardReader
 from datamodules.shards.remote import ShardCache
 from magnet_train.errors import UserError
-from magnet_train.tokens import CodecInfo
+from magnet_train.tokens import CodecInfo, TokenBatch
 
 _log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What tokens are and who made them.
+"""Tokens: the codec that made them, and the batch that data hands to training.
 
 Shapes: tokens int64 [B, K, T] with B clips, K = n_q codebooks (coarse to fine), T frames. Ids 0..card-1 are
 codes, `card` itself is the mask id. `valid` bool [B, T] is True where a clip has audio.
@@ -9,12 +9,42 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from magnet_train.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Columns of `TokenBatch.noise`: progress on the mask schedule, condition dropout, order of the spans from here on.
+SCHEDULE, CONDITION, SPANS = 0, 1, 2
+
+
+class TokenBatch(TypedDict):
+    """A batch of clips: the contract between dataloaders and training.
+
+    Masks are a function of `noise`, and `noise` of (seed, slot), whichever process computes them.
+
+    Keys:
+        tokens: int64 [B, K, T]; padded frames hold card.
+        valid: bool [B, T]; False in padded frames.
+        noise: float32 [B, 2 + T], uniform in [0, 1), the same for a slot in every run; see `SCHEDULE`.
+        text: B captions, "" where there is none.
+        key: B keys as in the shards, "" in rows that only fill up the batch.
+        slot: int64 [B], global sample index; -1 in rows that only fill up the batch.
+        skipped: For each damaged clip that was not used, the reason.
+    """
+
+    tokens: Tensor
+    valid: Tensor
+    noise: Tensor
+    text: list[str]
+    key: list[str]
+    slot: Tensor
+    skipped: list[str]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The LightningModule: joins masking, model, loss and decoding, and holds no maths of its own.
+"""The LightningModule: connects data, masking, model, objective and decoding to the trainer. No maths of its own.
 
 Shapes: B clips, K codebooks, T frames. A batch is a dict, see `TokenBatch`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -25,9 +25,9 @@ from magnet_train.decoding import DecodingConfig, clip_generators, generate_toke
 from magnet_train.errors import UserError, first_line
 from magnet_train.masking import draw_stage, mask_rate, span_mask, stratified_stages
 from magnet_train.models import GuidedLogits, MagnetTransformer
-from magnet_train.tokens import CodecInfo
+from magnet_train.tokens import CONDITION, SCHEDULE, SPANS, CodecInfo, TokenBatch
 from magnet_train.training.metrics import MaskedTokenMetrics
-from magnet_train.training.objective import masked_cross_entropy_sum, predict_masked
+from magnet_train.training.objective import gradient_scale, predict_masked, sum_losses
 from magnet_train.training.optim import WarmupCosine
 from magnet_train.training.parallel import (
     compile_layers,
@@ -37,27 +37,9 @@ from magnet_train.training.parallel import (
     shard,
 )
 
-ON_HOST = ("noise", "valid", "slot")  # entries of a batch that no GPU needs
-LOSS, COUNT = 0, 1  # rows of `_sums`
-RATE, CONDITION, ORDER = (
-    0,
-    1,
-    2,
-)  # columns of `noise`: mask rate, text-drop coin, and from here on the span order
+ON_HOST = ("noise", "valid", "slot")  # entries of a batch that stay on the CPU
 
-
-class TokenBatch(TypedDict):
-    """What a dataloader gives: `noise` makes masks a function of (seed, slot), whoever computes them."""
-
-    tokens: Tensor  # int64 [B, K, T]; padded positions hold card
-    valid: Tensor  # bool [B, T], False where the clip has ended
-    noise: Tensor  # float32 [B, 2 + T], uniform in [0, 1)
-    text: list[str]
-    key: list[str]
-    slot: Tensor  # int64 [B]
-
-
-# Settings of optimizers that no infinite number makes sense for.
+# Optimizer settings that have to be finite.
 _FINITE = {"lr", "betas", "eps", "weight_decay", "momentum"}
 
 
@@ -65,26 +47,25 @@ class MagnetModule(pl.LightningModule):
     """Train a MAGNeT: spans of one codebook masked on the cosine schedule.
 
     Args:
-        codec: Who made the tokens (a `CodecInfo` or its record); linked from the data, so that n_q and card
-            have one source.
+        codec: The codec of the tokens (a `CodecInfo` or its record); linked from the data.
         lm: Builds the model from (n_q, card, text_dim); in YAML its class and remaining arguments.
-        text: Turns captions into states [B, S, dim] and a mask [B, S]; see `magnet_train.text`.
+        text: Encodes captions to states [B, S, dim] and a mask [B, S]; see `magnet_train.text`.
         optimizer: Builds the optimizer from the names and parameters that train.
         schedule: Builds the schedule of the learning rate from (optimizer, warmup_steps, trainer.max_steps).
         segment_duration: Length of a clip in seconds; linked from the data.
-        seed: Draws the stages; linked from the data.
+        seed: Of the stages and the samples of validation; linked from the data.
         warmup_steps: Optimizer steps over which the learning rate rises from 0.
         cfg_dropout: Share of clips whose caption is hidden in training (0..1), for guidance in decoding.
         stage_weights: K relative probabilities of training each codebook; None trains all equally often.
-        stage_sampling: `stratified` trains all codebooks in every step, each clip on one of them; `reference`
+        stage_sampling: `stratified` trains all codebooks in each step, each clip on one of them; `reference`
             draws one codebook for each step.
-        decoding: Settings of the sampler that runs in validation and goes into exports.
-        sample_prompts: Captions that validation turns into audio each time, with fixed randomness.
-        recompute_activations: Keep no activations within a layer, compute them again for the gradient.
+        decoding: Sampler settings of validation, also stored in checkpoints and exports.
+        sample_prompts: Captions that each validation turns into audio, with the same seed every time.
+        recompute_activations: Checkpoint activations: keep only the input of each layer for the backward pass.
         compile: Compile the layers with `torch.compile`.
 
     Raises:
-        UserError: A clip is shorter than a span, or settings that do not fit the codec.
+        UserError: A clip is shorter than a span, or a setting does not fit the codec.
 
     Source: arXiv 2401.04577, sections 3 and 4.
     """
@@ -111,7 +92,7 @@ class MagnetModule(pl.LightningModule):
         self.codec = CodecInfo.from_dict(codec) if isinstance(codec, dict) else codec
         self.text = text
         self.lm = lm(self.codec.n_q, self.codec.card, text.dim)  # type: ignore[arg-type]
-        # Functions, which are not deep-copied: the command line's own callables hold a lock that cannot be.
+        # Wrapped in functions, which deepcopy leaves alone: the CLI's callables hold a lock that cannot be copied.
         self._build_optimizer: Callable[[Iterable[Any]], Optimizer] = lambda named: optimizer(named)
         self._build_schedule: Callable[[Optimizer], LambdaLR] = lambda built: schedule(
             built, warmup_steps, self.trainer.max_steps
@@ -125,7 +106,7 @@ class MagnetModule(pl.LightningModule):
         self.sample_prompts = sample_prompts or []
         self.origin: dict[
             str, Any
-        ] = {}  # what training began with, for checkpoints; see `magnet_train.training.finetune`
+        ] = {}  # base model, licence and adapter; see `magnet_train.training.finetune`
         self.sampled_tokens: Tensor | None = None  # int64 [prompts, K, T] of the last validation
         self.recompute_activations, self.compile_layers = recompute_activations, compile
         self._configured = False
@@ -133,10 +114,8 @@ class MagnetModule(pl.LightningModule):
             raise UserError(f"model.warmup_steps is {warmup_steps}; give 0 or more.")
         self._check_settings()
         self.held_out = MaskedTokenMetrics(self.codec.n_q)
-        self._sums: Tensor | None = None  # float32 [2, K], LOSS and COUNT since the last optimizer step
-        self.mean_scale = torch.ones(
-            ()
-        )  # what makes the losses of a step's parts, added up, their mean in nats
+        self._sums: Tensor | None = None  # float32 [2, K], losses and counts since the last optimizer step
+        self.mean_scale = torch.ones(())  # scales the summed micro-batch losses to the mean (nats/token)
 
     def _check_settings(self) -> None:
         frames = self.codec.frames(self.segment_duration)
@@ -155,7 +134,7 @@ class MagnetModule(pl.LightningModule):
         self.decoding.check(self.codec.n_q, self.codec.card)
 
     def configure_model(self) -> None:
-        """Change the model as asked, once: recompute, compile, and shard where the strategy made a mesh."""
+        """Checkpoint activations, compile and shard the model as configured, once."""
         if self._configured:
             return
         self._configured = True
@@ -167,28 +146,25 @@ class MagnetModule(pl.LightningModule):
             shard(self.lm, self.text, self.device_mesh["data_parallel"], str(self.trainer.precision))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave on the host what masks are made of: to count them on a GPU would be to wait for it."""
+        """Keep on the CPU what shapes the work, so the step never synchronises with the GPU."""
         stay = {name: batch[name] for name in ON_HOST if name in batch}
         move = {name: value for name, value in batch.items() if name not in stay}
         return super().transfer_batch_to_device(move, device, dataloader_idx) | stay
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
-        """Learn from a batch, or from a part of one under gradient accumulation.
+        """Compute the summed loss of a micro-batch.
 
         Returns:
-            Scalar loss whose gradient `optimizer_step` scales, see there: nats of all masked tokens of the
-            batch over the frames of one clip.
+            Scalar, nats of all scored tokens over the frames of one clip; `optimizer_step` scales its gradient.
         """
         stages = self.stages_of(batch)
         mask = self.draw_mask(batch["noise"])  # [B, T]
         hidden, text_mask = self.text(batch["text"])
-        shown = batch["noise"][:, CONDITION] >= self.cfg_dropout
-        text_mask = text_mask & shown.to(text_mask.device, non_blocking=True)[:, None]
-        with_text = [row for row, show in enumerate(shown.tolist()) if show and batch["text"][row]]
-        sums = torch.zeros(2, self.codec.n_q, device=self.device)
-        total = torch.zeros((), device=self.device)
+        keep_condition = batch["noise"][:, CONDITION] >= self.cfg_dropout
+        text_mask = text_mask & keep_condition.to(text_mask.device, non_blocking=True)[:, None]
+        with_text = [row for row, keep in enumerate(keep_condition.tolist()) if keep and batch["text"][row]]
         run_all_stages = self.stage_sampling == "stratified" and is_sharded(self.lm)
-        for stage, logits, targets, _ in predict_masked(
+        predictions = predict_masked(
             self.lm,
             batch["tokens"],
             mask,
@@ -198,15 +174,14 @@ class MagnetModule(pl.LightningModule):
             text_mask,
             with_text,
             run_all_stages,
-        ):
-            loss = masked_cross_entropy_sum(logits, targets)
-            sums[LOSS, stage], sums[COUNT, stage] = loss.detach(), len(targets)
-            total = total + loss
-        self._sums = sums if self._sums is None else self._sums + sums
-        return total / mask.shape[-1]
+        )
+        sums = sum_losses(predictions, self.codec.n_q, self.device)
+        step_sums = torch.stack([sums.nats, sums.scored])
+        self._sums = step_sums if self._sums is None else self._sums + step_sums
+        return sums.total / mask.shape[-1]
 
     def on_train_start(self) -> None:
-        """Forget a part of a batch that an earlier run did not finish."""
+        """Drop the sums of an accumulation that an earlier run did not finish."""
         self._sums = None
 
     def optimizer_step(
@@ -216,14 +191,10 @@ class MagnetModule(pl.LightningModule):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Step with the gradient of the mean over all masked tokens: of every rank and accumulated part.
+        """Step with the gradient of the mean loss over all scored tokens of all ranks and micro-batches.
 
-        How many there are is known only once the last part has been masked, and the parts before it have been
-        differentiated by then. So each part contributes the gradient of its *sum* over a constant; here, where
-        the gradients are complete, one number is summed over ranks and all are multiplied by what is missing.
-        This happens within the closure: before anything looks at the gradients, be it clipping or a callback,
-        and before AMP takes its scale back, which commutes with ours. DDP, FSDP and accumulation have divided
-        by ranks and parts, whose numbers are therefore multiplied back.
+        The gradients are scaled within the closure: before clipping and callbacks look at them, and before AMP takes
+        its loss scale back, which commutes with ours. See `gradient_scale`.
         """
 
         def differentiate() -> Any:
@@ -239,10 +210,10 @@ class MagnetModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the trainer says, under bfloat16 with a fused optimizer too.
+        """Clip as the trainer is configured, also with a fused optimizer under bf16-mixed.
 
-        Lightning refuses those in any mixed precision: they take AMP's loss scale back in their own step, after
-        the clipping. But bfloat16 has no loss scale.
+        Lightning refuses fused optimizers in any mixed precision, since they undo AMP's loss scale after the clipping.
+        bfloat16 has no loss scale.
         """
         plugin = self.trainer.precision_plugin
         if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
@@ -256,30 +227,30 @@ class MagnetModule(pl.LightningModule):
         sums = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
         assert isinstance(sums, Tensor)
         self._sums = None
-        count = sums[COUNT].sum().clamp(min=1)
-        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        loss, count = sums
+        micro_batches = self.trainer.world_size * self.trainer.accumulate_grad_batches
         frames = self.codec.frames(self.segment_duration)
+        self.mean_scale, scale = gradient_scale(count.sum().clamp(min=1), frames, micro_batches)
         gradients = [local_part(p.grad) for p in self.parameters() if p.grad is not None]
-        self.mean_scale = frames / count
-        torch._foreach_mul_(gradients, parts * self.mean_scale)
-        self._log_training(sums, count)
+        torch._foreach_mul_(gradients, scale)
+        self._log_training(loss, count)
 
-    def _log_training(self, sums: Tensor, count: Tensor) -> None:
-        """Log the step's mean loss; equal on every rank."""
-        self.log("train/loss", sums[LOSS].sum() / count, prog_bar=True, batch_size=1)
+    def _log_training(self, loss: Tensor, count: Tensor) -> None:
+        """Log the step's mean loss, equal on every rank."""
+        self.log("train/loss", loss.sum() / count.sum().clamp(min=1), prog_bar=True, batch_size=1)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            trained = sums[COUNT].tolist()
+            trained = count.tolist()
             for stage in (k for k in range(self.codec.n_q) if trained[k]):
-                self.log(f"train/loss_codebook_{stage}", sums[LOSS, stage] / trained[stage], batch_size=1)
+                self.log(f"train/loss_codebook_{stage}", loss[stage] / trained[stage], batch_size=1)
 
     def stages_of(self, batch: TokenBatch) -> list[int]:
-        """Say which codebook each clip of the batch is about."""
+        """Return the codebook that each clip of the batch trains, B numbers."""
         if self.stage_sampling == "stratified":
             return stratified_stages(batch["slot"], self.stage_weights).tolist()
         return [draw_stage(self.seed, self.global_step, self.stage_weights)] * len(batch["text"])
 
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
-        """Measure every codebook on masks that are the same each time."""
+        """Measure every codebook, on the same masks in each validation."""
         mask = self.draw_mask(batch["noise"])
         rate = mask.float().mean(dim=-1).to(self.device, non_blocking=True)
         hidden, text_mask = self.text(batch["text"])
@@ -306,17 +277,17 @@ class MagnetModule(pl.LightningModule):
         self._log_validation("test")
 
     def predict_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
-        """Generate a clip for each caption, whose index is its slot; int64 [B, K, T]."""
+        """Generate a clip for each caption, int64 [B, K, T]; a clip's index is its slot."""
         return self.sample(batch["text"], self.seed, batch["slot"].tolist())
 
     def sample(self, texts: Sequence[str | None], seed: int, indices: Sequence[int] | None = None) -> Tensor:
-        """Generate clips of `segment_duration` with the module's decoding settings.
+        """Generate clips of `segment_duration` with the decoding settings of the module.
 
         A clip depends on (weights, caption, seed, index) alone, see `Magnet.generate`.
 
         Args:
             texts: B captions; None or "" generates without one.
-            seed: Makes the result repeatable on the same kind of device.
+            seed: Of the noise; repeatable on the same kind of device.
             indices: Number of each clip; 0..B-1 when None.
 
         Returns:
@@ -328,7 +299,7 @@ class MagnetModule(pl.LightningModule):
         return torch.cat([self._sample(texts[part], seed, indices[part]) for part in parts])
 
     def _sample(self, texts: Sequence[str | None], seed: int, indices: Sequence[int]) -> Tensor:
-        """Generate a batch at once."""
+        """Generate one batch."""
         with torch.inference_mode():
             hidden, mask = self.text(texts)
         return generate_tokens(
@@ -342,16 +313,16 @@ class MagnetModule(pl.LightningModule):
         )
 
     def draw_mask(self, noise: Tensor) -> Tensor:
-        """Say which frames of the stage's codebook are masked; override it to try other masks.
+        """Draw the masked frames of each clip's codebook; override it to try other masks.
 
         Args:
-            noise: float [B, 2 + T], see `TokenBatch`; the only source of randomness, so that a resumed or
-                differently cut run masks the same.
+            noise: float [B, 2 + T], see `TokenBatch`; the only source of randomness, so that masks depend on
+                (seed, slot) alone.
 
         Returns:
             bool [B, T].
         """
-        return span_mask(mask_rate(noise[:, RATE]), noise[:, ORDER:], self.lm.span_len)
+        return span_mask(mask_rate(noise[:, SCHEDULE]), noise[:, SPANS:], self.lm.span_len)
 
     def _log_validation(self, prefix: str) -> None:
         for name, value in self.held_out.compute().items():
@@ -359,9 +330,9 @@ class MagnetModule(pl.LightningModule):
         self.held_out.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and the schedule, which moves by optimizer step."""
+        """Build the optimizer and the learning-rate schedule, which advances each optimizer step."""
         if self.trainer.max_steps < 1:
-            raise UserError("the learning rate needs to know where it ends; set trainer.max_steps.")
+            raise UserError("the learning-rate schedule needs the length of the run; set trainer.max_steps.")
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         try:
             optimizer = self._build_optimizer(named)
@@ -373,7 +344,7 @@ class MagnetModule(pl.LightningModule):
             numbers = [
                 n for n in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(n, float)
             ]
-            # inf is an optimizer's own word for "without a limit", as in Prodigy's growth_rate
+            # other settings use inf for "no limit", such as Prodigy's growth_rate
             if any(map(math.isnan, numbers)) or (name in _FINITE and any(map(math.isinf, numbers))):
                 raise UserError(f"model.optimizer.{name} is {value}; give a finite number.")
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
@@ -388,7 +359,7 @@ class MagnetModule(pl.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to build the model again, in primitives only."""
+        """Add what rebuilds the model, as primitives."""
         decoding = dict(vars(self.decoding), decoding_steps=list(self.decoding.decoding_steps))
         checkpoint[KEY] = {
             "format": FORMAT,
@@ -401,7 +372,7 @@ class MagnetModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume a model of other sizes or another codec.
+        """Check that the checkpoint holds this model and codec.
 
         Raises:
             UserError: The checkpoint is not ours or does not fit.

@@ -1,6 +1,8 @@
-"""The training objective: cross-entropy where the stage's codebook is masked and the clip has audio.
+"""The training objective of MAGNeT: mask one codebook of each clip, predict it, sum the cross-entropy.
 
-Shapes: B clips, K codebooks, T frames, S text positions, N masked frames of a stage.
+Shapes: B clips, K codebooks, T frames, S text positions, D = dim, N scored positions (masked, and within the clip).
+
+Source: arXiv 2401.04577, section 3.1.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from magnet_train.masking import mask_for_stage
 
 
 class StageModel(Protocol):
-    """The part of `MagnetTransformer` that the objective needs."""
+    """The part of `MagnetTransformer` that the objective calls."""
 
     @property
     def mask_id(self) -> int: ...
@@ -34,12 +36,37 @@ class StageModel(Protocol):
 
 
 class StagePrediction(NamedTuple):
-    """What the model says about the masked frames of one codebook."""
+    """The model's prediction at the scored positions of one codebook."""
 
     stage: int
     logits: Tensor  # float [N, card]
     targets: Tensor  # int64 [N]
-    rows: Tensor  # int64 [N], the clip that each belongs to
+    rows: Tensor  # int64 [N], the clip of each position
+
+
+class LossSums(NamedTuple):
+    """Cross-entropy of a batch, summed and counted; see `gradient_scale` for the mean."""
+
+    total: Tensor  # scalar with gradient, nats
+    nats: Tensor  # float32 [K], by codebook, detached
+    scored: Tensor  # float32 [K], scored positions by codebook
+
+
+def sum_losses(predictions: Iterator[StagePrediction], n_q: int, device: torch.device) -> LossSums:
+    """Sum the cross-entropy of predictions by codebook.
+
+    Args:
+        predictions: Of `predict_masked`.
+        n_q: K.
+        device: Where the model computes.
+    """
+    nats, scored = torch.zeros(2, n_q, device=device)
+    total = torch.zeros((), device=device)
+    for stage, logits, targets, _ in predictions:
+        stage_loss = masked_cross_entropy_sum(logits, targets)
+        nats[stage], scored[stage] = stage_loss.detach(), len(targets)
+        total = total + stage_loss
+    return LossSums(total, nats, scored)
 
 
 def predict_masked(
@@ -53,74 +80,86 @@ def predict_masked(
     with_text: Collection[int] | None = None,
     run_all_stages: bool = False,
 ) -> Iterator[StagePrediction]:
-    """Predict what is masked, codebook by codebook; each clip is about one of them.
+    """Predict the masked frames of each clip's codebook, one codebook after the other.
 
-    Which stage a clip has makes a difference to the layers in one way only, restricted context or not: clips
-    of the first codebook go through them together, and so do all the others.
-
-    What shapes the work, which frames are masked and which clips have a text, is worked out on the host: a
-    GPU that is never asked runs ahead of it undisturbed.
+    `mask`, `valid` and `stages` decide the shapes of the work. They stay on the CPU, so the step never synchronises
+    with the GPU.
 
     Args:
         lm: The model.
         tokens: int64 [B, K, T].
-        mask: bool [B, T], frames that are hidden in the stage's codebook; best on the CPU, as `valid`.
-        valid: bool [B, T]; padded frames are not predicted.
-        stages: B codebooks, on the host: they shape the work.
+        mask: bool [B, T], masked frames of each clip's codebook.
+        valid: bool [B, T], False in padded frames, which are not scored.
+        stages: The codebook of each clip, B numbers 0..K-1.
         text: float [B, S, text_dim] or None.
         text_mask: bool [B, S] or None.
         with_text: Clips that have a text, see `MagnetTransformer.hidden`; None if the caller does not know.
-        run_all_stages: Call the model for all codebooks, also those without a clip: ranks that share a model out
-            wait for each other in every call.
+        run_all_stages: Call the model for every codebook, also those of no clip: with FSDP all ranks take part in
+            every call.
 
     Yields:
-        One prediction for each codebook in `stages`, or for all, in ascending order.
+        One prediction for each codebook in `stages`, or for all of them, in ascending order.
     """
 
-    def send(host: Tensor) -> Tensor:
-        return host.to(tokens.device, non_blocking=True)
+    def to_device(on_host: Tensor) -> Tensor:
+        return on_host.to(tokens.device, non_blocking=True)
 
-    learn = (mask & valid).cpu()
-    stage_of_row = torch.tensor(stages)
-    visible = mask_for_stage(tokens, send(mask), send(stage_of_row), lm.mask_id)
-    first, others = range(1), range(1, tokens.shape[1])
-    for alike in (first, others):
-        rows = [row for row, stage in enumerate(stages) if stage in alike]
-        asked_stages = alike if run_all_stages else sorted({stages[row] for row in rows})
-        if not asked_stages:
+    scored = (mask & valid).cpu()
+    stage_of_clip = torch.tensor(stages)
+    visible = mask_for_stage(tokens, to_device(mask), to_device(stage_of_clip), lm.mask_id)
+    # The first codebook attends to all frames, the others to a few on each side: two passes through the layers.
+    for attending_alike in (range(1), range(1, tokens.shape[1])):
+        clips = [clip for clip, stage in enumerate(stages) if stage in attending_alike]
+        run_stages = attending_alike if run_all_stages else sorted({stages[clip] for clip in clips})
+        if not run_stages:
             continue
-        rows = rows or [0]  # a clip that has nothing to say here
-        everything = len(rows) == len(stages)
-        index = torch.tensor(rows)
-        there = send(index)
-        states = lm.hidden(  # [rows, T, D]
-            visible if everything else visible[there],
-            asked_stages[0],
-            text if everything or text is None else text[there],
-            text_mask if everything or text_mask is None else text_mask[there],
-            None if with_text is None else [place for place, row in enumerate(rows) if row in with_text],
+        clips = clips or [0]  # run for the sake of the other ranks; nothing of it is scored
+        whole_batch = len(clips) == len(stages)
+        host_index = torch.tensor(clips)
+        index = to_device(host_index)
+        states = lm.hidden(  # [clips, T, D]
+            visible if whole_batch else visible[index],
+            run_stages[0],
+            text if whole_batch or text is None else text[index],
+            text_mask if whole_batch or text_mask is None else text_mask[index],
+            None if with_text is None else [row for row, clip in enumerate(clips) if clip in with_text],
         )
-        for stage in asked_stages:
-            asked = learn[index] & (stage_of_row[index] == stage)[:, None]  # [rows, T]
-            clip, frame = map(send, asked.nonzero(as_tuple=True))
-            targets = tokens[there[clip], stage, frame]
-            # The other frames have no loss, so the head is not asked about them.
-            yield StagePrediction(stage, lm.head(states[clip, frame], stage), targets, there[clip])
+        for stage in run_stages:
+            scored_here = scored[host_index] & (stage_of_clip[host_index] == stage)[:, None]  # [clips, T]
+            row, frame = map(to_device, scored_here.nonzero(as_tuple=True))
+            targets = tokens[index[row], stage, frame]
+            yield StagePrediction(stage, lm.head(states[row, frame], stage), targets, index[row])
 
 
 def masked_cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Add up the cross-entropy (nats) of the masked positions.
+    """Sum the cross-entropy of scored positions, in nats.
 
-    The sum, not the mean: the caller divides by the masked count of the whole batch over all ranks, so that
-    the loss does not depend on how the batch is cut.
+    The sum, not the mean: the number of scored positions over all ranks and micro-batches is not known yet.
 
     Args:
-        logits: float [N, card], of the N masked positions.
-        targets: int64 [N], ids 0..card-1.
+        logits: float [N, card].
+        targets: int64 [N], 0..card-1.
 
     Returns:
         float32 scalar; 0 with a zero gradient when N is 0.
-
-    Source: arXiv 2401.04577, section 3.1.
     """
     return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def gradient_scale(count: Tensor, frames: int, micro_batches: int) -> tuple[Tensor, Tensor]:
+    """Return the factors that turn summed losses, and their gradients, into the mean over all scored positions.
+
+    The number of scored positions is known only once the last micro-batch has been masked, and the earlier ones have
+    been differentiated by then. So each micro-batch differentiates its sum over a constant, the frames of one clip;
+    DDP, FSDP and gradient accumulation average the gradients over micro-batches. Both are multiplied back here.
+
+    Args:
+        count: Scalar, scored positions of all ranks and accumulated batches; at least 1.
+        frames: Frames of one clip, by which each micro-batch divided its sum.
+        micro_batches: Ranks times accumulated batches.
+
+    Returns:
+        The factors of the losses and of the gradients.
+    """
+    loss_scale = frames / count
+    return loss_scale, micro_batches * loss_scale

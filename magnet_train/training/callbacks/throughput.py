@@ -19,8 +19,9 @@ from torch.utils.hooks import RemovableHandle
 
 from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
+from magnet_train.tokens import CONDITION, TokenBatch
 from magnet_train.training.flops import Pass, training_flops
-from magnet_train.training.module import CONDITION, MagnetModule, TokenBatch
+from magnet_train.training.module import MagnetModule
 
 
 class ThroughputMonitor(Callback):
