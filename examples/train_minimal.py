@@ -4,8 +4,6 @@
 
     magnet-train tokenize --audio my_folder --out shards --codec quickstart
     python examples/train_minimal.py shards
-
-Shapes: B clips, K codebooks, T frames, S words.
 """
 
 from __future__ import annotations
@@ -25,7 +23,8 @@ from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.text import WordText
 from magnet_train.training.objective import predict_masked, sum_losses
 
-BATCH = 16  # clips
+BATCH, SECONDS = 16, 1.28  # clips in a batch, length of a clip
+DIM = 128  # width of the model
 CONDITION_DROPOUT = 0.1  # share of clips trained without their caption, for guidance
 
 
@@ -53,11 +52,7 @@ def main() -> None:
     parser.add_argument("shards", type=Path, help="folder that `magnet-train tokenize` wrote")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps (default: 1000)")
     parser.add_argument(
-        "--seconds", type=float, default=1.28, help="length of a training clip (default: 1.28)"
-    )
-    parser.add_argument("--dim", type=int, default=128, help="width of the model (default: 128)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("sample.wav"), help="the clip that the model makes at the end"
+        "--out", type=Path, default=Path("sample.wav"), help="what the model makes at the end"
     )
     args = parser.parse_args()
 
@@ -65,12 +60,12 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     reader = ShardReader(args.shards)
     codec = reader.manifest.codec
-    frames = codec.frames(args.seconds)
+    frames = codec.frames(SECONDS)
 
     # The model: a bidirectional transformer over the sum of K token embeddings, conditioned by cross-attention to the
     # caption (section 3). One vector for each word stands in for T5.
-    text = WordText(dim=args.dim)
-    lm = MagnetTransformer(codec.n_q, codec.card, text_dim=args.dim, dim=args.dim, num_heads=4, num_layers=4)
+    text = WordText(dim=DIM)
+    lm = MagnetTransformer(codec.n_q, codec.card, text_dim=DIM, dim=DIM, num_heads=4, num_layers=4)
     optimizer = torch.optim.AdamW([*lm.parameters(), *text.parameters()], lr=2e-3, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=args.steps)
 
