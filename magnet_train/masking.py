@@ -1,4 +1,4 @@
-"""Decide what is masked: the cosine schedule, span masks, and who may look at whom.
+"""Masking: which codebook a clip trains, the cosine schedule, span masks, stage masks and the restricted context.
 
 Training and decoding share the schedule. Masks are bool and True where masked. Shapes: B clips, K codebooks,
 T frames, L = span_len frames.
@@ -13,11 +13,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-GOLDEN = 0.6180339887498949  # its multiples, modulo 1, fill the unit interval as evenly as any do
+GOLDEN = 0.6180339887498949  # multiples of the golden ratio, modulo 1, fill the unit interval most evenly
 
 
 def mask_rate(progress: Tensor) -> Tensor:
-    """Give the share of a codebook that is masked after `progress` of the way.
+    """Cosine schedule: the share of a codebook that is masked.
 
     Args:
         progress: Float tensor of any shape, 0 (nothing known yet) to 1 (all known). In training a uniform
@@ -33,7 +33,7 @@ def mask_rate(progress: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def span_count_table(num_frames: int, span_len: int) -> tuple[int, ...]:
-    """Give how many span starts make the wanted mean mask rate, for 0, 1, ..., 100 %.
+    """Return the number of span starts whose mean mask rate is 0, 1, ..., 100 %.
 
     Spans overlap, so u starts mask fewer than u * L frames: on average 1 - C(T-L, u) / C(T, u) of them.
     The table holds the smallest u that reaches each percentage.
@@ -108,16 +108,16 @@ def span_mask(rate: Tensor, order: Tensor, span_len: int, table_frames: int | No
 
 
 def mask_for_stage(tokens: Tensor, mask: Tensor, stage: int | Tensor, mask_id: int) -> Tensor:
-    """Hide what the model must not see while it learns or fills codebook `stage`.
+    """Mask the tokens of a stage, for training or decoding codebook `stage`.
 
-    Codebooks below the stage stay visible, the stage's own is hidden where `mask` says so, and those above
-    it are hidden everywhere.
+    Codebooks below the stage stay visible, the stage's own is masked where `mask` is True, and those above are
+    masked everywhere.
 
     Args:
         tokens: int64 [B, K, T].
         mask: bool [B, T].
         stage: k, 0..K-1; or int64 [B], one for each clip.
-        mask_id: The id to put there.
+        mask_id: Id of masked tokens.
 
     Returns:
         int64 [B, K, T], a new tensor.
@@ -132,12 +132,12 @@ def mask_for_stage(tokens: Tensor, mask: Tensor, stage: int | Tensor, mask_id: i
 
 
 def context_mask(num_frames: int, context: int, device: torch.device | str = "cpu") -> Tensor:
-    """Say which frames each frame may attend to under the restricted context.
+    """Attention mask of the restricted context.
 
     Args:
         num_frames: T.
-        context: Frames on each side; the frame itself comes on top.
-        device: Where to put the mask.
+        context: Frames on each side; the frame itself is always included.
+        device: Of the mask.
 
     Returns:
         bool [T, T], True where attention is allowed (SDPA's convention).
@@ -149,10 +149,10 @@ def context_mask(num_frames: int, context: int, device: torch.device | str = "cp
 
 
 def least_probable_spans(scores: Tensor, span_len: int, num_masked: int) -> Tensor:
-    """Choose overlapping spans, least probable first, until about `num_masked` frames are masked.
+    """Mask overlapping spans, least probable first, until about `num_masked` frames are masked.
 
-    How many spans that takes depends on how they overlap, so the number is found by bisection. As in the
-    reference the last mask tried is the answer, which is not always the closest one.
+    The number of spans depends on their overlap and is found by bisection. As in the reference, the last mask tried
+    is returned, which is not always the closest.
 
     Args:
         scores: float [T]; high = improbable.
@@ -185,12 +185,12 @@ def least_probable_spans(scores: Tensor, span_len: int, num_masked: int) -> Tens
 
 
 def at_frames(values: Tensor, frames: Tensor) -> Tensor:
-    """Take [B, M, ...] of [B, T, ...] at the frames int64 [B, M] of each clip."""
+    """Gather [B, M, ...] from [B, T, ...] at the frames int64 [B, M] of each clip."""
     return values[torch.arange(len(values), device=values.device)[:, None], frames]
 
 
 def draw_stage(seed: int, step: int, stage_weights: Sequence[float]) -> int:
-    """Draw the codebook that a training step is about: the same on every rank, and again after a resume.
+    """Draw the codebook that a training step trains: the same on every rank and after a resume.
 
     Args:
         seed: Of the run.
@@ -207,15 +207,14 @@ def draw_stage(seed: int, step: int, stage_weights: Sequence[float]) -> int:
 
 
 def stratified_stages(slots: Tensor, stage_weights: Sequence[float]) -> Tensor:
-    """Share the codebooks out among clips, so that any run of them holds each in its proportion.
+    """Assign codebooks to clips so that every run of consecutive slots holds each in proportion to its weight.
 
-    Each K slots in a row are K equally spaced points of the unit interval, shifted a little from one such
-    block to the next, and the weights cut that interval. With equal weights every block holds every codebook
-    once.
+    Each block of K consecutive slots is K equally spaced points of the unit interval, shifted from block to block,
+    and the weights divide that interval. With equal weights every block holds every codebook once.
 
     Args:
-        slots: int64 [B], the clips' places in the run.
-        stage_weights: K relative shares.
+        slots: int64 [B], global sample indices.
+        stage_weights: K relative probabilities.
 
     Returns:
         int64 [B], 0..K-1.

@@ -16,17 +16,17 @@ RATE_BUCKETS = 4  # quarters of the mask rate
 
 
 class MaskedTokenMetrics(Metric):
-    """Collect what the model knew about masked tokens; sums over batches and ranks.
+    """Loss and accuracy of masked tokens, summed over batches and ranks.
 
-    Means over all tokens hide what matters in decoding: the first steps see next to nothing and the last ones
-    nearly everything. So the numbers are kept by mask rate as well.
+    Decoding begins with nearly everything masked and ends with nearly nothing, which a mean over all tokens hides. So
+    the numbers are also kept by mask rate.
 
     Args:
         n_q: K, number of codebooks.
     """
 
     full_state_update = False
-    sums: Tensor  # float32 [K, RATE_BUCKETS, 3]: loss in nats, right guesses, tokens
+    sums: Tensor  # float32 [K, RATE_BUCKETS, 3]: loss in nats, correct predictions, tokens
 
     def __init__(self, n_q: int) -> None:
         super().__init__()
@@ -35,17 +35,17 @@ class MaskedTokenMetrics(Metric):
         self.add_state("sums", zeros, dist_reduce_fx="sum")
 
     def _apply(self, fn: Callable[..., Tensor], exclude_state: Sequence[str] = ()) -> Self:
-        """Follow the model to its device, but never into 16 bits, where sums stop growing at 256 or 2,048."""
+        """Move to the device of the model, but stay in float32: in 16 bits, sums stop growing at 256 or 2,048."""
         super()._apply(fn, exclude_state)
         self.sums = self.sums.float()
         self._defaults["sums"] = self._defaults["sums"].float()  # type: ignore[union-attr]
         return self
 
     def update(self, prediction: StagePrediction, rate: Tensor) -> None:
-        """Count the tokens of a stage.
+        """Add the predictions of a codebook.
 
         Args:
-            prediction: Of one codebook.
+            prediction: Of `predict_masked`.
             rate: float [B], share of each clip's frames that was masked, 0..1.
         """
         logits, targets = prediction.logits.float(), prediction.targets
@@ -53,7 +53,7 @@ class MaskedTokenMetrics(Metric):
         right = logits.argmax(dim=-1) == targets
         values = torch.stack([loss, right, torch.ones_like(loss)], dim=-1)  # [N, 3]
         bucket = (rate * RATE_BUCKETS).long().clamp(max=RATE_BUCKETS - 1)
-        # Batch by batch: float32 would stop counting at 16 million single tokens.
+        # Summed by batch first: float32 stops counting single tokens at 16 million.
         batch = torch.zeros_like(self.sums[0]).index_add_(0, bucket[prediction.rows], values)
         self.sums[prediction.stage] += batch
 

@@ -21,42 +21,41 @@ from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
 
 MOST_GRAPHS = 32
-ENTRANCES = ("hidden", "head", "states", "read_text")  # what else than `forward` is called from outside
+ENTRY_POINTS = ("hidden", "head", "states", "read_text")  # methods called from outside, beside `forward`
 
 
 def recompute_activations(lm: MagnetTransformer) -> None:
-    """Keep only the input of each layer for the backward pass: a third more work, a fraction of the memory."""
+    """Checkpoint activations: keep only the input of each layer for the backward pass, for a third more compute."""
     for layer in lm.layers:
-        # Not torch's wrapper module, which renames the weights within. A layer draws no random numbers.
+        # torch's wrapper module would rename the weights. Layers draw no random numbers.
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def compile_layers(lm: MagnetTransformer, backend: str = "inductor") -> None:
-    """Compile the layers where they stand; they share one graph for each way of being called.
+    """Compile the layers in place; they share a graph for each combination of optional arguments.
 
-    Sizes that vary, clips of a codebook and tokens of a text, are symbols in it from the start, so that no
-    step compiles anew.
+    Varying sizes (clips of a codebook, tokens of a text) are symbolic from the start, so that no step recompiles.
 
     Args:
         lm: The model.
         backend: Of `torch.compile`.
     """
-    # Restricted or not, with and without text, one row or several: more than torch expects of one function.
+    # Restricted or not, with and without text, one clip or several: more variants than torch allows by default.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
     for layer in lm.layers:
         layer.compile(backend=backend, dynamic=True)
 
 
 def accumulate(trainer: pl.Trainer, batch_size: int, global_batch: int | None) -> None:
-    """Let the trainer gather so many batches that a step is of `global_batch` clips.
+    """Set the trainer's gradient accumulation so that a step has `global_batch` clips.
 
     Args:
-        trainer: Knows how many devices there really are.
+        trainer: Its world size counts.
         batch_size: Clips of a batch on one device.
         global_batch: Clips of one optimizer step over all devices; None leaves the trainer as it is.
 
     Raises:
-        UserError: It does not come out even, or the trainer was told another number of batches.
+        UserError: It is not a multiple of the clips of all devices, or contradicts accumulate_grad_batches.
     """
     if global_batch is None:
         return
@@ -64,7 +63,7 @@ def accumulate(trainer: pl.Trainer, batch_size: int, global_batch: int | None) -
     parts = global_batch // at_once
     if parts * at_once != global_batch or parts < 1:
         raise UserError(
-            f"--global_batch {global_batch} is no multiple of data.batch_size {batch_size} times "
+            f"--global_batch {global_batch} is not a multiple of data.batch_size {batch_size} times "
             f"{trainer.world_size} devices, which is {at_once}; change one of them."
         )
     if trainer.accumulate_grad_batches not in (1, parts):
@@ -76,13 +75,13 @@ def accumulate(trainer: pl.Trainer, batch_size: int, global_batch: int | None) -
 
 
 def shard(lm: MagnetTransformer, text: nn.Module, mesh: DeviceMesh, precision: str) -> None:
-    """Share weights, gradients and optimizer state out among the ranks of `mesh`, layer by layer.
+    """Shard the model with FSDP2, layer by layer: weights, gradients and optimizer state.
 
     Args:
         lm: The model.
-        text: The text encoder; sharded as one where it trains.
+        text: The text encoder; sharded as one unit if it trains.
         mesh: All ranks, in one dimension.
-        precision: The trainer's; with bf16-mixed the layers are gathered, and work, in bfloat16.
+        precision: The trainer's; with bf16-mixed, layers are gathered and computed in bfloat16.
     """
     policy = MixedPrecisionPolicy()
     if precision == "bf16-mixed":
@@ -90,24 +89,24 @@ def shard(lm: MagnetTransformer, text: nn.Module, mesh: DeviceMesh, precision: s
     for layer in lm.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(lm, mesh=mesh, mp_policy=policy)
-    for method in filter(lambda name: hasattr(lm, name), ENTRANCES):
+    for method in filter(lambda name: hasattr(lm, name), ENTRY_POINTS):
         register_fsdp_forward_method(lm, method)
     if any(True for _ in text.parameters()):
         fully_shard(text, mesh=mesh, mp_policy=policy)
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Say whether `module` was shared out."""
+    """Return whether `module` is sharded."""
     return isinstance(module, FSDPModule)
 
 
 def reshard(module: nn.Module) -> None:
-    """Let go of what is still gathered, so that each parameter is this rank's part again."""
+    """Free gathered parameters, so that each is this rank's shard again."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """Return this rank's part of a tensor, which is all of it where nothing is shared out; same memory."""
+    """Return this rank's shard of a tensor, or the tensor itself if it is not sharded; same memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
