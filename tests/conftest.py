@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from slurm_cluster import slurm  # noqa: F401  one cluster for all tests of a session
+from slurm_cluster import slurm  # noqa: F401
 from slurm_training import cluster_jobs, jobs  # noqa: F401
 
 from magnet_train.training.checkpointing import AtomicCheckpointIO

@@ -8,11 +8,13 @@ import secrets
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "ip", "nsenter", "unshare")
 ADDRESSES = {"ctl": "10.77.0.10", "node1": "10.77.0.1", "node2": "10.77.0.2"}
@@ -245,16 +247,19 @@ def wait_until(
         time.sleep(every)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    """One cluster for all tests; left out where it cannot be had."""
+    """A cluster for the tests of a file, one at a time on a machine; skipped where it cannot be had."""
     if os.geteuid() != 0:
         pytest.skip("a SLURM of our own needs root, for network namespaces")
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         pytest.skip(f"no {', '.join(missing)}: apt-get install slurm-wlm munge iproute2")
-    cluster = Slurm(tmp_path_factory.mktemp("slurm"))
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
+    with FileLock(
+        tempfile.gettempdir() + "/magnet_train_tests_slurm.lock"
+    ):  # network namespaces have fixed names
+        cluster = Slurm(tmp_path_factory.mktemp("slurm"))
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()

@@ -145,7 +145,7 @@ class Jobs:
         assert checkpoint["callbacks"]["DataPosition"] == whole["callbacks"]["DataPosition"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster_jobs(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Jobs:
     return Jobs(slurm, tmp_path_factory.mktemp("cluster_jobs"))
 
