@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/quickstart
+CONSTRAINTS ?= constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow lint types format clean
@@ -10,31 +11,29 @@ OUT ?= runs/quickstart
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "magnet-train needs Python 3.11 or newer; say which: make PYTHON=python3.12"; exit 1; }
+	  { echo "magnet-train needs Python 3.11 or newer; for example: make PYTHON=python3.12"; exit 1; }
 	@echo "Installing into $(VENV) (about 5 GB with PyTorch, a few minutes, once) ..."
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[plots]'
 	@touch $@
 
 $(VENV)/.developing: $(VENV)/.installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
-install: $(VENV)/.installed  ## install into .venv
+install: $(VENV)/.installed  ## install into .venv, with what the quickstart needs
 
-quickstart: $(VENV)/.installed  ## watch the whole chain learn, offline, about five minutes on two cores
+quickstart: $(VENV)/.installed  ## train a small model on synthetic sound and measure it: offline, about five minutes on two cores
 	$(BIN)/magnet-train quickstart --out $(OUT) --overwrite
 
-test: $(VENV)/.developing  ## the fast tests, with coverage of both packages
-	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -q -m "not slow and not gpu and not network"
-	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python -m coverage report
+test: $(VENV)/.developing  ## the fast tests in two processes, with coverage of both packages
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=20 \
+	  --cov --cov-report=term-missing:skip-covered -m "not slow and not gpu and not network"
 
-test-slow: $(VENV)/.developing  ## the tests that take longer: real processes, the notebook, training
-	$(BIN)/python -m pytest -q -m "slow and not gpu and not network"
+test-slow: $(VENV)/.developing  ## the slow tests: several processes, the notebook, training
+	$(BIN)/python -m pytest -q --durations=20 -m "slow and not gpu and not network"
 
 lint: $(VENV)/.developing  ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -43,9 +42,9 @@ lint: $(VENV)/.developing  ## ruff: rules and format
 types: $(VENV)/.developing  ## mypy, strict
 	$(BIN)/mypy
 
-format: $(VENV)/.developing  ## let ruff rewrite what it can
+format: $(VENV)/.developing  ## apply what ruff can fix and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove what building and testing left (not .venv, not runs)
+clean:  ## remove build and test files (keeps .venv and runs)
 	rm -rf build dist *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache

@@ -1,5 +1,9 @@
 """What the command line turns into one sentence instead of a traceback."""
 
+from __future__ import annotations
+
+import importlib.util
+
 
 class UserError(Exception):
     """Something that the person at the keyboard can mend.
@@ -22,6 +26,23 @@ def cannot_read(path: object, error: OSError, remedy: str = "copy it again") -> 
     if isinstance(error, PermissionError):
         remedy = "correct its permissions"
     return UserError(f"{path} cannot be read ({error.strerror or error}); {remedy}.")
+
+
+def require_extra(module: str, extra: str, what: str) -> None:
+    """Check that an optional dependency is installed.
+
+    Args:
+        module: Its import name.
+        extra: The extra of this package that installs it.
+        what: What needs it, as the subject of the sentence.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise UserError(
+            f'{what} needs {module}, which is not installed; run pip install "magnet-train[{extra}]".'
+        )
 
 
 def first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from magnet_train.errors import UserError, first_line
+from magnet_train.errors import UserError, first_line, require_extra
 from magnet_train.storage.atomic_io import explain_disk_errors
 
 SCHEMES = ("hf", "s3", "https", "http")
@@ -46,6 +46,8 @@ class RemoteFolder:
         scheme = url.partition("://")[0]
         if scheme not in SCHEMES:
             raise UserError(f"{url} is of none of the kinds {', '.join(SCHEMES)}; copy it here yourself.")
+        if scheme == "s3":
+            require_extra("s3fs", "s3", url)
         self._is_http = scheme in ("http", "https")
         try:
             self._files, self._root = fsspec.core.url_to_fs(url, **_options(scheme))

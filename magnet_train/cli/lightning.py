@@ -24,7 +24,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.distributed.constants import default_pg_timeout
 
 from datamodules import DataPosition
@@ -56,7 +56,7 @@ from magnet_train.cli.fit.trainer_options import check_trainer, complete_trainer
 from magnet_train.cli.main import FAILURE, INTERRUPTED
 from magnet_train.cli.ranks import check_restarts, read_ranks, restarted
 from magnet_train.cli.wrong_usage import OneSentenceParser, refusal, require_configuration
-from magnet_train.errors import AgreedError, Preempted, UserError
+from magnet_train.errors import AgreedError, Preempted, UserError, require_extra
 from magnet_train.training.callbacks import (
     DeterministicResume,
     LastRow,
@@ -251,6 +251,8 @@ class MagnetCLI(LightningCLI):
             config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
         )
         command = str(self.subcommand)
+        if any(issubclass(class_of(logger), TensorBoardLogger) for logger in loggers):
+            require_extra("tensorboard", "tensorboard", "TensorBoardLogger")
         for component in [*loggers, *(config.trainer.callbacks or [])]:
             for option in ("save_dir", "dirpath"):
                 settings = component.get("init_args") if isinstance(component, Namespace) else None

@@ -5,7 +5,6 @@ leaves the machine.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import signal
 import sys
 import threading
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from magnet_train import __version__
 from magnet_train.cli.model_options import add_device_option, add_model_options, check_adapter, load_model
-from magnet_train.errors import UserError
+from magnet_train.errors import require_extra
 
 LARGEST_PORT = 65535
 
@@ -49,8 +48,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: gradio is not installed, the port is taken, or the model cannot be read.
     """
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError("the page needs gradio, which is not installed; pip install 'magnet-train[demo]'.")
+    require_extra("gradio", "demo", "the page")
     check_adapter(args)
     from magnet_train.apps.demo.server import free_port, private_folder, read_logins, serving
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from magnet_train.cli.formatting import at_least
+from magnet_train.errors import require_extra
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: The folder is in use, or a command of the chain failed.
     """
+    require_extra("matplotlib", "plots", "the quickstart, which draws its results,")
     from magnet_train.apps.quickstart.run import run_quickstart
 
     run_quickstart(args.out, args.preset, args.seed, args.overwrite, args.fit)

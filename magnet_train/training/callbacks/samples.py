@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
 from magnet_train.audio import write_audio
@@ -31,6 +32,7 @@ class SampleAudio(Callback):
     def __init__(self, codec: str | None = None) -> None:
         self.codec_name = codec
         self._codec: Codec | None = None
+        self._draws = find_spec("matplotlib") is not None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a model that samples nothing.
@@ -42,6 +44,10 @@ class SampleAudio(Callback):
             raise UserError(
                 f"the callback SampleAudio needs a magnet_train.training.module.MagnetModule and this run trains "
                 f"{type(pl_module).__module__}.{type(pl_module).__qualname__}; take it out of trainer.callbacks."
+            )
+        if pl_module.sample_prompts and not self._draws:
+            rank_zero_info(
+                'samples get no spectrograms without matplotlib; run pip install "magnet-train[plots]".'
             )
 
     @rank_zero_only
@@ -60,7 +66,8 @@ class SampleAudio(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for index, clip in enumerate(clips):
             write_audio(folder / f"{index}.wav", clip, codec.sample_rate)
-            draw_spectrogram(clip, codec.sample_rate, folder / f"{index}.png")
+            if self._draws:
+                draw_spectrogram(clip, codec.sample_rate, folder / f"{index}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 _log_table(logger, trainer.global_step, folder, pl_module)
@@ -79,11 +86,12 @@ def _log_table(logger: WandbLogger, step: int, folder: Path, module: MagnetModul
             step,
             prompt,
             wandb.Audio(str(folder / f"{index}.wav"), caption=prompt),
-            wandb.Image(str(folder / f"{index}.png")),
+            wandb.Image(str(picture)) if picture.exists() else None,
             module.seed,
             *settings.values(),
         ]
         for index, prompt in enumerate(module.sample_prompts)
+        for picture in [folder / f"{index}.png"]
     ]
     columns = ["step", "prompt", "audio", "spectrogram", "seed", *settings]
     logger.log_table("samples", columns=columns, data=rows, step=step)

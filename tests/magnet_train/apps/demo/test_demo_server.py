@@ -161,7 +161,7 @@ def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert main(["demo", "--model", "x"]) == 1
     said = capsys.readouterr().err
-    assert "pip install 'magnet-train[demo]'" in said
+    assert 'pip install "magnet-train[demo]"' in said
     assert len(said.splitlines()) == 1
 
 
