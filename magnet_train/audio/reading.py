@@ -120,7 +120,8 @@ class AudioStream:
         first = max(0, round((self.start - offset) * rate))
         last = None if self.end is None else round((self.end - offset) * rate)
         if total is not None:
-            promised = total / (1 - part.missing)
+            kept = 1 - part.missing
+            promised = total / kept if kept > 0 else total
             self._expected += max(0.0, promised if last is None else min(promised, last) - first) / rate
             first = min(total, first)
             last = total if last is None else min(total, last)
