@@ -1,8 +1,8 @@
-"""What is measured: sizes, inputs and the two models of the same weights."""
+"""Sizes of a benchmark, its inputs and models, and the check that both versions compute the same."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,44 +11,30 @@ from torch import Tensor
 from harness.naive import NaiveTransformer
 from magnet_train.models import MagnetTransformer
 
-Row = dict[str, Any]  # a line of the table and of the JSON
-
 
 class NotExactError(Exception):
-    """The two versions disagree, so that a ratio between them would mean nothing."""
+    """The two versions disagree, so their ratio would be meaningless."""
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Sizes of a benchmark.
-
-    Args:
-        dim: Width of the model.
-        heads: Attention heads.
-        layers: Transformer layers.
-        card: Entries in each of the 4 codebooks.
-        frames: T, frames in a clip (50 a second).
-        batch: B, clips.
-        text_positions: Tokens of each caption.
-        rounds: Turns of each version.
-        device: Where to compute.
-        precision: float32 or bfloat16, of weights and activations alike.
-    """
+    """Sizes of a benchmark of training or generation."""
 
     dim: int = 1024
     heads: int = 16
     layers: int = 24
     card: int = 2048
-    frames: int = 500
-    batch: int = 1
-    text_positions: int = 24
-    rounds: int = 5
+    frames: int = 500  # T, 50 a second
+    batch: int = 1  # B, clips
+    text_positions: int = 24  # S, tokens of each caption
+    rounds: int = 5  # turns of each version
     device: str = "cpu"
-    precision: str = "float32"
+    precision: str = "float32"  # or bfloat16; of weights and activations
 
     N_Q = 4
     SPAN_LEN = 3
     TEXT_DIM = 768
+    CONTEXT = 5  # frames each side
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,14 +51,11 @@ class BenchmarkConfig:
             "num_heads": self.heads,
             "num_layers": self.layers,
             "span_len": self.SPAN_LEN,
-            "subcodes_context": 5,
+            "subcodes_context": self.CONTEXT,
         }
 
     def models(self) -> tuple[NaiveTransformer, MagnetTransformer]:
-        """Build both on the same random weights, in float32.
-
-        They share the memory of the weights, so that larger models fit; each has gradients of its own.
-        """
+        """Build both models on the same random float32 weights, which they share in memory; gradients are separate."""
         torch.manual_seed(0)
         ours = MagnetTransformer(**self.lm_config).to(self.device)
         naive = NaiveTransformer(self.lm_config, self.frames).to(self.device)
@@ -81,12 +64,11 @@ class BenchmarkConfig:
 
     def tokens(self) -> Tensor:
         """Draw int64 [B, K, T]."""
-        return torch.randint(self.card, (self.batch, self.N_Q, self.frames), generator=self._seeded()).to(
-            self.device
-        )
+        shape = (self.batch, self.N_Q, self.frames)
+        return torch.randint(self.card, shape, generator=self._seeded()).to(self.device)
 
     def text(self) -> tuple[Tensor, Tensor]:
-        """Draw text states float32 [B, S, text_dim] and their mask bool [B, S], all true."""
+        """Draw text states float32 [B, S, text_dim], with their mask bool [B, S], all true."""
         shape = (self.batch, self.text_positions, self.TEXT_DIM)
         mask = torch.ones(shape[:2], dtype=torch.bool, device=self.device)
         return torch.randn(shape, generator=self._seeded()).to(self.device), mask
@@ -96,18 +78,20 @@ class BenchmarkConfig:
         shape = (batch, self.frames, self.dim)
         return torch.randn(shape, generator=self._seeded(seed)).to(self.device, self.dtype)
 
+    def rates(self, frames: int, flops: float, seconds: float) -> dict[str, float]:
+        """Return the rates of a step or generation of `frames` frames a clip."""
+        return {
+            "frames_per_s": self.batch * frames / seconds,
+            "codes_per_s": self.N_Q * self.batch * frames / seconds,
+            "useful_tflops": flops / seconds / 1e12,
+        }
+
     def _seeded(self, seed: int = 0) -> torch.Generator:
         return torch.Generator().manual_seed(seed)
 
-    def describe(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
 
 def require_close(what: str, ours: Tensor, naive: Tensor, tolerance: float) -> float:
-    """Compare by the norm of the difference.
-
-    Returns:
-        |ours - naive| / |naive|.
+    """Return |ours - naive| / |naive|.
 
     Raises:
         NotExactError: It is above `tolerance`.
@@ -117,10 +101,10 @@ def require_close(what: str, ours: Tensor, naive: Tensor, tolerance: float) -> f
 
 
 def require_small(what: str, error: Tensor, tolerance: float) -> float:
-    """Return a relative difference.
+    """Return a relative error.
 
     Raises:
-        NotExactError: It is above `tolerance`, or no number.
+        NotExactError: It is above `tolerance`, or NaN.
     """
     if not float(error) <= tolerance:
         raise NotExactError(

@@ -1,4 +1,4 @@
-"""How long shards take to open and what their index costs in memory, in a process that did nothing before."""
+"""Time to open shards, and memory of their index in a worker, measured in a fresh process."""
 
 from __future__ import annotations
 
@@ -16,22 +16,18 @@ from datamodules.token_datamodule import TokenDataModule
 
 _WORKERS = 2
 _BATCH = 32
-_BATCHES = 200  # read before memory is looked at
+_BATCHES = 200  # read before memory is measured
 
 
 def measure_opening(folder: Path, seconds: float) -> dict[str, float]:
-    """Open shards in a fresh process, with two workers and batches of 32.
-
-    Args:
-        folder: Shards.
-        seconds: Length of a clip.
+    """Open shards of clips of `seconds` in a fresh process, with two workers and batches of 32.
 
     Returns:
-        `opened_s` until the data are set up, `first_batch_s` from there to the first batch, and after 200 batches
-        `worker_own_mb`, the memory of a worker that it shares with no other process, in MB.
+        `opened_s` to set up the data, `first_batch_s` from there to the first batch, and `worker_own_mb`, the unshared
+        memory of a worker after 200 batches (MB).
     """
-    # Not by `multiprocessing`: whoever it spawns spawns its own workers too, and training forks them where it can.
-    command = [sys.executable, "-W", "ignore", "-m", __name__, str(folder), str(seconds)]
+    # Not by `multiprocessing`: a spawned process would spawn its workers too, and training forks them where it can.
+    command = [sys.executable, "-P", "-W", "ignore", __file__, str(folder), str(seconds)]
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return dict(json.loads(answer))
 

@@ -1,7 +1,7 @@
-"""MAGNeT as it is usually written, for comparison: same weights, same results, nothing saved.
+"""A naive MAGNeT for comparison: the same weights and results without any optimization.
 
 Every call computes all K heads at every frame, adds a dense mask that each layer repeats for the batch,
-projects the text again and sorts every distribution. Written from a description of the pattern.
+projects the text again and sorts every distribution. Written from a description of the usual pattern.
 
 Shapes: B clips, K codebooks, T frames, S text positions, D = dim, H heads, L = span_len frames.
 """
@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from magnet_train.decoding import DecodingConfig
 from magnet_train.decoding.sampling import MIN_TEMPERATURE
-from magnet_train.masking import mask_for_stage
 from magnet_train.models.attention import Projections
 from magnet_train.models.transformer import FEED_FORWARD_SCALE, NORM_EPS, sinusoidal_positions
 
-IGNORED = -1  # target that cross-entropy leaves out
+IGNORED = -1  # target that cross-entropy skips
 SETTLED = -1e4
 
 Draw = Callable[[Tensor], Tensor]  # probabilities of the nucleus [B, T, card] -> tokens [B, T]
@@ -32,11 +31,8 @@ class NaiveAttention(Projections):
     """Attention with a dense additive mask [1, H, T, T], repeated for the batch."""
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
-        q, k, v = (
-            self._heads(self.q_proj(x)),
-            self._heads(self.k_proj(memory)),
-            self._heads(self.v_proj(memory)),
-        )
+        q = self._heads(self.q_proj(x))
+        k, v = self._heads(self.k_proj(memory)), self._heads(self.v_proj(memory))
         if mask is not None:
             mask = mask.repeat(len(x), 1, 1, 1)[:, :, : q.shape[2], : k.shape[2]]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -47,7 +43,7 @@ class NaiveAttention(Projections):
 
 
 class NaiveLayer(nn.Module):
-    """Pre-norm layer in which every clip attends to a text, if only to zeros."""
+    """Pre-norm layer; clips without a text attend to zeros."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -67,12 +63,7 @@ class NaiveLayer(nn.Module):
 
 
 class NaiveTransformer(nn.Module):
-    """The model of `MagnetTransformer.config`; loads its state dict.
-
-    Args:
-        config: Sizes.
-        num_frames: T of the longest clip, for the mask.
-    """
+    """The model of `MagnetTransformer(**config)`, for clips of up to `num_frames`; loads its state dict."""
 
     mask: Tensor
 
@@ -106,8 +97,8 @@ def naive_loss(logits: Tensor, tokens: Tensor, learn: Tensor, stage: int) -> Ten
     """Mean cross-entropy of a stage from logits of all codebooks.
 
     Args:
-        logits: float [B, K, T, card]. They go through the copies of a codebook pattern, though the parallel
-            one moves nothing.
+        logits: float [B, K, T, card]. They are copied as a codebook pattern requires, although the parallel
+            pattern changes nothing.
         tokens: int64 [B, K, T].
         learn: bool [B, T], masked and not padding.
         stage: k.
@@ -115,10 +106,8 @@ def naive_loss(logits: Tensor, tokens: Tensor, learn: Tensor, stage: int) -> Ten
     batch, n_q, num_frames, card = logits.shape
     logits = logits.permute(0, 3, 1, 2)  # [B, card, K, T]
     logits = torch.cat([logits, torch.full_like(logits[..., :1], float("nan"))], dim=-1)
-    index = (
-        torch.arange(num_frames, device=logits.device)
-        + (num_frames + 1) * torch.arange(n_q, device=logits.device)[:, None]
-    )
+    codebooks, frames = (torch.arange(size, device=logits.device) for size in (n_q, num_frames))
+    index = frames + (num_frames + 1) * codebooks[:, None]
     logits = logits.reshape(batch, card, -1)[..., index.flatten()].view(batch, card, n_q, num_frames)
     logits = logits.permute(0, 2, 3, 1)  # [B, K, T, card]
     targets = tokens[:, stage].masked_fill(~learn, IGNORED)
@@ -127,16 +116,8 @@ def naive_loss(logits: Tensor, tokens: Tensor, learn: Tensor, stage: int) -> Ten
     )
 
 
-def naive_step_loss(
-    model: nn.Module, tokens: Tensor, learn: Tensor, stage: int, text: Tensor, text_mask: Tensor
-) -> Tensor:
-    """Mask, predict everything, and take the loss of one stage."""
-    logits = model(mask_for_stage(tokens, learn, stage, int(model.card)), stage, text, text_mask)  # type: ignore[arg-type]
-    return naive_loss(logits, tokens, learn, stage)
-
-
 def draw_multinomial(nucleus: Tensor) -> Tensor:
-    """Draw from the nucleus as everyone does."""
+    """Draw from the nucleus by `torch.multinomial`."""
     return torch.multinomial(nucleus.flatten(0, 1), 1).view(nucleus.shape[:2])
 
 
@@ -148,10 +129,10 @@ def naive_choose(
     Args:
         both: float [2B, K, T, card], logits with and without the text.
         stage: k.
-        cfg_coef: Guidance.
+        cfg_coef: Guidance scale.
         temperature: Of this step.
         top_p: Above 0.
-        draw: Picks tokens.
+        draw: Draws tokens.
 
     Returns:
         Tokens int64 [B, T] and their probabilities before `top_p`, float [B, T].
@@ -177,7 +158,7 @@ def naive_generate(
     draw: Draw = draw_multinomial,
     after_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Generate tokens with guidance, top-p and whole chunks, "max" scores, and no prompt.
+    """Generate tokens int64 [B, K, T] with guidance, top-p, non-overlapping spans and "max" scores, without a prompt.
 
     Args:
         model: A `NaiveTransformer`, compiled or not.
@@ -186,11 +167,8 @@ def naive_generate(
         shape: (B, K, T); T is a multiple of L.
         decoding: Steps, temperature, top_p and guidance.
         span_len: L.
-        draw: Picks tokens.
+        draw: Draws tokens.
         after_step: Called after each step.
-
-    Returns:
-        int64 [B, K, T].
     """
     batch, _, num_frames = shape
     card, device = int(model.card), text.device  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Time two versions of the same work, taking turns, so that whatever slows the machine slows both."""
+"""Time two versions of the same work in turns, so that other load on the machine slows both alike."""
 
 from __future__ import annotations
 
@@ -13,38 +13,33 @@ from typing import Any
 
 import torch
 
-GEMM_SIZE = {"cpu": 1024, "cuda": 8192}  # rows of the square matrices whose product stands for the peak
+GEMM_SIZE = {"cpu": 1024, "cuda": 8192}  # rows of the square matrices whose product measures the peak
 
 Work = Callable[[], object]
+Row = dict[str, Any]  # a row of the table and of the JSON
 
 
 class Clock:
-    """Seconds of work: of this process's CPU time, or between two events on a GPU."""
+    """Seconds of work: CPU time of this process, or time between two events on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-
-    @property
-    def warms_up(self) -> bool:
-        """Whether first runs are slower than others by more than a CPU's, for compiling or loading kernels."""
-        return self.device.type == "cuda"
+        self.on_gpu = device.type == "cuda"
 
     def mark(self) -> Any:
-        """Return this moment, for `between`; nothing is waited for."""
-        if self.device.type != "cuda":
+        """Return a time stamp for `between`, without waiting for the device."""
+        if not self.on_gpu:
             return time.process_time()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
     def between(self, begin: Any, end: Any) -> float:
-        """Return the seconds from mark to mark, once both have passed."""
-        if isinstance(begin, torch.cuda.Event):
-            return float(begin.elapsed_time(end)) / 1000
-        return float(end - begin)
+        """Return the seconds between two marks that the device has passed."""
+        return float(begin.elapsed_time(end)) / 1000 if self.on_gpu else float(end - begin)
 
     def time(self, work: Work) -> float:
-        """Run `work` to its end; seconds."""
+        """Run `work` to its end, and return its seconds."""
         self._wait()
         begin = self.mark()
         work()
@@ -53,39 +48,43 @@ class Clock:
         return self.between(begin, end)
 
     def peak_bytes(self, work: Work) -> int | None:
-        """Run `work` and return the most memory held meanwhile; None, and no run, where it cannot be measured."""
-        if self.device.type != "cuda":
+        """Run `work` on a GPU, and return its peak memory; on a CPU return None without running it."""
+        if not self.on_gpu:
             return None
         torch.cuda.reset_peak_memory_stats(self.device)
         work()
         return torch.cuda.max_memory_allocated(self.device)
 
     def _wait(self) -> None:
-        if self.device.type == "cuda":
+        if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Seconds of every round, one entry each."""
+    """Seconds of both versions, one entry a round."""
 
     naive: list[float]
     ours: list[float]
 
-    @property
-    def ratios(self) -> list[float]:
-        return [naive / ours for naive, ours in zip(self.naive, self.ours, strict=True)]
-
     def summary(self) -> dict[str, float | int]:
-        """Medians in ms; the ratio is the median over rounds, `low` and `high` its extremes."""
+        """Medians in ms; the ratio is the median over rounds of naive over ours, `low` and `high` its extremes."""
+        ratios = [naive / ours for naive, ours in zip(self.naive, self.ours, strict=True)]
         return {
             "naive_ms": 1000 * statistics.median(self.naive),
             "ours_ms": 1000 * statistics.median(self.ours),
-            "ratio": statistics.median(self.ratios),
-            "low": min(self.ratios),
-            "high": max(self.ratios),
-            "rounds": len(self.ratios),
+            **spread("ratio", ratios),
         }
+
+
+def spread(name: str, rounds: list[float]) -> dict[str, float | int]:
+    """Return the median over rounds under `name`, with its extremes `low` and `high`."""
+    return {
+        name: statistics.median(rounds),
+        "low": min(rounds),
+        "high": max(rounds),
+        "rounds": len(rounds),
+    }
 
 
 def time_pair(clock: Clock, naive: Work, ours: Work, rounds: int, warm_up: int = 1) -> Pair:
@@ -102,7 +101,7 @@ def time_pair(clock: Clock, naive: Work, ours: Work, rounds: int, warm_up: int =
 
 
 def gemm_peak(clock: Clock, dtype: torch.dtype) -> float:
-    """FLOP/s of a large square matrix product, here and now: the best of five."""
+    """Return the FLOP/s of a large square matrix product on this device, the best of five."""
     size = GEMM_SIZE.get(clock.device.type, 1024)
     a = torch.randn(size, size, device=clock.device, dtype=dtype)
     torch.mm(a, a)
@@ -110,21 +109,23 @@ def gemm_peak(clock: Clock, dtype: torch.dtype) -> float:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Say what ran the benchmark."""
+    """Describe the hardware and the versions."""
+    on_gpu = device.type == "cuda"
     facts: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
         "threads": torch.get_num_threads(),
-        "clock": "CUDA events" if device.type == "cuda" else "CPU time of the process",
+        "clock": "CUDA events" if on_gpu else "CPU time of the process",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
-    with suppress(OSError, ValueError):  # not everywhere
+    with suppress(OSError, ValueError):  # Linux only
         facts["load_average"] = float(Path("/proc/loadavg").read_text().split()[0])
     return facts
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return the model of the CPU."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Audio files: read, resample, write, and encode in chunks."""
+"""Read, resample and write audio files, and encode them in chunks."""
 
 from magnet_train.audio.reading import AudioStream, WrongScaleError, audio_seconds, read_audio
 from magnet_train.audio.resampling import resample, resample_blocks

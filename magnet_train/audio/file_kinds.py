@@ -1,10 +1,11 @@
-"""What lies at a path, before it is opened: a pipe would wait for ever, and a device may never end."""
+"""What is at a path: a file, something that must not be opened, or content that is not audio."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -15,18 +16,36 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+_DOWNLOAD = "download it again or remove it"
+_CONVERT = "convert it with `ffmpeg -i IN OUT.flac`"
+_BEGINNINGS = (
+    (rb"(\xef\xbb\xbf)?\s*(?i:<!doctype html|<html|<head|<body|<\?xml)", "a web page", _DOWNLOAD),
+    (rb"....ftyp", "an MP4 or M4A file", _CONVERT),
+    (rb"\xff[\xf1\xf9]", "an AAC file", _CONVERT),
+    (rb"PK\x03\x04", "a zip archive", _DOWNLOAD),
+    (rb"%PDF", "a PDF", _DOWNLOAD),
+    (rb"\x89PNG", "a PNG picture", _DOWNLOAD),
+    (rb"\xff\xd8\xff", "a JPEG picture", _DOWNLOAD),
+    (rb"GIF8", "a GIF picture", _DOWNLOAD),
+    (rb"\x1f\x8b", "a gzip file", _DOWNLOAD),
+    (rb"\x1aE\xdf\xa3", "a WebM or Matroska file", _CONVERT),
+    (rb"0&\xb2u\x8ef\xcf\x11", "a WMA file", _CONVERT),
+    (rb"MAC ", "a Monkey's Audio file", _CONVERT),
+    (rb"wvpk", "a WavPack file", _CONVERT),
+    (rb"version https://git-lfs", "a git-lfs pointer and not the file itself", _DOWNLOAD),
+)
 
 
 def why_not_a_file(path: str | Path) -> str | None:
-    """Say why there is no file with content to open.
+    """Check, without opening it, that a path is a file with content: a pipe would block, a device may never end.
 
     Returns:
-        A phrase that follows the path, as in "is a pipe (fifo), not a file"; None if nothing is wrong.
+        What is wrong, to follow the path in a sentence: "is a pipe (fifo), not a file"; None if nothing is.
     """
     try:
         found = os.stat(path)
     except ValueError:
-        return "is not a possible path: it holds a NUL character"
+        return "is not a valid path: it contains a NUL character"
     except OSError as error:
         return _why_not_found(path, error)
     if stat.S_ISREG(found.st_mode):
@@ -37,9 +56,25 @@ def why_not_a_file(path: str | Path) -> str | None:
 
 def _why_not_found(path: str | Path, error: OSError) -> str:
     if error.errno == errno.ELOOP:
-        return "is a link that leads in a circle"
+        return "is a link that points to itself"
     with contextlib.suppress(OSError):
-        return f"is a link to {os.readlink(path)}, which is not there"
+        return f"is a link to {os.readlink(path)}, which does not exist"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return "does not exist"
     return f"cannot be read ({error.strerror})"
+
+
+def kind_and_remedy(path: str | Path) -> tuple[str, str] | None:
+    """Recognise common files that are not read as audio by their first bytes.
+
+    Returns:
+        The kind ("a web page") and what to do about the file; None if the kind is unknown.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except OSError:
+        return None
+    return next(
+        ((kind, remedy) for pattern, kind, remedy in _BEGINNINGS if re.match(pattern, start, re.DOTALL)), None
+    )

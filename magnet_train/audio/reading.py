@@ -1,4 +1,4 @@
-"""Read audio files, whole or in blocks, at the rate and channels that a model wants.
+"""Read audio files, whole or in blocks, at the sample rate and channels that a model needs.
 
 Shapes: audio float32 [channels, samples], full scale -1..1.
 """
@@ -17,8 +17,7 @@ from soundfile import SoundFile
 from torch import Tensor
 
 from magnet_train.audio.containers import Part
-from magnet_train.audio.levels import LARGEST_FLOAT, Levels
-from magnet_train.audio.recording import Recording, explained, frames_in, is_float
+from magnet_train.audio.recording import LARGEST_FLOAT, Levels, Recording, explained, frames_in, is_float
 from magnet_train.audio.recording import blocks as blocks_of
 from magnet_train.audio.resampling import resample_blocks
 from magnet_train.errors import UserError
@@ -31,21 +30,21 @@ class WrongScaleError(UserError):
 
 
 class AudioStream:
-    """Read an audio file as a model wants it, a block at a time: memory does not grow with it.
+    """Iterate over the blocks of an audio file, converted for a model, in bounded memory.
 
-    Joined, the blocks are what `read_audio` returns. What was joined end to end is read from end to end.
+    Concatenated, the blocks are what `read_audio` returns. Recordings joined end to end are all read.
 
     Args:
         path: The file; any rate, any number of channels.
-        sample_rate: Rate of the answer (Hz).
+        sample_rate: Rate of the blocks (Hz).
         channels: 1 (the mean of all) or 2 (mono doubled; of more than two, the first: front left and right).
-        start: Seconds to leave out at the beginning.
-        end: Where to stop, in seconds; None, or what lies behind the end, reads to the end.
-        rescale: Whether floats at the scale of integers are brought to -1..1; they are refused otherwise.
+        start: Seconds to skip at the beginning.
+        end: Where to stop (s); None, or a time beyond the end, reads to the end.
+        rescale: Whether to scale floats at the scale of integers to -1..1; otherwise they are an error.
 
     Raises:
-        UserError: While iterating: the file is absent, is not audio, has no samples, samples that are not
-            finite, a rate or a number of channels that cannot be, or floats at the wrong scale.
+        UserError: While iterating: the file does not exist, is not audio, or has no samples, non-finite
+            samples, a rate or number of channels out of range, or floats at the wrong scale.
     """
 
     def __init__(
@@ -65,8 +64,8 @@ class AudioStream:
         self._rescale = rescale
         self._digest = hashlib.blake2b(digest_size=16)
         self._levels = Levels()
-        self._seconds = 0.0  # read
-        self._expected = 0.0  # seconds that the headers promise, from start to end
+        self._seconds = 0.0  # read so far
+        self._expected = 0.0  # seconds from start to end by the headers
         self._cut = False
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -83,31 +82,30 @@ class AudioStream:
                 except UserError:
                     if not self._seconds:
                         raise
-                    self._cut = True  # what lies before it was read
+                    self._cut = True  # the parts before this one were read
                     continue
                 blocks = self._blocks(file, part, offset, scale)
                 yield from resample_blocks(blocks, file.samplerate, self.sample_rate)
                 offset += (frames_in(file) or 0) / file.samplerate
         if not self._seconds:
-            raise UserError(
-                f"{self.path} holds no audio samples{self._where()}; remove it or record it again."
-            )
+            where = f" after {self.start:g} s" if self.start else ""
+            raise UserError(f"{self.path} contains no audio samples{where}; remove it or record it again.")
         if self._levels.looks_like_integers and not self._rescale:
             raise self._wrong_scale(self._levels)
 
     @property
     def digest(self) -> str:
-        """Hash of rate, channels and samples read so far, as decoded: the same for a wav and its flac."""
+        """Hash of rate, channels and decoded samples so far: equal for a wav and its flac."""
         return self._digest.hexdigest()
 
     @property
     def swing(self) -> float:
-        """Distance of the lowest from the highest sample of a channel so far; 0 of a constant, whatever its level."""
+        """Distance of the lowest from the highest sample of a channel so far; 0 for a constant of any level."""
         return self._levels.swing
 
     @property
     def shortfall(self) -> str | None:
-        """Say, once all was read, how much of it could be; None if nothing is known to be missing."""
+        """Describe, after iteration, how much of the file could be read; None if nothing seems to be missing."""
         if self._expected - self._seconds > _TOLERANCE:
             return (
                 f"{self._seconds:.1f} s could be read of the {self._expected:.1f} s that its header promises"
@@ -117,7 +115,7 @@ class AudioStream:
         return None
 
     def _blocks(self, file: SoundFile, part: Part, offset: float, scale: float) -> Iterator[Tensor]:
-        """Yield what the file holds at its own rate, float32 [channels, samples]."""
+        """Yield the samples of a part at their own rate, float32 [channels, samples]."""
         rate, total = file.samplerate, frames_in(file)
         first = max(0, round((self.start - offset) * rate))
         last = None if self.end is None else round((self.end - offset) * rate)
@@ -136,7 +134,7 @@ class AudioStream:
             self._seconds += len(samples) / rate
             self._digest.update(samples.data)
             if not np.isfinite(samples).all():
-                raise UserError(f"{self.path} holds samples that are not numbers; render it again.")
+                raise UserError(f"{self.path} contains samples that are not numbers; render it again.")
             self._levels.add(samples, is_float(file))
             if self._levels.peak > LARGEST_FLOAT and not self._rescale:
                 raise self._wrong_scale(self._levels)
@@ -144,7 +142,7 @@ class AudioStream:
             yield _with_channels(torch.from_numpy(scaled.T.copy()), self.channels)
 
     def _find_scale(self, recording: Recording) -> float:
-        """Return what floats at the scale of integers have to be divided by, 1 for any others."""
+        """Return the divisor for floats at the scale of integers, and 1 for all other samples."""
         levels = Levels()
         for part in recording.parts:
             with recording.open(part) as file:
@@ -156,44 +154,32 @@ class AudioStream:
         return 2.0 ** (levels.bits - 1) if levels.peak > LARGEST_FLOAT or levels.looks_like_integers else 1.0
 
     def _wrong_scale(self, levels: Levels) -> WrongScaleError:
-        holds = f"{self.path} holds floats up to {levels.peak:g}"
+        found = f"{self.path} holds floats up to {levels.peak:g}"
         if levels.bits is None:
-            return WrongScaleError(f"{holds}, beyond any scale of audio; render it again.")
+            return WrongScaleError(f"{found}, beyond any scale of audio; render it again.")
         return WrongScaleError(
-            f"{holds}, the scale of {levels.bits}-bit integers; divide them by {2 ** (levels.bits - 1)} (tokenize does "
+            f"{found}, the scale of {levels.bits}-bit integers; divide them by {2 ** (levels.bits - 1)} (tokenize does "
             "so with --rescale)."
         )
 
-    def _where(self) -> str:
-        return f" after {self.start:g} s" if self.start else ""
-
 
 def audio_seconds(path: str | Path) -> float:
-    """Say how long an audio file is, by its headers.
+    """Return the duration of an audio file by its headers (s).
 
     Raises:
-        UserError: The file is absent, is not audio or has a rate that cannot be.
+        UserError: The file does not exist, is not audio, or has a rate out of range.
     """
     return Recording(path).seconds()
 
 
 def read_audio(path: str | Path, sample_rate: int, channels: int) -> Tensor:
-    """Read an audio file as a model wants it.
-
-    Args:
-        path: The file; any rate, any number of channels.
-        sample_rate: Rate of the answer (Hz).
-        channels: 1 (the mean of all) or 2 (mono doubled; of more than two, the first: front left and right).
+    """Read a whole audio file; arguments and errors are those of `AudioStream`.
 
     Returns:
         float32 [channels, samples].
 
-    Raises:
-        UserError: The file is absent, is not audio, has no samples, samples that are not finite, a rate or a
-            number of channels that cannot be, or floats at the wrong scale.
-
     Warns:
-        UserWarning: It could be read in part only.
+        UserWarning: A part of the file could not be read.
     """
     stream = AudioStream(path, sample_rate, channels)
     audio = torch.cat(list(stream), dim=-1)

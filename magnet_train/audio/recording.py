@@ -1,7 +1,7 @@
-"""Open what was given as an audio file, and read its samples as they are, a block at a time.
+"""Open an audio file safely, and read its samples unconverted, a block at a time.
 
-Nothing that a file says of itself is believed without a bound, and whatever keeps it from being read is one
-sentence. Samples are float32 [samples, channels], full scale -1..1.
+Everything that a header says is bounded before it is used, and every failure is one sentence.
+Samples: float32 [samples, channels], full scale -1..1.
 """
 
 from __future__ import annotations
@@ -15,32 +15,34 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from magnet_train.audio.containers import Part, PartFile, parts_of, remedy_for, what_it_is
-from magnet_train.audio.file_kinds import why_not_a_file
+from magnet_train.audio.containers import Part, PartFile, parts_of
+from magnet_train.audio.file_kinds import kind_and_remedy, why_not_a_file
 from magnet_train.errors import UserError, cannot_read
 
 Samples = npt.NDArray[np.float32]
 
-LOWEST_RATE, HIGHEST_RATE = 100, 768_000  # Hz; what lies outside is a mistake in a header
-MOST_CHANNELS = 64  # ambisonics of the seventh order
+LOWEST_RATE, HIGHEST_RATE = 100, 768_000  # Hz; any other rate is a damaged header
+MOST_CHANNELS = 64  # seventh-order ambisonics
+LARGEST_FLOAT = 32.0  # 30 dB above full scale: above every recording, below floats at the scale of integers
 _BLOCK_SECONDS = 10.0
 _BLOCK_VALUES = 2**24  # samples times channels
-_LONGEST = 30 * 86_400.0  # seconds; a header that says more is not believed
-_UNKNOWN_FRAMES = 2**62  # libsndfile's largest number stands for a length that no header tells
+_LONGEST = 30 * 86_400.0  # seconds; a header that gives more is wrong
+_UNKNOWN_FRAMES = 2**62  # libsndfile gives its largest number as the length if no header has one
 _FLOATS = ("FLOAT", "DOUBLE")
+_INTEGER_BITS = (8, 16, 24, 32)
 
-# What libsndfile says of some files is not the reason.
+# Messages of libsndfile that are not the reason.
 _REASONS = {
-    "SF_INFO struct incomplete": "its header gives no possible sample rate, number of channels or length",
-    "File does not exist or is not a regular file": "it holds no MP3 frames that can be decoded",
+    "SF_INFO struct incomplete": "its header has an impossible sample rate, number of channels or length",
+    "File does not exist or is not a regular file": "it contains no MP3 frames that can be decoded",
 }
 
 
 def require_audio_file(path: str | Path) -> None:
-    """Refuse what cannot be opened as a file, without opening it.
+    """Refuse a path that is not a file with content, without opening it.
 
     Raises:
-        UserError: It is absent, empty, a pipe, a device, a folder or the like.
+        UserError: The path does not exist, or is an empty file, a pipe, a device, a folder or the like.
     """
     problem = why_not_a_file(path)
     if problem == "does not exist":
@@ -50,13 +52,10 @@ def require_audio_file(path: str | Path) -> None:
 
 
 class Recording:
-    """An audio file: its parts, each of which libsndfile can open.
-
-    Args:
-        path: The file.
+    """An audio file and its parts, each of which libsndfile can open.
 
     Raises:
-        UserError: It is absent, not a regular file, empty, or cannot be opened.
+        UserError: The file does not exist, is empty or not a regular file, or cannot be opened.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -71,36 +70,34 @@ class Recording:
         """Open one of the parts.
 
         Raises:
-            UserError: It is not audio, or has a sample rate or a number of channels that cannot be.
+            UserError: The part is not audio, or its sample rate or number of channels is out of range.
         """
         with contextlib.ExitStack() as stack:
             with explained(self.path):
                 if part.is_whole_file(self._size):
-                    file = soundfile.SoundFile(os.fsencode(self.path))  # names need not be text
+                    file = soundfile.SoundFile(os.fsencode(self.path))  # the name may not be text
                 else:
                     file = soundfile.SoundFile(PartFile(stack.enter_context(open(self.path, "rb")), part))
                 stack.enter_context(file)
             if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
                 raise UserError(
-                    f"{self.path} says it has {file.samplerate} samples a second; correct its sample rate."
+                    f"the header of {self.path} gives {file.samplerate} samples a second; correct its sample rate."
                 )
             if file.channels > MOST_CHANNELS:
                 raise UserError(
-                    f"{self.path} says it has {file.channels} channels; correct its header, or give at most "
-                    f"{MOST_CHANNELS}."
+                    f"the header of {self.path} gives {file.channels} channels; correct it, or give at most "
+                    f"{MOST_CHANNELS} channels."
                 )
             yield file
 
     def seconds(self) -> float:
-        """Return how long it is by its headers; one whose headers do not tell is read to its end."""
+        """Return the duration by the headers; a part whose headers have none is read to its end."""
         total = 0.0
         for number, part in enumerate(self.parts):
             try:
                 with self.open(part) as file:
-                    frames = file.frames
-                    if frames >= _UNKNOWN_FRAMES:
-                        frames = sum(map(len, blocks(file)))
-                    total += frames / file.samplerate
+                    frames = frames_in(file)
+                    total += (sum(map(len, blocks(file))) if frames is None else frames) / file.samplerate
             except UserError:
                 if not number:
                     raise
@@ -108,7 +105,7 @@ class Recording:
 
 
 def header_seconds(path: str | Path) -> float:
-    """Return the length that the first header of a file gives, quickly; 0 if it gives none that can be."""
+    """Return the duration that the first header of a file gives, without a scan; 0 if it gives no plausible one."""
     if why_not_a_file(path) is not None:
         return 0.0
     try:
@@ -120,19 +117,19 @@ def header_seconds(path: str | Path) -> float:
 
 
 def is_float(file: soundfile.SoundFile) -> bool:
-    """Whether a file holds floats, whose scale nothing enforces."""
+    """Whether the samples are floats, which need not be within full scale."""
     return file.subtype in _FLOATS
 
 
 def frames_in(file: soundfile.SoundFile) -> int | None:
-    """Return how many frames a file says it has; None if it does not say."""
+    """Return the number of samples of each channel by the header; None if the header has none."""
     return None if file.frames >= _UNKNOWN_FRAMES else int(file.frames)
 
 
 def blocks(file: soundfile.SoundFile, frames: int | None = None) -> Iterator[Samples]:
-    """Read from where a file is, up to its end or for some frames.
+    """Read from the current position to the end, or a number of samples of each channel.
 
-    Damage ends a block early; what follows it is read if the decoder finds its way.
+    Damage ends a block early; the samples after it are read if the decoder can resume.
     """
     left = _UNKNOWN_FRAMES if frames is None else frames
     largest = max(1, min(round(_BLOCK_SECONDS * file.samplerate), _BLOCK_VALUES // file.channels))
@@ -145,7 +142,7 @@ def blocks(file: soundfile.SoundFile, frames: int | None = None) -> Iterator[Sam
 
 
 def _read(file: soundfile.SoundFile, frames: int) -> Samples:
-    """Read a block; what was decoded before an error is kept."""
+    """Read a block, and keep the samples that were decoded before an error."""
     buffer = np.full((frames, file.channels), np.nan, dtype=np.float32)
     try:
         samples: Samples = file.read(out=buffer)
@@ -157,34 +154,62 @@ def _read(file: soundfile.SoundFile, frames: int) -> Samples:
 
 @contextlib.contextmanager
 def explained(path: str | Path) -> Iterator[None]:
-    """Say in one sentence why an audio file cannot be opened or read.
+    """Turn errors of opening or reading an audio file into one sentence.
 
     Raises:
-        UserError: It cannot.
+        UserError: Names the file and what to do.
     """
     try:
         yield
     except OSError as error:
         raise cannot_read(path, error) from error
-    # a header that lies, or a headerless .raw
+    # a false header, or a headerless .raw
     except (soundfile.SoundFileError, MemoryError, TypeError, ValueError) as error:
-        kind = _kind_of(path)
-        if kind is not None:
-            raise UserError(f"{path} is {kind}; {remedy_for(kind)}.") from error
+        kind, remedy = kind_and_remedy(path) or ("", "")
+        if kind:
+            raise UserError(f"{path} is {kind}; {remedy}.") from error
         raise UserError(
             f"cannot read {path} as audio ({_reason(error)}); convert it to wav, flac, ogg or mp3."
         ) from error
 
 
-def _kind_of(path: str | Path) -> str | None:
-    try:
-        with open(path, "rb") as file:
-            return what_it_is(file.read(512))
-    except OSError:
-        return None
-
-
 def _reason(error: Exception) -> str:
-    """Return libsndfile's words without its file name and full stop, or better ones."""
+    """Return libsndfile's message without its file name and full stop, or a better one."""
     words = str(error).rsplit(": ", 1)[-1].rstrip(".")
     return next((better for theirs, better in _REASONS.items() if theirs in words), words)
+
+
+class Levels:
+    """The range of the samples so far, and whether floats are integers in disguise."""
+
+    def __init__(self) -> None:
+        self.peak = 0.0  # of floats alone
+        self.swing = 0.0  # distance of the lowest from the highest sample of a channel
+        self._range: Samples | None = None  # lowest and highest sample of each channel, [2, channels]
+        self._integers = True
+
+    def add(self, samples: Samples, floats: bool) -> None:
+        """Take a block into account.
+
+        Args:
+            samples: At full scale -1..1, unless they are floats at another one.
+            floats: Whether the file holds floats.
+        """
+        low, high = samples.min(axis=0), samples.max(axis=0)
+        if self._range is not None and self._range.shape[1] == len(low):
+            low, high = np.minimum(low, self._range[0]), np.maximum(high, self._range[1])
+        self._range = np.stack([low, high])
+        self.swing = max(self.swing, float((high.astype(np.float64) - low).max()))
+        if floats:
+            self.peak = max(self.peak, float(np.abs(self._range).max()))
+            self._integers = self._integers and bool((samples == np.rint(samples)).all())
+
+    @property
+    def looks_like_integers(self) -> bool:
+        """Whether all floats are whole numbers and some are not 0, 1 or -1."""
+        return self._integers and self.peak > 1
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of the smallest integers that can hold the floats; None if 32 are too few."""
+        return next((bits for bits in _INTEGER_BITS if self.peak <= 2 ** (bits - 1)), None)

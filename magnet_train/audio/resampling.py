@@ -1,4 +1,4 @@
-"""Change the sample rate of audio, whole or in blocks. The only file that imports torchaudio.
+"""Resample audio, whole or in blocks. The only file that imports torchaudio.
 
 Shapes: audio float32 [channels, samples].
 """
@@ -12,21 +12,21 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-# Sample rates whose ratio has larger terms get the nearest ratio with smaller ones: the filter bank has
-# target x source taps, gigabytes for 22051 -> 32000 Hz. The pitch moves by less than a cent.
+# Ratios of sample rates with larger terms are rounded to the nearest one with smaller terms: the filter bank has
+# target x source taps, gigabytes for 22051 -> 32000 Hz. The pitch changes by less than a cent.
 _LARGEST_RATIO_TERM = 2000
-# torchaudio's defaults, named since the overlap of blocks follows from them
+# torchaudio's defaults; the overlap of blocks follows from them.
 _FILTER_WIDTH = 6  # zero crossings of the sinc on each side
 _ROLLOFF = 0.99  # of the lower Nyquist frequency
 
 
 def resample(audio: Tensor, source_rate: int, target_rate: int) -> Tensor:
-    """Change the rate of audio.
+    """Resample audio.
 
     Args:
         audio: float32 [..., samples].
         source_rate: Rate of `audio` (Hz).
-        target_rate: Rate of the answer (Hz).
+        target_rate: Rate of the result (Hz).
 
     Returns:
         float32 [..., samples * target_rate / source_rate, rounded up].
@@ -35,15 +35,15 @@ def resample(audio: Tensor, source_rate: int, target_rate: int) -> Tensor:
 
 
 def resample_blocks(blocks: Iterable[Tensor], source_rate: int, target_rate: int) -> Iterator[Tensor]:
-    """Resample audio that comes in blocks; joined, the answer is what `resample` makes of the whole.
+    """Resample audio in blocks; concatenated, they equal `resample` of the whole.
 
-    The filter turns each group of `ratio.numerator` samples into `ratio.denominator` and looks a little to
-    both sides. So a group is given out once what follows it is there, and some groups before it are kept.
+    The filter turns each group of `ratio.numerator` samples into `ratio.denominator` and reaches `margin` groups to
+    both sides. So a group is resampled once those after it have arrived, and those before it are kept.
 
     Args:
         blocks: float32 [channels, samples], of any lengths.
         source_rate: Rate of `blocks` (Hz).
-        target_rate: Rate of the answer (Hz).
+        target_rate: Rate of the result (Hz).
     """
     if source_rate == target_rate:
         yield from blocks
@@ -52,18 +52,18 @@ def resample_blocks(blocks: Iterable[Tensor], source_rate: int, target_rate: int
     group, resampled_group = ratio.numerator, ratio.denominator
     reach = math.ceil(_FILTER_WIDTH * group / (min(group, resampled_group) * _ROLLOFF))  # samples
     margin = -(-reach // group) + 1  # groups
-    held: Tensor | None = None
-    given = 0  # groups of `held` that were given out
+    pending: Tensor | None = None
+    done = 0  # groups of `pending` that were yielded
     for block in blocks:
-        held = block if held is None else torch.cat([held, block], dim=-1)
-        ready = held.shape[-1] // group - margin
-        if ready <= given:
+        pending = block if pending is None else torch.cat([pending, block], dim=-1)
+        ready = pending.shape[-1] // group - margin
+        if ready <= done:
             continue
-        yield _windowed_sinc(held, ratio)[:, given * resampled_group : ready * resampled_group]
+        yield _windowed_sinc(pending, ratio)[:, done * resampled_group : ready * resampled_group]
         dropped = max(0, ready - margin)
-        held, given = held[:, dropped * group :].clone(), ready - dropped
-    if held is not None:
-        yield _windowed_sinc(held, ratio)[:, given * resampled_group :]
+        pending, done = pending[:, dropped * group :].clone(), ready - dropped
+    if pending is not None:
+        yield _windowed_sinc(pending, ratio)[:, done * resampled_group :]
 
 
 def _ratio(source_rate: int, target_rate: int) -> Fraction:

@@ -1,4 +1,4 @@
-"""A picture of a sound, for people who look at a run before they listen."""
+"""Spectrograms as pictures."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ RANGE_DB = 80.0
 
 
 def draw_spectrogram(audio: Tensor, sample_rate: int, path: Path) -> None:
-    """Write a PNG: seconds to the right, kHz up to half the sample rate, 80 dB below the loudest is dark.
+    """Write a spectrogram as a PNG: time (s) by frequency (kHz), with a range of 80 dB below the loudest.
 
     Args:
-        audio: float [channels, samples]; what is shorter than a window is followed by silence.
-        sample_rate: Its rate (Hz).
-        path: File to write.
+        audio: float [channels, samples]; zero-padded to one window.
+        sample_rate: Hz.
+        path: The file.
     """
-    from matplotlib.figure import Figure  # here: half a second, and validation may have no prompts
+    from matplotlib.figure import (
+        Figure,  # here, since it takes half a second and validation may have no prompts
+    )
 
     mono = audio.float().cpu().mean(dim=0)
     mono = torch.nn.functional.pad(mono, (0, max(0, WINDOW - len(mono))))

@@ -1,4 +1,4 @@
-"""Write WAV files, whole or not at all.
+"""Write WAV files atomically.
 
 Shapes: audio float32 [channels, samples], full scale -1..1.
 """
@@ -21,51 +21,50 @@ _STEPS_16_BIT = 2**15  # on each side of zero
 
 
 def write_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
-    """Write a 16-bit WAV file, whole or not at all.
+    """Write a 16-bit WAV file atomically.
 
-    Audio beyond full scale is turned down as a whole, since clipping would be heard.
+    Audio beyond full scale is scaled down as a whole: clipping would be audible.
 
     Args:
-        path: The file; folders above it are made.
+        path: The file; missing parent folders are created.
         audio: float [channels, samples], channels 1 or 2.
-        sample_rate: Its rate (Hz).
+        sample_rate: Hz.
 
     Raises:
-        UserError: There is no room, or the folder cannot be written to.
-        ValueError: Samples are not numbers, or the shape is not [channels, samples].
+        UserError: The disk is full, or the folder cannot be written to.
+        ValueError: Samples are not finite, or the shape is not [channels, samples].
     """
     if audio.ndim != 2 or not audio.isfinite().all():
         raise ValueError(
             f"audio for {path} must be finite [channels, samples], got shape {list(audio.shape)}"
         )
-    path = Path(path)
     audio = audio.detach().float().cpu()
     peak = float(audio.abs().max()) if audio.numel() else 0.0
     samples = (audio / max(peak, 1.0)).T.numpy()  # [samples, channels]
-    with atomic_write(path) as file:
+    with atomic_write(Path(path)) as file:
         file.write(encode_wav(samples, sample_rate))
 
 
 def fits_16_bit(audio: Tensor) -> bool:
-    """Tell whether 16 bits hold every sample exactly."""
+    """Return whether 16-bit integers represent every sample exactly."""
     steps = audio * _STEPS_16_BIT
     return bool(((steps == steps.round()) & (steps >= -_STEPS_16_BIT) & (steps < _STEPS_16_BIT)).all())
 
 
 def write_edit(path: str | Path, audio: Tensor, recording: Tensor, sample_rate: int) -> None:
-    """Write a WAV of an edited recording, whole or not at all, in which what was not edited stays as it is.
+    """Write an edited recording as a WAV file atomically, and keep its unedited samples bit for bit.
 
-    It has 16 bits where they hold the recording exactly, else 32-bit floats: those keep samples beyond full scale,
-    where `write_audio` would turn all of it down.
+    The file has 16-bit integers if they represent the recording exactly, else 32-bit floats, which keep samples
+    beyond full scale; `write_audio` would scale them down.
 
     Args:
         path: The file.
-        audio: float [channels, samples], the recording with a region made anew.
-        recording: What it was, of that shape.
-        sample_rate: Its rate (Hz).
+        audio: float [channels, samples], the recording after editing.
+        recording: The recording before editing, of the same shape.
+        sample_rate: Hz.
 
     Raises:
-        UserError: There is no room, or the folder cannot be written to.
+        UserError: The disk is full, or the folder cannot be written to.
     """
     samples = audio.detach().float().cpu().T  # [samples, channels]
     if fits_16_bit(recording):
@@ -80,7 +79,7 @@ def write_edit(path: str | Path, audio: Tensor, recording: Tensor, sample_rate: 
 def encode_wav(samples: npt.NDArray[np.float32 | np.int16], sample_rate: int) -> bytes:
     """Encode float32 or int16 [samples] or [samples, channels] as a 16-bit WAV.
 
-    Not straight into a file: libsndfile would not say why it could not write to a disk.
+    In memory, since libsndfile does not report why it cannot write to a disk.
     """
     encoded = io.BytesIO()
     soundfile.write(encoded, samples, sample_rate, format="WAV", subtype="PCM_16")
@@ -88,7 +87,7 @@ def encode_wav(samples: npt.NDArray[np.float32 | np.int16], sample_rate: int) ->
 
 
 def _encode_float_wav(samples: npt.NDArray[np.float32], sample_rate: int) -> bytes:
-    """Encode float32 [samples, channels] as a 32-bit float WAV; libsndfile would put the time of day into it."""
+    """Encode float32 [samples, channels] as a 32-bit float WAV, without the time of day that libsndfile adds."""
     data = samples.astype("<f4").tobytes()
     channels = samples.shape[1]
     layout = struct.pack(

@@ -1,1 +1,1 @@
-"""Files: written atomically, read without trust, fetched from the hub."""
+"""Atomic file writes, checks of untrusted text and weights, and the model hub."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, whatever kills the process and wherever TMPDIR lies."""
+"""Atomic file writes: a file is complete or absent, whatever kills the process and wherever TMPDIR is."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import IO
 
 from magnet_train.errors import UserError
 
-_LONGEST_NAME = 255  # bytes, on the file systems that are used
+_LONGEST_NAME = 255  # bytes, on common file systems
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
 def atomic_write(target: Path) -> Iterator[IO[bytes]]:
-    """Open a file that becomes `target` in one step when the block ends well, and vanishes otherwise.
+    """Open a file that replaces `target` when the block succeeds, and is removed otherwise.
 
     Raises:
-        UserError: The disk is full or the folder cannot be written to; what was at `target` still stands.
+        UserError: The disk is full or the folder cannot be written to; an earlier `target` is unchanged.
     """
     partial = partial_path(target)
     try:
@@ -31,12 +31,12 @@ def atomic_write(target: Path) -> Iterator[IO[bytes]]:
                 yield file
             publish(partial, target)
     finally:
-        with contextlib.suppress(OSError):  # there is none after a success
+        with contextlib.suppress(OSError):  # after a success there is no partial file
             partial.unlink()
 
 
 def partial_path(target: Path) -> Path:
-    """Name the unfinished version of `target`: same folder, so that the last rename never turns into a copy."""
+    """Return the name of the unfinished `target`, in the same folder, so that renaming it never copies."""
     name = f".{target.name}.partial"
     if len(os.fsencode(name)) > _LONGEST_NAME:
         name = f".{hashlib.blake2b(os.fsencode(target.name), digest_size=16).hexdigest()}.partial"
@@ -44,14 +44,14 @@ def partial_path(target: Path) -> Path:
 
 
 def publish(partial: Path, target: Path) -> None:
-    """Give a finished file its name; a crash leaves the old one, the new one or none, never a half."""
+    """Rename a finished file to its name; after a crash, `target` is the old file, the new one or absent."""
     sync(partial)
     os.replace(partial, target)
     sync(target.parent)
 
 
 def point_to(link: Path, target: Path) -> None:
-    """Make `link` a relative symbolic link to `target` in one step.
+    """Replace `link` by a relative symbolic link to `target`, atomically.
 
     Raises:
         UserError: The folder cannot be written to.
@@ -65,7 +65,7 @@ def point_to(link: Path, target: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk: with the power they are lost otherwise."""
+    """Flush a file, or the names in a folder, to the disk, so that they survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -74,7 +74,7 @@ def sync(path: Path) -> None:
 
 
 def sweep_partial_files(folder: Path) -> list[Path]:
-    """Remove what killed writers left in `folder`, and return it."""
+    """Remove the partial files of killed processes from `folder`, and return their paths."""
     left = sorted(folder.glob(".*.partial"))
     for path in left:
         path.unlink(missing_ok=True)
@@ -86,7 +86,7 @@ def explain_disk_errors(target: Path) -> Iterator[None]:
     """Turn an OSError while writing `target` into one sentence.
 
     Raises:
-        UserError: Names the file, and says whether room or permission is missing.
+        UserError: Names the file and the cause: no space, or no permission.
     """
     try:
         yield
@@ -104,7 +104,7 @@ def explain_disk_errors(target: Path) -> Iterator[None]:
 
 
 def _os_error_within(error: BaseException | None) -> OSError | None:
-    """Find the OSError: torch's zip writer hides one behind a RuntimeError of its own."""
+    """Find the OSError behind another error: torch's zip writer raises a RuntimeError while handling it."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error

@@ -1,4 +1,4 @@
-"""Find the folder of a model: here, or fetched from the hub."""
+"""Download models from the Hugging Face hub, and upload them."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id
 
 from magnet_train.errors import UserError, first_line
 
 SETTINGS = ("*.json", "*.txt", "*.model")  # configurations and tokenizers
 WEIGHTS = ("*.safetensors",)
-PATIENCE = 10.0  # seconds until a server that does not answer counts as none
-PICKLED_WEIGHTS = ("pytorch_model.bin",)  # only where nothing better is there, and read as plain data
+PATIENCE = 10.0  # seconds to wait for the server
+PICKLED_WEIGHTS = ("pytorch_model.bin",)  # only if there are no safetensors; read as plain data
 
 
 def find_folder(
     name: str, what: str, files: tuple[str, ...] = SETTINGS + WEIGHTS, revision: str | None = None
 ) -> Path:
-    """Return the folder `name`, or fetch that model's files from the hub into its cache.
+    """Return the folder `name`, or download that model from the hub into its cache.
 
-    Everything comes at once rather than file by file as transformers does it: without a network that answers
-    in a moment, where transformers tries again for half a minute and then once more for the next file.
+    All files are requested at once: without a network this fails at once, where transformers retries each file for
+    half a minute.
 
     Args:
         name: Folder or hub id.
-        what: What it should be ("codec"), for messages.
-        files: Patterns of the files to fetch.
+        what: Kind of model ("codec"), for messages.
+        files: Patterns of the files to download.
         revision: Commit on the hub; the newest when None.
 
     Raises:
-        UserError: It is no folder, and the hub does not have it or cannot be reached.
+        UserError: There is no such folder, and the hub does not have the model or cannot be reached.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -44,7 +44,7 @@ def find_folder(
 
 
 def is_hub_id(name: str) -> bool:
-    """Tell "owner/name" from a folder and from the names that we package."""
+    """Return whether a name is "owner/name", rather than a folder or the name of a packaged model."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
@@ -55,37 +55,36 @@ def revision_of(folder: Path) -> str | None:
 
 def _fetch(name: str, what: str, files: tuple[str, ...], revision: str | None) -> Path:
     refusal: Exception | None = None
-    try:  # asked first, since snapshot_download waits for ever for a server that does not answer
+    try:  # first, since snapshot_download has no timeout
         HfApi().model_info(name, revision=revision, timeout=PATIENCE)
-    except Exception as error:  # errors of the hub and of the transport below it have no base in common
+    except Exception as error:  # errors of the hub and of its transport have no common base
         refusal = error
     try:
-        cached_only = refusal is not None
         folder = snapshot_download(
-            name, revision=revision, allow_patterns=list(files), local_files_only=cached_only
+            name, revision=revision, allow_patterns=list(files), local_files_only=refusal is not None
         )
     except Exception as error:
         raise UserError(
-            f"{what} {name} is neither a folder here nor could it be fetched from the hub "
+            f"{what} {name} is neither a folder here nor could it be downloaded from the hub "
             f"({first_line(refusal or error)}); check the name and the network, or give a local folder."
         ) from error
     return Path(folder)
 
 
 def upload_folder(folder: Path, repo_id: str, private: bool, dry_run: bool = False) -> list[str]:
-    """Upload a folder's files as one commit, making the repository if there is none.
+    """Upload a folder as one commit, and create the repository if it does not exist.
 
     Args:
-        folder: What to upload.
+        folder: The files to upload.
         repo_id: "you/name" or "name".
-        private: Whether a repository made here can be seen by its owner alone.
-        dry_run: Check the name and list the files; reach no network.
+        private: Whether a new repository is private.
+        dry_run: Check the name and list the files, without network access.
 
     Returns:
         The files' names, sorted.
 
     Raises:
-        UserError: The name cannot be one, or the hub refuses or cannot be reached.
+        UserError: The name is invalid, or the hub refuses or cannot be reached.
     """
     try:
         validate_repo_id(repo_id)
@@ -98,7 +97,7 @@ def upload_folder(folder: Path, repo_id: str, private: bool, dry_run: bool = Fal
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a MAGNeT model")
-    except Exception as error:  # as in `_fetch`
+    except Exception as error:  # see `_fetch`
         raise UserError(
             f"{repo_id} could not be uploaded ({first_line(error)}); check the network and `hf auth login`."
         ) from error
@@ -106,14 +105,14 @@ def upload_folder(folder: Path, repo_id: str, private: bool, dry_run: bool = Fal
 
 
 def unreadable(name: str, what: str, error: Exception) -> UserError:
-    """Say in one sentence that a model was found and cannot be used."""
+    """Return the error for a model that was found but cannot be loaded."""
     return UserError(
         f"{what} {name} cannot be loaded ({first_line(error)}); it needs config.json and undamaged weights."
     )
 
 
 def lacking(name: str, what: str, missing: set[str] | list[str]) -> UserError:
-    """Say that weights are missing, where transformers would go on with random ones."""
+    """Return the error for missing weights, which transformers would replace by random ones."""
     first = sorted(missing)[:3]
     more = f" and {len(missing) - len(first)} more" if len(missing) > len(first) else ""
     return UserError(f"{what} {name} lacks the weights {', '.join(first)}{more}; save it again.")

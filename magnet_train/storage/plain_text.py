@@ -1,4 +1,4 @@
-"""Read what a person wrote: text, lines and JSON, in whatever an editor left it; and show it without surprises."""
+"""Strict decoding of text and JSON written by people, and safe printing of it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-# Categories of characters that are not shown as they are: controls (ESC), formats (bidirectional overrides), lone
-# surrogates, and the separators of lines and paragraphs.
+# Categories of characters to escape: controls (ESC), formats (bidirectional overrides), lone surrogates, and the
+# separators of lines and paragraphs.
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # formats that Persian, Hindi and emoji are spelt with
-_LONGEST_SHOWN = 40
+_LONGEST_QUOTE = 40  # characters in an error
 
 
 def decode_text(data: bytes) -> str:
     """Decode UTF-8, with or without a byte order mark.
 
     Raises:
-        ValueError: It is in another encoding; says which, as far as that shows, and what to do.
+        ValueError: The encoding is another; names it if it can be recognised, and says what to do.
     """
     for mark, name in _MARKS.items():
         if data.startswith(mark):
@@ -43,28 +43,28 @@ def decode_text(data: bytes) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    r"""Split at \n alone, since a caption may hold U+2028 or U+0085; a \r before it goes with it."""
+    r"""Split at \n or \r\n alone: a caption may contain U+2028 or U+0085."""
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     return lines[:-1] if lines[-1] == "" else lines
 
 
 def parse_json(text: str) -> Any:
-    """Decode JSON as its standard has it: no NaN, no Infinity, no name twice in one object.
+    """Decode standard JSON: without NaN, Infinity and duplicate names in an object.
 
     Raises:
-        ValueError: It is no JSON, or nested too deep.
+        ValueError: The text is not JSON, or nested too deep.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_doubles)
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
 
 
 def load_json(text: str) -> Any:
-    """Decode JSON whose values can be kept: as `parse_json`, and what `unusable` finds is refused.
+    """Decode standard JSON whose values can be stored; see `parse_json` and `unusable`.
 
     Raises:
-        ValueError: As said.
+        ValueError: The text is not JSON, or contains a value that cannot be stored.
     """
     value = parse_json(text)
     problem = unusable(value)
@@ -74,53 +74,51 @@ def load_json(text: str) -> Any:
 
 
 def unusable(value: Any) -> str | None:
-    """Say which part of a decoded JSON value cannot be kept: a number too large, or text that UTF-8 cannot hold."""
+    """Describe the first part of decoded JSON that cannot be stored: an infinite number, or text UTF-8 cannot encode."""
     for part in _parts(value):
         if isinstance(part, float) and not math.isfinite(part):
-            return "it holds a number too large to be one, such as 1e999"
+            return "it contains a number that is too large, such as 1e999"
         if isinstance(part, str) and not is_text(part):
-            return f"{printable(part[:_LONGEST_SHOWN])} holds half of a surrogate pair, which is not text"
+            return f"{printable(part[:_LONGEST_QUOTE])} contains half of a surrogate pair, which is not text"
     return None
 
 
 def is_text(value: str) -> bool:
-    """Tell whether UTF-8 can hold it: half of a surrogate pair it cannot."""
+    """Return whether UTF-8 can encode a string: half of a surrogate pair it cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def printable(text: str) -> str:
-    r"""Escape what a terminal would obey or hide (ESC as \x1b), so that the text is seen and not acted upon."""
+    r"""Escape characters that a terminal would obey or hide, such as ESC as \x1b."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_escaped(character) if _is_hidden(character) else character for character in text)
+    return "".join(map(_escape_hidden, text))
 
 
-def _is_hidden(character: str) -> bool:
-    return unicodedata.category(character) in _HIDDEN and character not in _JOINERS
-
-
-def _escaped(character: str) -> str:
+def _escape_hidden(character: str) -> str:
+    if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
+        return character
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """Yield names and values at all depths; without recursion, which a nested file could exhaust."""
-    waiting = [value]
-    while waiting:
-        part = waiting.pop()
+    """Yield names and values at all depths, without recursion, which a nested file could exhaust."""
+    stack = [value]
+    while stack:
+        part = stack.pop()
         if isinstance(part, dict):
-            waiting += [*part, *part.values()]
+            stack += [*part, *part.values()]
         elif isinstance(part, list):
-            waiting += part
+            stack += part
         else:
             yield part
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
-        double = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"{printable(double[:_LONGEST_SHOWN])!r} stands there twice")
+        duplicate = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{printable(duplicate[:_LONGEST_QUOTE])!r} occurs twice")
     return record
 
 

@@ -1,4 +1,4 @@
-"""Look at weights as they lie in a file, before anything is built or copied: few bytes must not cost much memory."""
+"""Checks of untrusted weights, before a model is built: a small file must not cost much memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from magnet_train.errors import UserError
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_NAMED = 3  # of the weights that are wrong
-_BYTES_OF_A_LAYER = 64  # at least, in any file of weights: its name, shape and numbers
+_NAMED = 3  # weights that an error lists
+_BYTES_OF_A_LAYER = 64  # the fewest that a file needs for a layer: its name, shape and numbers
 
 
 def require_backed(weights: Mapping[str, Tensor], where: str) -> None:
-    """Refuse tensors that are larger than the numbers stored for them: an expanded one, say, or one on no device.
+    """Refuse tensors with more elements than are stored, such as expanded ones and those on the meta device.
 
     Raises:
         UserError: Names a few of them.
@@ -24,7 +24,7 @@ def require_backed(weights: Mapping[str, Tensor], where: str) -> None:
     wrong = [name for name, tensor in weights.items() if not _is_backed(tensor)]
     if wrong:
         raise UserError(
-            f"{where} holds no plain floating-point numbers for {_few(wrong)}; save the model again."
+            f"{where} has no plain floating-point numbers for {_few(wrong)}; save the model again."
         )
 
 
@@ -35,7 +35,7 @@ def _is_backed(tensor: Tensor) -> bool:
 
 
 def require_finite(weights: Mapping[str, Tensor], where: str) -> None:
-    """Refuse weights with NaN or infinity, from which no clip can come.
+    """Refuse weights with NaN or infinite numbers.
 
     Raises:
         UserError: Names a few of them.
@@ -51,23 +51,23 @@ def require_finite(weights: Mapping[str, Tensor], where: str) -> None:
 def require_modest(
     folder: Path, name: str, what: str, layers: Callable[[], int], build: Callable[[], nn.Module], size: int
 ) -> None:
-    """Compare the size that a configuration describes with that of the weights, before memory is taken for it.
+    """Refuse a configuration of a model larger than its file of weights, before memory is allocated for it.
 
     Args:
-        folder: Where the configuration lies.
-        name: As the user knows it.
+        folder: Folder of config.json.
+        name: The model's name or folder, for messages.
         what: "codec" or "text encoder".
-        layers: Counts the layers that it describes.
-        build: Makes the model; called on the meta device, where numbers take no memory.
+        layers: Counts the layers of the configuration.
+        build: Builds the model; called on the meta device, which allocates no memory.
         size: Bytes of the weights.
 
     Raises:
-        UserError: It describes more than the weights could fill, or nothing that can be built.
+        UserError: The model has more numbers than the file could hold, or cannot be built.
     """
     config = folder / "config.json"
     too_large = UserError(
-        f"{what} {name} cannot be loaded: {config} describes more than the {size:,} bytes of its weights hold; copy it "
-        "again."
+        f"{what} {name} cannot be loaded: {config} describes a model larger than the {size:,} bytes of its weights; "
+        "copy it again."
     )
     try:
         if layers() * _BYTES_OF_A_LAYER > size:
@@ -77,9 +77,9 @@ def require_modest(
         numbers = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     except (TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError, IndexError) as error:
         raise UserError(
-            f"{what} {name} cannot be loaded: nothing can be built from {config} ({type(error).__name__}); copy it again."
+            f"{what} {name} cannot be loaded: {config} does not describe a model ({type(error).__name__}); copy it again."
         ) from error
-    if numbers > size:  # a number takes a byte at least
+    if numbers > size:  # a number takes at least a byte
         raise too_large
 
 

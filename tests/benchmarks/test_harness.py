@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from harness import generation
+from harness.attention import dense_attention, flex_attention
 from harness.config import BenchmarkConfig, NotExactError, require_close
-from harness.restricted import CONTEXT, dense_attention, flex_attention
 from harness.timing import Clock, Pair, time_pair
 from harness.training import TrainingBatch, check_training
+from magnet_train.cli.commands import benchmark
 from magnet_train.cli.main import main
 from magnet_train.training.flops import Pass, forward_flops
 
 TINY = ["--dim", "32", "--heads", "2", "--layers", "2", "--card", "16", "--frames", "36", "150"]
-SETTING = BenchmarkConfig(dim=32, heads=2, layers=2, card=16, frames=150, batch=4, text_positions=5)
+CONFIG = BenchmarkConfig(dim=32, heads=2, layers=2, card=16, frames=150, batch=4, text_positions=5)
 
 
 @pytest.mark.parametrize("what", ["train", "generate"])
@@ -47,8 +48,8 @@ def test_a_report_is_written(what, tmp_path, capsys):
 
 
 def test_versions_that_disagree_get_no_ratio():
-    naive, ours = SETTING.models()
-    batch = TrainingBatch(SETTING)
+    naive, ours = CONFIG.models()
+    batch = TrainingBatch(CONFIG)
     errors = check_training(naive, ours, batch)
     assert errors["loss_error"] < 1e-6
     assert errors["gradient_error"] < 1e-6
@@ -61,22 +62,33 @@ def test_versions_that_disagree_get_no_ratio():
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_compiling_is_not_timed(compiled, monkeypatch):
-    asked = []
+    warm_ups = []
 
     def remember(clock, naive, ours, rounds, warm_up=1):
-        asked.append(warm_up)
+        warm_ups.append(warm_up)
         return Pair([1.0], [1.0])
 
     monkeypatch.setattr(generation, "time_pair", remember)
-    list(generation.measure_generation(SETTING, (2, 2, 2, 2), compiled=compiled))
-    assert asked[-1] == (3 if compiled else 0)
+    list(generation.measure_generation(CONFIG, (2, 2, 2, 2), compiled=compiled))
+    assert warm_ups[-1] == (3 if compiled else 0)
 
 
-def test_a_disagreement_is_told_in_one_sentence(monkeypatch, capsys):
+def test_a_disagreement_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr("harness.training.LOSS_TOLERANCE", -1.0)
     assert main(["benchmark", "train", *TINY]) == 1
     error = capsys.readouterr().err
     assert error.startswith("magnet-train: error: losses differ by")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("what", ["train", "generate", "loader"])
+def test_without_the_repository_it_says_what_is_needed(what, monkeypatch, tmp_path, capsys):
+    """As in a wheel, beside whose package there is no benchmarks/."""
+    monkeypatch.setattr(benchmark, "HARNESS", tmp_path / "benchmarks" / "harness")
+    assert main(["benchmark", what]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("magnet-train: error: benchmark needs the repository: ")
+    assert "make install" in error
     assert len(error.splitlines()) == 1
 
 
@@ -87,7 +99,7 @@ def test_a_disagreement_is_told_in_one_sentence(monkeypatch, capsys):
         (["--batch", "0"], "at least 1"),
         (["--heads", "3"], "multiple"),
         (["--frames", "8"], "too short"),
-        (["--device", "cuda:77"], "not there"),
+        (["--device", "cuda:77"], "not available"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, words, capsys):
@@ -96,13 +108,13 @@ def test_what_does_not_fit_is_refused(options, words, capsys):
 
 
 def test_a_part_that_a_card_lacks_is_named(monkeypatch, tmp_path):
-    def lacking(setting, batch):
+    def lacking(config, batch):
         def attend(q, k, v):
             raise RuntimeError("no kernel\nand a long story")
 
         yield "restricted attention, lacking", attend
 
-    monkeypatch.setattr("harness.restricted._candidates", lacking)
+    monkeypatch.setattr("harness.attention._candidates", lacking)
     out = tmp_path / "report.json"
     assert main(["benchmark", "train", *TINY, "--rounds", "1", "--out", str(out)]) == 0
     rows = json.loads(out.read_text())["cases"][0]["rows"]
@@ -111,9 +123,9 @@ def test_a_part_that_a_card_lacks_is_named(monkeypatch, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
 def test_flex_attention_is_the_same_restriction():
-    q, k, v = (SETTING.states(2, seed) for seed in range(3))
-    flex = flex_attention(SETTING, compiled=False)(q, k, v)
-    assert require_close("flex", flex, dense_attention(SETTING, 2)(q, k, v), 1e-5) < 1e-6
+    q, k, v = (CONFIG.states(2, seed) for seed in range(3))
+    flex = flex_attention(CONFIG, compiled=False)(q, k, v)
+    assert require_close("flex", flex, dense_attention(CONFIG, 2)(q, k, v), 1e-5) < 1e-6
 
 
 def test_turns_alternate():
@@ -131,7 +143,7 @@ def test_flops_of_the_paper_sized_model():
     dim, frames = 1024, 500
     text = 24 * (24 * 4 * dim**2) + 2 * 24 * 768 * dim  # keys and values of 24 layers, and the projection
     attended = 24 * frames * 4 * 24 * dim
-    layers = 24 * frames * (28 * dim**2 + 4 * (2 * CONTEXT + 1) * dim)
+    layers = 24 * frames * (28 * dim**2 + 4 * (2 * BenchmarkConfig.CONTEXT + 1) * dim)
     head = 2 * 320 * dim * 2048
     assert forward_flops(config, Pass(1, 1, 1, frames, 24, 320)) == layers + attended + text + head
     without = 24 * frames * (24 * dim**2 + 4 * frames * dim) + head
@@ -142,7 +154,7 @@ def test_flops_of_a_span_are_those_of_what_it_can_see():
     config = BenchmarkConfig().lm_config
     dim = 1024
     seen = [3 + 10 * left for left in range(24, 0, -1)]  # frames of each layer, the lowest first
-    attention = sum(seen) * (8 * dim**2 + 4 * (2 * CONTEXT + 1) * dim)
+    attention = sum(seen) * (8 * dim**2 + 4 * (2 * BenchmarkConfig.CONTEXT + 1) * dim)
     feed_forward = (sum(seen[:-1]) + 3) * 16 * dim**2
     head = 2 * 3 * dim * 2048
     work = Pass(1, 1, 0, 500, 24, answered=3, pruned=True, span=3)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.loader_measurements import measure_pair
-from harness.loader_pipelines import BenchmarkConfig, require_same_clips
-from harness.loader_shards import make_shards
+from harness.loader_pipelines import LoaderConfig, make_shards, require_same_clips
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "loader.json"
 BAR = 0.6  # of the goal: a shared machine is noisy
@@ -20,17 +19,17 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory) -> BenchmarkConfig:
-    return BenchmarkConfig(make_shards(tmp_path_factory.mktemp("clips"), 1024, 500), frames=500, batch=72)
+def config(tmp_path_factory) -> LoaderConfig:
+    return LoaderConfig(make_shards(tmp_path_factory.mktemp("clips"), 1024, 500), frames=500, batch=72)
 
 
-def test_all_ways_give_the_same(setting):
-    require_same_clips(setting)
+def test_all_ways_give_the_same(config):
+    require_same_clips(config)
 
 
 @pytest.mark.parametrize("other", GOALS)
-def test_ratios(setting, other):
-    measured = measure_pair(setting, other, rounds=5, turn=720)
+def test_ratios(config, other):
+    measured = measure_pair(config, other, rounds=5, turn=720)
     assert measured["ratio"] >= BAR * GOALS[other], measured
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from datamodules.shards.manifest import read_manifest
 from datamodules.shards.writer import ShardWriter
-from harness.loader_shards import make_shards
+from harness.loader_pipelines import make_shards
 from magnet_train.cli.main import main
 
 QUICK = ["--rounds", "2", "--workers", "0", "--batch", "16", "4"]
@@ -72,7 +72,7 @@ def test_what_was_measured_is_kept(tmp_path, monkeypatch):
     def fails(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.loader_measurements.measure_workers", fails)
+    monkeypatch.setattr("harness.loader_report.measure_workers", fails)
     out = tmp_path / "loader.json"
     options = ["--clips", "64", "--frames", "50", *QUICK, "--out", str(out)]
     assert main(["benchmark", "loader", *options]) == 130

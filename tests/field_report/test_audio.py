@@ -137,8 +137,8 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
         "pipe.wav": "is a pipe (fifo), not a file",
         "socket.wav": "is a socket",
         "device.wav": "is a device",
-        "gone.wav": "is a link to nowhere, which is not there",
-        "circle.wav": "is a link that leads in a circle",
+        "gone.wav": "is a link to nowhere, which does not exist",
+        "circle.wav": "is a link that points to itself",
         "folder.wav": "it is a folder",
         "empty.mp3": "is empty (0 bytes)",
         "page.mp3": "is a web page; download it again",
@@ -162,7 +162,7 @@ def test_headers_that_cannot_be(tmp_path: Path) -> None:
     flac = write_noise(tmp_path / "good.flac").read_bytes()
     for name, words, mangle in (
         ("rate", "2147483647 samples a second", put(24, "<I", 2**31 - 1)),
-        ("no_rate", "no possible sample rate", put(24, "<I", 0)),
+        ("no_rate", "impossible sample rate", put(24, "<I", 0)),
         ("channels", "1000 channels", put(22, "<H", 1000)),
         ("no_channels", "Channel count is zero", put(22, "<H", 0)),
         ("no_samples", "no audio samples", lambda data: put(40, "<I", 0)(data)[:44]),

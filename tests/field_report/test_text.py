@@ -186,7 +186,7 @@ def test_lines_that_cannot_be_used_are_left_out_with_the_reason(
         ('{"text": "x \\ud83c"}', "line 2 of .* surrogate"),
         ('{"text": "x", "id": 1e999}', "line 2 of .* 1e999"),
         ('{"text": "x", "cfg": NaN}', "line 2 of .*NaN is not JSON"),
-        ('{"text": "x", "text": "y"}', "line 2 of .*'text' stands there twice"),
+        ('{"text": "x", "text": "y"}', "line 2 of .*'text' occurs twice"),
         ("[" * 100_000, "line 2 of .* nested too deep"),
         ("1" * 10_000, "line 2 of"),
     ],

@@ -5,30 +5,23 @@ Source: RFC 9639, sections 8.2 and 9.1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import IO
+import re
+from typing import IO, NamedTuple
 
-from magnet_train.audio.containers.part import Part, find
+from magnet_train.audio.containers.part import Part, bytes_at, find
 
-_START = b"fLaC\x00\x00\x00\x22"  # or with 0x80 for the last block of metadata
-_START_ALONE = b"fLaC\x80\x00\x00\x22"
+_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # 0x80: STREAMINFO is the only block of metadata
+_INFO_END = 42  # bytes of the marker and STREAMINFO
 _TAIL = 2**18  # bytes; the last frame begins within them
+_LONGEST_FRAME_HEADER = 16  # bytes
 _TOTAL_BITS = 36
+_BLOCK_SIZES = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}}  # samples, by code
 
 
-@dataclass(frozen=True)
-class _StreamInfo:
-    """What stands in STREAMINFO.
+class _StreamInfo(NamedTuple):
+    """STREAMINFO: the samples of a frame, channels, bits of a sample, and samples of a channel (0: unknown)."""
 
-    Args:
-        place: Of the 8 bytes that hold the following.
-        block_size: Samples in each frame.
-        channels: How many.
-        bits: Of a sample.
-        total: Samples in each channel, 0 if unknown.
-    """
-
-    place: int
+    place: int  # of the 8 bytes that hold `channels`, `bits` and `total`
     block_size: int
     channels: int
     bits: int
@@ -38,80 +31,70 @@ class _StreamInfo:
 def flac_parts(file: IO[bytes], size: int) -> list[Part]:
     """Find joined files, each with the right count of samples."""
     starts = [0]
-    while (place := _next_start(file, starts[-1] + 4, size)) >= 0:
+    while (place := find(file, _START, starts[-1] + 4, size)) >= 0:
         starts.append(place)
     return [_part(file, start, end) for start, end in zip(starts, [*starts[1:], size], strict=True)]
 
 
-def _next_start(file: IO[bytes], start: int, size: int) -> int:
-    places = [find(file, magic, start, size) for magic in (_START, _START_ALONE)]
-    return min((place for place in places if place >= 0), default=-1)
-
-
 def _part(file: IO[bytes], start: int, end: int) -> Part:
     info = _stream_info(file, start)
-    if info is None:
+    samples = _samples_by_the_last_frame(file, start, end, info) if info else None
+    if info is None or samples is None or samples <= info.total:
         return Part(start, end)
-    last = _samples_to_the_last_frame(file, start, end, info)
-    if last is None or info.total >= last:
-        return Part(start, end)
-    file.seek(info.place)
-    packed = int.from_bytes(file.read(8), "big")
-    packed = packed >> _TOTAL_BITS << _TOTAL_BITS | last
-    return Part(start, end, ((info.place, packed.to_bytes(8, "big")),))
+    packed = int.from_bytes(bytes_at(file, info.place, 8), "big") >> _TOTAL_BITS << _TOTAL_BITS | samples
+    return Part(start, end, patch=(info.place, packed.to_bytes(8, "big")))
 
 
 def _stream_info(file: IO[bytes], start: int) -> _StreamInfo | None:
-    file.seek(start)
-    head = file.read(26)
+    head = bytes_at(file, start, 26)
     if len(head) < 26 or head[4] & 0x7F:
         return None
     packed = int.from_bytes(head[18:26], "big")
-    channels = (packed >> 41 & 7) + 1
-    bits = (packed >> 36 & 31) + 1
     return _StreamInfo(
-        start + 18, int.from_bytes(head[8:10], "big"), channels, bits, packed & (1 << _TOTAL_BITS) - 1
+        place=start + 18,
+        block_size=int.from_bytes(head[8:10], "big"),
+        channels=(packed >> 41 & 7) + 1,
+        bits=(packed >> _TOTAL_BITS & 31) + 1,
+        total=packed & (1 << _TOTAL_BITS) - 1,
     )
 
 
-def _samples_to_the_last_frame(file: IO[bytes], start: int, end: int, info: _StreamInfo) -> int | None:
+def _samples_by_the_last_frame(file: IO[bytes], start: int, end: int, info: _StreamInfo) -> int | None:
     """Count the samples up to the end of the last frame, by the number in its header."""
-    first = max(start + 42, end - _TAIL)
-    file.seek(first)
-    tail = file.read(end - first)
+    first = max(start + _INFO_END, end - _TAIL)
+    tail = bytes_at(file, first, end - first)
     place = len(tail)
     while (place := tail.rfind(b"\xff", 0, place)) >= 0:
-        samples = _samples_after(tail[place : place + 16], info)
+        samples = _samples_by_frame(tail[place : place + _LONGEST_FRAME_HEADER], info)
         if samples is not None:
             return samples
     return None
 
 
-def _samples_after(header: bytes, info: _StreamInfo) -> int | None:
-    """Read a frame header; None if it is not one of this stream."""
+def _samples_by_frame(header: bytes, info: _StreamInfo) -> int | None:
+    """Return the samples up to the end of a frame; None if the bytes are not a frame header of this stream."""
     if len(header) < 6 or header[1] not in (0xF8, 0xF9) or header[3] & 1:
         return None
     channels = header[3] >> 4
     bits = {0: info.bits, 1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}.get(header[3] >> 1 & 7)
     if bits != info.bits or channels > 10 or (2 if channels > 7 else channels + 1) != info.channels:
         return None
-    length = 1 if header[4] < 0x80 else 8 - (~header[4] & 0xFF).bit_length()  # of the number, as in UTF-8
-    if length == 0 or length > 7 or (header[4] >= 0x80 and length == 1):
+    ones = 8 - (~header[4] & 0xFF).bit_length()  # leading ones: the number is written as in UTF-8
+    if ones in (1, 8):
         return None
-    number = header[4] & (0x7F if length == 1 else (1 << 7 - length) - 1)
-    for byte in header[5 : 4 + length]:
+    number = header[4] & 0x7F >> ones
+    place = 4 + max(ones, 1)
+    for byte in header[5:place]:
         number = number << 6 | byte & 0x3F
-    place = 4 + length
     code = header[2] >> 4
-    block_size = {1: 192, 2: 576, 3: 1152, 4: 2304, 5: 4608}.get(code, 1 << code if code > 7 else 0)
+    block_size = _BLOCK_SIZES.get(code, 1 << code if code > 7 else 0)
     if code in (6, 7):
-        extra = code - 5
-        block_size = int.from_bytes(header[place : place + extra], "big") + 1
-        place += extra
-    place += {12: 1, 13: 2, 14: 2}.get(header[2] & 15, 0)
+        block_size = int.from_bytes(header[place : place + code - 5], "big") + 1
+        place += code - 5
+    place += {12: 1, 13: 2, 14: 2}.get(header[2] & 15, 0)  # a sample rate that has no code
     if not block_size or place >= len(header) or _crc8(header[:place]) != header[place]:
         return None
-    return number + block_size if header[1] & 1 else number * info.block_size + block_size
+    return block_size + (number if header[1] & 1 else number * info.block_size)
 
 
 def _crc8(data: bytes) -> int:

@@ -1,14 +1,15 @@
-"""Ogg: streams chained end to end, of which libsndfile reads the first; a stream without an end was cut off.
+"""Ogg: chained streams, of which libsndfile reads the first, and streams without an end, which were truncated.
 
 Source: RFC 3533, section 6.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import IO
 
-from magnet_train.audio.containers.part import Part, find
+from magnet_train.audio.containers.part import Part, bytes_at, find
 
 _CAPTURE = b"OggS"
 _HEADER = 27  # bytes, the last of which counts the segments
@@ -20,11 +21,10 @@ def ogg_parts(file: IO[bytes], size: int) -> list[Part]:
     found: list[Part] = []
     place = 0
     beginning = ended = False
-    while True:
-        file.seek(place)
-        header = file.read(_HEADER)
+    while place < size:
+        header = bytes_at(file, place, _HEADER)
         if len(header) < _HEADER or header[:4] != _CAPTURE:
-            place = find(file, _CAPTURE, place + 1 if header[:4] == _CAPTURE else place, size)
+            place = find(file, re.compile(_CAPTURE), place + header.startswith(_CAPTURE), size)
             if place < 0:
                 break
             if size - place < _HEADER:
@@ -39,8 +39,6 @@ def ogg_parts(file: IO[bytes], size: int) -> list[Part]:
         beginning = bool(flags & _FIRST)
         place += _HEADER + header[26] + sum(file.read(header[26]))
         ended = bool(flags & _LAST) and place <= size
-        if place >= size:
-            break
     if found:
         found[-1] = replace(found[-1], cut=not ended)
     return found

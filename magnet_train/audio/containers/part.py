@@ -1,8 +1,9 @@
-"""A recording within a file, and a file object that shows it alone."""
+"""A recording within a file, and a file object that contains it alone."""
 
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _BLOCK = 2**20  # bytes searched at a time
+_OVERLAP = 7  # bytes: one less than the longest pattern that is searched for
 
 
 @dataclass(frozen=True)
@@ -17,32 +19,32 @@ class Part:
     """One recording within an audio file.
 
     Args:
-        start: Its first byte.
-        end: The byte after its last.
-        patches: What its header should have said, by place in the file.
-        prefix: What has to stand before it.
-        missing: Share of the bytes its header promises that are not there, 0..1.
-        cut: Whether it breaks off, without a promise of how long it was.
+        start: First byte.
+        end: The byte after the last.
+        patch: Bytes that correct the header, and their offset in the file.
+        prefix: Bytes to insert before the first.
+        missing: Share of the bytes promised by the header that the file lacks, 0..1.
+        cut: Whether the recording is truncated and its full length unknown.
     """
 
     start: int
     end: int
-    patches: tuple[tuple[int, bytes], ...] = ()
+    patch: tuple[int, bytes] = (0, b"")
     prefix: bytes = b""
     missing: float = 0.0
     cut: bool = False
 
     def is_whole_file(self, size: int) -> bool:
-        """Whether a file of `size` bytes can be read as it is."""
-        return self.start == 0 and self.end == size and not self.patches and not self.prefix
+        """Whether a decoder can read a file of `size` bytes unchanged."""
+        return self.start == 0 and self.end == size and not self.patch[1] and not self.prefix
 
 
 class PartFile(io.RawIOBase):
-    """Show one part of an open file as if it were a file of its own, with its patches.
+    """Read one part of an open file, patched, as if it were a file of its own.
 
     Args:
-        file: The whole, opened for reading in binary.
-        part: What to show.
+        file: The whole file, opened for reading in binary.
+        part: The part to read.
     """
 
     def __init__(self, file: IO[bytes], part: Part) -> None:
@@ -51,55 +53,55 @@ class PartFile(io.RawIOBase):
         self._place = 0
 
     def readable(self) -> bool:
-        """It can be read."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It can be read from any place."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Return the place of the next byte."""
+        """Return the current position."""
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place, as in any file."""
+        """Change the current position, and return it."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
         self._place = max(0, base + offset)
         return self._place
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill a buffer from here on; returns how many bytes there were."""
+        """Fill a buffer from the current position, and return the number of bytes read."""
         target = memoryview(buffer).cast("B")
         prefix = self._part.prefix[self._place : self._place + len(target)]
-        target[: len(prefix)] = prefix
         first = self._part.start + max(0, self._place - len(self._part.prefix))
-        self._file.seek(first)
-        data = self._file.read(max(0, min(len(target) - len(prefix), self._part.end - first)))
-        target[len(prefix) : len(prefix) + len(data)] = data
-        for place, patch in self._part.patches:
-            for index, byte in enumerate(patch, start=place - first):
-                if 0 <= index < len(data):
-                    target[len(prefix) + index] = byte
-        self._place += len(prefix) + len(data)
-        return len(prefix) + len(data)
+        data = bytearray(
+            bytes_at(self._file, first, max(0, min(len(target) - len(prefix), self._part.end - first)))
+        )
+        place, patch = self._part.patch
+        for offset, byte in enumerate(patch, start=place - first):
+            if 0 <= offset < len(data):
+                data[offset] = byte
+        read = len(prefix) + len(data)
+        target[:read] = prefix + data
+        self._place += read
+        return read
 
 
-def find(file: IO[bytes], needle: bytes, start: int, end: int) -> int:
-    """Return the first place of some bytes in a part of a file, -1 if they are not there."""
+def find(file: IO[bytes], pattern: re.Pattern[bytes], start: int, end: int) -> int:
+    """Return the offset of the first match of at most 8 bytes between two offsets of a file, or -1."""
     while start < end:
-        file.seek(start)
-        block = file.read(min(_BLOCK, end - start))
-        place = block.find(needle)
-        if place >= 0:
-            return start + place
-        if len(block) < len(needle):
+        block = bytes_at(file, start, min(_BLOCK, end - start))
+        match = pattern.search(block)
+        if match:
+            return start + match.start()
+        if len(block) <= _OVERLAP:
             break
-        start += len(block) - len(needle) + 1
+        start += len(block) - _OVERLAP
     return -1
 
 
 def bytes_at(file: IO[bytes], place: int, length: int) -> bytes:
-    """Read some bytes, fewer at the end of the file."""
+    """Read `length` bytes at an offset, fewer at the end of the file."""
     file.seek(place)
     return file.read(length)
