@@ -89,8 +89,8 @@ def build_form(magnet: Magnet) -> dict[str, Any]:
         )
         note = gr.HTML(visible=False, elem_classes="note")
     with gr.Row(visible=False) as prompt_row:
-        half = round(min(3.0, longest / 2), 2)
-        fields["kept_seconds"] = gr.Number(half, label="Seconds to keep", step=0.1)
+        kept = round(min(3.0, longest / 2), 2)
+        fields["kept_seconds"] = gr.Number(kept, label="Seconds to keep", step=0.1)
         fields["which"] = gr.Radio(["the last", "the first"], value="the last", label="Which seconds")
     with gr.Row(visible=False) as region_row:
         end = round(min(1.0, longest / 2), 2)
