@@ -28,9 +28,8 @@ from rich.progress import track
 
 import magnet_train
 from magnet_train.apps.quickstart.captions import ATTRIBUTES, Caption
-from magnet_train.apps.quickstart.oracle import expected_windows
+from magnet_train.apps.quickstart.oracle import Readings, accuracy, expected_windows, read_clips
 from magnet_train.apps.quickstart.report import read_metrics
-from magnet_train.apps.quickstart.score import Readings, accuracy, read_clips
 from magnet_train.apps.quickstart.world import ToneWorld
 from magnet_train.cli.main import main as magnet_train_command
 from magnet_train.errors import UserError

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from magnet_train import DecodingConfig, Magnet
 from magnet_train.apps.quickstart.captions import Caption
-from magnet_train.apps.quickstart.score import Readings, accuracy, read_clips
+from magnet_train.apps.quickstart.oracle import Readings, accuracy, read_clips
 from magnet_train.apps.quickstart.world import PRESETS, ToneWorld
 from magnet_train.decoding import log_likelihood
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from magnet_train import Magnet
 from magnet_train.apps.quickstart.captions import Caption
-from magnet_train.apps.quickstart.score import accuracy, evenness, read_clips
+from magnet_train.apps.quickstart.oracle import accuracy, evenness, read_clips
 from magnet_train.apps.quickstart.world import PRESETS, ToneWorld
 from magnet_train.audio.chunked import decode_loop
 

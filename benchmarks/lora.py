@@ -20,7 +20,7 @@ import torch
 from ablations import BATCH, CONFIGS, command, fit_options, hardware, make_shards, whole_clips
 
 import magnet_train
-from magnet_train.apps.quickstart.score import Readings, accuracy, read_clips
+from magnet_train.apps.quickstart.oracle import Readings, accuracy, read_clips
 from magnet_train.apps.quickstart.world import SAMPLE_RATE, ToneWorld
 
 RESULTS = Path(__file__).parent / "results" / "lora.json"

@@ -41,8 +41,8 @@ from transformers import (
 
 from magnet_train import Magnet
 from magnet_train.apps.quickstart.captions import Caption
+from magnet_train.apps.quickstart.oracle import Readings, accuracy, chance, read_clips
 from magnet_train.apps.quickstart.run import through_codec
-from magnet_train.apps.quickstart.score import Readings, accuracy, chance, read_clips
 from magnet_train.apps.quickstart.world import ToneWorld
 from magnet_train.codecs import load_codec, packaged_codec
 from magnet_train.masking import mask_for_stage

@@ -32,7 +32,7 @@ from codec_training.losses import codec_loss, is_noise
 from codec_training.quantizer import fit_codebooks
 from codec_training.start import fit_projection, run_layers, start_from_mdct
 from magnet_train.apps.quickstart.captions import Caption
-from magnet_train.apps.quickstart.score import accuracy, read_clips
+from magnet_train.apps.quickstart.oracle import accuracy, read_clips
 from magnet_train.apps.quickstart.world import FRAME, PRESETS, SAMPLE_RATE, Audio, ToneWorld
 
 GATE = 0.95  # least accuracy of each attribute after encoding and decoding

@@ -1,1 +1,1 @@
-"""Programs built on the package: the page in the browser and the quickstart."""
+"""Applications built on the package: the web page and the quickstart."""

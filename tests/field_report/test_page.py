@@ -1,6 +1,6 @@
-"""What the field report of November 2026 says of the page, at gradio's own server in this process.
+"""The cases of the field report of November 2026 about the page, with gradio's server in this process.
 
-`tests/magnet_train/apps/demo/test_demo_hostile.py` tries many more of each kind at a process of its own.
+`tests/magnet_train/apps/demo/test_demo_hostile.py` tries many more of each kind on a page in a process of its own.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import pytest
 import soundfile
 from visitor import Visitor
 
-from magnet_train.apps.demo.clip_request import Source
 from magnet_train.apps.demo.page import build_page
 from magnet_train.apps.demo.server import free_port, private_folder, serving
-from magnet_train.apps.demo.service import ClipService
+from magnet_train.apps.demo.service import ClipService, ModelSource
 from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.codecs import load_codec
 from magnet_train.decoding import DecodingConfig
@@ -40,17 +39,17 @@ def tiny_magnet() -> Magnet:
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[tuple[str, Path]]:
-    """A page that is served: its address, and the folder of its uploads and clips."""
+    """A served page: its URL, and the folder of its uploads and clips."""
     magnet = tiny_magnet()
     with private_folder("127.0.0.1") as folder:
-        service = ClipService(magnet, Source("tiny", magnet.decoding, "cpu", "0"), folder)
+        service = ClipService(magnet, ModelSource("tiny", "cpu"), folder)
         with serving(build_page(service, "tiny"), "127.0.0.1", free_port("127.0.0.1", 0), folder) as url:
             yield url, folder
 
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A recording that nobody uploaded."""
+    """A recording that was not uploaded."""
     path = tmp_path / "secret.wav"
     soundfile.write(path, np.zeros(4000), 8000)
     return path

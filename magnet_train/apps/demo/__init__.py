@@ -1,1 +1,1 @@
-"""A page in the browser for a trained model, on gradio. Only `magnet-train demo` imports it."""
+"""A web page for a trained model, built on gradio. Only `magnet-train demo` imports it."""

@@ -1,10 +1,10 @@
-"""The page: what comes back to a visitor, and which button calls what. The fields are in `form`."""
+"""The page: layout, and what its buttons do."""
 
 from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,34 +13,33 @@ import gradio as gr
 import torch
 from gradio_client.utils import is_file_obj_with_meta, traverse
 
-from magnet_train.apps.demo.clip_request import MOST_CLIPS, read_request
-from magnet_train.apps.demo.form import QUIET, as_sentence, lay_out_form
+from magnet_train.apps.demo.form import IMMEDIATE, MAX_CLIPS, as_sentence, build_form, read_request
 from magnet_train.apps.demo.service import Cancelled, Clip, ClipService
 from magnet_train.checkpoints.licence import UNSPECIFIED, note_on
 from magnet_train.errors import UserError
 from magnet_train.models.transformer import count_parameters
 from magnet_train.pipeline.magnet import Magnet
 
-CLEAN_EVERY, CLEAN_OLDER = 600, 3600  # s: uploads and clips that are older are deleted
-EARLIER_CLIPS = 20  # that stay visible
+DELETE_EVERY, DELETE_OLDER = 600, 3600  # s: how often uploads and clips are deleted, and from which age on
+EARLIER_CLIPS = 20  # of a visitor that stay on the page
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-PROGRESS = gr.Progress()  # as a default of an argument, gradio puts a request's own in its place
+PROGRESS = gr.Progress()  # a default that gradio replaces with the request's own
 
 _log = logging.getLogger(__name__)
 
 
 class Page(gr.Blocks):  # type: ignore[misc]  # gradio is skipped by mypy
-    """Blocks that take files from their own uploads alone, and tell a client what is wrong in a sentence.
+    """Blocks whose file inputs are limited to their own uploads and whose input errors are one sentence.
 
-    gradio lets addresses pass where it checks paths, for every kind of field, and would fetch them.
+    gradio's check of paths lets URLs pass, in every kind of field, and would fetch them.
     """
 
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
     ) -> list[Any]:
-        """Check and convert what a client sent for the inputs of a function."""
+        """Check and convert what a client sent as the inputs of a function."""
         try:
-            traverse(inputs, _require_upload, is_file_obj_with_meta)
+            traverse(inputs, _check_upload, is_file_obj_with_meta)
             values: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
             return values
         except UserError as error:
@@ -52,7 +51,7 @@ class Page(gr.Blocks):  # type: ignore[misc]  # gradio is skipped by mypy
         raise gr.Error(html.escape(as_sentence(sentence[:500])), print_exception=False)
 
 
-def _require_upload(reference: dict[str, Any]) -> dict[str, Any]:
+def _check_upload(reference: dict[str, Any]) -> dict[str, Any]:
     """Raise `UserError` for a file that is not one of the page's uploads and clips."""
     path = Path(reference["path"])
     if not path.resolve().is_relative_to(gr.utils.get_upload_folder()) or not path.is_file():
@@ -60,132 +59,146 @@ def _require_upload(reference: dict[str, Any]) -> dict[str, Any]:
     return reference
 
 
-def theme() -> gr.themes.Base:
-    """Return colours, and the system's fonts: a theme's own would be fetched from another host."""
-    colours = gr.themes.Default(
-        primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    )
-    # The theme's own grey is too light on white to be read easily.
-    return colours.set(body_text_color_subdued="*neutral_600", block_info_text_color="*neutral_600")
+class _Results:
+    """The column of results: status, the clips side by side, and the earlier ones."""
+
+    def __init__(self) -> None:
+        idle = status_html("idle", "Clips appear here.")
+        self.status = gr.HTML(idle, elem_id="status", min_height=70)
+        self.prompt = gr.File(label="What the clips start with", visible=False, elem_id="prompt")
+        with gr.Row(equal_height=False):
+            self.views = [_clip_view(index) for index in range(MAX_CLIPS)]
+        self.earlier = gr.HTML(elem_id="earlier")
+        self.clips = gr.State([])  # a visitor's own, the newest last
+
+    def components(self) -> list[Any]:
+        views = [part for view in self.views for part in view]
+        return [self.status, self.prompt, self.earlier, self.clips, *views]
+
+    def clear(self, earlier: Sequence[Clip]) -> dict[Any, Any]:
+        """Return the updates that hide the last request's clips and list them as earlier ones."""
+        hidden = {part: gr.update(visible=False) for part in (self.prompt, *(view[0] for view in self.views))}
+        return {
+            self.status: status_html("working", "Starting."),
+            self.earlier: _earlier_html(earlier),
+            **hidden,
+        }
+
+    def show(self, clips: Sequence[Clip], earlier: Sequence[Clip]) -> dict[Any, Any]:
+        """Return the updates that show the last of a request's clips."""
+        clip = clips[-1]
+        column, audio, picture, command = self.views[len(clips) - 1]
+        updates = {
+            self.clips: [*earlier, *clips],
+            column: gr.update(visible=True),
+            audio: gr.update(value=str(clip.audio), label=clip.title, loop=clip.loops),
+            picture: str(clip.picture),
+            command: clip.command,
+        }
+        if clip.prompt is not None:
+            updates[self.prompt] = gr.update(value=str(clip.prompt), visible=True)
+        return updates
 
 
 def build_page(service: ClipService, name: str) -> Page:
     """Lay out the page.
 
     Args:
-        service: Makes the clips.
-        name: What to call the model.
+        service: Generates the clips.
+        name: Name of the model.
     """
-    page = Page(
-        analytics_enabled=False, title=f"{name} - magnet-train", delete_cache=(CLEAN_EVERY, CLEAN_OLDER)
-    )
+    title, delete_cache = f"{name} - magnet-train", (DELETE_EVERY, DELETE_OLDER)
+    page = Page(analytics_enabled=False, title=title, delete_cache=delete_cache)
     with page:
-        gr.HTML(_heading(service.magnet, name))
+        gr.HTML(_heading_html(service.magnet, name))
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
-                fields = lay_out_form(service.magnet)
+                fields = build_form(service.magnet)
                 with gr.Row():
                     generate = gr.Button(
                         "Generate", variant="primary", scale=3, min_width=140, elem_id="generate"
                     )
                     cancel = gr.Button("Cancel", min_width=90, elem_id="cancel")
             with gr.Column(scale=3, min_width=320):
-                status = gr.HTML(
-                    status_of("idle", "What you make appears here."), elem_id="status", min_height=70
-                )
-                kept = gr.File(label="What was kept of the recording", visible=False, elem_id="kept")
-                with gr.Row(equal_height=False):
-                    places = [_lay_out_place(index) for index in range(MOST_CLIPS)]
-                earlier = gr.HTML(elem_id="earlier")
-        clips = gr.State([])  # a visitor's own, the newest last
-
-        def make(
-            values: dict[Any, Any], request: gr.Request, progress: gr.Progress = PROGRESS
-        ) -> Iterator[dict[Any, Any]]:
-            form = {name: values[field] for name, field in fields.items()}
-            made: list[Clip] = []
-            before: list[Clip] = values[clips][-EARLIER_CLIPS:]
-            try:
-                wanted = read_request(service.magnet, form)
-                yield {
-                    fields["seed"]: wanted.seed,
-                    generate: gr.update(interactive=False),
-                    status: status_of("working", "Starting."),
-                    kept: gr.update(visible=False),
-                    earlier: _earlier(before),
-                    **{column: gr.update(visible=False) for column, *_ in places},
-                }
-                for clip in service.make(wanted, str(request.session_hash), progress):
-                    shown = _shown(clip, places[len(made)])
-                    made.append(clip)
-                    if clip.kept is not None:
-                        shown[kept] = gr.update(value=str(clip.kept), visible=True)
-                    yield {**shown, clips: [*before, *made]}
-                end = status_of(
-                    "done", _what_was_made(len(made), service.magnet.unknown_words([wanted.text]))
-                )
-            except Exception as error:
-                end = _how_it_ended(error)
-            yield {status: end, generate: gr.update(interactive=True)}
+                results = _Results()
 
         def stop(request: gr.Request) -> tuple[str, Any]:
             service.cancel(str(request.session_hash))
-            return status_of("stopped", "Cancelled."), gr.update(interactive=True)
+            return status_html("stopped", "Cancelled."), gr.update(interactive=True)
 
         def leave(request: gr.Request) -> None:
             service.cancel(str(request.session_hash))
 
         text = fields["text"]
-        making = gr.on(
+        generation = gr.on(
             [generate.click, *([text.submit] if isinstance(text, gr.Textbox) else [])],
-            make,
-            {*fields.values(), clips},
-            [
-                fields["seed"],
-                generate,
-                status,
-                kept,
-                earlier,
-                clips,
-                *(part for place in places for part in place),
-            ],
-            show_progress_on=status,
+            _generator(service, fields, generate, results),
+            {*fields.values(), results.clips},
+            [fields["seed"], generate, *results.components()],
+            show_progress_on=results.status,
             trigger_mode="once",
             api_name="generate",
         )
-        cancel.click(stop, None, [status, generate], **QUIET)  # a clip at work
-        cancel.click(None, cancels=making)  # a place in the queue
+        cancel.click(stop, None, [results.status, generate], **IMMEDIATE)  # the request that runs
+        cancel.click(None, cancels=generation)  # one that waits in the queue
         page.unload(leave)
     return page
 
 
-def _what_was_made(clips: int, unknown: Sequence[str]) -> str:
-    words = f" The model does not know {', '.join(unknown)}." if unknown else ""
-    return f"Made {clips} clip{'s' if clips > 1 else ''}.{words}"
+def _generator(
+    service: ClipService, fields: dict[str, Any], button: Any, results: _Results
+) -> Callable[..., Iterator[dict[Any, Any]]]:
+    """Return the function behind the button Generate, which yields updates of components."""
+
+    def generate(
+        values: dict[Any, Any], request: gr.Request, progress: gr.Progress = PROGRESS
+    ) -> Iterator[dict[Any, Any]]:
+        earlier: list[Clip] = values[results.clips][-EARLIER_CLIPS:]
+        clips: list[Clip] = []
+        try:
+            wanted = read_request(service.magnet, {name: values[field] for name, field in fields.items()})
+            yield {
+                fields["seed"]: wanted.seed,
+                button: gr.update(interactive=False),
+                **results.clear(earlier),
+            }
+            for clip in service.make(wanted, str(request.session_hash), progress):
+                clips.append(clip)
+                yield results.show(clips, earlier)
+            unknown = service.magnet.unknown_words([wanted.text])
+            note = f" Words that the model does not know: {', '.join(unknown)}." if unknown else ""
+            status = status_html("done", f"Made {len(clips)} clip{'s' if len(clips) > 1 else ''}.{note}")
+        except Exception as error:
+            status = _failure_html(error)
+        yield {results.status: status, button: gr.update(interactive=True)}
+
+    return generate
 
 
-def _how_it_ended(error: Exception) -> str:
-    """Say why clips were not made; of what is not the visitor's to mend, the terminal says more."""
+def _failure_html(error: Exception) -> str:
+    """Return why no clips were made; the terminal gets the details of internal errors."""
     if isinstance(error, Cancelled):
-        return status_of("stopped", "Cancelled.")
+        return status_html("stopped", "Cancelled.")
     if isinstance(error, UserError):
-        return status_of("failed", as_sentence(str(error)))
+        return status_html("failed", as_sentence(str(error)))
     if isinstance(error, torch.OutOfMemoryError):
-        return status_of(
-            "failed", "The device has no memory left for this; make a shorter clip, or ask later."
-        )
+        message = "The device ran out of memory; make a shorter clip, or try again later."
+        return status_html("failed", message)
     _log.error("the page could not make a clip", exc_info=error)
-    return status_of(
-        "failed",
-        f"This went wrong and is not your fault ({type(error).__name__}); the terminal in which magnet-train demo "
-        "runs says more.",
-    )
+    message = f"Internal error ({type(error).__name__}); the terminal that runs magnet-train demo shows it."
+    return status_html("failed", message)
 
 
-def _heading(magnet: Magnet, name: str) -> str:
+def status_html(state: str, message: str) -> str:
+    """Write a status line, which screen readers announce."""
+    role = "alert" if state == "failed" else "status"
+    return f"<div class='state {state}' role='{role}'><p>{html.escape(message)}</p></div>"
+
+
+def _heading_html(magnet: Magnet, name: str) -> str:
     codec = magnet.codec
     facts = [
-        f"MAGNeT of {count_parameters(magnet.lm):,} parameters",
+        f"MAGNeT with {count_parameters(magnet.lm):,} parameters",
         f"clips of up to {magnet.segment_duration:g} s",
         f"{codec.sample_rate / 1000:g} kHz {'mono' if codec.channels == 1 else 'stereo'}",
         f"{codec.n_q} codebooks at {codec.frame_rate:g} frames/s",
@@ -193,22 +206,15 @@ def _heading(magnet: Magnet, name: str) -> str:
     ]
     if magnet.licence != UNSPECIFIED:
         facts.append(f"licence {magnet.licence}")
-    lines = [f"<h1>{html.escape(name)}</h1>", f"<p>{html.escape(' · '.join(facts))}</p>"]
-    if note := note_on(magnet.licence):
-        lines.append(f"<p>{html.escape(note)}</p>")
-    return f"<header class='about'>{''.join(lines)}</header>"
+    lines = [" · ".join(facts), *filter(None, [note_on(magnet.licence)])]
+    paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return f"<header class='about'><h1>{html.escape(name)}</h1>{paragraphs}</header>"
 
 
-def _lay_out_place(index: int) -> tuple[Any, Any, Any, Any]:
-    """Lay out the place of one clip: hidden until there is one."""
+def _clip_view(index: int) -> tuple[Any, Any, Any, Any]:
+    """Lay out the view of one clip, hidden until there is one: column, audio, picture, command."""
     with gr.Column(visible=False, min_width=300) as column:
-        audio = gr.Audio(
-            label=f"Clip {index + 1}",
-            interactive=False,
-            editable=False,
-            buttons=["download"],
-            elem_id=f"audio_{index}",
-        )
+        audio = gr.Audio(interactive=False, buttons=["download"], elem_id=f"audio_{index}")
         picture = gr.Image(
             show_label=False,
             interactive=False,
@@ -217,30 +223,19 @@ def _lay_out_place(index: int) -> tuple[Any, Any, Any, Any]:
             alt_text="spectrogram",
             elem_id=f"picture_{index}",
         )
-        how = gr.Code(
-            label="How to make it again",
+        command = gr.Code(
+            label="Command for this clip",
             language="shell",
             interactive=False,
             wrap_lines=True,
             show_line_numbers=False,
             buttons=["copy"],
-            lines=4,
             elem_id=f"command_{index}",
         )
-    return column, audio, picture, how
+    return column, audio, picture, command
 
 
-def _shown(clip: Clip, place: Sequence[Any]) -> dict[Any, Any]:
-    column, audio, picture, how = place
-    return {
-        column: gr.update(visible=True),
-        audio: gr.update(value=str(clip.audio), label=clip.title, loop=clip.loops),
-        picture: str(clip.picture),
-        how: clip.command,
-    }
-
-
-def _earlier(clips: Sequence[Clip]) -> str:
+def _earlier_html(clips: Sequence[Clip]) -> str:
     """List clips of earlier requests, the newest first."""
     if not clips:
         return ""
@@ -253,7 +248,10 @@ def _earlier(clips: Sequence[Clip]) -> str:
     return f"<section class='earlier'><h2>Earlier</h2>{''.join(rows)}</section>"
 
 
-def status_of(state: str, message: str) -> str:
-    """Write how far it is in HTML, for eyes and for screen readers."""
-    role = "alert" if state == "failed" else "status"
-    return f"<div class='state {state}' role='{role}'><p>{html.escape(message)}</p></div>"
+def theme() -> gr.themes.Base:
+    """Return a theme with the system's fonts: the default theme fetches its own from another host."""
+    colours = gr.themes.Default(
+        primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    # The theme's own grey is too light on white to read easily.
+    return colours.set(body_text_color_subdued="*neutral_600", block_info_text_color="*neutral_600")

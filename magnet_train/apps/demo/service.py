@@ -1,4 +1,4 @@
-"""Make the clips that a visitor asked for, one after another, until they are there or no longer wanted.
+"""Generate the clips of a request one after another, with progress and cancellation.
 
 Shapes: audio float32 [channels, samples].
 """
@@ -6,6 +6,7 @@ Shapes: audio float32 [channels, samples].
 from __future__ import annotations
 
 import secrets
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,33 +17,43 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from magnet_train.apps.demo.clip_request import LONGEST_RECORDING, ClipRequest, Source, Task, command
-from magnet_train.audio import AudioStream, audio_seconds, read_audio, write_audio, write_edit
+from magnet_train import __version__
+from magnet_train.apps.demo.form import ClipRequest, Task, recording_seconds
+from magnet_train.audio import AudioStream, read_audio, write_audio, write_edit
 from magnet_train.audio.spectrogram import draw_spectrogram
-from magnet_train.errors import UserError
 from magnet_train.pipeline.magnet import Magnet
 
-STOP_SECONDS = 30.0  # that the step at work may take when the page is closed
+STOP_SECONDS = 30.0  # that `close` waits for the decoding step in progress
 
-Report = Callable[[float, str], None]
-"""Called with the share that is done, 0..1, and a sentence about it."""
+Progress = Callable[[float, str], None]
+"""Called with the fraction that is done, 0..1, and a sentence about it."""
 
 
-class Cancelled(Exception):  # noqa: N818  nothing went wrong
-    """The visitor no longer wants the clips."""
+class Cancelled(Exception):  # noqa: N818  not an error
+    """The visitor cancelled the request."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """How the command line loads the model: values of --model, --device, --adapter and --adapter_strength."""
+
+    model: str
+    device: str
+    adapter: str | None = None
+    adapter_strength: float = 1.0
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip that is done.
+    """A finished clip.
 
     Args:
-        title: What tells it from others of its visitor.
+        title: Task, seed and number of the variation.
         audio: WAV file.
-        picture: PNG of its spectrogram.
-        command: How to make it again.
-        loops: Whether its end goes on at its beginning.
-        kept: WAV of the part of a recording that it continues.
+        picture: PNG of the spectrogram.
+        command: Command that generates the same clip.
+        loops: Whether the clip is a seamless loop.
+        prompt: WAV that a continuation starts with.
     """
 
     title: str
@@ -50,37 +61,37 @@ class Clip:
     picture: Path
     command: str
     loops: bool
-    kept: Path | None
+    prompt: Path | None
 
 
 class ClipService:
-    """A model, and the clips that are made with it. gradio's queue calls it for one visitor at a time.
+    """Generates clips with one model; gradio's queue runs one request at a time.
 
     Args:
         magnet: The model.
-        source: How the command line names it.
-        folder: For the clips, each request's in a folder whose name cannot be guessed: whoever knows the path of a
-            file in it may hear it.
+        source: How the command line loads it.
+        folder: Parent of the clips. Each request gets a folder with a random name in it, since whoever knows a
+            clip's path can download it.
     """
 
-    def __init__(self, magnet: Magnet, source: Source, folder: Path) -> None:
+    def __init__(self, magnet: Magnet, source: ModelSource, folder: Path) -> None:
         self.magnet, self.source, self.folder = magnet, source, folder
-        self._wanted: dict[str, threading.Event] = {}  # session -> set when it cancels
-        self._at_work, self._closed = threading.Lock(), threading.Event()
+        self._cancelled: dict[str, threading.Event] = {}  # by session
+        self._generating, self._closed = threading.Lock(), threading.Event()
 
-    def make(self, request: ClipRequest, session: str, report: Report) -> Iterator[Clip]:
-        """Make the clips of a request.
+    def make(self, request: ClipRequest, session: str, progress: Progress) -> Iterator[Clip]:
+        """Generate the clips of a request, each yielded as soon as it is finished.
 
         Args:
-            request: What is wanted.
-            session: By whom; `cancel` takes the same.
-            report: Called after each step.
+            request: What to generate.
+            session: Id of the visitor's session, for `cancel`.
+            progress: Called after each decoding step.
 
         Raises:
-            UserError: Something does not fit the model or the recording.
-            Cancelled: `cancel` was called; clips that were yielded before are whole.
+            UserError: The request does not fit the model or the recording.
+            Cancelled: `cancel` or `close` was called; clips yielded before are complete.
         """
-        cancelled = self._wanted[session] = threading.Event()
+        cancelled = self._cancelled[session] = threading.Event()
         folder = self.folder / secrets.token_hex(16)
         folder.mkdir()
         began = time.monotonic()
@@ -88,20 +99,19 @@ class ClipService:
         def step(index: int, done: int, total: int) -> None:
             if cancelled.is_set() or self._closed.is_set():
                 raise Cancelled
-            share = (index + done / total) / request.clips
-            left = (time.monotonic() - began) * (1 / share - 1)
-            report(share, f"Clip {index + 1} of {request.clips}, about {_time(left)} left")
+            fraction = (index + done / total) / request.clips
+            left = (time.monotonic() - began) * (1 / fraction - 1)
+            progress(fraction, f"Clip {index + 1} of {request.clips}, about {_duration(left)} left")
 
         try:
-            with self._at_work:
-                make, write, kept = self._maker(request, folder)
-            named = kept or request.recording
+            # The lock is held for one clip at a time: gradio may drop this generator between two of them.
+            with self._generating:
+                generate, write, prompt = self._prepare(request, folder)
             for index in range(request.clips):
                 wav = folder / f"clip_{request.seed}_{index}.wav"
                 picture = wav.with_suffix(".png")
-                with self._at_work:
-                    # One by one, so that each can be heard as soon as it is there.
-                    audio = make(
+                with self._generating:
+                    audio = generate(
                         [request.text],
                         seed=request.seed,
                         first_index=index,
@@ -110,31 +120,27 @@ class ClipService:
                     )[0]
                     write(wav, audio)
                     draw_spectrogram(audio, self.magnet.sample_rate, picture)
-                words = command(request, index, self.source, None if named is None else named.name)
-                yield Clip(_title(request, index), wav, picture, words, request.task is Task.LOOP, kept)
+                words = command(request, index, self.source, prompt or request.recording)
+                yield Clip(_title(request, index), wav, picture, words, request.task is Task.LOOP, prompt)
         finally:
-            self._wanted.pop(session, None)
+            self._cancelled.pop(session, None)
 
     def cancel(self, session: str) -> None:
-        """Stop what is made for a session after the step at work."""
-        if cancelled := self._wanted.get(session):
+        """Stop a session's request after the decoding step in progress."""
+        if cancelled := self._cancelled.get(session):
             cancelled.set()
 
     def close(self) -> None:
-        """Stop everything and wait until it has: a process must not end while a thread of it computes."""
+        """Stop every request, and wait for the step in progress: a process must not end while a thread computes."""
         self._closed.set()
-        if self._at_work.acquire(timeout=STOP_SECONDS):
-            self._at_work.release()
+        if self._generating.acquire(timeout=STOP_SECONDS):
+            self._generating.release()
 
-    def _maker(
+    def _prepare(
         self, request: ClipRequest, folder: Path
     ) -> tuple[Callable[..., Tensor], Callable[[Path, Tensor], None], Path | None]:
-        """Return what makes clips [1, channels, samples], what writes them, and the file that they continue."""
+        """Return the function that generates [1, channels, samples], the one that writes a clip, and the prompt."""
         magnet, rate = self.magnet, self.magnet.sample_rate
-
-        def write(path: Path, audio: Tensor) -> None:
-            write_audio(path, audio, rate)
-
         if request.task is Task.EDIT and request.recording is not None:
             recording_seconds(request.recording)
             recording = read_audio(request.recording, rate, magnet.codec.channels)
@@ -143,14 +149,15 @@ class ClipService:
                 lambda path, audio: write_edit(path, audio, recording, rate),
                 None,
             )
+        generate = partial(magnet.generate, seconds=request.seconds, loop=request.task is Task.LOOP)
+        prompt = None
         if request.task is Task.CONTINUE and request.recording is not None:
-            kept = self._keep(request, request.recording, folder)
-            prompt = read_audio(kept, rate, magnet.codec.channels)
-            return partial(magnet.generate, seconds=request.seconds, prompt=prompt), write, kept
-        return partial(magnet.generate, seconds=request.seconds, loop=request.task is Task.LOOP), write, None
+            prompt = self._cut_prompt(request, request.recording, folder)
+            generate = partial(generate, prompt=read_audio(prompt, rate, magnet.codec.channels))
+        return generate, lambda path, audio: write_audio(path, audio, rate), prompt
 
-    def _keep(self, request: ClipRequest, recording: Path, folder: Path) -> Path:
-        """Cut out what a continuation begins with; as a file, so that the command line can do the same."""
+    def _cut_prompt(self, request: ClipRequest, recording: Path, folder: Path) -> Path:
+        """Cut the prompt of a continuation into a file, which the command line can use as well."""
         length = recording_seconds(recording)
         seconds = min(length, request.kept_seconds)
         start = length - seconds if request.from_end else 0.0
@@ -162,19 +169,45 @@ class ClipService:
         return path
 
 
-def recording_seconds(path: Path) -> float:
-    """Say how long an uploaded recording is.
+def command(request: ClipRequest, index: int, source: ModelSource, recording: Path | None = None) -> str:
+    """Return the shell command that generates a clip of a request again.
 
-    Raises:
-        UserError: It is no audio, or longer than a page should handle.
+    Args:
+        request: The request.
+        index: Index of the clip.
+        source: How to load the model.
+        recording: The recording, or the prompt cut from it; named without its folder.
     """
-    seconds = audio_seconds(path)
-    if not seconds <= LONGEST_RECORDING:
-        raise UserError(
-            f"{path.name} lasts {seconds / 60:.1f} minutes; cut it to at most {LONGEST_RECORDING / 60:.0f}, or use "
-            "`magnet-train generate`, which takes any length."
-        )
-    return seconds
+    decoding, name = request.decoding, "" if recording is None else recording.name
+    guidance = f"{_digits(decoding.max_cfg_coef)},{_digits(decoding.min_cfg_coef)}"
+    words = ["--model", source.model]
+    if source.adapter is not None:
+        words += ["--adapter", source.adapter, "--adapter_strength", _digits(source.adapter_strength)]
+    words += ["--unconditional", "1"] if request.text is None else _option("--text", request.text)
+    if request.task is Task.EDIT:
+        words += [*_option("--edit", name), "--region", ":".join(map(_digits, request.region))]
+    else:
+        words += ["--seconds", _digits(request.seconds)]
+    if request.task is Task.CONTINUE:
+        words += _option("--prompt", name)
+    if request.task is Task.LOOP:
+        words += ["--loop"]
+    words += ["--seed", str(request.seed), *(["--first_index", str(index)] if index else [])]
+    words += ["--steps", ",".join(map(str, decoding.decoding_steps)), *_option("--cfg", guidance)]
+    words += ["--temperature", _digits(decoding.temperature), "--top_p", _digits(decoding.top_p)]
+    words += ["--no-constant_temperature" if decoding.anneal_temperature else "--constant_temperature"]
+    words += ["--device", source.device, "--out", f"clip_{request.seed}_{index}"]
+    return f"magnet-train generate {shlex.join(words)}\n# magnet-train {__version__}"
+
+
+def _option(name: str, value: str) -> list[str]:
+    """Write `name=value` if the value starts with a dash, which would read as an option."""
+    return [f"{name}={value}"] if value.startswith("-") else [name, value]
+
+
+def _digits(value: float) -> str:
+    """Write a number with all the digits that it takes to read back the same."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def _title(request: ClipRequest, index: int) -> str:
@@ -182,5 +215,5 @@ def _title(request: ClipRequest, index: int) -> str:
     return f"{request.task}, seed {request.seed}{variation}"
 
 
-def _time(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"

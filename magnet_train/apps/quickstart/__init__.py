@@ -1,6 +1,6 @@
-"""A small world of captioned tones that proves offline, in minutes, that the whole chain learns.
+"""A synthetic data set of captioned tones that shows offline, within minutes, that the whole chain learns.
 
-`captions` says what a clip is, `world` makes it sound, `oracle` reads it back, `codec/` holds a small EnCodec
-trained on it and `text_encoder` writes a small T5 that knows its words. `run` drives the very commands a user
-would type, `score` and `report` say whether it worked.
+`captions` defines clips and their sentences, `world` synthesises them, `oracle` measures them again and scores them,
+`codec/` is a small EnCodec trained on them and `text/` a small T5 with their vocabulary. `run` runs the commands that
+a user would type, `report` and `pictures` show the result.
 """

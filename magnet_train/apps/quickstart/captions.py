@@ -1,12 +1,12 @@
-"""What a clip of the quickstart world is, and the words that say so.
+"""The events of the quickstart's clips, and captions for them.
 
-An event has a pitch (8 notes, none for noise), a timbre (4) and a rhythm (3): 75 combinations. A caption
-names one event or two, each value by one of three synonyms, in one of several phrases.
+An event has a pitch (8 notes, none for noise), a timbre (4) and a rhythm (3): 75 combinations. A caption describes one
+event or two, each value by one of three synonyms, in one of several phrases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 ATTRIBUTES = ("pitch", "timbre", "rhythm")
 
-# Each value, with the three ways in which a caption says it.
+# Each value with its three synonyms.
 PITCHES: dict[str, tuple[str, str, str]] = {
     "c4": ("c4", "low do", "note one"),
     "d4": ("d4", "re", "note two"),
@@ -68,19 +68,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence and the one or two events that it asks for, in the order in which they sound."""
+    """A sentence and the one or two events that it describes, in the order in which they sound."""
 
     text: str
     events: tuple[Event, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what stands in the `.json` beside a clip: `text`, and the events as metadata."""
-        return {"text": self.text, "events": [asdict(event) for event in self.events]}
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Caption:
-        """Read what `to_dict` made."""
-        return cls(text=record["text"], events=tuple(Event(**event) for event in record["events"]))
+        """Return the content of the `.json` beside a clip: `text`, and the events as metadata."""
+        return asdict(self)
 
 
 def all_events() -> list[Event]:
@@ -89,8 +84,8 @@ def all_events() -> list[Event]:
     return tonal + [Event("", "noise", rhythm) for rhythm in RHYTHMS]
 
 
-# Never shown in training, though each of their notes, timbres and rhythms is: every tonal timbre and every
-# rhythm twice, so that no value becomes rare by leaving these out.
+# Never shown in training, though each of their notes, timbres and rhythms is. Every tonal timbre and every rhythm
+# occurs twice here, so that none becomes rare in training.
 HELD_OUT = (
     Event("c4", "sine", "fast"),
     Event("d4", "saw", "fast"),
@@ -102,12 +97,12 @@ HELD_OUT = (
 
 
 def seen_events() -> list[Event]:
-    """Return the 69 combinations that training may show."""
+    """Return the 69 combinations that training shows."""
     return [event for event in all_events() if event not in HELD_OUT]
 
 
 def describe(event: Event, rng: np.random.Generator) -> str:
-    """Say `event` in one of its phrases, each value by one of its synonyms."""
+    """Return a random phrase for an event, with a random synonym for each value."""
     phrases = TONE_PHRASES if event.pitch else NOISE_PHRASES
     return _pick(phrases, rng).format(
         pitch=_pick(PITCHES[event.pitch], rng) if event.pitch else "",
@@ -117,21 +112,21 @@ def describe(event: Event, rng: np.random.Generator) -> str:
 
 
 def caption_for(events: Sequence[Event], rng: np.random.Generator) -> Caption:
-    """Return a caption that asks for `events`, one or two of them.
+    """Return a random caption for one event or two.
 
     Raises:
-        ValueError: There are neither one nor two events.
+        ValueError: There are more or fewer events.
     """
     if len(events) == 1:
         return Caption(describe(events[0], rng), tuple(events))
     if len(events) != 2:
-        raise ValueError(f"a caption names one event or two, not {len(events)}")
+        raise ValueError(f"a caption describes one event or two, not {len(events)}")
     first, second = (describe(event, rng) for event in events)
     return Caption(_pick(PAIR_PHRASES, rng).format(first=first, second=second), tuple(events))
 
 
 def vocabulary() -> list[str]:
-    """Return every word and punctuation mark that a caption can hold, sorted, each once."""
+    """Return every word and punctuation mark that occurs in captions, sorted."""
     names = (PITCHES | TIMBRES | RHYTHMS).values()
     values = [synonym for synonyms in names for synonym in synonyms]
     blank = dict.fromkeys(("pitch", "timbre", "rhythm", "first", "second"), "")

@@ -1,46 +1,50 @@
-"""Read pitch, timbre and rhythm back from audio, by measuring; nothing here is learned.
+"""Measure pitch, timbre and rhythm of a clip from its audio, and score clips against captions; nothing is learned.
 
-Shapes: audio float [samples] at 8 kHz. A clip is cut into windows of 1.28 s and each is read for itself; one
-event over two windows reads as the same event twice, two events as one each. What cannot be read is "".
+Shapes: audio float [samples] at 8 kHz. Each window of 1.28 s is read separately: one event over two windows reads as
+the same event twice, two events as one each. A value that cannot be read is "".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from magnet_train.apps.quickstart.captions import PITCHES, Event
+from magnet_train.apps.quickstart.captions import ATTRIBUTES, PITCHES, Caption, Event
 from magnet_train.apps.quickstart.world import PERIOD, SAMPLE_RATE, WINDOW, note_frequency
 
 Floats = npt.NDArray[np.floating]
+Readings = list[list[Event]]  # of each clip, one event per window
 
 STEP = 80  # samples (10 ms) between two values of the loudness curve
 FFT = 4096  # 2 Hz between bins: a frame of 512 samples, padded
 FRAME, HOP = 512, 128  # samples
-SILENCE = 0.01  # root mean square below which nothing is heard
-FLAT = 0.25  # spectral flatness above which a sound is noise; white noise has about .9, a tone below .1
-EVEN = 0.2  # second harmonic beside the first above which a tone is a saw, which has .5; the others have none
-ODD = 0.12  # third beside the first above which it is a square, which has .33; a sine has none
-OUT_OF_TUNE = 60  # cents from a note beyond which a tone is none of the eight
+SILENCE = 0.01  # root mean square of the loudest step of a silent window, at most
+FLAT = 0.25  # spectral flatness of noise, at least; white noise has about .9, a tone below .1
+EVEN = 0.2  # second harmonic over the first in a sawtooth, at least; it has .5, the other waves none
+ODD = 0.12  # third harmonic over the first in a square wave, at least; it has .33, a sine none
+OUT_OF_TUNE = 60  # cents from the nearest note beyond which a tone has no pitch
+UNEVEN = 0.25  # of a period: a pulse interval whose error is larger is a stumble
+
+
+def read_clips(clips: Iterable[Floats]) -> Readings:
+    """Read every clip by `read_clip`."""
+    return [read_clip(audio) for audio in clips]
 
 
 def read_clip(audio: Floats) -> list[Event]:
-    """Read a clip of one window or more.
+    """Return the event of each window of a clip.
 
     Args:
         audio: Float [samples]; a last part shorter than half a window is ignored.
-
-    Returns:
-        One event per window.
     """
     windows = max(1, round(len(audio) / WINDOW))
     return [read_window(audio[index * WINDOW : (index + 1) * WINDOW]) for index in range(windows)]
 
 
 def read_window(audio: Floats) -> Event:
-    """Read one window, float [samples]; silence reads as an event without any value."""
+    """Return the event of one window, float [samples]; in silence all values are ""."""
     loudness = _loudness(audio)
     if loudness.max(initial=0.0) < SILENCE:
         return Event("", "", "")
@@ -54,25 +58,78 @@ def read_window(audio: Floats) -> Event:
 
 
 def read_intervals(audio: Floats) -> Floats:
-    """Return the times from each beginning of a sound to the next, in samples, of float [samples]."""
+    """Return the intervals between the onsets of successive pulses (samples), of float [samples]."""
     starts = np.flatnonzero(np.diff(_sounding(_loudness(audio)).astype(int)) == 1)
     return np.asarray(np.diff(starts) * float(STEP))
 
 
 def expected_windows(events: Sequence[Event], windows: int) -> list[Event]:
-    """Return the event that each window of a clip should hold: one event fills them all, two share them."""
+    """Return the event that each window of a clip should have: one event fills them all, two share them."""
     return [events[index * len(events) // windows] for index in range(windows)]
 
 
+def accuracy(captions: Sequence[Caption], readings: Readings) -> dict[str, float]:
+    """Return how often each attribute is as captioned, 0..1, over all windows of all clips.
+
+    Noise has no pitch, so its captions do not count for pitch.
+
+    Args:
+        captions: The captions.
+        readings: Readings of their clips, in the same order.
+
+    Raises:
+        ValueError: The numbers of captions and readings differ, or no caption has a pitch.
+    """
+    right, total = dict.fromkeys(ATTRIBUTES, 0), dict.fromkeys(ATTRIBUTES, 0)
+    for caption, reading in zip(captions, readings, strict=True):
+        for event, read in zip(expected_windows(caption.events, len(reading)), reading, strict=True):
+            for attribute in ATTRIBUTES:
+                if value := getattr(event, attribute):
+                    total[attribute] += 1
+                    right[attribute] += value == getattr(read, attribute)
+    if not all(total.values()):
+        raise ValueError(f"nothing to score: the captions have {total} windows with each attribute")
+    return {attribute: right[attribute] / total[attribute] for attribute in ATTRIBUTES}
+
+
+def chance(
+    captions: Sequence[Caption], readings: Readings, seed: int = 0, rounds: int = 20
+) -> dict[str, float]:
+    """Return the accuracy of clips against shuffled captions, the mean of `rounds`."""
+    rng = np.random.default_rng(seed)
+    scores = []
+    for _ in range(rounds):
+        order = rng.permutation(len(captions))
+        scores.append(accuracy([captions[int(number)] for number in order], readings))
+    return {attribute: float(np.mean([score[attribute] for score in scores])) for attribute in ATTRIBUTES}
+
+
+def evenness(captions: Sequence[Caption], clips: Iterable[Floats]) -> float:
+    """Return the share of the intervals between pulses that have the captioned period, 0..1.
+
+    `accuracy` reads the median interval of a window; a single stumble, as at a bad seam, shows only here.
+
+    Args:
+        captions: The captions; only those of one slow or fast event count.
+        clips: Float [samples], in the same order.
+    """
+    even = []
+    for caption, audio in zip(captions, clips, strict=True):
+        (period, *others) = {PERIOD.get(event.rhythm) for event in caption.events}
+        if period is not None and not others:
+            even += list(np.abs(read_intervals(audio) / period - 1) < UNEVEN)
+    return float(np.mean(even))
+
+
 def _loudness(audio: Floats) -> Floats:
-    """Root mean square over 20 ms, every 10 ms, [steps]."""
+    """Return the root mean square over 20 ms, every 10 ms, [steps]."""
     steps = len(audio) // STEP
     power = (np.asarray(audio[: steps * STEP], dtype=np.float64).reshape(steps, STEP) ** 2).mean(axis=1)
     return np.asarray(np.sqrt(np.convolve(power, [0.5, 0.5], mode="same")))
 
 
 def _rhythm(loudness: Floats) -> str:
-    """Steady if it sounds once without a gap, else slow or fast by the time from pulse to pulse."""
+    """Return "steady" for a sound without gaps, else the rhythm with the nearest period."""
     sounding = _sounding(loudness)
     edges = np.diff(sounding.astype(int))
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
@@ -88,7 +145,10 @@ def _rhythm(loudness: Floats) -> str:
 
 
 def _sounding(loudness: Floats) -> npt.NDArray[np.bool_]:
-    """True where it sounds, [steps]: from half of the loud level on to a quarter, or noise would chop it."""
+    """Return where it sounds, bool [steps].
+
+    A sound starts at half of the loud level and ends at a quarter; one threshold would chop up noise.
+    """
     loud = np.quantile(loudness, 0.9)
     sounding = np.zeros(len(loudness), dtype=bool)
     on = False
@@ -99,7 +159,7 @@ def _sounding(loudness: Floats) -> npt.NDArray[np.bool_]:
 
 
 def _spectrum(audio: Floats) -> Floats:
-    """Mean power of the louder half of the frames, [FFT // 2 + 1]."""
+    """Return the mean power of the frames with at least half of the highest energy, [FFT // 2 + 1]."""
     starts = np.arange(0, max(1, len(audio) - FRAME + 1), HOP)
     frames = np.stack([audio[start : start + FRAME] for start in starts]) * np.hanning(FRAME)
     energy = (frames**2).sum(axis=1)
@@ -107,7 +167,7 @@ def _spectrum(audio: Floats) -> Floats:
 
 
 def _flatness(power: Floats) -> float:
-    """Geometric over arithmetic mean of the power from 150 to 3700 Hz, 0..1."""
+    """Return the geometric over the arithmetic mean of the power from 150 to 3700 Hz, 0..1."""
     padding = FFT // FRAME
     first = _bin(150)
     count = (_bin(3700) - first) // padding
@@ -116,9 +176,9 @@ def _flatness(power: Floats) -> float:
 
 
 def _fundamental(amplitude: Floats) -> float:
-    """Frequency in Hz between a semitone below c4 and one above c5 whose harmonics add up to most.
+    """Return the frequency (Hz) from a semitone below c4 to one above c5 with the strongest harmonics.
 
-    A harmonic counts less the higher it is, or a note an octave below would explain a sine just as well.
+    Harmonic n is divided by n, or the note an octave below a sine would fit as well.
     """
     candidates = np.geomspace(note_frequency("c4") / 1.06, note_frequency("c5") * 1.06, 700)
     salience = sum(amplitude[_bins(candidates * number)] / number for number in (1, 2, 3, 4))

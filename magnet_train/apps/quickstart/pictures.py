@@ -1,4 +1,4 @@
-"""Draw what a quickstart run did: losses, spectrograms, accuracies.
+"""Pictures of a quickstart run: losses, accuracies, spectrograms.
 
 Shapes: audio float [samples] at 8 kHz.
 """
@@ -40,8 +40,8 @@ def draw_losses(metrics: Path, card: int, path: Path) -> None:
     """Draw the loss of each codebook over the steps: thin in training (smoothed), thick in validation.
 
     Args:
-        metrics: The metrics.csv that `fit` wrote.
-        card: Entries in a codebook; the loss of a guess among them is drawn as a line.
+        metrics: The metrics.csv of `fit`.
+        card: Entries in a codebook; a line marks the loss of a uniform guess.
         path: Picture to write.
     """
     with matplotlib.rc_context(STYLE):
@@ -51,20 +51,13 @@ def draw_losses(metrics: Path, card: int, path: Path) -> None:
         for codebook, (steps, losses) in read_metrics(metrics, "val/loss_codebook_").items():
             colour = CODEBOOK_COLOURS[int(codebook) % len(CODEBOOK_COLOURS)]
             if codebook in training:
-                axes.plot(
-                    training[codebook][0], _smoothed(training[codebook][1]), color=colour, lw=0.9, alpha=0.45
-                )
+                training_steps, training_losses = training[codebook]
+                axes.plot(training_steps, _smoothed(training_losses), color=colour, lw=0.9, alpha=0.45)
             axes.plot(steps, losses, color=colour, lw=2.2, marker="o", ms=4, label=f"codebook {codebook}")
-        axes.axhline(math.log(card), color=GREY, ls=":", lw=1)
-        guess = (0.99, math.log(card))
-        style: dict[str, Any] = {
-            "xytext": (0, 3),
-            "textcoords": "offset points",
-            "ha": "right",
-            "color": GREY,
-            "fontsize": 9,
-        }
-        axes.annotate(f"a guess among {card}", guess, xycoords=("axes fraction", "data"), **style)
+        guess = math.log(card)
+        axes.axhline(guess, color=GREY, ls=":", lw=1)
+        label = f"uniform over {card}"
+        axes.annotate(label, (0.99, guess), xycoords=("axes fraction", "data"), **_offset(0, 3, GREY, 9))
         axes.set(xlabel="step", ylabel="loss (nats per masked token)", xlim=(0, None), ylim=(0, None))
         axes.set_title("Loss by codebook: validation (thick), training (thin)")
         axes.legend(frameon=False, ncols=4, loc="lower center")
@@ -72,7 +65,7 @@ def draw_losses(metrics: Path, card: int, path: Path) -> None:
 
 
 def draw_accuracy(report: Report, path: Path) -> None:
-    """Draw the accuracy of each attribute beside chance, clips without caption, and the codec's ceiling."""
+    """Draw the accuracy of each attribute beside chance, unconditional clips, and the codec's ceiling."""
     bars = (
         ("chance", report.chance, "#d0d3d4", "#333333"),
         ("no caption", report.unconditional, "#a6acaf", "#222222"),
@@ -85,26 +78,25 @@ def draw_accuracy(report: Report, path: Path) -> None:
         axes = figure.subplots()
         for place, (label, scores, colour, ink) in enumerate(bars):
             x = [index + (place - 1.5) * width for index in range(len(ATTRIBUTES))]
-            drawn = axes.bar(
-                x, [scores[name] for name in ATTRIBUTES], width * 0.92, color=colour, label=label
-            )
+            heights = [scores[name] for name in ATTRIBUTES]
+            drawn = axes.bar(x, heights, width * 0.92, color=colour, label=label)
             axes.bar_label(drawn, fmt="%.2f", fontsize=8, padding=-11, color=ink)
         for index, name in enumerate(ATTRIBUTES):
             ends = (index - 2.1 * width, index + 2.1 * width)
-            label = "through the codec: the ceiling" if index == 0 else "_"  # named once in the legend
+            label = "ceiling: real clips through the codec" if index == 0 else "_"  # once in the legend
             axes.plot(ends, [report.ceiling[name]] * 2, color="#c0392b", lw=1.4, ls="--", label=label)
         axes.set_xticks(range(len(ATTRIBUTES)), ATTRIBUTES, fontsize=11)
-        axes.set(ylim=(0, 1.1), ylabel="part of clips that obey")
-        axes.set_title(f"What the oracle hears ({report.n} generated clips, {report.minutes:.1f} minutes)")
+        axes.set(ylim=(0, 1.1), ylabel="accuracy")
+        axes.set_title(f"Accuracy by attribute ({report.n} generated clips, {report.minutes:.1f} minutes)")
         figure.legend(frameon=False, ncols=5, loc="outside lower center", fontsize=9, columnspacing=1.2)
         figure.savefig(path)
 
 
 def draw_spectrograms(rows: Sequence[tuple[Caption, Floats, Floats, Floats]], path: Path) -> None:
-    """Draw one row per caption: a clip that obeys it, the same through the codec, and a generated one.
+    """Draw a row of spectrograms for each caption: a real clip, the same through the codec, a generated one.
 
     Args:
-        rows: Caption, clip, clip through the codec, generated clip.
+        rows: Caption, real clip, clip through the codec, generated clip.
         path: Picture to write.
     """
     with matplotlib.rc_context(STYLE):
@@ -112,19 +104,30 @@ def draw_spectrograms(rows: Sequence[tuple[Caption, Floats, Floats, Floats]], pa
         grid = figure.subplots(len(rows), 3, sharex=True, sharey=True, squeeze=False)
         for cells, (caption, *clips) in zip(grid, rows, strict=True):
             for cell, clip in zip(cells, clips, strict=True):
-                _spectrogram(cell, clip)
+                _draw_spectrogram(cell, clip)
             cells[0].set_title("\n".join(textwrap.wrap(f"“{caption.text}”", 44)), fontsize=10)
             cells[0].set_ylabel("kHz")
-        for cell, name in zip(grid[0], ("clip", "through the codec", "generated"), strict=True):
-            cell.annotate(name, (1, 1), xycoords="axes fraction", xytext=(-4, -6), textcoords="offset points",
-                          ha="right", va="top", color="white", fontsize=10, weight="bold")  # fmt: skip
+        for cell, name in zip(grid[0], ("real", "through the codec", "generated"), strict=True):
+            style = _offset(-4, -6, "white", 10)
+            cell.annotate(name, (1, 1), xycoords="axes fraction", va="top", weight="bold", **style)
         for cell in grid[-1]:
             cell.set_xlabel("seconds")
         figure.savefig(path)
 
 
-def _spectrogram(axes: Any, audio: Floats) -> None:
-    """Log power over time and frequency, 70 dB deep."""
+def _offset(x: float, y: float, colour: str, size: int) -> dict[str, Any]:
+    """Return the options of a right-aligned annotation, moved by (x, y) points."""
+    return {
+        "xytext": (x, y),
+        "textcoords": "offset points",
+        "ha": "right",
+        "color": colour,
+        "fontsize": size,
+    }
+
+
+def _draw_spectrogram(axes: Any, audio: Floats) -> None:
+    """Draw the level over time and frequency, with a range of 70 dB."""
     window, hop = 256, 64
     padded = np.pad(audio, window // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop] * np.hanning(window)
@@ -134,7 +137,7 @@ def _spectrogram(axes: Any, audio: Floats) -> None:
 
 
 def _smoothed(values: Sequence[float], decay: float = 0.9) -> list[float]:
-    """Running mean that forgets, corrected for its start."""
+    """Return the exponential moving average, corrected for its start."""
     mean, weight, result = 0.0, 0.0, []
     for value in values:
         mean, weight = decay * mean + (1 - decay) * value, decay * weight + 1 - decay

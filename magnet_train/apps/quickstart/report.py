@@ -1,4 +1,4 @@
-"""Say whether the quickstart learned: report.json, and one sentence."""
+"""The result of a quickstart run: report.json, and a verdict in one sentence."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from magnet_train.storage.atomic_io import atomic_write
 
 Scores = dict[str, float]  # by attribute, 0..1
 
-WANTED = {"pitch": 0.95, "timbre": 0.95, "rhythm": 0.90}  # of what can be heard through the codec
-WANTED_UNSEEN = 0.85
-LUCK = 0.15  # how far above chance clips made without a caption may lie before something is leaking
+GOALS = {"pitch": 0.95, "timbre": 0.95, "rhythm": 0.90}  # least accuracy, relative to the ceiling
+UNSEEN_GOAL = 0.85
+CHANCE_MARGIN = 0.15  # above chance that unconditional clips may score; more means that captions leak
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a quickstart run reached. Every score is a part of 1, by attribute.
+    """Scores of a quickstart run, 0..1 by attribute.
 
     Args:
-        minutes: From the first sound to the last score.
-        n: Generated clips scored, of combinations shown in training but captions that were not.
-        accuracy: Theirs.
-        unseen: Of clips of combinations never shown.
-        ceiling: Of real clips through the codec: the best that any model of its tokens can do.
-        chance: Of the generated clips against the captions of others.
-        unconditional: Of clips generated without a caption, against captions drawn for them.
-        val_loss_per_codebook: Nats per masked token at the end, coarse to fine.
+        minutes: Duration from the first synthesised clip to the last score.
+        n: Number of generated clips; their combinations occur in training, their captions do not.
+        accuracy: Accuracy of these clips.
+        unseen: Accuracy of clips of combinations never shown in training.
+        ceiling: Accuracy of real clips through the codec, the best that a model of its tokens can reach.
+        chance: Accuracy of the generated clips against shuffled captions.
+        unconditional: Accuracy of clips generated without a caption, against shuffled captions.
+        val_loss_per_codebook: Final validation losses (nats per masked token), coarse to fine.
     """
 
     minutes: float
@@ -43,53 +43,47 @@ class Report:
     val_loss_per_codebook: list[float]
 
     def write(self, path: Path) -> None:
-        """Write the report as JSON, numbers to four digits."""
+        """Write the report as JSON, with scores rounded to four decimals."""
+        record = json.loads(json.dumps(asdict(self)), parse_float=lambda digits: round(float(digits), 4))
         with atomic_write(path) as file:
-            file.write(json.dumps(_rounded(asdict(self)), indent=2).encode() + b"\n")
-
-    @classmethod
-    def read(cls, path: Path) -> Report:
-        """Read what `write` wrote."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+            file.write(json.dumps(record, indent=2).encode() + b"\n")
 
     def shortcomings(self) -> list[str]:
-        """Return what is below the mark, in words; empty if the run learned all it should."""
+        """Return the goals that were missed, in words; empty if none was."""
         found = []
         for name in ATTRIBUTES:
-            if self.accuracy[name] < WANTED[name] * self.ceiling[name]:
+            if self.accuracy[name] < GOALS[name] * self.ceiling[name]:
                 found.append(f"{name} is right in {_percent(self.accuracy[name])} of clips")
-            if self.unseen[name] < WANTED_UNSEEN * self.ceiling[name]:
+            if self.unseen[name] < UNSEEN_GOAL * self.ceiling[name]:
                 found.append(f"{name} of unseen combinations in {_percent(self.unseen[name])}")
-            if self.unconditional[name] > self.chance[name] + LUCK:
+            if self.unconditional[name] > self.chance[name] + CHANCE_MARGIN:
                 found.append(f"{name} is right in {_percent(self.unconditional[name])} without any caption")
         return found
 
     def verdict(self) -> str:
-        """Say in one sentence whether it learned, with the numbers."""
-        scores = ", ".join(f"{name} {_percent(self.accuracy[name])}" for name in ATTRIBUTES)
-        luck = ", ".join(f"{name} {_percent(self.chance[name])}" for name in ATTRIBUTES)
-        unseen = ", ".join(f"{name} {_percent(self.unseen[name])}" for name in ATTRIBUTES)
+        """Return one sentence on whether the run learned, with the scores."""
         facts = (
-            f"of {self.n} clips generated from captions the oracle hears what was asked: {scores} "
-            f"(by chance: {luck}; combinations never shown: {unseen}), after {self.minutes:.1f} minutes"
+            f"{self.n} clips generated from captions match them in {_listed(self.accuracy)} "
+            f"(chance: {_listed(self.chance)}; combinations never shown: {_listed(self.unseen)}), "
+            f"after {self.minutes:.1f} minutes"
         )
         shortcomings = self.shortcomings()
         if not shortcomings:
             return f"It learned: {facts}."
-        learned_nothing = all(self.accuracy[name] < self.chance[name] + LUCK for name in ATTRIBUTES)
+        learned_nothing = all(self.accuracy[name] < self.chance[name] + CHANCE_MARGIN for name in ATTRIBUTES)
         start = "It did not learn" if learned_nothing else "It learned in part"
-        return f"{start}: {facts}; below the mark: {'; '.join(shortcomings)}."
+        return f"{start}: {facts}; below the goal: {'; '.join(shortcomings)}."
 
 
 def read_metrics(path: Path, prefix: str) -> dict[str, tuple[list[int], list[float]]]:
-    """Read columns of the metrics.csv that `fit` wrote.
+    """Read columns of a metrics.csv of `fit`.
 
     Args:
         path: The file.
-        prefix: How the columns' names begin, "val/loss_codebook_" say.
+        prefix: Prefix of the columns, such as "val/loss_codebook_".
 
     Returns:
-        By the rest of the name: steps, and the values at these steps, blanks left out.
+        By column name without the prefix: the steps that have a value, and these values.
     """
     with path.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
@@ -101,15 +95,9 @@ def read_metrics(path: Path, prefix: str) -> dict[str, tuple[list[int], list[flo
     return columns
 
 
+def _listed(scores: Scores) -> str:
+    return ", ".join(f"{name} {_percent(scores[name])}" for name in ATTRIBUTES)
+
+
 def _percent(value: float) -> str:
     return f"{math.floor(100 * value)} %"  # never rounded up to a goal that was missed
-
-
-def _rounded(value: object) -> object:
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return value

@@ -1,4 +1,4 @@
-"""Run the quickstart: make captioned audio, type the commands a user would type, listen to what came out.
+"""Run the quickstart: synthesise captioned clips, run the commands a user would type, score what they generate.
 
 Shapes: audio float [samples] at 8 kHz.
 """
@@ -22,9 +22,9 @@ import torch
 from rich.progress import track
 
 from magnet_train.apps.quickstart.captions import TIMBRES, Caption
+from magnet_train.apps.quickstart.oracle import accuracy, chance, read_clips
 from magnet_train.apps.quickstart.pictures import draw_accuracy, draw_losses, draw_spectrograms
 from magnet_train.apps.quickstart.report import Report, read_metrics
-from magnet_train.apps.quickstart.score import accuracy, chance, read_clips
 from magnet_train.apps.quickstart.world import ToneWorld
 from magnet_train.cli.main import main
 from magnet_train.codecs import Codec, load_codec
@@ -37,89 +37,80 @@ CODEC = "quickstart"
 TRAINING, VALIDATION = 1400, 160  # clips
 SEEN, UNSEEN, UNCONDITIONAL = 240, 96, 120  # clips to generate and score
 CONFIGS = {
-    "default": ("configs/base.yaml", "configs/quickstart.yaml", "configs/trainer/cpu.yaml"),
-    "full": (
-        "configs/base.yaml",
-        "configs/quickstart.yaml",
-        "configs/quickstart_full.yaml",
-        "configs/trainer/cpu.yaml",
-    ),
+    "default": ("base", "quickstart", "trainer/cpu"),
+    "full": ("base", "quickstart", "quickstart_full", "trainer/cpu"),
 }
-MADE_HERE = ("audio", "shards", "run", "prompts", "generated")  # folders that --overwrite may remove
+FOLDERS = ("audio", "shards", "run", "prompts", "generated")  # in --out, removed by --overwrite
 REPORT = "report.json"
 
 
 def run_quickstart(
     out: Path, preset: str, seed: int, overwrite: bool, fit_options: Sequence[str] = ()
 ) -> Report:
-    """Make audio, train on it, generate and score.
+    """Synthesise clips, train on them, generate and score.
 
     Args:
-        out: Folder for everything; must be empty unless `overwrite`.
+        out: Folder for all files; must be empty unless `overwrite`.
         preset: "default" or "full", see `world.PRESETS`.
-        seed: Of the world, the training and the generation.
-        overwrite: Remove what an earlier run left in `out`.
-        fit_options: Further words for `fit`, `--trainer.max_steps 100` say.
+        seed: Seed of the clips, the training and the generation.
+        overwrite: Remove the files of an earlier run from `out`.
+        fit_options: Further options of `fit`, such as `--trainer.max_steps 100`.
 
     Raises:
-        UserError: `out` holds something or cannot be written to, or one of the commands failed.
-        SystemExit: With 2, `fit_options` are wrong.
+        UserError: `out` is not empty or cannot be written to, or a command failed.
+        SystemExit: With 2, for wrong `fit_options`.
     """
     fit = _fit_command(out, preset, seed, fit_options)
-    _try_options(fit)
-    _clear(out, overwrite)
+    _check_options(fit)
+    _empty_folder(out, overwrite)
     started = time.monotonic()
+
     world = ToneWorld(preset, seed)
-    _make_shards(out, world)
-    type_command(*fit)
+    _make_shards(out, world, "train", TRAINING)
+    _make_shards(out, world, "validation", VALIDATION)
+    run_command(*fit)
 
     seen, unseen = world.captions(SEEN, "test"), world.captions(UNSEEN, "test", unseen=True)
-    clips = {
-        "seen": _generate(out, "seen", seed, "--prompts", _write_prompts(out, "seen", seen)),
-        "unseen": _generate(out, "unseen", seed, "--prompts", _write_prompts(out, "unseen", unseen)),
-        "unconditional": _generate(out, "unconditional", seed, "--unconditional", str(UNCONDITIONAL)),
-    }
+    generated = _generate(out, seed, "seen", "--prompts", _write_prompts(out, "seen", seen))
+    of_unseen = _generate(out, seed, "unseen", "--prompts", _write_prompts(out, "unseen", unseen))
+    unconditional = _generate(out, seed, "unconditional", "--unconditional", str(UNCONDITIONAL))
 
     codec = load_codec(CODEC)
     real = [audio for _, audio in world.clips(SEEN, "test")]
     decoded = through_codec(codec, real)
-    heard = read_clips(clips["seen"])
-    losses = read_metrics(out / "run" / "metrics.csv", "val/loss_codebook_")
+    readings = read_clips(generated)
+    metrics = out / "run" / "metrics.csv"
     report = Report(
         minutes=(time.monotonic() - started) / 60,
         n=len(seen),
-        accuracy=accuracy(seen, heard),
-        unseen=accuracy(unseen, read_clips(clips["unseen"])),
+        accuracy=accuracy(seen, readings),
+        unseen=accuracy(unseen, read_clips(of_unseen)),
         ceiling=accuracy(seen, read_clips(decoded)),
-        chance=chance(seen, heard, seed),
-        unconditional=chance(seen[:UNCONDITIONAL], read_clips(clips["unconditional"]), seed),
-        val_loss_per_codebook=[values[-1] for _, values in losses.values()],
+        chance=chance(seen, readings, seed),
+        unconditional=chance(seen[:UNCONDITIONAL], read_clips(unconditional), seed),
+        val_loss_per_codebook=[
+            losses[-1] for _, losses in read_metrics(metrics, "val/loss_codebook_").values()
+        ],
     )
     report.write(out / REPORT)
-    draw_losses(out / "run" / "metrics.csv", codec.card, out / "losses.png")
+    draw_losses(metrics, codec.card, out / "losses.png")
     draw_accuracy(report, out / "accuracy.png")
-    rows = [(seen[i], real[i], decoded[i], clips["seen"][i]) for i in _one_of_each_timbre(seen)]
+    rows = [(seen[i], real[i], decoded[i], generated[i]) for i in _one_of_each_timbre(seen)]
     draw_spectrograms(rows, out / "clips.png")
-    print(f"\nwrote {out / REPORT}, losses.png, accuracy.png and clips.png; clips are in {out / 'generated'}")
-    print(report.verdict())
-    model = shlex.quote(str(out / "run" / "last.ckpt"))
-    print(
-        f"Ask it yourself: magnet-train generate --model {model} --text 'a calm flute on low do' --out clips\n"
-        f"or on a page in the browser: magnet-train demo --model {model} --open"
-    )
+    _print_result(out, report)
     return report
 
 
-def type_command(*words: str) -> None:
+def run_command(*words: str) -> None:
     """Print a command as a user would type it, and run it in this process.
 
     Raises:
-        UserError: It failed; it has said why.
+        UserError: The command failed, after it printed the reason.
     """
     print(f"\n$ magnet-train {shlex.join(words)}", flush=True)
     if main(words) != 0:
         raise UserError(
-            f"`magnet-train {words[0]}` failed, so the quickstart stops; mend what it names above, and start again "
+            f"`magnet-train {words[0]}` failed, so the quickstart stops; fix the error above, and start again "
             "with --overwrite."
         )
 
@@ -134,51 +125,25 @@ def through_codec(codec: Codec, clips: Sequence[Floats], batch: int = 40) -> lis
     return decoded
 
 
-def _clear(out: Path, overwrite: bool) -> None:
-    with explain_disk_errors(out):
-        if overwrite and out.is_dir():
-            for name in MADE_HERE:
-                shutil.rmtree(out / name, ignore_errors=True)
-            for path in (out / REPORT, *out.glob("*.png")):
-                path.unlink(missing_ok=True)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(
-                f"{out} is not an empty folder; give --out a new one, or --overwrite for an earlier run's."
-            )
-
-
-def _make_shards(out: Path, world: ToneWorld) -> None:
-    """Write the captioned audio, then turn it into tokens by the commands."""
-    for split, count in (("train", TRAINING), ("validation", VALIDATION)):
-        folder, shards = out / "audio" / split, str(out / "shards" / split)
-        world.write(folder, count, split, partial(track, description="synthesise", total=count))
-        print(f"wrote {count} captioned WAV files of {world.preset.seconds:g} s to {folder}")
-        type_command("tokenize", "--audio", str(folder), "--out", shards, "--codec", CODEC)
-        type_command("verify", shards)
-
-
 def _fit_command(out: Path, preset: str, seed: int, options: Sequence[str]) -> list[str]:
-    configs = [word for config in CONFIGS[preset] for word in ("-c", config)]
-    data = [
-        "--data.shards",
-        str(out / "shards" / "train"),
-        "--data.val_shards",
-        str(out / "shards" / "validation"),
-    ]
-    seeds = ["--seed_everything", str(seed), "--data.seed", str(seed)]
-    return ["fit", *configs, *data, *seeds, "--run", str(out / "run"), *options]
+    shards, command = out / "shards", ["fit"]
+    for config in CONFIGS[preset]:
+        command += ["-c", f"configs/{config}.yaml"]
+    command += ["--data.shards", str(shards / "train"), "--data.val_shards", str(shards / "validation")]
+    command += ["--seed_everything", str(seed), "--data.seed", str(seed), "--run", str(out / "run")]
+    return [*command, *options]
 
 
-def _try_options(fit: Sequence[str]) -> None:
-    """Let `fit` read its options and go no further: a wrong one is told before everything else is made.
+def _check_options(fit: Sequence[str]) -> None:
+    """Parse the options of `fit` without running it, so that a wrong one is reported at once.
 
     Raises:
         UserError: A file that they name is missing.
-        SystemExit: With 2, they are wrong; it has been said why.
+        SystemExit: With 2, after the reason was printed.
     """
     from magnet_train.cli import lightning
 
-    with contextlib.redirect_stdout(io.StringIO()):  # the whole configuration, which nobody asked for
+    with contextlib.redirect_stdout(io.StringIO()):  # --print_config prints the whole configuration
         try:
             lightning.run([*fit, "--print_config"])
         except SystemExit as done:
@@ -186,8 +151,31 @@ def _try_options(fit: Sequence[str]) -> None:
                 raise
 
 
+def _empty_folder(out: Path, overwrite: bool) -> None:
+    """Check that `out` is empty or missing, after removing the files of an earlier run if `overwrite`."""
+    with explain_disk_errors(out):
+        if overwrite and out.is_dir():
+            for name in FOLDERS:
+                shutil.rmtree(out / name, ignore_errors=True)
+            for path in (out / REPORT, *out.glob("*.png")):
+                path.unlink(missing_ok=True)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(
+                f"{out} is not an empty folder; choose another --out, or --overwrite the files of an earlier run."
+            )
+
+
+def _make_shards(out: Path, world: ToneWorld, split: str, clips: int) -> None:
+    """Write captioned audio, and turn it into tokens by the commands."""
+    folder, shards = out / "audio" / split, str(out / "shards" / split)
+    world.write(folder, clips, split, partial(track, description="synthesise", total=clips))
+    print(f"wrote {clips} captioned WAV files of {world.preset.seconds:g} s to {folder}")
+    run_command("tokenize", "--audio", str(folder), "--out", shards, "--codec", CODEC)
+    run_command("verify", shards)
+
+
 def _write_prompts(out: Path, name: str, captions: Sequence[Caption]) -> str:
-    """Write a file that `generate --prompts` reads, and return its name."""
+    """Write a file for `generate --prompts`, and return its path."""
     path = out / "prompts" / f"{name}.jsonl"
     with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,24 +183,23 @@ def _write_prompts(out: Path, name: str, captions: Sequence[Caption]) -> str:
     return str(path)
 
 
-def _generate(out: Path, name: str, seed: int, *what: str) -> list[Floats]:
-    """Generate clips by the command and read the files it lists, in the order of the prompts."""
-    folder = out / "generated" / name
-    type_command(
-        "generate",
-        "--model",
-        str(out / "run" / "last.ckpt"),
-        *what,
-        "--out",
-        str(folder),
-        "--seed",
-        str(seed),
-    )
+def _generate(out: Path, seed: int, name: str, *prompts: str) -> list[Floats]:
+    """Generate clips by the command, and return the audio of its files in the order of the prompts."""
+    folder, model = out / "generated" / name, str(out / "run" / "last.ckpt")
+    run_command("generate", "--model", model, *prompts, "--out", str(folder), "--seed", str(seed))
     results = (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
     return [soundfile.read(folder / json.loads(line)["file"], dtype="float32")[0] for line in results]
 
 
 def _one_of_each_timbre(captions: Sequence[Caption]) -> list[int]:
-    """Return the number of the first caption whose first event has each timbre."""
+    """Return the index of the first caption whose first event has each timbre."""
     timbres = [caption.events[0].timbre for caption in captions]
     return [timbres.index(timbre) for timbre in TIMBRES if timbre in timbres]
+
+
+def _print_result(out: Path, report: Report) -> None:
+    model = shlex.quote(str(out / "run" / "last.ckpt"))
+    print(f"\nwrote {out / REPORT}, losses.png, accuracy.png and clips.png; clips are in {out / 'generated'}")
+    print(report.verdict())
+    print(f"Try it: magnet-train generate --model {model} --text 'a calm flute on low do' --out clips")
+    print(f"or on a page in the browser: magnet-train demo --model {model} --open")

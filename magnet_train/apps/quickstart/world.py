@@ -1,7 +1,7 @@
-"""Make the quickstart world sound: captioned WAV files of tones and noise, from nothing but a seed.
+"""Synthesise captioned clips of tones and noise from a seed.
 
-Shapes: audio float32 [samples], mono, 8 kHz, within -1..1. An event lasts one window of 1.28 s (64 token
-frames at 50 Hz) or the whole clip; a clip is one window or two.
+Shapes: audio float32 [samples], mono, 8 kHz, within -1..1. A clip lasts one window of 1.28 s (64 token frames at
+50 Hz) or two, an event one window or the whole clip.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ WINDOW = 64 * FRAME  # samples in 1.28 s
 LOWEST = 261.6256  # Hz, c4 in equal temperament with a4 = 440
 SEMITONES = dict(zip(PITCHES, (0, 2, 4, 5, 7, 9, 11, 12), strict=True))  # above c4
 PERIOD = {"slow": 21 * FRAME, "fast": 9 * FRAME}  # samples from pulse to pulse: .42 s and .18 s
-DUTY = 0.55  # part of a period that sounds
+DUTY = 0.55  # share of a period that sounds
 EDGE = 64  # samples (8 ms) of fade at each end of a pulse, so that it does not click
-NOISE_WEIGHT = 3.0  # noise has 3 combinations of 75: draw each three times as often as a tonal one
+NOISE_WEIGHT = 3.0  # how often a noise event is drawn, against a tonal one: only 3 of 75 are noise
 
-# Splits draw from streams of their own, so that no clip of one is a clip of another.
+# Each split has random streams of its own, so that no two splits share a clip.
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How hard a world is.
+    """Difficulty of a world.
 
     Args:
         windows: Length of a clip in windows of 1.28 s.
-        pairs: Part of the clips that hold two events, 0..1.
+        pairs: Share of the clips that have two events, 0..1.
         onset: Largest random delay of an event, in periods of its pulses.
-        jitter: Largest random change of the time from pulse to pulse, as a part of it.
+        jitter: Largest random change of a pulse period, relative to it.
     """
 
     windows: int
@@ -75,12 +75,12 @@ def note_frequency(pitch: str) -> float:
 
 
 class ToneWorld:
-    """Captions and clips, every one a pure function of (seed, split, number).
+    """Captions and clips, each a pure function of (seed, split, number).
 
     Args:
-        preset: "default" (one event, fixed onset, 1.28 s) or "full" (one event or two, random onsets and
-            jitter, 2.56 s).
-        seed: Seed of the whole world, 0 or more.
+        preset: "default" (one event, fixed onset, 1.28 s) or "full" (one event or two, random onsets and jitter,
+            2.56 s).
+        seed: Seed of the world, at least 0.
     """
 
     def __init__(self, preset: str = "default", seed: int = 0) -> None:
@@ -91,21 +91,21 @@ class ToneWorld:
         """Return the first `count` captions of a split.
 
         Args:
-            count: How many.
+            count: Number of captions.
             split: One of `SPLITS`.
-            unseen: Ask for the combinations held out of training instead, in turn, nothing else.
+            unseen: Draw from the combinations held out of training, in turn, instead of the others.
         """
         return [self._caption(index, split, unseen) for index in range(count)]
 
     def clips(
         self, count: int, split: str = "train", *, unseen: bool = False
     ) -> Iterator[tuple[Caption, Audio]]:
-        """Yield the first `count` captions of a split, each with a clip that obeys it, float32 [samples]."""
+        """Yield the first `count` captions of a split, each with its clip, float32 [samples]."""
         for index, caption in enumerate(self.captions(count, split, unseen=unseen)):
             yield caption, self.render(caption.events, self._rng(index, split, stream=2 + unseen))
 
     def render(self, events: Sequence[Event], rng: np.random.Generator) -> Audio:
-        """Make a clip of `events`, float32 [samples]; `rng` draws phase, loudness, tuning and noise floor."""
+        """Synthesise a clip of `events`, float32 [samples]; `rng` draws phase, loudness, tuning and noise floor."""
         share = self.preset.samples // len(events)
         audio = np.concatenate([_render_event(event, share, self.preset, rng) for event in events])
         audio += 0.002 * rng.standard_normal(len(audio))
@@ -115,16 +115,16 @@ class ToneWorld:
         """Write `count` clips of a split as NAME.wav (16 bit) with NAME.json beside each.
 
         Args:
-            folder: Made if it is not there.
-            count: How many clips.
-            split: One of `SPLITS`; also the first part of each name.
-            track: Wraps the loop over the clips, to show how far it is.
+            folder: Destination; created if missing.
+            count: Number of clips.
+            split: One of `SPLITS`; also the prefix of the names.
+            track: Wraps the iterator of clips, to show progress.
 
         Returns:
             The captions in the order of the names.
 
         Raises:
-            UserError: No room or no permission.
+            UserError: The disk is full, or the folder is not writable.
         """
         captions = []
         with explain_disk_errors(folder):
@@ -144,7 +144,7 @@ class ToneWorld:
             return caption_for(events, rng)
         choices = seen_events()
         weights = np.array([1.0 if event.pitch else NOISE_WEIGHT for event in choices])
-        # Without replacement: two events of a clip always differ, or nobody could hear that there are two.
+        # Without replacement: two equal events would sound like one.
         picked = rng.choice(len(choices), size=count, replace=False, p=weights / weights.sum())
         return caption_for([choices[int(number)] for number in picked], rng)
 
@@ -153,7 +153,7 @@ class ToneWorld:
 
 
 def _render_event(event: Event, samples: int, preset: Preset, rng: np.random.Generator) -> Floats:
-    """Sound times envelope, [samples]."""
+    """Return a sound times its envelope, [samples]."""
     loudness = rng.uniform(0.3, 0.6) / np.sqrt(2)  # root mean square while it sounds
     sound = _noise(samples, rng) if event.timbre == "noise" else _tone(event, samples, rng)
     envelope = np.zeros(samples)
@@ -163,23 +163,23 @@ def _render_event(event: Event, samples: int, preset: Preset, rng: np.random.Gen
 
 
 def _tone(event: Event, samples: int, rng: np.random.Generator) -> Floats:
-    """A sum of harmonics below 3.8 kHz with root mean square 1, up to 10 cents out of tune, in any phase."""
+    """Return a sum of harmonics below 3.8 kHz with root mean square 1, random phase, and up to 10 cents out of tune."""
     frequency = note_frequency(event.pitch) * 2 ** (rng.uniform(-10, 10) / 1200)
     harmonics = np.arange(1, 2 if event.timbre == "sine" else int(3800 / frequency) + 1)
     if event.timbre == "square":
-        harmonics = harmonics[::2]  # odd ones only: a hollow sound
+        harmonics = harmonics[::2]  # odd ones only
     phase = 2 * np.pi * (frequency * np.arange(samples) / SAMPLE_RATE + rng.random())
     wave = np.sin(harmonics[:, None] * phase) / harmonics[:, None]
     return np.asarray(wave.sum(axis=0) / np.sqrt((1 / harmonics**2).sum() / 2))
 
 
 def _noise(samples: int, rng: np.random.Generator) -> Floats:
-    """White noise with root mean square 1; uniform, because a normal one would clip."""
+    """Return white noise with root mean square 1; uniform, since normal noise would clip."""
     return rng.uniform(-np.sqrt(3), np.sqrt(3), samples)
 
 
 def _pulses(rhythm: str, samples: int, preset: Preset, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """Yield (first sample, samples) of each pulse, whole pulses only; a steady sound is one long pulse."""
+    """Yield (first sample, samples) of each whole pulse; a steady sound is one long pulse."""
     period = PERIOD.get(rhythm, PERIOD["slow"])
     start = FRAME + int(rng.uniform(0, preset.onset) * period)
     if rhythm == "steady":
@@ -192,7 +192,7 @@ def _pulses(rhythm: str, samples: int, preset: Preset, rng: np.random.Generator)
 
 
 def _pulse(length: int) -> Floats:
-    """A plateau of 1 with cosine edges, [length]."""
+    """Return a plateau of 1 with cosine edges, [length]."""
     fade = 0.5 - 0.5 * np.cos(np.pi * (np.arange(EDGE) + 0.5) / EDGE)
     envelope = np.ones(length)
     envelope[:EDGE] = fade

@@ -1,4 +1,4 @@
-"""A service with the tiny checkpoint, forms for it, and real pages."""
+"""A clip service with the tiny checkpoint, filled forms, and running pages."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from magnet_train import __version__
-from magnet_train.apps.demo.clip_request import ClipRequest, Source, read_request
-from magnet_train.apps.demo.form import lay_out_form
-from magnet_train.apps.demo.service import ClipService
+from magnet_train.apps.demo.form import ClipRequest, build_form, read_request
+from magnet_train.apps.demo.service import ClipService, ModelSource
 from magnet_train.pipeline.magnet import Magnet
 
 ROOT = Path(__file__).parents[4]
@@ -35,31 +33,31 @@ def magnet(checkpoint: Path) -> Magnet:
 def service(magnet: Magnet, checkpoint: Path, tmp_path: Path) -> ClipService:
     folder = tmp_path / "clips of the page"
     folder.mkdir()
-    return ClipService(magnet, Source(str(checkpoint), magnet.decoding, "cpu", __version__), folder)
+    return ClipService(magnet, ModelSource(str(checkpoint), "cpu"), folder)
 
 
 @pytest.fixture(scope="session")
 def first_form(magnet: Magnet) -> dict[str, Any]:
-    """The fields' first values, as a visitor finds them."""
+    """The initial values of the fields."""
     with gr.Blocks():
-        return {name: field.value for name, field in lay_out_form(magnet).items()}
+        return {name: field.value for name, field in build_form(magnet).items()}
 
 
 @pytest.fixture
 def form(first_form: dict[str, Any]) -> dict[str, Any]:
-    """One clip of a flute with a seed of 3."""
-    return first_form | {"text": "a flute", "clips": 1, "seed": 3, "surprise": False}
+    """A form that asks for one clip of a flute with seed 3."""
+    return first_form | {"text": "a flute", "clips": 1, "seed": 3, "random_seed": False}
 
 
 @pytest.fixture
 def request_of(magnet: Magnet, form: dict[str, Any]) -> Callable[..., ClipRequest]:
-    """Return a function that reads the form with some fields filled in otherwise."""
+    """Return a function that reads the form with some values replaced."""
     return lambda **fields: read_request(magnet, form | fields)
 
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """A tone of 1.5 s at a rate and with channels that are not the codec's."""
+    """A tone of 1.5 s whose sample rate and channels differ from the codec's."""
     time = np.arange(int(1.5 * 44100)) / 44100
     tone = 0.3 * np.sin(2 * np.pi * np.stack([220 * time, 330 * time], axis=1))
     path = tmp_path / "my song.wav"
@@ -71,8 +69,8 @@ class RunningDemo:
     """A real `magnet-train demo` in a process of its own.
 
     Args:
-        model: What it shows.
-        folder: Where its output goes, and its temporary files.
+        model: Its --model.
+        folder: Folder of its output and temporary files.
         options: Further options.
     """
 
@@ -98,7 +96,7 @@ class RunningDemo:
                 | {"TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                # A shell that runs tests in the background has told them to ignore Ctrl-C.
+                # A shell that runs tests in the background makes them ignore Ctrl-C.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         self.url = self._wait_for_address()
@@ -108,7 +106,7 @@ class RunningDemo:
         return self._output.read_text()
 
     def _wait_for_address(self) -> str:
-        deadline = time.monotonic() + 600  # on a machine that does a lot else
+        deadline = time.monotonic() + 600  # on a busy machine
         while (found := re.search(r"the page is at (\S+)", self.output)) is None:
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output
@@ -125,7 +123,7 @@ class RunningDemo:
 def start_demo(
     checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., RunningDemo]]:
-    """Return a function that starts a page for the tiny checkpoint; ended at last if nobody did before."""
+    """Return a function that starts a page for the tiny checkpoint; pages still running are killed at the end."""
     started: list[RunningDemo] = []
 
     def start(*options: str) -> RunningDemo:
@@ -141,5 +139,5 @@ def start_demo(
 
 @pytest.fixture(scope="session")
 def demo(start_demo: Callable[..., RunningDemo]) -> RunningDemo:
-    """One for all tests that leave it running."""
+    """One page for all tests that leave it running."""
     return start_demo()

@@ -1,4 +1,4 @@
-"""The page in a real browser: what a visitor clicks, hears and reads, and that nothing is asked of other hosts."""
+"""The page in Chromium: clicks, played audio, shown text, and no request to another host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OPTIONS = [
-    "--no-sandbox",  # in a container there is none
+    "--no-sandbox",  # not available in a container
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -29,7 +29,7 @@ OPTIONS = [
 
 @pytest.fixture
 def visit(demo: Any) -> Iterator[Any]:
-    """The page, opened; `requests` and `errors` collect what the browser asks for and complains about."""
+    """The opened page; `requests` and `errors` collect the browser's requests and errors."""
     if BROWSER is None:
         pytest.skip("there is no chromium here; apt-get install chromium")
     playwright_api = pytest.importorskip("playwright.sync_api")
@@ -52,8 +52,8 @@ def choose(page: Any, task: str) -> None:
 
 
 def make(page: Any, end: str = "done") -> str:
-    """Click, wait for the end and return what it says."""
-    page.evaluate("document.querySelector('.state').className = 'state'")  # the last end is not this one's
+    """Click Generate, wait for the end and return the status line."""
+    page.evaluate("document.querySelector('.state').className = 'state'")  # of the previous request
     page.click("#generate")
     page.wait_for_selector(f".state.{end}", timeout=120_000)
     return str(page.inner_text(".state"))
@@ -64,7 +64,7 @@ def command_of(page: Any, place: int) -> str:
 
 
 def file_of(page: Any, place: int) -> bytes:
-    """Return the file that the page's player plays, as the browser gets it."""
+    """Return the file of the page's player as the browser downloads it."""
     page.wait_for_selector(f"#audio_{place} a[download]", timeout=20_000)
     return bytes(
         page.evaluate(
@@ -78,9 +78,9 @@ def file_of(page: Any, place: int) -> bytes:
 
 
 def samples_of(page: Any, place: int) -> list[int | float]:
-    """Return number, rate and peak of the samples that the page's player would play."""
+    """Return number, sample rate and peak of the samples in the page's player."""
     page.wait_for_selector(f"#audio_{place} a[download]", timeout=20_000)
-    # The rate is that of the browser's decoder, which resamples; the file's own stands in its header.
+    # The browser's decoder resamples, so the rate is read from the WAV header.
     return list(
         page.evaluate(
             """async place => {
@@ -95,8 +95,8 @@ def samples_of(page: Any, place: int) -> list[int | float]:
     )
 
 
-def made_again(page: Any, place: int, folder: Path) -> bytes:
-    """Run the command that the page shows, where the files that it names lie."""
+def regenerated(page: Any, place: int, folder: Path) -> bytes:
+    """Run the command that the page shows, in the folder of the files that it names."""
     words = shlex.split(command_of(page, place), comments=True)
     assert words[:2] == ["magnet-train", "generate"]
     assert main(words[1:]) == 0
@@ -105,7 +105,7 @@ def made_again(page: Any, place: int, folder: Path) -> bytes:
 
 @pytest.fixture
 def here(tmp_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the recording, also by the name that the page gives it."""
+    """The working folder, with the recording under its name and under the name of its upload."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_song.wav").write_bytes(recording.read_bytes())
     return tmp_path
@@ -116,14 +116,14 @@ def upload(page: Any, recording: Path) -> None:
     page.get_by_text(re.compile(r"my.song\.wav: 1\.50 s")).wait_for(timeout=20_000)
 
 
-def test_text_becomes_clips_and_nothing_leaves(visit: Any, demo: Any, here: Path) -> None:
+def test_text_becomes_clips_without_requests_to_other_hosts(visit: Any, demo: Any, here: Path) -> None:
     visit.fill("#text textarea", "a calm flute")
     assert make(visit) == "Made 2 clips."
     for place in (0, 1):
         length, rate, peak = samples_of(visit, place)
         assert (length, rate) == (24 * 160, 8000)
         assert 0 < peak <= 1
-        assert made_again(visit, place, here) == file_of(visit, place)
+        assert regenerated(visit, place, here) == file_of(visit, place)
     seed = visit.input_value("#seed input")
     assert f"--seed {seed}" in command_of(visit, 0)
     assert visit.locator("#picture_0 img").is_visible()
@@ -131,7 +131,7 @@ def test_text_becomes_clips_and_nothing_leaves(visit: Any, demo: Any, here: Path
     visit.wait_for_timeout(500)
     elsewhere = [url for url in visit.requests if not url.startswith((demo.url, "data:", "blob:"))]
     assert not elsewhere
-    assert len(visit.requests) > 10  # the page's own are seen
+    assert len(visit.requests) > 10  # requests are recorded
     assert not visit.errors
 
 
@@ -140,9 +140,9 @@ def test_a_recording_is_continued(visit: Any, here: Path, recording: Path) -> No
     upload(visit, recording)
     assert make(visit) == "Made 2 clips."
     with visit.expect_download() as download:
-        visit.locator("#kept a[download]").first.click()
+        visit.locator("#prompt a[download]").first.click()
     download.value.save_as(here / download.value.suggested_filename)
-    assert made_again(visit, 0, here) == file_of(visit, 0)
+    assert regenerated(visit, 0, here) == file_of(visit, 0)
     assert not visit.errors
 
 
@@ -152,7 +152,7 @@ def test_a_recording_is_changed(visit: Any, here: Path, recording: Path) -> None
     assert make(visit) == "Made 2 clips."
     assert samples_of(visit, 0)[:2] == [1.5 * 8000, 8000]
     assert "--region 0.6:0.9" in command_of(visit, 0)
-    assert made_again(visit, 1, here) == file_of(visit, 1)
+    assert regenerated(visit, 1, here) == file_of(visit, 1)
     assert not visit.errors
 
 
@@ -160,12 +160,12 @@ def test_a_loop(visit: Any, here: Path) -> None:
     choose(visit, "Loop")
     assert make(visit) == "Made 2 clips."
     assert "--loop" in command_of(visit, 0)
-    assert made_again(visit, 0, here) == file_of(visit, 0)
+    assert regenerated(visit, 0, here) == file_of(visit, 0)
     assert not visit.errors
 
 
 def test_cancel(visit: Any) -> None:
-    visit.get_by_text("Advanced: how the sampler works").click()
+    visit.get_by_text("Advanced: sampler settings").click()
     visit.get_by_label("Steps").fill("500, 500, 500, 500")
     visit.click("#generate")
     visit.get_by_text("about").wait_for(timeout=60_000)
@@ -177,9 +177,9 @@ def test_cancel(visit: Any) -> None:
     assert make(visit) == "Made 2 clips."
 
 
-def test_a_seed_that_is_typed_is_taken(visit: Any) -> None:
+def test_a_typed_seed_is_used(visit: Any) -> None:
     visit.fill("#seed input", "77")
-    visit.wait_for_function("!document.querySelector('#surprise input').checked")
+    visit.wait_for_function("!document.querySelector('#random_seed input').checked")
     make(visit)
     assert visit.input_value("#seed input") == "77"
     assert "--seed 77" in command_of(visit, 0)
@@ -187,7 +187,7 @@ def test_a_seed_that_is_typed_is_taken(visit: Any) -> None:
     assert make(visit, "failed").startswith("Seed -5 should be a whole number from 0")
 
 
-def test_a_mistake_is_read_on_the_page(visit: Any) -> None:
+def test_an_error_is_shown_on_the_page(visit: Any) -> None:
     choose(visit, "Change a part")
     assert make(visit, "failed") == "There is no recording yet; drop one into the field Recording."
     assert visit.locator("[role=alert]").is_visible()
@@ -217,7 +217,7 @@ def test_an_example_and_earlier_clips(visit: Any) -> None:
     assert not visit.errors
 
 
-def test_a_phone_scrolls_down_alone(visit: Any) -> None:
+def test_a_phone_scrolls_vertically_only(visit: Any) -> None:
     visit.set_viewport_size({"width": 360, "height": 740})
     assert make(visit) == "Made 2 clips."
     visit.wait_for_timeout(300)

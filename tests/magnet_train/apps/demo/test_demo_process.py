@@ -1,4 +1,4 @@
-"""A real `magnet-train demo`, asked over HTTP: the command line's sound, sentences for mistakes, an orderly end."""
+"""A running `magnet-train demo` over HTTP: the command line's audio, errors in one sentence, an orderly exit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def strings_of(answer: Any) -> list[str]:
-    """List all texts in what the page answered."""
+    """List all strings in an answer of the page."""
     if isinstance(answer, dict):
         return [text for part in answer.values() for text in strings_of(part)]
     if isinstance(answer, list):
@@ -30,7 +30,7 @@ def strings_of(answer: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("task", ["New clip", "Change a part", "Continue a recording", "Loop"])
-def test_the_page_sounds_as_the_command_line(
+def test_the_page_makes_the_same_clips_as_the_command_line(
     demo: Any, tmp_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -67,7 +67,7 @@ def test_the_page_sounds_as_the_command_line(
         assert again.read_bytes() == sound
 
 
-def test_a_mistake_is_a_message_and_the_server_lives(demo: Any) -> None:
+def test_errors_are_messages_and_the_server_goes_on(demo: Any) -> None:
     visitor = Visitor(demo.url)
     _, words = visitor.upload("words.wav", b"no sound")
     assert "one for each codebook" in visitor.ask(steps="1")
@@ -85,16 +85,16 @@ def test_earlier_clips_stay(demo: Any) -> None:
     assert re.search(r"gradio_api/file=\S+/clip_41_0\.wav", answer)
 
 
-def test_progress_and_a_place_in_the_queue_are_told(demo: Any) -> None:
+def test_progress_and_the_place_in_the_queue_are_reported(demo: Any) -> None:
     first, second = Visitor(demo.url), Visitor(demo.url)
     assert first.join(steps="60, 60, 60, 60", clips=2)[0] == 200
     assert second.join()[0] == 200
     messages = second.listen()
     ranks = [message["rank"] for message in messages if message["msg"] == "estimation"]
     assert ranks[0] in (0, 1)
-    told = json.dumps(first.listen())
-    assert "Clip 1 of 2, about " in told
-    assert "state done" in told
+    messages_of_first = json.dumps(first.listen())
+    assert "Clip 1 of 2, about " in messages_of_first
+    assert "state done" in messages_of_first
 
 
 def test_cancel_makes_room(demo: Any) -> None:
@@ -107,7 +107,7 @@ def test_cancel_makes_room(demo: Any) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_it_ends_in_the_middle_of_a_clip(start_demo: Callable[..., Any], number: int, status: int) -> None:
+def test_a_signal_stops_it_within_a_clip(start_demo: Callable[..., Any], number: int, status: int) -> None:
     demo = start_demo()
     visitor = Visitor(demo.url)
     assert visitor.join(steps="500, 500, 500, 500", clips=4)[0] == 200
@@ -122,7 +122,7 @@ def test_it_ends_in_the_middle_of_a_clip(start_demo: Callable[..., Any], number:
     assert not list(demo.temporary.glob("magnet-train-*"))
 
 
-def test_who_exposes_it_is_told(start_demo: Callable[..., Any]) -> None:
+def test_listening_on_the_network_is_reported(start_demo: Callable[..., Any]) -> None:
     demo = start_demo("--host", "0.0.0.0")
     deadline = time.monotonic() + 10
     while "everyone who can reach this address can use it, without a password" not in demo.output:

@@ -1,4 +1,4 @@
-"""The form is read as it stands; what is out of range or of another type is a sentence."""
+"""Forms are read into requests; a value out of range or of the wrong type is an error in one sentence."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from magnet_train.apps.demo.clip_request import ClipRequest, Source, Task, command, read_steps
-from magnet_train.apps.demo.form import lay_out_form
+from magnet_train.apps.demo.form import ClipRequest, Task, build_form, read_steps
+from magnet_train.apps.demo.service import ModelSource, command
 from magnet_train.errors import UserError
 from magnet_train.pipeline.magnet import Magnet
 from magnet_train.text import ClassLabels, NoText
@@ -18,20 +18,20 @@ from magnet_train.text import ClassLabels, NoText
 Read = Callable[..., ClipRequest]
 
 
-def test_defaults_are_the_models_own(magnet: Magnet, form: dict[str, Any], request_of: Read) -> None:
+def test_defaults_are_the_models_settings(magnet: Magnet, form: dict[str, Any], request_of: Read) -> None:
     assert (form["seconds"], form["steps"]) == (0.48, "3, 2, 2, 2")
     assert (form["guidance"], form["last_guidance"], form["temperature"]) == (3.0, 1.0, 1.0)
     assert request_of() == ClipRequest(Task.TEXT, "a flute", 0.48, 3, 1, magnet.decoding)
 
 
-def test_empty_fields_are_the_models_own(magnet: Magnet, request_of: Read) -> None:
+def test_empty_fields_keep_the_models_settings(magnet: Magnet, request_of: Read) -> None:
     empty = dict.fromkeys(("text", "seed", "temperature", "top_p", "guidance", "last_guidance"))
     read = request_of(**empty)
     assert (read.text, read.decoding) == (None, magnet.decoding)
 
 
-def test_surprise_draws_a_seed(request_of: Read) -> None:
-    seeds = {request_of(surprise=True).seed for _ in range(4)}
+def test_a_random_seed_is_drawn(request_of: Read) -> None:
+    seeds = {request_of(random_seed=True).seed for _ in range(4)}
     assert len(seeds) > 1
     assert all(0 <= seed < 10**6 for seed in seeds)
 
@@ -46,7 +46,7 @@ RECORDING = {"recording": "song.wav", "start": 0.1, "end": 0.2, "kept_seconds": 
         ({"task": ["Loop"]}, "the task should be one of"),
         ({"text": "x" * 1001}, "at most 1000 characters"),
         ({"text": {"path": "/etc/passwd"}}, "at most 1000 characters"),
-        ({"text": "a \ud800 flute"}, "half a character"),
+        ({"text": "a \ud800 flute"}, "half of a surrogate pair"),
         ({"text": "a \0 flute"}, "control character"),
         ({"seconds": 9.0}, "length 9.0 should be a number from 0 to 0.48"),
         ({"seconds": -1}, "length -1 should be a number"),
@@ -65,19 +65,25 @@ RECORDING = {"recording": "song.wav", "start": 0.1, "end": 0.2, "kept_seconds": 
         ({"temperature": -0.1}, "temperature -0.1 should be a number from 0 to 100"),
         ({"temperature": "hot"}, "temperature hot should be a number"),
         ({"top_p": 1.5}, "top_p 1.5 should be a number from 0 to 1"),
-        ({"guidance": 1e30}, "guidance 1e+30 should be a number from -100 to 100"),
-        ({"last_guidance": -1e300}, "last_guidance -1e+300 should be"),
+        ({"guidance": 1e30}, "guidance at the start 1e+30 should be a number from -100 to 100"),
+        ({"last_guidance": -1e300}, "guidance at the end -1e+300 should be"),
         ({"task": "Change a part"}, "there is no recording yet"),
         ({"task": "Change a part", **RECORDING, "recording": 7}, "there is no recording yet"),
         (
             {"task": "Change a part", **RECORDING, "end": 1e9},
             "end 1000000000.0 should be a number from 0 to 600",
         ),
-        ({"task": "Continue a recording", **RECORDING, "kept_seconds": 0.48}, "leaves nothing to make"),
-        ({"task": "Continue a recording", **RECORDING, "kept_seconds": None}, "leaves nothing to make"),
+        (
+            {"task": "Continue a recording", **RECORDING, "kept_seconds": 0.48},
+            "less than the clip's length of 0.48 s",
+        ),
+        (
+            {"task": "Continue a recording", **RECORDING, "kept_seconds": None},
+            "less than the clip's length of 0.48 s",
+        ),
     ],
 )
-def test_a_mistake_is_a_sentence(request_of: Read, wrong: dict[str, Any], words: str) -> None:
+def test_an_error_is_one_sentence(request_of: Read, wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError) as refused:
         request_of(**wrong)
     assert words in str(refused.value)
@@ -104,8 +110,8 @@ def test_steps_that_cannot_be_read(text: str) -> None:
         read_steps(text, 4)
 
 
-def test_the_command_names_the_adapter_and_the_index(magnet: Magnet, request_of: Read) -> None:
-    source = Source("my model", magnet.decoding, "cpu", "0", "lora.ckpt", 0.5)
+def test_the_command_names_the_adapter_and_the_index(request_of: Read) -> None:
+    source = ModelSource("my model", "cpu", "lora.ckpt", 0.5)
     words = command(request_of(text="-x"), 2, source)
     assert "--model 'my model' --adapter lora.ckpt --adapter_strength 0.5 --text=-x " in words
     assert " --seed 3 --first_index 2 " in words
@@ -118,6 +124,6 @@ def test_the_command_names_the_adapter_and_the_index(magnet: Magnet, request_of:
 def test_other_texts(magnet: Magnet, monkeypatch: pytest.MonkeyPatch, text: Any, kind: str) -> None:
     monkeypatch.setattr(magnet, "_text", text)
     with gr.Blocks():
-        field = lay_out_form(magnet)["text"]
+        field = build_form(magnet)["text"]
     assert field.get_block_name() == kind
     assert field.interactive is not isinstance(text, NoText)

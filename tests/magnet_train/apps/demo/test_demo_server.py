@@ -1,4 +1,4 @@
-"""The page answers its own requests alone, and says in a sentence where it cannot be."""
+"""The server refuses all but the page's own requests, and reports a port or host that it cannot use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from magnet_train.apps.demo.guard import LARGEST_MESSAGE, LARGEST_UPLOAD, Guard
+from magnet_train.apps.demo.guard import MAX_MESSAGE, MAX_UPLOAD, Guard
 from magnet_train.apps.demo.server import free_port, private_folder, read_logins
 from magnet_train.cli.main import main
 from magnet_train.errors import UserError
@@ -40,15 +40,15 @@ def ask(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "[::1]:7860"])
-def test_own_requests_are_answered_with_a_policy(host: str) -> None:
+def test_requests_of_the_page_get_a_content_policy(host: str) -> None:
     status, headers = ask(host=host, origin=f"http://{host}")
     assert status == 200
     assert headers["content-security-policy"].startswith("default-src 'self'; ")
-    assert "http" not in headers["content-security-policy"]  # no other host is named
+    assert "http" not in headers["content-security-policy"]  # it names no other host
 
 
-def test_other_names_and_pages_are_refused() -> None:
-    assert ask(host="evil.example:7860")[0] == 403  # a name that was let point here
+def test_foreign_hosts_and_origins_are_refused() -> None:
+    assert ask(host="evil.example:7860")[0] == 403  # a name that resolves to this machine
     assert ask(host="")[0] == 403
     assert ask(host="[")[0] == 403
     assert ask(host="127.0.0.1:7860", origin="https://evil.example")[0] == 403
@@ -66,7 +66,7 @@ def test_other_names_and_pages_are_refused() -> None:
         ("/gradio_api/heartbeat/x1", 200),
         ("/gradio_api/file=/tmp/own/clip.wav", 200),
         ("/gradio_api/file=/tmp/other/clip.wav", 404),
-        ("/gradio_api/file=https://example.org/x", 404),  # gradio would fetch it
+        ("/gradio_api/file=https://example.org/x", 404),  # gradio would fetch this URL
         ("/gradio_api/file/https://example.org/x", 404),
         ("/gradio_api/proxy=https://example.org/x", 404),
         ("/gradio_api/process_recording", 404),
@@ -77,23 +77,22 @@ def test_other_names_and_pages_are_refused() -> None:
         ("/monitoring", 404),
     ],
 )
-def test_only_what_the_page_needs(path: str, status: int) -> None:
+def test_only_the_paths_of_the_page(path: str, status: int) -> None:
     assert ask(path, host="127.0.0.1")[0] == status
 
 
-def test_messages_have_a_length() -> None:
+def test_messages_have_a_content_length_and_a_limit() -> None:
     join, upload = "/gradio_api/queue/join", "/gradio_api/upload"
     assert ask(join, method="POST", host="127.0.0.1")[0] == 411
     for length, status in (
-        (str(LARGEST_MESSAGE), 200),
-        (str(LARGEST_MESSAGE + 1), 413),
+        (str(MAX_MESSAGE), 200),
+        (str(MAX_MESSAGE + 1), 413),
         ("-1", 411),
         ("9" * 5000, 413),
     ):
         assert ask(join, method="POST", host="127.0.0.1", content_length=length)[0] == status
     assert (
-        ask(upload, method="POST", folder="/", host="127.0.0.1", content_length=str(LARGEST_UPLOAD + 1))[0]
-        == 413
+        ask(upload, method="POST", folder="/", host="127.0.0.1", content_length=str(MAX_UPLOAD + 1))[0] == 413
     )
 
 
@@ -118,14 +117,14 @@ def test_a_port_that_is_taken() -> None:
     assert free_port("127.0.0.1", 0) > 0
 
 
-def test_a_host_that_is_not_there() -> None:
+def test_an_unknown_host() -> None:
     with pytest.raises(UserError, match="--host"):
         free_port("no such host", 0)
-    with pytest.raises(UserError, match="cannot be used"):  # of nobody, RFC 5737
+    with pytest.raises(UserError, match="cannot be used"):  # reserved for documentation, RFC 5737
         free_port("192.0.2.1", 0)
 
 
-def test_uploads_have_a_folder_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_uploads_is_private_and_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_SHARE", "True")
     monkeypatch.setenv("GRADIO_ALLOWED_PATHS", "/")
     monkeypatch.setenv("no_proxy", "example.org")
@@ -160,12 +159,12 @@ def test_logins(tmp_path: Path) -> None:
 def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert main(["demo", "--model", "x"]) == 1
-    said = capsys.readouterr().err
-    assert 'pip install "magnet-train[demo]"' in said
-    assert len(said.splitlines()) == 1
+    error = capsys.readouterr().err
+    assert 'pip install "magnet-train[demo]"' in error
+    assert len(error.splitlines()) == 1
 
 
-def test_the_port_is_tried_before_the_model_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_port_is_checked_before_the_model_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -173,13 +172,13 @@ def test_the_port_is_tried_before_the_model_is_read(capsys: pytest.CaptureFixtur
     assert "choose another --port" in capsys.readouterr().err
 
 
-def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_missing_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["demo", "--model", str(tmp_path / "no_model"), "--port", "0"]) == 1
     assert "no_model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "music"])
-def test_a_port_that_is_none(port: str) -> None:
+def test_an_invalid_port(port: str) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["demo", "--model", "x", "--port", port])
     assert stop.value.code == 2

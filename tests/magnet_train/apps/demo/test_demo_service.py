@@ -1,4 +1,4 @@
-"""Requests become the clips that the command line makes; whoever cancels makes room."""
+"""A request yields the clips that the command line generates, and can be cancelled."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from magnet_train.apps.demo.clip_request import LONGEST_RECORDING, ClipRequest
-from magnet_train.apps.demo.service import Cancelled, Clip, ClipService, recording_seconds
+from magnet_train.apps.demo.form import MAX_RECORDING, ClipRequest, recording_seconds
+from magnet_train.apps.demo.service import Cancelled, Clip, ClipService
 from magnet_train.cli.main import main
 from magnet_train.errors import UserError
 
@@ -39,7 +39,7 @@ def make(service: ClipService, request: ClipRequest) -> list[Clip]:
         {"task": "Loop"},
     ],
 )
-def test_the_command_beside_a_clip_makes_it_again(
+def test_the_command_of_a_clip_makes_the_same_clip(
     service: ClipService,
     request_of: Read,
     recording: Path,
@@ -47,14 +47,14 @@ def test_the_command_beside_a_clip_makes_it_again(
     monkeypatch: pytest.MonkeyPatch,
     fields: dict[str, Any],
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where the recording lies, and what was kept of it
+    monkeypatch.chdir(tmp_path)  # the folder of the recording and of its prompts
     request = request_of(recording=str(recording), **fields)
     clips = make(service, request)
     assert len(clips) == request.clips
     assert {clip.loops for clip in clips} == {fields.get("task") == "Loop"}
     for clip in clips:
-        if clip.kept is not None:
-            (tmp_path / clip.kept.name).write_bytes(clip.kept.read_bytes())
+        if clip.prompt is not None:
+            (tmp_path / clip.prompt.name).write_bytes(clip.prompt.read_bytes())
         words = shlex.split(clip.command, comments=True)
         assert words[:2] == ["magnet-train", "generate"]
         assert main(words[1:]) == 0
@@ -63,14 +63,14 @@ def test_the_command_beside_a_clip_makes_it_again(
     assert len({clip.audio.read_bytes() for clip in clips}) == len(clips)
 
 
-def test_a_continuation_begins_with_what_was_kept(
+def test_a_continuation_starts_with_the_kept_seconds(
     service: ClipService, request_of: Read, recording: Path
 ) -> None:
     kept = request_of(task="Continue a recording", recording=str(recording), kept_seconds=0.25)
     clip = make(service, kept)[0]
-    assert clip.kept is not None
-    assert clip.kept.name == "my song_last_0.25_s.wav"
-    samples, rate = soundfile.read(clip.kept)
+    assert clip.prompt is not None
+    assert clip.prompt.name == "my song_last_0.25_s.wav"
+    samples, rate = soundfile.read(clip.prompt)
     assert (len(samples), rate) == (2000, 8000)
 
 
@@ -89,26 +89,26 @@ def test_a_picture_has_axes(service: ClipService, request_of: Read) -> None:
     clip = make(service, request_of())[0]
     pixels = matplotlib.image.imread(clip.picture)  # [height, width, RGBA], 0..1
     assert pixels.shape[:2] == (240, 700)
-    assert (pixels[:, :20, :3].min(), pixels[-10:, :, :3].min()) < (0.5, 0.5)  # the words of both axes
+    assert (pixels[:, :20, :3].min(), pixels[-10:, :, :3].min()) < (0.5, 0.5)  # labels of both axes
     assert pixels[0, 0, :3].min() == 1.0
 
 
 def test_progress_counts_all_clips(service: ClipService, request_of: Read) -> None:
-    told: list[tuple[float, str]] = []
-    list(service.make(request_of(clips=2), "me", lambda share, message: told.append((share, message))))
-    shares = [share for share, _ in told]
+    reports: list[tuple[float, str]] = []
+    list(service.make(request_of(clips=2), "me", lambda share, message: reports.append((share, message))))
+    shares = [share for share, _ in reports]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
-    assert told[0][1].startswith("Clip 1 of 2, about ")
-    assert told[-1][1].startswith("Clip 2 of 2, about ")
+    assert reports[0][1].startswith("Clip 1 of 2, about ")
+    assert reports[-1][1].startswith("Clip 2 of 2, about ")
 
 
-def test_what_a_visitor_can_mend_is_a_sentence(
+def test_user_errors_are_one_sentence(
     service: ClipService, request_of: Read, recording: Path, tmp_path: Path
 ) -> None:
     text, long = tmp_path / "words.wav", tmp_path / "hours.wav"
     text.write_text("no sound")
-    soundfile.write(long, np.zeros(int(LONGEST_RECORDING * 1000) + 1000), 1000)
+    soundfile.write(long, np.zeros(int(MAX_RECORDING * 1000) + 1000), 1000)
     edit, proceed = {"task": "Change a part"}, {"task": "Continue a recording"}
     for fields, words in [
         ({**edit, "recording": str(recording), "start": 2.0, "end": 1.0}, "is not a part of a recording"),
@@ -121,7 +121,7 @@ def test_what_a_visitor_can_mend_is_a_sentence(
     assert len(make(service, request_of())) == 1
 
 
-def test_cancelled_after_the_step_at_work(service: ClipService, request_of: Read) -> None:
+def test_cancelled_after_the_step_in_progress(service: ClipService, request_of: Read) -> None:
     steps = []
 
     def report(share: float, message: str) -> None:
@@ -136,7 +136,7 @@ def test_cancelled_after_the_step_at_work(service: ClipService, request_of: Read
     assert len(make(service, request_of())) == 1
 
 
-def test_all_stop_when_the_server_does(service: ClipService, request_of: Read) -> None:
+def test_all_requests_stop_with_the_server(service: ClipService, request_of: Read) -> None:
     begun = threading.Event()
     ended: list[type] = []
 
@@ -149,7 +149,7 @@ def test_all_stop_when_the_server_does(service: ClipService, request_of: Read) -
     thread = threading.Thread(target=work)
     thread.start()
     assert begun.wait(60)
-    service.close()  # waits until the model is at rest
+    service.close()  # waits for the step in progress
     thread.join(30)
     assert ended == [Cancelled]
 

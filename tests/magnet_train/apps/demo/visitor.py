@@ -1,4 +1,4 @@
-"""A visitor of the page who does not use its browser side: plain requests, with whatever he likes in them."""
+"""A client that sends plain requests with any content, in place of the page's own scripts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Visitor:
     """Requests to a running page.
 
     Args:
-        url: Its address.
-        session: What the browser side would draw at random.
+        url: Address of the page.
+        session: Session id; the page's scripts draw a random one.
         headers: Sent with every request.
     """
 
@@ -33,14 +33,17 @@ class Visitor:
         fields = [parts[number]["props"] for number in self.function["inputs"]]
         self.form: dict[str, Any] = {
             props.get("elem_id") or "takes": props.get("value") for props in fields
-        } | {"surprise": False, "clips": 1}
-        """The fields as they are at first, in the order in which they are sent; one clip and no surprise."""
+        } | {"random_seed": False, "clips": 1}
+        """The initial values in the order in which they are sent, but for one clip and a fixed seed."""
         self.outputs = [parts[number]["props"].get("elem_id") for number in self.function["outputs"]]
 
     def request(
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> tuple[int, bytes, dict[str, str]]:
-        """Send one request; return status, body and headers. Status 413 also where the server hung up on a body."""
+        """Send one request; return status, body and headers.
+
+        The status is 413 also where the server closed the connection during a large body.
+        """
         connection = http.client.HTTPConnection(self.address, timeout=120)
         try:
             with contextlib.suppress(
@@ -50,7 +53,7 @@ class Visitor:
             answer = connection.getresponse()
             try:
                 content = answer.read()
-            except http.client.IncompleteRead as cut:  # the news of a session that is not there
+            except http.client.IncompleteRead as cut:  # messages of an unknown session
                 content = cut.partial
             return answer.status, content, {k.lower(): v for k, v in answer.getheaders()}
         except (ConnectionResetError, http.client.RemoteDisconnected):
@@ -76,7 +79,7 @@ class Visitor:
         return status, json.loads(answer)[0] if status == 200 else answer.decode()
 
     def join(self, **fields: Any) -> tuple[int, bytes]:
-        """Stand in the queue with a filled form."""
+        """Queue a filled form."""
         data = list((self.form | fields).values())
         return self.post(
             "/gradio_api/queue/join",
@@ -89,7 +92,7 @@ class Visitor:
         return json.dumps(message | {"session_hash": self.session}).encode().replace(b'"SEED"', seed)
 
     def cancel(self) -> None:
-        """Press the button Cancel for a clip at work."""
+        """Press Cancel while a clip is generated."""
         message = {"data": [], "fn_index": self.stop["id"], "session_hash": self.session}
         assert self.post("/gradio_api/run/predict", message)[0] == 200
 
@@ -118,5 +121,5 @@ class Visitor:
         return body.decode() if status != 200 else json.dumps(self.listen())
 
     def recording(self, path: str | Path, **more: Any) -> dict[str, Any]:
-        """Return a reference to a file as the browser side would write it."""
+        """Return a reference to a file as the page's scripts write it."""
         return {"path": str(path), "meta": FILE_META, "orig_name": "a.wav"} | more

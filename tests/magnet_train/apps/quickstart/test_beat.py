@@ -1,4 +1,4 @@
-"""Loops and clips of several windows keep the beat as straight clips do: heard by the oracle, in a trained model."""
+"""Loops and clips of several windows of a trained model keep the beat as single clips do, measured by the oracle."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 
 from magnet_train import Magnet
 from magnet_train.apps.quickstart.captions import PITCHES, Caption, Event
-from magnet_train.apps.quickstart.score import accuracy, evenness, read_clips
+from magnet_train.apps.quickstart.oracle import accuracy, evenness, read_clips
 from magnet_train.apps.quickstart.world import ToneWorld
 from magnet_train.audio.chunked import decode_loop
 from magnet_train.cli.main import main
 
 CLIPS = 72
-# Of what straight clips of the same captions reach. benchmarks/beat.py measures .95 in models that are trained to the end;
-# half of the steps and fewer clips scatter more. A loop that loses the beat is below .4.
+# Relative to straight clips of the same captions. benchmarks/beat.py measures .95 in fully trained models; half of the
+# steps and fewer clips scatter more. A loop that loses the beat is below .4.
 KEPT = 0.85
 
 
@@ -27,7 +27,7 @@ def pulse_train(period: int, count: int) -> np.ndarray:
     return 0.5 * np.concatenate([np.zeros(160), np.tile(pulse, count), np.zeros(160)])
 
 
-def test_evenness_hears_one_stumble() -> None:
+def test_evenness_counts_a_single_stumble() -> None:
     caption = Caption("", (Event(next(iter(PITCHES)), "sine", "fast"),))
     even = pulse_train(1440, 8)
     assert evenness([caption], [even]) == 1.0
@@ -35,7 +35,7 @@ def test_evenness_hears_one_stumble() -> None:
     assert evenness([caption], [stumbling]) == pytest.approx(6 / 7)
 
 
-def test_steady_sounds_and_pairs_say_nothing_of_evenness() -> None:
+def test_steady_sounds_and_pairs_do_not_count_for_evenness() -> None:
     slow, fast = (Event("c4", "sine", rhythm) for rhythm in ("slow", "fast"))
     captions = [
         Caption("", (fast,)),
@@ -60,8 +60,8 @@ def test_loops_and_long_clips_keep_the_beat(tmp_path: Path) -> None:
 
     expected = accuracy(captions, read_clips(straight))
     for clips in (loops, long):
-        for attribute, heard in accuracy(captions, read_clips(clips)).items():
-            assert heard >= KEPT * expected[attribute], (attribute, heard, expected)
+        for attribute, share in accuracy(captions, read_clips(clips)).items():
+            assert share >= KEPT * expected[attribute], (attribute, share, expected)
     even = evenness(captions, straight)
     assert evenness(captions, np.concatenate([loops, loops], axis=1)) >= KEPT * even
     assert evenness(captions, long) >= KEPT * even

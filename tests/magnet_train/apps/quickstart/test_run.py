@@ -1,4 +1,4 @@
-"""The run: it types commands, reads what they wrote and stops when one of them fails.
+"""The run: it runs commands, reads what they wrote and stops when one of them fails.
 
 The whole chain, with real training, is `test_quickstart_learns` (slow) and `make quickstart`.
 """
@@ -12,7 +12,7 @@ import torch
 from magnet_train.apps.quickstart import run
 from magnet_train.apps.quickstart.captions import TIMBRES
 from magnet_train.apps.quickstart.report import Report
-from magnet_train.apps.quickstart.run import through_codec, type_command
+from magnet_train.apps.quickstart.run import run_command, through_codec
 from magnet_train.apps.quickstart.world import ToneWorld
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
@@ -45,10 +45,10 @@ def test_the_whole_chain_runs_and_reports(tmp_path, small, capfd, preset):
     verdict, *next_steps = printed.strip().splitlines()[-3:]
     assert verdict.startswith(("It did not learn:", "It learned in part:"))
     assert all(f"--model {out / 'run' / 'last.ckpt'}" in line for line in next_steps)
-    report = Report.read(out / "report.json")
+    report = Report(**json.loads((out / "report.json").read_text()))
     assert report.n == 16
     assert len(report.val_loss_per_codebook) == 4
-    assert all(4 < loss < 9 for loss in report.val_loss_per_codebook)  # a guess among 256 is 5.5
+    assert all(4 < loss < 9 for loss in report.val_loss_per_codebook)  # uniform over 256 is 5.5
     for picture in ("losses", "accuracy", "clips"):
         assert (out / f"{picture}.png").stat().st_size > 10_000
     assert len(list((out / "generated" / "unconditional").glob("*.wav"))) == 16
@@ -60,11 +60,11 @@ def test_the_whole_chain_runs_and_reports(tmp_path, small, capfd, preset):
 def test_overwriting_removes_only_what_a_run_made(tmp_path):
     (tmp_path / "audio").mkdir()
     (tmp_path / "report.json").write_text("{}")
-    run._clear(tmp_path, overwrite=True)
+    run._empty_folder(tmp_path, overwrite=True)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="not an empty folder"):
-        run._clear(tmp_path, overwrite=True)
+        run._empty_folder(tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").exists()
 
 
@@ -80,7 +80,7 @@ def test_wrong_options_of_fit_are_told_before_anything_is_made(tmp_path, capfd):
     assert not out.exists()
 
 
-def test_a_seed_below_none(capsys):
+def test_a_negative_seed(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["quickstart", "--seed", "-1"])
     assert "argument --seed: -1 is not at least 0" in capsys.readouterr().err
@@ -100,9 +100,9 @@ def test_a_folder_that_cannot_be_made(tmp_path, small, capfd):
 
 def test_a_command_that_fails_stops_the_run(tmp_path, capsys):
     with pytest.raises(UserError, match="`magnet-train verify` failed"):
-        type_command("verify", str(tmp_path / "nothing here"))
+        run_command("verify", str(tmp_path / "nothing here"))
     printed = capsys.readouterr()
-    assert f"$ magnet-train verify '{tmp_path}/nothing here'" in printed.out  # as one would type it
+    assert f"$ magnet-train verify '{tmp_path}/nothing here'" in printed.out  # quoted for the shell
     assert "magnet-train: error:" in printed.err
 
 
@@ -135,7 +135,7 @@ def test_quickstart_learns(tmp_path):
     out = tmp_path / "quickstart"
     steps = ["--trainer.max_steps", "800", "--trainer.val_check_interval", "400"]
     assert main(["quickstart", "--out", str(out), "--fit", *steps]) == 0
-    report = Report.read(out / "report.json")
+    report = Report(**json.loads((out / "report.json").read_text()))
     for name in report.accuracy:
         assert report.ceiling[name] >= 0.95
         assert report.accuracy[name] > report.chance[name] + 0.25, (name, report)

@@ -1,4 +1,4 @@
-"""Scores and the sentence made of them."""
+"""Scores, the report and its verdict."""
 
 import json
 import math
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from magnet_train.apps.quickstart.captions import Caption, Event
+from magnet_train.apps.quickstart.oracle import accuracy, chance, read_clips
 from magnet_train.apps.quickstart.pictures import draw_accuracy, draw_losses, draw_spectrograms
 from magnet_train.apps.quickstart.report import Report, read_metrics
-from magnet_train.apps.quickstart.score import accuracy, chance, read_clips
 from magnet_train.apps.quickstart.world import ToneWorld
 
 C4, NOISE = Event("c4", "sine", "fast"), Event("", "noise", "slow")
@@ -32,51 +32,51 @@ GOOD = Report(
 )
 
 
-def test_accuracy_counts_windows_and_asks_noise_for_no_pitch():
+def test_accuracy_counts_windows_and_ignores_the_pitch_of_noise():
     captions = [Caption("", (C4,)), Caption("", (NOISE,)), Caption("", (C4, NOISE))]
-    heard = [[C4, C4], [C4, NOISE], [replace(C4, pitch="d4"), replace(NOISE, rhythm="fast")]]
-    assert accuracy(captions, heard) == {"pitch": 2 / 3, "timbre": 5 / 6, "rhythm": 4 / 6}
+    readings = [[C4, C4], [C4, NOISE], [replace(C4, pitch="d4"), replace(NOISE, rhythm="fast")]]
+    assert accuracy(captions, readings) == {"pitch": 2 / 3, "timbre": 5 / 6, "rhythm": 4 / 6}
 
 
-def test_accuracy_refuses_readings_that_do_not_fit():
+def test_accuracy_rejects_unequal_numbers_and_captions_without_pitch():
     with pytest.raises(ValueError, match="shorter"):
         accuracy([Caption("", (C4,))] * 2, [[C4]])
     with pytest.raises(ValueError, match="nothing to score"):
         accuracy([Caption("", (NOISE,))], [[NOISE]])
 
 
-def test_clean_clips_score_one_and_chance_is_that_of_the_world():
+def test_clean_clips_score_one_and_chance_follows_the_world():
     captions, clips = zip(*ToneWorld(seed=8).clips(400, "test"), strict=True)
-    heard = read_clips(clips)
-    assert accuracy(captions, heard) == {"pitch": 1, "timbre": 1, "rhythm": 1}
-    luck = chance(captions, heard)
-    assert luck["pitch"] == pytest.approx(0.885 / 8, abs=0.02)  # a note, if it is no noise: 69 of 78 weights
-    assert luck["timbre"] == pytest.approx(3 * 0.295**2 + 0.115**2, abs=0.03)
-    assert luck["rhythm"] == pytest.approx(1 / 3, abs=0.03)
+    readings = read_clips(clips)
+    assert accuracy(captions, readings) == {"pitch": 1, "timbre": 1, "rhythm": 1}
+    by_chance = chance(captions, readings)
+    assert by_chance["pitch"] == pytest.approx(0.885 / 8, abs=0.02)  # of tonal events alone: 69 of 78 weights
+    assert by_chance["timbre"] == pytest.approx(3 * 0.295**2 + 0.115**2, abs=0.03)
+    assert by_chance["rhythm"] == pytest.approx(1 / 3, abs=0.03)
 
 
-def test_the_report_has_the_shape_that_was_agreed(tmp_path):
+def test_the_report_has_its_documented_fields(tmp_path):
     GOOD.write(tmp_path / "report.json")
     record = json.loads((tmp_path / "report.json").read_text())
     assert list(record) == [
         "minutes", "n", "accuracy", "unseen", "ceiling", "chance", "unconditional", "val_loss_per_codebook",
     ]  # fmt: skip
     assert list(record["accuracy"]) == ["pitch", "timbre", "rhythm"]
-    assert Report.read(tmp_path / "report.json") == GOOD
+    assert Report(**record) == GOOD
 
 
 def test_the_verdict_is_honest():
     assert GOOD.shortcomings() == []
-    assert GOOD.verdict().startswith("It learned: of 240 clips")
+    assert GOOD.verdict().startswith("It learned: 240 clips")
     assert "pitch 99 %" in GOOD.verdict()  # .999 is not 100 %
 
     part = replace(GOOD, accuracy={"pitch": 1.0, "timbre": 0.99, "rhythm": 0.6})
     assert part.verdict().startswith("It learned in part:")
-    assert "below the mark: rhythm is right in 60 %" in part.verdict()
+    assert "below the goal: rhythm is right in 60 %" in part.verdict()
 
     assert replace(GOOD, accuracy=GOOD.chance, unseen=GOOD.chance).verdict().startswith("It did not learn:")
     assert "without any caption" in replace(GOOD, unconditional=level(0.9)).verdict()
-    # Judged against what can be heard through the codec at all.
+    # Goals are relative to the ceiling.
     assert replace(GOOD, ceiling=level(0.9), accuracy=level(0.88), unseen=level(0.8)).shortcomings() == []
 
 
@@ -110,6 +110,6 @@ def test_pictures_are_drawn(tmp_path):
 
 
 def test_one_clip_of_silence_scores_nothing():
-    heard = read_clips([np.zeros(10240)])
-    assert accuracy([Caption("", (C4,))], heard) == {"pitch": 0, "timbre": 0, "rhythm": 0}
-    assert not math.isnan(sum(accuracy([Caption("", (C4,))], heard).values()))
+    readings = read_clips([np.zeros(10240)])
+    assert accuracy([Caption("", (C4,))], readings) == {"pitch": 0, "timbre": 0, "rhythm": 0}
+    assert not math.isnan(sum(accuracy([Caption("", (C4,))], readings).values()))
