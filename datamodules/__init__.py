@@ -1,7 +1,7 @@
 """Token data: from audio files to shards, and from shards to the batches that a model trains on.
 
-`shards` is format 1 on disk, `tokenize` makes it from audio, `sampling` says which clip a slot of the run holds;
-`batches`, `dataset` and `loaders` make batches, and two LightningDataModules give them to a trainer.
+`shards` is format 1 on disk, `tokenize` makes it from audio, `sampling` maps slots of the run to clips, `batches` and
+`loaders` make batches, and two LightningDataModules pass them to a trainer.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-# webdataset reads this when it is imported: no pickles and no `pipe:` commands out of somebody's tar.
+# webdataset reads this when it is imported: no pickles and no `pipe:` commands from a foreign tar.
 os.environ.setdefault("WDS_SECURE", "1")
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["DataPosition", "StreamingDataModule", "TokenDataModule"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the Lightning classes when they are first asked for; the shards need no Lightning."""
+    """Import the Lightning classes on first use; shards alone need no Lightning."""
     if name == "DataPosition":
         from datamodules.sampling.position import DataPosition
 

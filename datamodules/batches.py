@@ -1,7 +1,7 @@
-"""Make batches of equally long clips out of samples: crop, pad, and throw the dice of each slot.
+"""Batches of clips of one length: crop or pad, and draw crop and mask noise from (seed, slot).
 
-Shapes: tokens int64 [B, K, T] (card where there is no audio), valid bool [B, T], noise float32 [B, 2 + T],
-slot int64 [B]; B rows, K codebooks, T frames.
+Shapes: tokens int64 [B, K, T] (card in padded frames), valid bool [B, T], noise float32 [B, 2 + T], slot int64 [B];
+B rows, K codebooks, T frames.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from magnet_train.tokens import CodecInfo, TokenBatch
 
 @dataclass(frozen=True)
 class BatchMaker:
-    """Put samples together; a longer one gives a crop whose place the slot decides, a shorter one is padded.
+    """Collate samples; a longer one is cropped at a place that the slot decides, a shorter one padded.
 
     Args:
         codec: Gives K and card.
         frames: Length of every row, T.
         seed: The run's seed.
-        purpose: Validation draws other crops and noise than training.
-        captions: How to vary captions; None leaves them alone.
+        purpose: Random stream: training and validation have different crops and noise.
+        captions: Caption augmentation; None leaves captions unchanged.
     """
 
     codec: CodecInfo
@@ -43,9 +43,9 @@ class BatchMaker:
         """Make one batch.
 
         Args:
-            slots: [B], each 0 or more.
-            samples: B of them; None leaves a row that only fills up.
-            skipped: Goes into the batch as it is.
+            slots: [B], each 0 or more in rows with a sample.
+            samples: B of them; None gives a padding row.
+            skipped: Passed on in the batch.
         """
         tokens = np.full((len(slots), self.codec.n_q, self.frames), self.codec.mask_id, dtype=np.int64)
         lengths = np.zeros(len(slots), dtype=np.int64)

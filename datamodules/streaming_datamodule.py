@@ -1,70 +1,66 @@
-"""Stream shards from front to back with webdataset, for sets that are too large to copy.
+"""LightningDataModule that streams shards from front to back, for sets that are too large to copy.
 
-Which clip comes when depends here on ranks and workers, and a resume starts at a shard's beginning:
-`TokenDataModule` promises more wherever the tokens fit on a disk, and they nearly always do.
+Here the order of the clips depends on ranks and workers, and a resume starts at the beginning of a shard. Use
+`TokenDataModule`, which has neither limit, wherever the tokens fit on a disk.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.filters import shuffle
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from datamodules.batches import BatchMaker
 from datamodules.caption_augmentation import CaptionAugmentation
-from datamodules.dataset import TokenDataset
 from datamodules.loaders import (
+    TokenDataset,
     batch_loader,
-    layout,
-    require_at_least,
-    require_clip_length,
+    rank_and_world_size,
+    require_range,
     validation_loader,
 )
 from datamodules.sampling.batch_samplers import InfiniteBatchSampler
-from datamodules.sampling.clips import SequentialClips
+from datamodules.sampling.clip_samplers import SequentialClips
 from datamodules.sampling.order import ClipOrder, Purpose
-from datamodules.shards.issues import MalformedError
+from datamodules.shards.files import MalformedError, read_whole
 from datamodules.shards.manifest import (
     MANIFEST_NAME,
-    MOST_MANIFEST_BYTES,
+    MAX_MANIFEST_BYTES,
     Manifest,
     ShardEntry,
     parse_manifest,
     read_manifest,
 )
 from datamodules.shards.npy import tokens_from_npy
-from datamodules.shards.plain_files import read_whole
 from datamodules.shards.reading import Sample, ShardReader
 from datamodules.shards.remote import ShardCache, is_remote
 from datamodules.shards.remote_files import RemoteFolder
-from datamodules.shards.scan import check_tokens, parse_metadata
+from datamodules.shards.scan import check_key, check_tokens, parse_metadata
+from datamodules.shards.tar import BytesArchive, split_name, walk_tar
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.tokens import CodecInfo, TokenBatch
 
 
 class ShardStream(IterableDataset[TokenBatch]):
-    """Yield batches for ever; the workers of all ranks deal the shards of each epoch out among themselves.
+    """Yield batches without end; the shards of each epoch are divided among the workers of all ranks.
 
-    A shard is read whole and held against its sha256 before any of it is used, so that none is cut short in
-    silence. With fewer shards than workers some work on the next epoch's already, and nobody waits.
+    A shard is read whole and checked against its sha256 before any of it is used, so a truncated one is an error.
+    With fewer shards than workers some already read the next epoch's, so no worker waits.
 
     Args:
         shards: Folder or URL.
         manifest: Of that folder.
-        make_batch: Crops and joins what was read.
+        make_batch: Crops and joins samples.
         batch_size: Rows in a batch.
-        buffer: Clips to shuffle within.
+        buffer: Size of the shuffle buffer (clips).
         rank: This process.
-        world_size: Processes that train together.
-        start: First slot of the run that is still to come.
+        world_size: Number of training processes.
+        start: First slot of the run to yield.
     """
 
     def __init__(
@@ -91,26 +87,49 @@ class ShardStream(IterableDataset[TokenBatch]):
     def __iter__(self) -> Iterator[TokenBatch]:
         worker = get_worker_info()
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        index, total = self.rank * workers + number, self.world_size * workers
-        members = tar_file_expander(self._tars(index, total))
-        decoded = map(self._decode, group_by_keys(members, lcase=False))
-        stream = shuffle(self.buffer, initial=self.buffer, seed=self.make_batch.seed)(decoded)
-        # The loader asks its workers in turn, so this one makes every `workers`-th batch of its rank. With the slots
-        # that this batch has in `TokenDataModule`, it holds every codebook, whatever the layout.
+        entries = self._entries(self.rank * workers + number, self.world_size * workers)
+        samples = itertools.chain.from_iterable(map(self._samples, entries))
+        stream = shuffle(self.buffer, initial=self.buffer, seed=self.make_batch.seed)(samples)
+        # The loader polls its workers in turn, so this one makes every `workers`-th batch of its rank. With the slots
+        # that this batch has in `TokenDataModule`, every codebook gets its share, whatever the layout.
         batches = InfiniteBatchSampler(
             batch_size=self.batch_size, rank=self.rank, world_size=self.world_size, start=self.start
         )
         for slots in itertools.islice(batches, number, None, workers):
             yield self.make_batch(slots, list(itertools.islice(stream, self.batch_size)))
 
-    def _tars(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
-        """Yield this worker's shards, each epoch in another order, beginning about where `start` says."""
+    def _entries(self, worker: int, workers: int) -> Iterator[ShardEntry]:
+        """Yield this worker's shards, each epoch in another order, beginning near the slot `start`."""
         entries = self.manifest.shards
         order = ClipOrder(self.make_batch.seed, len(entries))
         first = self.start * len(entries) // self.manifest.samples
         for place in itertools.count(first + worker, workers):
-            entry = entries[int(order[[place]][0])]
-            yield {"url": f"{self.shards}/{entry.file}", "stream": io.BytesIO(self._read(entry))}
+            yield entries[int(order[[place]][0])]
+
+    def _samples(self, entry: ShardEntry) -> Iterator[Sample]:
+        """Yield the clips of a shard; members other than `.npy` and `.json` are passed over.
+
+        Raises:
+            UserError: The shard or a clip in it is damaged.
+        """
+        where = f"{self.shards}/{entry.file}"
+        archive = BytesArchive(self._read(entry))
+        last, payloads = "", dict[str, bytes]()
+        try:
+            for member in walk_tar(archive):
+                key, extension = split_name(member.name)
+                if extension not in ("npy", "json"):
+                    continue
+                if key != last and payloads:
+                    yield self._decode(where, last, payloads)
+                    payloads = {}
+                if extension in payloads:
+                    raise MalformedError(f"member {member.name} is there twice")
+                last, payloads[extension] = key, archive.read(member.offset, member.size)
+        except MalformedError as error:
+            raise UserError(f"{where} is damaged: {error}; copy it again.") from error
+        if payloads:
+            yield self._decode(where, last, payloads)
 
     def _read(self, entry: ShardEntry) -> bytes:
         if is_remote(self.shards):
@@ -130,35 +149,35 @@ class ShardStream(IterableDataset[TokenBatch]):
             )
         return data
 
-    def _decode(self, sample: dict[str, Any]) -> Sample:
-        """Decode `.npy` and `.json` and nothing else; other members are left as bytes."""
+    def _decode(self, where: str, key: str, payloads: dict[str, bytes]) -> Sample:
         try:
-            tokens = tokens_from_npy(sample.get("npy", b""))
+            check_key(key)
+            tokens = tokens_from_npy(payloads.get("npy", b""))
             check_tokens(tokens, self.manifest.codec)
-            return Sample(sample["__key__"], tokens, parse_metadata(sample.get("json", b"")))
+            return Sample(key, tokens, parse_metadata(payloads.get("json", b"")))
         except MalformedError as error:
-            raise UserError(f"clip {sample['__key__']} in {sample['__url__']} is damaged: {error}") from error
+            raise UserError(f"clip {key} in {where} is damaged: {error}; copy it again.") from error
 
 
 class StreamingDataModule(pl.LightningDataModule):
-    """Endless training batches, streamed; give the trainer `max_steps`.
+    """Endless training batches, streamed; set `max_steps` on the trainer.
 
-    Validation reads `val_shards` as `TokenDataModule` does. A resume begins with about the next shards, not
-    with the exact next clip, and skips what lay in the shuffle buffer.
+    Validation reads `val_shards` as `TokenDataModule` does. A resume begins near the next shards, not with the exact
+    next clip, and skips the clips that were in the shuffle buffer.
 
     Args:
         shards: Folder that `magnet-train tokenize` made, here or at hf://, s3:// or https://.
-        val_shards: Folder to validate on, copied if it is remote; None validates on nothing.
+        val_shards: Folder to validate on, copied if it is remote; None skips validation.
         segment_duration: Length of a training example in seconds.
         batch_size: Examples in a batch on each device.
         num_workers: Loader processes on each device, each with one shard in memory.
         seed: Decides the order of the shards, crops and masks.
-        buffer: Clips that a worker shuffles within.
-        captions: How training varies captions; None leaves them as they are.
-        cache: Where a remote `val_shards` is kept.
+        buffer: Size of each worker's shuffle buffer (clips).
+        captions: Caption augmentation in training; None leaves captions unchanged.
+        cache: Cache for a remote `val_shards`.
 
     Raises:
-        UserError: No shards are there, the two are of different codecs, or a number is out of range.
+        UserError: No shards are there, the two folders are of different codecs, or a number is out of range.
     """
 
     def __init__(
@@ -185,20 +204,19 @@ class StreamingDataModule(pl.LightningDataModule):
         self._start = 0
         self._stream: ShardStream | None = None
         if is_remote(self.shards):
-            content = RemoteFolder(self.shards).read(MANIFEST_NAME, MOST_MANIFEST_BYTES)
+            content = RemoteFolder(self.shards).read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
             self._manifest = parse_manifest(content, f"{self.shards}/{MANIFEST_NAME}")
         else:
             self._manifest = read_manifest(Path(self.shards))
-            ShardReader(Path(self.shards))  # sizes against the manifest
+            ShardReader(Path(self.shards))  # checks sizes against the manifest
         if self.val_shards is not None:
             other = read_manifest(self.val_shards).codec
             self.codec.require_same_tokens(other, self.shards, str(self.val_shards))
-        require_clip_length(self.segment_duration)
-        require_at_least(self, batch_size=1, num_workers=0, seed=0, buffer=1)
+        require_range(self, batch_size=1, num_workers=0, seed=0, buffer=1)
 
     @property
     def codec(self) -> CodecInfo:
-        """Who made the tokens."""
+        """Codec that made the tokens."""
         return self._manifest.codec
 
     @property
@@ -212,7 +230,7 @@ class StreamingDataModule(pl.LightningDataModule):
         return self._manifest.samples
 
     def identity(self) -> dict[str, int | str]:
-        """Say what a run may be resumed with; `streamed` keeps it apart from an exact order."""
+        """Return what must be equal to resume a run; `streamed` distinguishes it from an exact order."""
         return {
             "seed": self.seed,
             "clips": self.train_clips,
@@ -221,14 +239,14 @@ class StreamingDataModule(pl.LightningDataModule):
         }
 
     def start_at(self, slot: int) -> None:
-        """Let the next iteration begin with the shards that come about there."""
+        """Let the next iteration begin with the shards near `slot`."""
         self._start = slot
         if self._stream is not None:
             self._stream.start = slot
 
     def train_dataloader(self) -> DataLoader[TokenBatch]:
         """Return the endless loader of this rank."""
-        rank, world_size = layout(self.trainer)
+        rank, world_size = rank_and_world_size(self.trainer)
         self._stream = ShardStream(
             self.shards,
             self._manifest,
@@ -239,11 +257,11 @@ class StreamingDataModule(pl.LightningDataModule):
             world_size=world_size,
             start=self._start,
         )
-        # New workers for each iteration: old ones would not hear of another start.
+        # new workers for each iteration: persistent ones would not see a changed `start`
         return batch_loader(self._stream, None, self.num_workers, persistent=False)
 
     def val_dataloader(self) -> DataLoader[TokenBatch] | list[DataLoader[TokenBatch]]:
-        """Return the loader of this rank's share of `val_shards`, or none."""
+        """Return the loader of this rank's share of `val_shards`, or an empty list."""
         if self.val_shards is None:
             return []
         clips = SequentialClips([range(read_manifest(self.val_shards).samples)])
@@ -256,5 +274,5 @@ class StreamingDataModule(pl.LightningDataModule):
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader[TokenBatch] | list[DataLoader[TokenBatch]]:
-        """Return the validation loader: its captions are what `predict` turns into clips."""
+        """Return the validation loader, whose captions `predict` turns into clips."""
         return self.val_dataloader()

@@ -1,1 +1,1 @@
-"""Which clip a slot of the run holds: arithmetic on (seed, slot)."""
+"""The global order of clips: which clip each slot holds, computed from (seed, slot)."""

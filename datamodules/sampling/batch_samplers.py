@@ -1,7 +1,6 @@
-"""Share slots out among ranks, so that the global order is the same for any number of them.
+"""Distributed batch samplers over slots: the global order is the same for any number of ranks.
 
-A batch is the numbers of its slots, int64 [batch_size]: the worker that loads it works out the clips, which
-takes no table.
+A batch is the numbers of its slots, int64 [batch_size]; the worker that loads it computes the clips.
 """
 
 from __future__ import annotations
@@ -12,20 +11,20 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Slots: TypeAlias = npt.NDArray[np.int64]  # a slot of -1 only fills up the batch
+Slots: TypeAlias = npt.NDArray[np.int64]  # -1 marks a padding row
 
 
 class InfiniteBatchSampler:
-    """Yield this rank's slice of each global batch, for ever.
+    """Yield this rank's slice of each global batch, without end.
 
-    A global batch is `batch_size * world_size` consecutive slots and rank r takes the r-th slice, so every
-    rank always has a batch and nobody waits for another at an epoch's end.
+    A global batch is `batch_size * world_size` consecutive slots, and rank r takes the r-th slice. So every rank always
+    has a batch, and none waits for another at the end of an epoch.
 
     Args:
         batch_size: Clips in a batch of one rank.
         rank: This process, 0..world_size-1.
-        world_size: Processes that train together.
-        start: First slot of the run that is still to come; may be moved between two iterations.
+        world_size: Number of training processes.
+        start: First slot of the run to yield; may be changed between two iterations.
     """
 
     def __init__(self, *, batch_size: int, rank: int = 0, world_size: int = 1, start: int = 0) -> None:
@@ -42,13 +41,13 @@ class InfiniteBatchSampler:
 
 
 class EvaluationBatchSampler(Sequence[Slots]):
-    """Cover slots 0..slots-1 once, with equally many full batches on each rank; -1 fills up the last.
+    """Cover slots 0..slots-1 once, with the same number of full batches on each rank; -1 pads the last one.
 
     Args:
-        slots: How many there are.
+        slots: Number of slots.
         batch_size: Rows in a batch of one rank.
         rank: This process.
-        world_size: Processes that validate together.
+        world_size: Number of evaluating processes.
     """
 
     def __init__(self, slots: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:

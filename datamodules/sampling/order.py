@@ -1,8 +1,8 @@
-"""Which clip, which crop, which dice: pure functions of (seed, slot).
+"""Random numbers and clip order as pure functions of (seed, slot).
 
-A slot is a sample's number in the whole run, over all ranks and epochs. All randomness is raw Philox bits,
-whose stream NumPy promises to keep; nothing depends on rank, worker, process or clock, and no table is kept:
-a slot's clip costs the same for ten clips and for a billion.
+A slot is a sample's number in the whole run, over all ranks and epochs. All randomness is raw Philox bits, a stream
+that NumPy promises to keep. Nothing depends on rank, worker, process or clock, and no permutation table is stored: the
+clip of a slot costs the same for ten clips and for a billion.
 
 Sources: Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3" (Philox); Black and Rogaway 2002,
 "Ciphers with Arbitrary Finite Domains" (Feistel network and cycle-walking).
@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-ORDER_VERSION = 2  # raise when a slot gets another clip, crop or dice: a resume across the change is refused
+# Raise it when a slot gets another clip, crop or noise: resuming across the change is refused.
+ORDER_VERSION = 2
 _ROUNDS = 6
 
 
 class Purpose(enum.IntEnum):
-    """What bits are drawn for; one seed and number give unrelated bits for each."""
+    """Separate random streams: one seed and number give unrelated bits for each."""
 
     ORDER = 0
     TRAIN = 1
@@ -36,14 +37,14 @@ class Purpose(enum.IntEnum):
 def random_bits(
     seed: int, numbers: npt.ArrayLike, purpose: Purpose, count: int, source: int = 0
 ) -> npt.NDArray[np.uint64]:
-    """Return `count` random 64-bit words for each number; more words begin with the same ones.
+    """Return `count` random 64-bit words for each number; a larger count begins with the same words.
 
     Args:
         seed: The run's seed, 0 or more.
         numbers: Slots or epochs, each 0 or more, of any shape.
-        purpose: Keeps the streams apart.
-        count: How many words.
-        source: Number of the folder in a mixture; keeps their streams apart too.
+        purpose: Which stream.
+        count: Number of words.
+        source: Number of the folder in a mixture, each with its own streams.
 
     Returns:
         uint64, the shape of `numbers` and then `count`.
@@ -61,9 +62,9 @@ def random_bits(
 
 @functools.lru_cache(maxsize=64)
 def _philox(seed: int, purpose: Purpose, source: int, thread: int) -> tuple[np.random.Philox, Any]:
-    """Return a generator and its first state, to be set anew for each number: making one takes ten times as long.
+    """Return a generator and its initial state, which is reset for each number: creating one takes ten times as long.
 
-    Threads do not share one, for another's state could come between setting and drawing.
+    One for each thread, since another thread could set the state between setting and drawing.
     """
     philox = np.random.Philox(
         key=np.array([seed, 0], dtype=np.uint64), counter=np.array([0, 0, source, purpose], dtype=np.uint64)
@@ -92,13 +93,13 @@ def below(word: np.uint64, limit: int) -> int:
 def permute(places: npt.NDArray[np.int64], size: int, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Apply a random-looking bijection of 0..size-1, in constant time and memory.
 
-    A Feistel network on pairs of digits to base ceil(sqrt(size)). It permutes at most 2 sqrt(size) + 1 numbers
-    too many, and what lands there goes through it again until it lands inside (cycle-walking).
+    A Feistel network on pairs of digits to base ceil(sqrt(size)). Its domain has up to 2 sqrt(size) + 1 numbers too
+    many; a result outside 0..size-1 is permuted again until it lies inside (cycle-walking).
 
     Args:
         places: Each in 0..size-1, [n].
         size: 1..2**62.
-        keys: One random word a round; they choose the bijection.
+        keys: One random word for each round; they choose the bijection.
     """
     base = np.uint64(math.isqrt(size - 1) + 1)
     out = _feistel(places.astype(np.uint64), base, keys)
@@ -129,7 +130,7 @@ def _round_keys(seed: int, epoch: int, source: int) -> npt.NDArray[np.uint64]:
 
 
 class ClipOrder:
-    """Say which clip a place in an endless walk over the clips holds: each epoch has each clip once.
+    """Shuffled order of the clips, epoch after epoch without end: each epoch has each clip once.
 
     Args:
         seed: The run's seed.
@@ -143,11 +144,11 @@ class ClipOrder:
         self.source = source
 
     def __getitem__(self, places: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Return the clips, each in 0..clips-1, of places, each 0 or more; [n] for [n]."""
+        """Return the clips at `places`, each 0 or more: numbers in 0..clips-1, [n] for [n]."""
         epochs, within = np.divmod(np.asarray(places, dtype=np.int64), self.clips)
         chosen = np.empty_like(within)
         for epoch in set(epochs.tolist()):
-            here = epochs == epoch
+            rows = epochs == epoch
             keys = _round_keys(self.seed, epoch, self.source)
-            chosen[here] = permute(within[here], self.clips, keys)
+            chosen[rows] = permute(within[rows], self.clips, keys)
         return chosen

@@ -1,7 +1,7 @@
-"""The index sidecar: where in which tar each clip lies, so that any clip is one read away.
+"""Index sidecar: where in which tar each clip lies, so that any clip is one read away.
 
-One fixed-size row for each clip in a `.npy`, 48 bytes each. It is read into memory and checked once: a mapped
-one that shrinks would end the process, and forked workers share the copy all the same.
+A `.npy` with one row of 48 bytes for each clip. It is read into memory and checked once; forked workers share the
+copy. A memory-mapped file that shrinks would kill the process.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.shards.issues import MalformedError, ShrunkError
+from datamodules.shards.files import MalformedError, PlainFile, ShrunkError
 from datamodules.shards.manifest import Manifest
-from datamodules.shards.npy import MOST_HEADER_BYTES, split_header
-from datamodules.shards.plain_files import PlainFile
-from datamodules.shards.tar import BLOCK
-from datamodules.shards.tar import MOST_HEADER_BYTES as MOST_TAR_HEADER_BYTES
+from datamodules.shards.npy import MAX_NPY_HEADER_BYTES, split_header
+from datamodules.shards.tar import BLOCK, MAX_HEADER_BYTES
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.storage.atomic_io import atomic_write
 
@@ -34,28 +32,29 @@ INDEX_DTYPE = np.dtype(
         ("npy_header", "<u8"),  # first tar header block of the .npy member: holds the key
         ("npy_offset", "<u8"),  # payloads, from the start of the tar
         ("json_offset", "<u8"),
-        ("key_hash", "<u8"),  # finds duplicates and splits off validation without reading a single key
+        ("key_hash", "<u8"),  # finds duplicates and holds out validation clips without reading keys
     ]
 )
 IndexRows: TypeAlias = npt.NDArray[Any]  # of INDEX_DTYPE
-MOST_NPY_BYTES = 2**28  # of one clip: a week at 50 frames a second and 4 codebooks
-MOST_JSON_BYTES = 2**20  # of one clip
+MAX_NPY_BYTES = 2**28  # of one clip: a week at 50 frames a second and 4 codebooks
+MAX_JSON_BYTES = 2**20  # of one clip
 _HEADER = re.compile(
     rb"\{'descr': "
     + re.escape(repr(np.lib.format.dtype_to_descr(INDEX_DTYPE)).encode())
     + rb", 'fortran_order': False, 'shape': \(([0-9]{1,18}),\), \} *\n"
 )
 _MAGIC_BYTES = 12  # before the header
-_AT_ONCE = 2**16  # rows checked at a time; what is only a hole on the disk fails before it takes memory
+# Checked at a time, so that a sparse file fails before it takes memory.
+_ROWS_AT_ONCE = 2**16
 
 
 def key_hash(key: str) -> int:
-    """Hash a sample's key to 64 bits, evenly spread and the same everywhere."""
+    """Hash a sample's key to 64 evenly spread bits, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
 def write_index(folder: Path, rows: IndexRows) -> str:
-    """Write the sidecar in one step and return its sha256.
+    """Write the sidecar atomically and return its sha256.
 
     Raises:
         UserError: No room or no permission.
@@ -69,7 +68,7 @@ def write_index(folder: Path, rows: IndexRows) -> str:
 
 
 def open_index(folder: Path, manifest: Manifest) -> IndexRows:
-    """Read the sidecar, as `read_index` does, and say in one sentence what is wrong with it.
+    """Read the sidecar as `read_index` does, with errors for the user.
 
     Raises:
         UserError: It is missing, damaged, or belongs to other shards.
@@ -87,7 +86,7 @@ def open_index(folder: Path, manifest: Manifest) -> IndexRows:
 
 
 def read_index(path: Path, manifest: Manifest) -> IndexRows:
-    """Read the sidecar and check that it is the manifest's, and that every row lies within its shard.
+    """Read the sidecar, and check that it is the manifest's and that every row lies within its shard.
 
     Returns:
         Read-only rows of INDEX_DTYPE, one for each clip.
@@ -103,13 +102,13 @@ def read_index(path: Path, manifest: Manifest) -> IndexRows:
             raise MalformedError("became shorter while it was read") from error
 
 
-def most_index_bytes(manifest: Manifest) -> int:
-    """Return how large the sidecar of these shards can be."""
-    return MOST_HEADER_BYTES + INDEX_DTYPE.itemsize * manifest.samples + _MAGIC_BYTES
+def max_index_bytes(manifest: Manifest) -> int:
+    """Return the largest size that the sidecar of these shards can have."""
+    return MAX_NPY_HEADER_BYTES + INDEX_DTYPE.itemsize * manifest.samples + _MAGIC_BYTES
 
 
 def _read_rows(file: PlainFile, manifest: Manifest) -> IndexRows:
-    beginning = file.read(0, min(file.size, MOST_HEADER_BYTES + _MAGIC_BYTES))
+    beginning = file.read(0, min(file.size, MAX_NPY_HEADER_BYTES + _MAGIC_BYTES))
     try:
         literal, start = split_header(beginning)
     except MalformedError as error:
@@ -126,8 +125,8 @@ def _read_rows(file: PlainFile, manifest: Manifest) -> IndexRows:
     sizes = np.array([shard.bytes for shard in manifest.shards], dtype=np.uint64)
     digest = hashlib.sha256(beginning[:start])
     rows = np.empty(samples, dtype=INDEX_DTYPE)
-    for first in range(0, samples, _AT_ONCE):
-        part = rows[first : first + _AT_ONCE]
+    for first in range(0, samples, _ROWS_AT_ONCE):
+        part = rows[first : first + _ROWS_AT_ONCE]
         data = file.read(start + first * INDEX_DTYPE.itemsize, part.nbytes)
         digest.update(data)
         part[:] = np.frombuffer(data, dtype=INDEX_DTYPE)
@@ -142,28 +141,26 @@ def _read_rows(file: PlainFile, manifest: Manifest) -> IndexRows:
 
 
 def _rows_fit(rows: IndexRows, sizes: npt.NDArray[np.uint64]) -> bool:
-    """Tell whether both members of each clip lie within their shard and side by side, so that one read has them."""
+    """Return whether both members of each clip lie within their shard and side by side, so that one read gets both."""
     if int(rows["shard"].max()) >= len(sizes):
         return False
     limits = sizes[rows["shard"]]
     ends = []
-    for name, most in (("npy", MOST_NPY_BYTES), ("json", MOST_JSON_BYTES)):
+    for name, most in (("npy", MAX_NPY_BYTES), ("json", MAX_JSON_BYTES)):
         offset, length = rows[f"{name}_offset"], rows[f"{name}_bytes"].astype(np.uint64)
         # compared before they are added: sums of 64 bits wrap
         if (length > most).any() or (offset > limits).any() or (length > limits - offset).any():
             return False
         ends.append(offset + length)
     header, json, npy = rows["npy_header"], rows["json_offset"], rows["npy_offset"]
-    if (header >= npy).any() or (npy - header > MOST_TAR_HEADER_BYTES).any():
+    if (header >= npy).any() or (npy - header > MAX_HEADER_BYTES).any():
         return False
-    apart = np.where(
-        json < npy, header - ends[1], json - ends[0]
-    )  # wraps to a huge number where they overlap
-    return not (apart > MOST_TAR_HEADER_BYTES + BLOCK).any()
+    gap = np.where(json < npy, header - ends[1], json - ends[0])  # wraps to a huge number if they overlap
+    return not (gap > MAX_HEADER_BYTES + BLOCK).any()
 
 
 def _tokens_fit(rows: IndexRows, n_q: int) -> bool:
-    """Tell whether the npy files have the size of their tokens [n_q, frames] and a header."""
+    """Return whether each npy file has the size of its tokens [n_q, frames] and a header."""
     tokens = rows["frames"].astype(np.uint64) * (2 * n_q)
-    header = rows["npy_bytes"] - tokens  # wraps to a huge number where the tokens are more than the file
-    return not ((rows["frames"] == 0) | (header > _MAGIC_BYTES + MOST_HEADER_BYTES)).any()
+    header = rows["npy_bytes"] - tokens  # wraps to a huge number if the tokens are larger than the file
+    return not ((rows["frames"] == 0) | (header > _MAGIC_BYTES + MAX_NPY_HEADER_BYTES)).any()

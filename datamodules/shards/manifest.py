@@ -1,6 +1,6 @@
-"""`manifest.json`: what a folder of shards holds and how to tell that it is unharmed.
+"""`manifest.json`: codec, shards, sizes and hashes of a folder of shards.
 
-It is written last: a folder that has one is complete.
+It is written last: a folder with a manifest is complete.
 """
 
 from __future__ import annotations
@@ -14,37 +14,35 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from datamodules.shards.issues import MalformedError
-from datamodules.shards.plain_files import read_whole
-from datamodules.shards.strict_json import parse_object
+from datamodules.shards.files import MalformedError, read_whole
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.storage.atomic_io import atomic_write
+from magnet_train.storage.plain_text import parse_object
 from magnet_train.tokens import CodecInfo
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
-JOB_NAME = "tokenize.json"  # what tokenize was asked for; there from its beginning
-MOST_MANIFEST_BYTES = (
-    32 * 2**20
-)  # about 170,000 shards; decoded, the worst JSON takes 25 times as much memory
+JOB_NAME = "tokenize.json"  # settings of the tokenize command; written before the first shard
+# About 170,000 shards; decoded, the worst JSON takes 25 times as much memory.
+MAX_MANIFEST_BYTES = 32 * 2**20
 
-_RANGES: dict[str, tuple[float, float]] = {  # of a codec's numbers; the widest codecs have 32 codebooks
+_CODEC_RANGES: dict[str, tuple[float, float]] = {  # the widest published codecs have 32 codebooks
     "sample_rate": (1, 10**6),
     "channels": (1, 2),
     "frame_rate": (0.01, 10**6),
     "n_q": (1, 256),
     "card": (1, 2**16),  # tokens are uint16
 }
-_LONGEST_NAME = 255
+_MAX_NAME_LENGTH = 255
 _SHA256 = re.compile(r"[0-9a-f]{1,64}")
-_SHOWN = 60  # characters of a value in an error
+_QUOTED = 60  # characters of a value in an error
 _REMEDY = "copy it again or tokenize again"
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """What the manifest says of one tar.
+    """One tar in the manifest.
 
     Args:
         file: Name within the folder.
@@ -63,11 +61,11 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A folder of shards in one record.
+    """The record of a folder of shards.
 
     Args:
-        codec: Who made the tokens.
-        shards: One entry for each tar; an index row names a shard by its place here.
+        codec: Codec that made the tokens.
+        shards: One entry for each tar; an index row names a shard by its place in this list.
         index_sha256: Hash of the index sidecar in hexadecimal.
     """
 
@@ -82,18 +80,18 @@ class Manifest:
 
     @property
     def seconds(self) -> float:
-        """Audio in all shards."""
+        """Length of the audio in all shards (s)."""
         return sum(shard.frames for shard in self.shards) / self.codec.frame_rate
 
     @property
     def fingerprint(self) -> str:
-        """Tell this set of clips from any other: 16 hexadecimal digits, the same wherever the folder lies."""
+        """Identify this set of clips: 16 hexadecimal digits that do not depend on where the folder lies."""
         text = "\n".join(shard.sha256 for shard in self.shards)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` in one step.
+    """Write `manifest.json` atomically.
 
     Raises:
         UserError: No room or no permission, or more shards than a manifest can list.
@@ -107,9 +105,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "shards": [asdict(shard) for shard in manifest.shards],
     }
     content = json.dumps(record, indent=1).encode() + b"\n"
-    if len(content) > MOST_MANIFEST_BYTES:
+    if len(content) > MAX_MANIFEST_BYTES:
         raise UserError(
-            f"{folder} has {len(manifest.shards)} shards, more than a manifest of {MOST_MANIFEST_BYTES} bytes "
+            f"{folder} has {len(manifest.shards)} shards, more than a manifest of {MAX_MANIFEST_BYTES} bytes "
             "can list; put more clips into each."
         )
     with atomic_write(folder / MANIFEST_NAME) as file:
@@ -124,7 +122,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        return parse_manifest(read_whole(path, MOST_MANIFEST_BYTES), path)
+        return parse_manifest(read_whole(path, MAX_MANIFEST_BYTES), path)
     except FileNotFoundError as error:
         raise UserError(_explain_missing(folder)) from error
     except MalformedError as error:
@@ -134,21 +132,19 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(content: bytes, path: Path | str) -> Manifest:
-    """Decode the bytes of a `manifest.json`; `path` is named in errors.
-
-    `verify`, training and downloads all begin with these checks.
+    """Decode and check the bytes of a `manifest.json`; `path` is named in errors.
 
     Raises:
-        UserError: It is unreadable, of a later format, or says what cannot be.
+        UserError: It is unreadable, of a later format, or holds impossible values.
     """
     try:
         record = parse_object(content)
-    except MalformedError as error:
-        raise UserError(f"{path} is {error}; {_REMEDY}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is unreadable ({error}); {_REMEDY}.") from error
     found = record.get("format")
     if type(found) is not int or found != FORMAT:
         raise UserError(
-            f"{path} is of format {_shown(found)} and this version reads format {FORMAT}; tokenize again."
+            f"{path} has format {_quote(found)} and this version reads format {FORMAT}; tokenize again."
         )
     try:
         codec = read_codec(_field(record, "codec", dict), where=f"codec in {path}")
@@ -157,7 +153,7 @@ def parse_manifest(content: bytes, path: Path | str) -> Manifest:
         )
         index_sha256 = _sha256(record, "index_sha256")
     except MalformedError as error:
-        raise UserError(f"{path} lacks or garbles {error}; {_REMEDY}.") from error
+        raise UserError(f"{path} has no valid {error}; {_REMEDY}.") from error
     names = Counter(shard.file for shard in shards)
     if len(names) < len(shards):
         raise UserError(f"{path} lists {names.most_common(1)[0][0]} twice; {_REMEDY}.")
@@ -168,7 +164,7 @@ def parse_manifest(content: bytes, path: Path | str) -> Manifest:
 
 
 def read_codec(record: Mapping[str, Any], where: str) -> CodecInfo:
-    """Read the codec that a manifest or sample names, and require what format 1 can hold.
+    """Read the codec record of a manifest or sample, and check the ranges of format 1.
 
     Args:
         record: The fields of a `CodecInfo`.
@@ -178,10 +174,10 @@ def read_codec(record: Mapping[str, Any], where: str) -> CodecInfo:
         UserError: A field is missing, of another type, or out of range.
     """
     for name, value in record.items():
-        low, high = _RANGES.get(name, (None, None))
+        low, high = _CODEC_RANGES.get(name, (None, None))
         if name in ("id", "sha256"):
-            fits = isinstance(value, str) and len(value) <= _LONGEST_NAME and value.isprintable()
-            wanted = f"printable text of at most {_LONGEST_NAME} characters"
+            fits = isinstance(value, str) and len(value) <= _MAX_NAME_LENGTH and value.isprintable()
+            wanted = f"printable text of at most {_MAX_NAME_LENGTH} characters"
         elif low is not None and high is not None:
             kinds = (int, float) if name == "frame_rate" else (int,)
             fits = type(value) in kinds and low <= value <= high
@@ -189,25 +185,25 @@ def read_codec(record: Mapping[str, Any], where: str) -> CodecInfo:
         else:
             continue  # from a later version
         if not fits:
-            raise UserError(f"{where} has {name} {_shown(value)} and needs {wanted}; {_REMEDY}.")
+            raise UserError(f"{where} has {name} {_quote(value)} and needs {wanted}; {_REMEDY}.")
     return CodecInfo.from_dict(record, where=where)
 
 
 def check_shard_name(file: str) -> None:
-    """Require the name of a tar in the folder itself: a manifest from elsewhere must not point out of it.
+    """Require the name of a tar in the folder itself, since a foreign manifest must not point out of the folder.
 
     Raises:
-        MalformedError: It has slashes or what cannot be printed, begins with a dot, or does not end in .tar.
+        MalformedError: It has slashes or unprintable characters, begins with a dot, or does not end in .tar.
     """
     fits = file.endswith(".tar") and not file.startswith(".") and "/" not in file and "\\" not in file
-    if not fits or not file.isprintable() or len(file.encode()) > _LONGEST_NAME:
-        raise MalformedError(f"shard name {_shown(file)}")
+    if not fits or not file.isprintable() or len(file.encode()) > _MAX_NAME_LENGTH:
+        raise MalformedError(f"shard name {_quote(file)}")
 
 
 def _read_entry(entry: Any, place: int) -> ShardEntry:
     where = f"shards[{place}]"
     if not isinstance(entry, dict):
-        raise MalformedError(f"{where} {_shown(entry)}")
+        raise MalformedError(f"{where} {_quote(entry)}")
     try:
         file = _field(entry, "file", str)
         check_shard_name(file)
@@ -230,30 +226,30 @@ def _field(record: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
         raise MalformedError(name)
     value = record[name]
     if type(value) is not kind:  # exactly: True is an int to Python
-        raise MalformedError(f"{name} {_shown(value)}")
+        raise MalformedError(f"{name} {_quote(value)}")
     return value
 
 
 def _count(record: Mapping[str, Any], name: str) -> int:
     value = _field(record, name, int)
     if not 0 <= value < 2**63:
-        raise MalformedError(f"{name} {_shown(value)}")
+        raise MalformedError(f"{name} {_quote(value)}")
     return value
 
 
 def _sha256(record: Mapping[str, Any], name: str) -> str:
     value = _field(record, name, str)
     if not _SHA256.fullmatch(value):
-        raise MalformedError(f"{name} {_shown(value)}")
+        raise MalformedError(f"{name} {_quote(value)}")
     return value
 
 
-def _shown(value: Any) -> str:
-    """Write a value of the file in an error: escaped, and no more than its beginning."""
+def _quote(value: Any) -> str:
+    """Return a value for an error message: escaped, and only its beginning."""
     if isinstance(value, (dict, list)):
         return f"a {type(value).__name__}"
     text = ascii(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    return text if len(text) <= _QUOTED else text[:_QUOTED] + "..."
 
 
 def _explain_missing(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Tokens as `.npy` bytes, read strictly: integers [K, T] and nothing else, never a pickle.
+"""Strict decoder of `.npy` tokens: integers [K, T] and nothing else, never a pickle.
 
 Shapes: tokens int16 or uint16 [K, T] with K codebooks and T frames.
 """
@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.shards.issues import MalformedError
+from datamodules.shards.files import MalformedError
 
 TokenArray: TypeAlias = npt.NDArray[np.integer[Any]]
 
-MOST_HEADER_BYTES = 10_000  # numpy's own limit
+MAX_NPY_HEADER_BYTES = 10_000  # numpy's own limit
 
 _MAGIC = b"\x93NUMPY"
 _HEADER = re.compile(
@@ -25,14 +25,11 @@ _HEADER = re.compile(
     rb"'shape': \((?P<shape>(?:[0-9]{1,18}, ?)*(?:[0-9]{1,18})?)\),? *\} *\n?"
 )
 _DTYPES: dict[bytes, np.dtype[np.integer[Any]]] = {b"<i2": np.dtype("<i2"), b"<u2": np.dtype("<u2")}
-_SHOWN = 60  # bytes of a header in an error
+_QUOTED = 60  # bytes of a header in an error
 
 
 def split_header(payload: bytes) -> tuple[bytes, int]:
-    """Take the dictionary literal out of the beginning of an npy file.
-
-    Returns:
-        The literal as it stands there, and the byte at which the data begin.
+    """Return the header literal at the beginning of an npy file, and the byte at which the data begin.
 
     Raises:
         MalformedError: Not an npy file, an unknown version, or more than 10,000 bytes of header.
@@ -45,8 +42,8 @@ def split_header(payload: bytes) -> tuple[bytes, int]:
         start, length = 12, struct.unpack_from("<I", payload, 8)[0]
     else:
         raise MalformedError(f".npy version {payload[6]} is unknown")
-    if length > MOST_HEADER_BYTES:
-        raise MalformedError(f"its .npy header has {length} bytes, more than {MOST_HEADER_BYTES}")
+    if length > MAX_NPY_HEADER_BYTES:
+        raise MalformedError(f"its .npy header has {length} bytes, more than {MAX_NPY_HEADER_BYTES}")
     if len(payload) < start + length:
         raise MalformedError("its .npy header is cut short")
     return payload[start : start + length], start + length
@@ -56,7 +53,7 @@ def tokens_from_npy(payload: bytes) -> TokenArray:
     """Decode the bytes of one `.npy` member without copying.
 
     Returns:
-        Read-only tokens [K, T], int16 or uint16; their range is for the caller to check.
+        Read-only tokens [K, T], int16 or uint16; `scan.check_tokens` checks their range.
 
     Raises:
         MalformedError: Not an npy file, another dtype, shape or order, or too few or too many bytes.
@@ -69,20 +66,19 @@ def tokens_from_npy(payload: bytes) -> TokenArray:
     return np.ndarray((n_q, frames), dtype, payload, start)
 
 
-@functools.lru_cache(maxsize=4096)  # clips of one length share their header byte for byte
+@functools.lru_cache(maxsize=4096)  # clips of one length have the same header, byte for byte
 def _parse_header(header: bytes) -> tuple[np.dtype[np.integer[Any]], int, int]:
-    """Return dtype, K and T of the dictionary literal in an npy header."""
+    """Return dtype, K and T."""
     match = _HEADER.fullmatch(header)
     if match is None:
-        raise MalformedError(f"unreadable .npy header {header[:_SHOWN]!r}")
+        raise MalformedError(f"unreadable .npy header {header[:_QUOTED]!r}")
     dtype = _DTYPES.get(match["dtype"])
     if dtype is None:
-        raise MalformedError(
-            f"dtype {match['dtype'][:_SHOWN].decode('ascii', 'replace')!r} is neither int16 nor uint16"
-        )
+        name = match["dtype"][:_QUOTED].decode("ascii", "replace")
+        raise MalformedError(f"dtype {name!r} is neither int16 nor uint16")
     shape = [int(size) for size in match["shape"].replace(b" ", b"").split(b",") if size]
     if len(shape) != 2:
-        raise MalformedError(f"shape {str(shape)[:_SHOWN]} is not [K, T]")
+        raise MalformedError(f"shape {str(shape)[:_QUOTED]} is not [K, T]")
     if match["fortran"] == b"True" and min(shape) > 1:
         raise MalformedError("tokens are in Fortran order, not C order")
     return dtype, shape[0], shape[1]

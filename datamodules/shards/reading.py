@@ -1,4 +1,4 @@
-"""Read any clip of a folder of shards with one `pread`.
+"""Random access to the clips of a folder of shards, one `pread` each.
 
 Shapes: tokens int16 or uint16 [K, T], the whole clip.
 """
@@ -13,20 +13,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from datamodules.shards.files import MalformedError, open_regular, read_at
 from datamodules.shards.index import IndexRows, key_hash, open_index
-from datamodules.shards.issues import MalformedError
 from datamodules.shards.manifest import read_manifest
 from datamodules.shards.npy import TokenArray, tokens_from_npy
-from datamodules.shards.plain_files import open_plain, read_at
 from datamodules.shards.scan import check_key, check_tokens, parse_metadata
 from datamodules.shards.tar import BLOCK, member_name, split_name
 from magnet_train.errors import UserError, cannot_read
 
-_MOST_OPEN_FILES = 256
+_MAX_OPEN_FILES = 256
 
 
 class Sample(NamedTuple):
-    """One clip as it lies in a shard."""
+    """One clip as stored in a shard."""
 
     key: str
     tokens: TokenArray
@@ -34,17 +33,16 @@ class Sample(NamedTuple):
 
 
 class ShardReader:
-    """Give the clips of a folder by number.
+    """Read the clips of a folder by number.
 
-    Opening compares the size of each tar with the manifest, so a truncated shard stops a run at its start
-    instead of losing clips in silence. Pickling carries only the folder's name; a spawned worker reads the
-    index again, a forked one shares it.
+    Opening compares the size of each tar with the manifest, so a truncated shard stops a run at its start. A pickle
+    holds only the folder's name: a spawned worker reads the index again, a forked one shares it.
 
     Args:
         folder: Shards, `manifest.json` and the index sidecar.
 
     Raises:
-        UserError: Something is missing, of another size than the manifest says, or of a later format.
+        UserError: A file is missing, of another size than in the manifest, or of a later format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,7 +59,7 @@ class ShardReader:
         """Read one clip.
 
         Raises:
-            UserError: Its bytes are not what the index promises; names shard and key.
+            UserError: It is damaged; names shard and key.
         """
         (sample,) = self.read(np.array([number]))
         if isinstance(sample, UserError):
@@ -69,7 +67,7 @@ class ShardReader:
         return sample
 
     def read(self, numbers: npt.NDArray[np.int64]) -> list[Sample | UserError]:
-        """Read several clips; in place of a damaged one stands the error that names shard and key."""
+        """Read several clips; for a damaged one, return the error that names shard and key in its place."""
         rows = self.index[numbers].tolist()
         return [self._sample(number, row) for number, row in zip(numbers.tolist(), rows, strict=True)]
 
@@ -129,9 +127,9 @@ class ShardReader:
     def _read(self, shard: int, start: int, size: int) -> bytes:
         descriptor = self._files.get(shard)
         if descriptor is None:
-            if len(self._files) >= _MOST_OPEN_FILES:
+            if len(self._files) >= _MAX_OPEN_FILES:
                 os.close(self._files.pop(next(iter(self._files))))
-            descriptor = open_plain(self.folder / self.manifest.shards[shard].file)
+            descriptor = open_regular(self.folder / self.manifest.shards[shard].file)
             self._files[shard] = descriptor
         return read_at(descriptor, start, size)
 
@@ -148,20 +146,20 @@ class ShardReader:
             if size != shard.bytes:
                 state = "truncated" if size < shard.bytes else "changed"
                 raise UserError(
-                    f"{path} has {size} bytes and the manifest says {shard.bytes}: it is {state}; copy it "
+                    f"{path} has {size} bytes instead of the {shard.bytes} in the manifest: it is {state}; copy it "
                     f"again or run `magnet-train verify {self.folder}`."
                 )
 
 
 def _key(headers: bytes, expected: int) -> str:
-    """Return the key in the header blocks of a clip's `.npy`, whose hash the index has as `expected`."""
-    if len(headers) == BLOCK:  # a short name: the hash vouches for it, so that the checksum need not
+    """Return the key in the header blocks of a clip's `.npy`, and require its hash to be the index's."""
+    if len(headers) == BLOCK:  # a short name: the hash proves it, so the checksum need not be computed
         name = headers[:100].partition(b"\0")[0].decode("utf-8", "replace")
-        plain = name[-4:] == ".npy" and name.count(".") == 1 and name.isprintable()
-        if plain and key_hash(key := name[:-4]) == expected:
+        is_plain = name[-4:] == ".npy" and name.count(".") == 1 and name.isprintable()
+        if is_plain and key_hash(key := name[:-4]) == expected:
             return key
     key, _ = split_name(member_name(headers))
     if key_hash(key) != expected:
-        raise MalformedError(f"the shard has it as {key} and the index does not")
+        raise MalformedError(f"the shard has key {key} where the index has another")
     check_key(key)
     return key

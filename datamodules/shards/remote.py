@@ -1,7 +1,7 @@
-"""Copy remote folders of shards to this machine: tokens are small, and reading single clips needs a disk.
+"""Local cache of remote shard folders: tokens are small, and random access to clips needs a disk.
 
-A copy is named after its manifest, so one set of shards is kept once wherever it came from, and what the cache
-holds can never be out of date.
+A copy is named after its manifest, so equal shards are kept once wherever they come from, and a cached copy cannot be
+out of date.
 """
 
 from __future__ import annotations
@@ -14,70 +14,70 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from datamodules.shards.index import INDEX_NAME, most_index_bytes
-from datamodules.shards.manifest import MANIFEST_NAME, MOST_MANIFEST_BYTES, parse_manifest
+from datamodules.shards.index import INDEX_NAME, max_index_bytes
+from datamodules.shards.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, ShardEntry, parse_manifest
 from datamodules.shards.remote_files import RemoteFolder
 from datamodules.shards.tar import BLOCK
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors, partial_path, publish
 
-_in_use: list[IO[bytes]] = []  # locks on the copies that this process reads, kept while it lives
+# Shared locks on the copies that this process reads, kept while it lives. `flock`, since a forked worker must not end
+# them and `filelock` has no shared lock.
+_in_use: list[IO[bytes]] = []
 
 
 def is_remote(name: str | Path) -> bool:
-    """Tell a URL from a path."""
+    """Return whether a name is a URL."""
     return "://" in str(name)
 
 
 @dataclass(frozen=True)
 class ShardCache:
-    """Where copies of remote shards are kept, shared by the processes of a machine.
+    """Cache of remote shards on disk, shared by the processes of a machine.
 
     Args:
         folder: None is `magnet-train` in $XDG_CACHE_HOME, else in ~/.cache.
-        gigabytes: Most that it may hold; the copies used longest ago make room, those in use never.
+        gigabytes: Largest size; the least recently used copies are removed to make room, those in use never.
     """
 
     folder: str | None = None
     gigabytes: float = 200.0
 
     def local_folder(self, name: str | Path) -> Path:
-        """Return a local folder as it is, and the copy of a remote one, downloaded if it is not there yet.
+        """Return a local folder as it is, or the copy of a remote one, downloaded if necessary.
 
-        Processes that ask at once wait for one download. One that was broken off goes on where it was.
+        Processes that start at the same time wait for one download. An interrupted download is resumed.
 
         Raises:
-            UserError: The folder cannot be reached or is not what its manifest says, or there is no room.
+            UserError: The folder cannot be reached or does not match its manifest, or there is no room.
         """
         if not is_remote(name):
             return Path(name).expanduser()
         source = RemoteFolder(str(name).rstrip("/"))
-        manifest = source.read(MANIFEST_NAME, MOST_MANIFEST_BYTES)
+        manifest = source.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
         files = _files(source, manifest)
         cache = self._path()
         with explain_disk_errors(cache):
             cache.mkdir(parents=True, exist_ok=True)
         target = cache / hashlib.sha256(manifest).hexdigest()[:16]
         with (cache / ".lock").open("ab") as lock:
-            fcntl.flock(
-                lock, fcntl.LOCK_EX
-            )  # one download at a time on this machine; freed when it is closed
-            missing = [file for file in files if not _has(target / file.name, file.bytes)]
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one download at a time on this machine; freed on close
+            missing = [file for file in files if not _has(target / file.file, file.bytes)]
             if missing or not (target / MANIFEST_NAME).exists():
                 self._make_room(target, sum(file.bytes for file in files))
                 target.mkdir(exist_ok=True)
                 _download(source, target, missing)
-                with atomic_write(target / MANIFEST_NAME) as copy:  # last: a folder that has one is complete
+                with atomic_write(target / MANIFEST_NAME) as copy:  # last: marks the folder as complete
                     copy.write(manifest)
-            used = _lock_path(target).open("ab")
-            fcntl.flock(used, fcntl.LOCK_SH)
+            in_use = _lock_path(target).open("ab")
+            fcntl.flock(in_use, fcntl.LOCK_SH)
             now = time.time_ns()
-            os.utime(used.fileno(), ns=(now, now))  # when it was last used; the kernel's own clock is coarser
-            _in_use.append(used)
+            os.utime(in_use.fileno(), ns=(now, now))  # time of last use; the kernel's own clock is coarser
+            _in_use.append(in_use)
         return target
 
     def _path(self) -> Path:
@@ -105,32 +105,26 @@ class ShardCache:
             )
 
 
-class _File(NamedTuple):
-    name: str
-    bytes: int
-    sha256: str
-
-
-def _files(source: RemoteFolder, manifest: bytes) -> list[_File]:
-    record = parse_manifest(manifest, f"{source.url}/{MANIFEST_NAME}")
-    total = sum(shard.bytes for shard in record.shards)
-    if record.samples * 4 * BLOCK > total:  # a clip is two members of at least two blocks each
+def _files(source: RemoteFolder, content: bytes) -> list[ShardEntry]:
+    """List index and shards of a manifest, after checking that their sizes are plausible."""
+    manifest = parse_manifest(content, f"{source.url}/{MANIFEST_NAME}")
+    total = sum(shard.bytes for shard in manifest.shards)
+    if manifest.samples * 4 * BLOCK > total:  # a clip has two members of at least two blocks each
         raise UserError(
-            f"{source.url}/{MANIFEST_NAME} lists {record.samples} clips in {total} bytes of shards, which do not "
-            "hold so many; upload it again."
+            f"{source.url}/{MANIFEST_NAME} lists {manifest.samples} clips in {total} bytes of shards, too few bytes "
+            "for them; upload it again."
         )
-    most = most_index_bytes(record)
-    size = source.size(INDEX_NAME, most)
-    if size > most:
+    limit = max_index_bytes(manifest)
+    size = source.size(INDEX_NAME, limit)
+    if size > limit:
         raise UserError(
-            f"{source.url}/{INDEX_NAME} is larger than {most} bytes, more than {record.samples} clips take; "
+            f"{source.url}/{INDEX_NAME} is larger than {limit} bytes, more than {manifest.samples} clips take; "
             "upload it again."
         )
-    index = _File(INDEX_NAME, size, record.index_sha256)
-    return [index, *(_File(shard.file, shard.bytes, shard.sha256) for shard in record.shards)]
+    return [ShardEntry(INDEX_NAME, size, 0, 0, manifest.index_sha256), *manifest.shards]
 
 
-def _download(source: RemoteFolder, target: Path, files: list[_File]) -> None:
+def _download(source: RemoteFolder, target: Path, files: list[ShardEntry]) -> None:
     columns = (
         "{task.description}",
         BarColumn(),
@@ -141,23 +135,25 @@ def _download(source: RemoteFolder, target: Path, files: list[_File]) -> None:
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task(source.url, total=sum(file.bytes for file in files))
         for file in files:
-            _fetch(source, target / file.name, file, lambda came: bar.advance(task, came))
+            _download_file(source, target / file.file, file, lambda count: bar.advance(task, count))
 
 
-def _fetch(source: RemoteFolder, target: Path, file: _File, progress: Callable[[int], None]) -> None:
+def _download_file(
+    source: RemoteFolder, target: Path, file: ShardEntry, progress: Callable[[int], None]
+) -> None:
     partial = partial_path(target)
     if partial.exists() and partial.stat().st_size > file.bytes:
         partial.unlink()
-    for _ in range(2):  # what was left by a broken download may itself be damaged: then once from the start
-        source.append(file.name, partial, file.bytes, progress)
-        with partial.open("rb") as came:
-            digest = hashlib.file_digest(came, "sha256").hexdigest()
+    for _ in range(2):  # an interrupted download may have left damaged bytes: then once from the start
+        source.append(file.file, partial, file.bytes, progress)
+        with partial.open("rb") as downloaded:
+            digest = hashlib.file_digest(downloaded, "sha256").hexdigest()
         if digest == file.sha256:
             publish(partial, target)
             return
         partial.unlink()
     raise UserError(
-        f"{source.url}/{file.name} is not the file that its manifest lists (sha256 differs); upload it again."
+        f"{source.url}/{file.file} is not the file that its manifest lists (sha256 differs); upload it again."
     )
 
 

@@ -1,6 +1,6 @@
-"""Read every byte of one shard: the one place that knows what a sound shard is.
+"""Check every byte of one shard: the one definition of a sound shard.
 
-The writer takes its index rows from here, `verify` its problems, and adopting foreign tars both.
+`tokenize` and `ShardWriter` take their index rows from here, `verify` its issues, and adopting foreign tars both.
 """
 
 from __future__ import annotations
@@ -13,41 +13,56 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.shards.index import INDEX_DTYPE, MOST_JSON_BYTES, MOST_NPY_BYTES, IndexRows, key_hash
-from datamodules.shards.issues import Issue, MalformedError, ShrunkError
+from datamodules.shards.files import MalformedError, PlainFile, ShrunkError
+from datamodules.shards.index import INDEX_DTYPE, MAX_JSON_BYTES, MAX_NPY_BYTES, IndexRows, key_hash
 from datamodules.shards.manifest import ShardEntry
 from datamodules.shards.npy import tokens_from_npy
-from datamodules.shards.plain_files import PlainFile
-from datamodules.shards.strict_json import parse_object
 from datamodules.shards.tar import Archive, Member, split_name, walk_tar
+from magnet_train.storage.plain_text import parse_object
 from magnet_train.tokens import CodecInfo
 
-METADATA_FIELDS = (
-    "genre",
-    "moods",
-    "instrument",
-    "keywords",
-    "key",
-    "bpm",
-)  # that captions in training may use
-LONGEST_CAPTION = 10_000  # characters; tokenizers of text take a minute and gigabytes for a million
-_MOST_PROBLEMS = 1000  # of one shard; the first thousand describe a broken tar well enough
-_ROWS_AT_ONCE = 2**14  # tuples of Python take seven times the memory of a row
+# Metadata that training may append to a caption.
+METADATA_FIELDS = ("genre", "moods", "instrument", "keywords", "key", "bpm")
+# Characters; for a million of them a text tokenizer takes a minute and gigabytes.
+MAX_CAPTION_LENGTH = 10_000
+_MAX_ISSUES = 1000  # of one shard; enough to describe a broken tar
+_ROWS_AT_ONCE = 2**14  # Python tuples take seven times the memory of a row
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One thing that is wrong with a folder of shards.
+
+    Args:
+        shard: File name within the folder.
+        key: Sample within the shard, or None for the shard as a whole.
+        what: Description of the damage.
+        remedy: What to do about it.
+    """
+
+    shard: str
+    key: str | None
+    what: str
+    remedy: str = "copy it again or tokenize again"
+
+    def __str__(self) -> str:
+        where = self.shard if self.key is None else f"{self.shard}, key {self.key}"
+        return f"{where}: {self.what}"
 
 
 @dataclass
 class ShardScan:
-    """What one shard holds.
+    """Contents of one shard.
 
     Args:
         entry: Sizes, counts and hash as found.
-        rows: Index rows [samples] of the sound samples, `shard` set to the number asked for.
-        problems: Everything that is wrong with it.
+        rows: Index rows [samples] of the sound samples, `shard` set to the requested number.
+        issues: Everything that is wrong with it.
     """
 
     entry: ShardEntry
     rows: IndexRows
-    problems: list[Issue] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
 
 
 def scan_shard(path: Path, number: int, codec: CodecInfo) -> ShardScan:
@@ -59,37 +74,37 @@ def scan_shard(path: Path, number: int, codec: CodecInfo) -> ShardScan:
         codec: Gives n_q and card; the tokens have to fit.
 
     Returns:
-        What was found; a bad sample is a problem in the list and never an exception.
+        What was found; damage is listed in `issues` and never raised.
     """
-    problems: list[Issue] = []
+    issues: list[Issue] = []
     rows = [np.empty(0, dtype=INDEX_DTYPE)]
     pending: list[tuple[int, ...]] = []
     size, digest = 0, ""
     try:
         with PlainFile(path) as file:
             size, digest = file.size, file.sha256()
-            for key, members in _group_members(path.name, file, problems):
+            for key, members in _group_members(path.name, file, issues):
                 try:
                     pending.append((number, *_check_sample(key, members, file, codec)))
                 except MalformedError as error:
-                    problems.append(Issue(path.name, key, str(error)))
-                if len(problems) >= _MOST_PROBLEMS:
-                    problems.append(Issue(path.name, None, "has more problems, which are not listed"))
+                    issues.append(Issue(path.name, key, str(error)))
+                if len(issues) >= _MAX_ISSUES:
+                    issues.append(Issue(path.name, None, "has more issues, which are not listed"))
                     break
                 if len(pending) >= _ROWS_AT_ONCE:
                     rows.append(np.array(pending, dtype=INDEX_DTYPE))
                     pending = []
     except ShrunkError as error:
-        problems.append(Issue(path.name, None, f"{error}: it became shorter while it was read"))
+        issues.append(Issue(path.name, None, f"{error}: it became shorter while it was read"))
     except OSError as error:
-        problems.append(no_access(path.name, error))
+        issues.append(unreadable_issue(path.name, error))
     found = np.concatenate([*rows, np.array(pending, dtype=INDEX_DTYPE)])
     entry = ShardEntry(path.name, size, len(found), int(found["frames"].sum(dtype=np.int64)), digest)
-    return ShardScan(entry, found, problems)
+    return ShardScan(entry, found, issues)
 
 
-def no_access(name: str, error: OSError) -> Issue:
-    """Describe a file that is there and cannot be read."""
+def unreadable_issue(name: str, error: OSError) -> Issue:
+    """Describe a file that exists and cannot be read."""
     what = f"cannot be read ({error.strerror or error})"
     if isinstance(error, PermissionError):
         return Issue(name, None, what, remedy="correct its permissions")
@@ -100,36 +115,35 @@ def parse_metadata(payload: bytes) -> dict[str, Any]:
     """Decode the JSON of a sample.
 
     Raises:
-        MalformedError: Not strict JSON, not an object, `text` is not a string, or what becomes a caption is
-            longer than `LONGEST_CAPTION`.
+        MalformedError: Larger than 1 MiB, not strict JSON, not an object, `text` is not a string, or the caption and
+            the fields that may be appended to it are longer than `MAX_CAPTION_LENGTH`.
     """
-    if len(payload) > MOST_JSON_BYTES:
-        raise MalformedError(f"its .json has {len(payload)} bytes, more than {MOST_JSON_BYTES}")
+    if len(payload) > MAX_JSON_BYTES:
+        raise MalformedError(f"its .json has {len(payload)} bytes, more than {MAX_JSON_BYTES}")
     try:
         record = parse_object(payload)
-    except MalformedError as error:
-        raise MalformedError(f"its .json is {error}") from error
+    except ValueError as error:
+        raise MalformedError(f"its .json is unreadable ({error})") from error
     if not isinstance(record.get("text", ""), str):
         raise MalformedError(f"its text is a {type(record['text']).__name__}, not a string")
-    if len(payload) > LONGEST_CAPTION:  # else no caption in it can be longer
+    if len(payload) > MAX_CAPTION_LENGTH:  # otherwise no caption in it can be longer
         _check_caption(record)
     return record
 
 
 def _check_caption(record: Mapping[str, Any]) -> None:
-    """Bound the caption, and what training may append to it."""
     text = len(record.get("text", ""))
-    if text > LONGEST_CAPTION:
-        raise MalformedError(f"its text has {text} characters, more than {LONGEST_CAPTION}")
+    if text > MAX_CAPTION_LENGTH:
+        raise MalformedError(f"its text has {text} characters, more than {MAX_CAPTION_LENGTH}")
     fields = sum(len(str(record[name])) for name in METADATA_FIELDS if name in record)
-    if text + fields > LONGEST_CAPTION:
+    if text + fields > MAX_CAPTION_LENGTH:
         raise MalformedError(
-            f"its text and {', '.join(METADATA_FIELDS)} have {text + fields} characters, more than {LONGEST_CAPTION}"
+            f"its text and {', '.join(METADATA_FIELDS)} have {text + fields} characters, more than {MAX_CAPTION_LENGTH}"
         )
 
 
 def check_key(key: str) -> None:
-    """Require the name of a sample to be one that can be a file's.
+    """Require the name of a sample to be a possible file name within the folder.
 
     Raises:
         MalformedError: It is empty, or leads out of the folder.
@@ -141,7 +155,7 @@ def check_key(key: str) -> None:
 
 
 def check_tokens(tokens: npt.NDArray[np.integer[Any]], codec: CodecInfo) -> None:
-    """Require tokens [K, T] to be what `codec` can say.
+    """Require tokens [K, T] to be ids of `codec`.
 
     Raises:
         MalformedError: Wrong K, no frames, or an id outside 0..card-1.
@@ -157,28 +171,28 @@ def check_tokens(tokens: npt.NDArray[np.integer[Any]], codec: CodecInfo) -> None
 
 
 def _group_members(
-    shard: str, archive: Archive, problems: list[Issue]
+    shard: str, archive: Archive, issues: list[Issue]
 ) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Put members that follow each other with one key together, as webdataset does."""
+    """Group consecutive members of one key, as webdataset does, and note duplicates and foreign members."""
     last: tuple[str, dict[str, Member]] | None = None
     seen: set[int] = set()
     try:
         for member in walk_tar(archive):
             key, extension = split_name(member.name)
             if extension not in ("npy", "json"):
-                problems.append(Issue(shard, key, f"member {member.name} is neither .npy nor .json"))
+                issues.append(Issue(shard, key, f"member {member.name} is neither .npy nor .json"))
             elif last is not None and last[0] == key and extension not in last[1]:
                 last[1][extension] = member
             elif (hashed := key_hash(key)) in seen:
-                twice = Issue(shard, key, "is there twice (duplicate key)")
-                if problems[-1:] != [twice]:  # once, not for each of its members
-                    problems.append(twice)
+                duplicate = Issue(shard, key, "is there twice (duplicate key)")
+                if issues[-1:] != [duplicate]:  # once, not for each of its members
+                    issues.append(duplicate)
             else:
                 if last is not None:
                     yield last
                 seen.add(hashed)
                 last = (key, {extension: member})
-            if len(problems) >= _MOST_PROBLEMS:
+            if len(issues) >= _MAX_ISSUES:
                 break
         if last is not None:
             yield last
@@ -186,7 +200,7 @@ def _group_members(
         if last is not None:
             yield last
         where = f" after key {last[0]}" if last else ""
-        problems.append(Issue(shard, None, f"the tar is damaged{where}: {error}"))
+        issues.append(Issue(shard, None, f"the tar is damaged{where}: {error}"))
 
 
 def _check_sample(
@@ -198,7 +212,7 @@ def _check_sample(
             raise MalformedError(f"its .{extension} is missing")
     npy, meta = members["npy"], members["json"]
     check_key(key)
-    for extension, most in (("npy", MOST_NPY_BYTES), ("json", MOST_JSON_BYTES)):
+    for extension, most in (("npy", MAX_NPY_BYTES), ("json", MAX_JSON_BYTES)):
         if members[extension].size > most:
             raise MalformedError(f"its .{extension} has {members[extension].size} bytes, more than {most}")
     tokens = tokens_from_npy(archive.read(npy.offset, npy.size))

@@ -1,6 +1,6 @@
-"""Check a folder of shards byte for byte against its manifest, or adopt tars from elsewhere.
+"""Check a folder of shards byte for byte against its manifest, or index tars from elsewhere.
 
-Both read every shard with `scan_shard`, several at once if asked.
+Both scan every shard with `scan_shard`, in parallel if `workers` is above 1.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.shards.files import MalformedError, PlainFile
 from datamodules.shards.index import (
     INDEX_DTYPE,
     INDEX_NAME,
-    MOST_JSON_BYTES,
+    MAX_JSON_BYTES,
     IndexRows,
     read_index,
     write_index,
 )
-from datamodules.shards.issues import Issue, MalformedError
 from datamodules.shards.manifest import (
     JOB_NAME,
     MANIFEST_NAME,
@@ -33,8 +33,7 @@ from datamodules.shards.manifest import (
     read_manifest,
     write_manifest,
 )
-from datamodules.shards.plain_files import PlainFile
-from datamodules.shards.scan import ShardScan, no_access, parse_metadata, scan_shard
+from datamodules.shards.scan import Issue, ShardScan, parse_metadata, scan_shard, unreadable_issue
 from datamodules.shards.tar import member_name, split_name, walk_tar
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.tokens import CodecInfo
@@ -51,35 +50,33 @@ def verify_shards(folder: Path, *, workers: int = 1, progress: Progress | None =
         progress: Called after each shard.
 
     Returns:
-        Problems in the order of the shards; an empty list means that every byte is as it was written.
+        Issues in the order of the shards; an empty list means that every byte is as it was written.
 
     Raises:
         UserError: There is no manifest to check against.
     """
     manifest = read_manifest(folder)
-    listed = {shard.file for shard in manifest.shards}
-    problems = [
+    numbers = {shard.file: number for number, shard in enumerate(manifest.shards)}
+    issues = [
         Issue(path.name, None, "lies in the folder but the manifest does not list it")
         for path in _tars(folder)
-        if path.name not in listed
+        if path.name not in numbers
     ]
     present = [shard for shard in manifest.shards if (folder / shard.file).exists()]
-    there = {shard.file for shard in present}
-    problems += [
+    issues += [
         Issue(shard.file, None, "is missing though the manifest lists it")
         for shard in manifest.shards
-        if shard.file not in there
+        if shard not in set(present)
     ]
-    numbers = {shard.file: number for number, shard in enumerate(manifest.shards)}
     paths = [folder / shard.file for shard in present]
     scans = list(_scan_all(paths, [numbers[path.name] for path in paths], manifest.codec, workers, progress))
     for shard, scan in zip(present, scans, strict=True):
-        problems += scan.problems or _compare(shard, scan.entry)
+        issues += scan.issues or _compare(shard, scan.entry)
     rows = _join([scan.rows for scan in scans])
-    problems += _find_duplicates(folder, [shard.file for shard in manifest.shards], rows)
-    if not problems:
-        problems += _check_index(folder, manifest, rows)
-    return problems
+    issues += _find_duplicates(folder, list(numbers), rows)
+    if not issues:
+        issues += _check_index(folder, manifest, rows)
+    return issues
 
 
 def adopt_shards(
@@ -87,11 +84,11 @@ def adopt_shards(
 ) -> Manifest:
     """Write manifest and index for tars that have none, after reading every byte of them.
 
-    A folder that has a manifest is held to it and only gets a new index: damage is not to be blessed.
+    A folder that has a manifest is checked against it and only gets a new index, so damage is not accepted.
 
     Args:
         folder: Tars of KEY.npy and KEY.json.
-        codec: Who made the tokens; None takes it from the manifest or the first sample's JSON (`codec`).
+        codec: Codec that made the tokens; None takes it from the manifest or the first sample's JSON (`codec`).
         workers: Processes that read shards side by side.
         progress: Called after each shard.
 
@@ -99,36 +96,36 @@ def adopt_shards(
         The manifest as written.
 
     Raises:
-        UserError: No tars, an unknown codec, or a problem in a shard; names shard and key.
+        UserError: No tars, an unknown codec, or damage in a shard; names shard and key.
     """
-    # an unfinished folder has no manifest, but is not from elsewhere: reading it says so
-    ours = (folder / MANIFEST_NAME).exists() or (folder / JOB_NAME).exists()
-    known = read_manifest(folder) if ours else None
+    # a folder with a job file but no manifest is unfinished: `read_manifest` raises that error
+    is_ours = (folder / MANIFEST_NAME).exists() or (folder / JOB_NAME).exists()
+    known = read_manifest(folder) if is_ours else None
     paths = _tars(folder)
     if not paths:
-        raise UserError(f"{folder} holds no .tar to index; name the folder the shards lie in.")
+        raise UserError(f"{folder} holds no .tar to index; name the folder that holds the shards.")
     if known is not None:
         if codec is not None:
             known.codec.require_same_tokens(codec, str(folder), "--codec")
         codec = known.codec
         paths = [folder / shard.file for shard in known.shards]
-        missing = [path.name for path in paths if not path.exists()]
+        missing = [path for path in paths if not path.exists()]
         if missing:
-            raise UserError(f"{folder / missing[0]} is missing though the manifest lists it; copy it again.")
+            raise UserError(f"{missing[0]} is missing though the manifest lists it; copy it again.")
     else:
         for path in paths:
-            _check_name(path)
+            _require_listable(path)
         codec = _codec_of_first_sample(paths[0]) if codec is None else codec
     scans = list(_scan_all(paths, range(len(paths)), codec, workers, progress))
-    problems = [problem for scan in scans for problem in scan.problems]
-    if known is not None and not problems:
+    issues = [issue for scan in scans for issue in scan.issues]
+    if known is not None and not issues:
         for shard, scan in zip(known.shards, scans, strict=True):
-            problems += _compare(shard, scan.entry)
+            issues += _compare(shard, scan.entry)
     rows = _join([scan.rows for scan in scans])
-    problems += _find_duplicates(folder, [path.name for path in paths], rows)
-    if problems:
+    issues += _find_duplicates(folder, [path.name for path in paths], rows)
+    if issues:
         raise UserError(
-            f"{folder}: {problems[0]} (problem 1 of {len(problems)}); mend the shards, then index them."
+            f"{folder}: {issues[0]} (problem 1 of {len(issues)}); repair the shards, then index them."
         )
     if not len(rows):
         raise UserError(f"the tars in {folder} hold no samples; name another folder.")
@@ -137,7 +134,7 @@ def adopt_shards(
     return manifest
 
 
-def _check_name(path: Path) -> None:
+def _require_listable(path: Path) -> None:
     try:
         check_shard_name(path.name)
     except MalformedError as error:
@@ -163,8 +160,7 @@ def _scan_all(
             yield from _report(pool.map(scan, paths, numbers), len(paths), progress)
         except BrokenProcessPool as error:
             raise UserError(
-                "a process that reads shards was ended from outside, perhaps for want of memory; try "
-                "--workers 1."
+                "a process that reads shards was killed, perhaps for lack of memory; try --workers 1."
             ) from error
 
 
@@ -180,29 +176,29 @@ def _join(rows: list[IndexRows]) -> IndexRows:
 
 
 def _compare(listed: ShardEntry, found: ShardEntry) -> list[Issue]:
-    """Name the first difference between the manifest and a shard that is sound in itself."""
+    """Return the first difference between the manifest and a shard that is sound in itself."""
     for name in ("bytes", "samples", "frames", "sha256"):
         expected, actual = getattr(listed, name), getattr(found, name)
         if expected != actual:
-            return [Issue(listed.file, None, f"{name} is {actual} and the manifest says {expected}")]
+            return [Issue(listed.file, None, f"{name} is {actual} and the manifest has {expected}")]
     return []
 
 
 def _find_duplicates(folder: Path, files: list[str], rows: IndexRows) -> list[Issue]:
-    """Find keys that are in two shards; hashes point at them and the keys themselves decide."""
+    """Find keys that occur in two shards: equal hashes are candidates, the keys themselves decide."""
     order = np.argsort(rows["key_hash"], kind="stable")
     hashes = rows["key_hash"][order]
-    problems = []
+    issues = []
     for place in np.flatnonzero(hashes[1:] == hashes[:-1]):
-        first, second = (rows[order[place]], rows[order[place + 1]])
-        here, there = files[int(second["shard"])], files[int(first["shard"])]
+        first, second = rows[order[place]], rows[order[place + 1]]
+        first_file, second_file = files[int(first["shard"])], files[int(second["shard"])]
         try:
-            key = _read_key(folder / here, second)
-            if key == _read_key(folder / there, first):
-                problems.append(Issue(here, key, f"is in {there} too (duplicate key)"))
+            key = _read_key(folder / second_file, second)
+            if key == _read_key(folder / first_file, first):
+                issues.append(Issue(second_file, key, f"is in {first_file} too (duplicate key)"))
         except (MalformedError, OSError) as error:
-            problems.append(Issue(here, None, f"changed while it was read ({error})"))
-    return problems
+            issues.append(Issue(second_file, None, f"changed while it was read ({error})"))
+    return issues
 
 
 def _read_key(path: Path, row: np.void) -> str:
@@ -217,7 +213,7 @@ def _check_index(folder: Path, manifest: Manifest, rows: IndexRows) -> list[Issu
     except FileNotFoundError:
         what = "is missing"
     except OSError as error:
-        return [no_access(INDEX_NAME, error)]
+        return [unreadable_issue(INDEX_NAME, error)]
     except MalformedError as error:
         what = str(error)
     else:
@@ -228,18 +224,16 @@ def _check_index(folder: Path, manifest: Manifest, rows: IndexRows) -> list[Issu
 
 
 def _codec_of_first_sample(path: Path) -> CodecInfo:
-    """Read `codec` out of the first JSON of a tar."""
-    remedy = "name it with --codec"
+    """Read `codec` from the first JSON of a tar."""
     try:
         with PlainFile(path) as file:
-            members = walk_tar(file)
-            first = next((member for member in members if split_name(member.name)[1] == "json"), None)
-            size = min(first.size, MOST_JSON_BYTES + 1) if first is not None else 0
+            first = next((member for member in walk_tar(file) if split_name(member.name)[1] == "json"), None)
+            size = min(first.size, MAX_JSON_BYTES + 1) if first is not None else 0
             record = parse_metadata(file.read(first.offset, size)) if first is not None else {}
     except OSError as error:
         raise cannot_read(path, error) from error
     except MalformedError as error:
         raise UserError(f"{path} is damaged: {error}; copy it again.") from error
     if not isinstance(record.get("codec"), dict):
-        raise UserError(f"{path} does not say which codec made its tokens; {remedy}.")
+        raise UserError(f"{path} does not name the codec of its tokens; name it with --codec.")
     return read_codec(record["codec"], where=f"codec in the first sample of {path}")

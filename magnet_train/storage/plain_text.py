@@ -124,3 +124,49 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
+
+
+def parse_object(data: bytes, deepest: int = 32) -> dict[str, Any]:
+    """Decode one JSON object whose values can be kept, written and walked through again.
+
+    Args:
+        data: UTF-8.
+        deepest: Lists and objects that may lie within each other; keeps recursion far from Python's limit.
+
+    Raises:
+        ValueError: Not UTF-8, not what `load_json` takes, not an object, or nested deeper.
+    """
+    try:
+        record = _DECODER.decode(data.decode())  # from text: guessing the encoding takes longer than the rest
+    except RecursionError as error:
+        raise ValueError(f"it is nested deeper than {deepest}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"it is a {type(record).__name__}, not an object")
+    if data.count(b"[") + data.count(b"{") > deepest and _depth_exceeds(record, deepest):
+        raise ValueError(f"it is nested deeper than {deepest}")
+    if b"\\ud" in data or b"\\uD" in data:
+        problem = unusable(record)
+        if problem:
+            raise ValueError(problem)
+    return record
+
+
+def _depth_exceeds(record: dict[str, Any], limit: int) -> bool:
+    level: list[Any] = [record]
+    for _ in range(limit):
+        children = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [child for group in children for child in group if isinstance(child, (dict, list))]
+    return bool(level)
+
+
+def _finite_float(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits[:_LONGEST_SHOWN]} is too large a number")
+    return value
+
+
+# one for all calls: `json.loads` makes a decoder for each call that has options
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_without_doubles, parse_float=_finite_float, parse_constant=_refuse_constant
+)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.shards.scan import LONGEST_CAPTION
+from datamodules.shards.scan import MAX_CAPTION_LENGTH
 from datamodules.shards.writer import metadata_bytes
 from datamodules.tokenize.audio_files import AudioFile
 from magnet_train.cli.clip_reading import Clip, Unusable
@@ -22,7 +22,7 @@ from magnet_train.codecs import load_codec
     ("fields", "what"),
     [
         ({"text": "x" * 10**6}, "its text has 1000000 characters"),
-        ({"text": "x", "keywords": "y " * LONGEST_CAPTION}, "keywords"),
+        ({"text": "x", "keywords": "y " * MAX_CAPTION_LENGTH}, "keywords"),
         ({"text": "x", "deep": json.loads("[" * 40 + "]" * 40)}, "nested deeper"),
         ({"text": "x", "notes": "y" * 2**20}, "bytes"),
     ],

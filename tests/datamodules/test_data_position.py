@@ -208,7 +208,7 @@ def test_a_checkpoint_without_position_is_refused(make_shards: Any, tmp_path: Pa
     checkpoint = torch.load(path, weights_only=True)
     del checkpoint["callbacks"]["DataPosition"]
     torch.save(checkpoint, path)
-    with pytest.raises(UserError, match="does not say where in the data"):
+    with pytest.raises(UserError, match="has no data position"):
         fit(folder, tmp_path / "b", 2, path)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.sampling.clips import SequentialClips, TrainSplit, WeightedMixture, hold_out
+from datamodules.sampling.clip_samplers import SequentialClips, TrainSplit, WeightedMixture, hold_out
 from magnet_train.errors import UserError
 
 NONE = np.empty(0, dtype=np.int64)
@@ -87,9 +87,9 @@ def test_weights_that_cannot_be_kept_are_refused(weights: tuple[float, float]) -
 
 def test_replacements_are_of_the_slot_and_not_held_out() -> None:
     draw = WeightedMixture([TrainSplit(10, np.array([2, 7]))], [1.0], seed=0)
-    first = draw.instead(5, 0)
-    assert first.tolist() == draw.instead(5, 0).tolist() != draw.instead(6, 0).tolist()
-    assert not {2, 7} & {int(clip) for slot in range(50) for clip in draw.instead(slot, 0)}
+    first = draw.replacements(5, 0)
+    assert first.tolist() == draw.replacements(5, 0).tolist() != draw.replacements(6, 0).tolist()
+    assert not {2, 7} & {int(clip) for slot in range(50) for clip in draw.replacements(slot, 0)}
 
 
 def test_one_by_one_joins_the_folders() -> None:
@@ -98,7 +98,7 @@ def test_one_by_one_joins_the_folders() -> None:
     drawn = draw[np.array([0, 1, 2, 4])]
     assert drawn.folder.tolist() == [0, 0, 2, 2]
     assert drawn.clip.tolist() == [4, 8, 0, 2]
-    assert not len(draw.instead(0, 0))
+    assert not len(draw.replacements(0, 0))
 
 
 def test_a_billion_clips_cost_no_more_than_ten() -> None:
@@ -108,5 +108,5 @@ def test_a_billion_clips_cost_no_more_than_ten() -> None:
     clips = draw[slots].clip
     assert len(set(clips.tolist())) == 8
     assert ((clips >= 0) & (clips < 10**9)).all()
-    kept = draw.clips[0]
+    kept = draw.splits[0]
     assert kept._kept_before.nbytes == 0

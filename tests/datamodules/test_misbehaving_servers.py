@@ -197,7 +197,7 @@ def test_a_passing_503_is_tried_again(server: Server, fetch: Callable[[], Path],
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(404, "is not there"), (403, "closed to you"), (401, "closed to you"), (400, "400")],
+    [(404, "does not exist"), (403, "may not read"), (401, "may not read"), (400, "400")],
 )
 def test_a_refusal_is_not_tried_again(
     server: Server, fetch: Callable[[], Path], status: int, message: str

@@ -240,8 +240,8 @@ def test_more_than_the_cache_may_hold_is_refused(serve: Any, server: Server, tmp
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("{server}/nowhere", "not there"),
-        ("ftp://host/shards", "none of the kinds hf, s3, https"),
+        ("{server}/nowhere", "does not exist"),
+        ("ftp://host/shards", "is none of hf, s3, https"),
         ("http://127.0.0.1:9/shards", "cannot be read"),
     ],
 )
@@ -310,7 +310,7 @@ def test_s3(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             client.upload_file(str(path), "music", f"tokens/{path.name}")
         cache = ShardCache(str(tmp_path / "cache"))
         assert same(cache.local_folder("s3://music/tokens"), folder)
-        with pytest.raises(UserError, match="not there"):
+        with pytest.raises(UserError, match="does not exist"):
             cache.local_folder("s3://music/nothing")
     finally:
         made.stop()

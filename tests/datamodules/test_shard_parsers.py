@@ -16,12 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from datamodules.shards.files import MalformedError
 from datamodules.shards.index import INDEX_DTYPE, open_index
-from datamodules.shards.issues import MalformedError
 from datamodules.shards.manifest import Manifest, ShardEntry, parse_manifest
 from datamodules.shards.npy import tokens_from_npy
 from datamodules.shards.reading import ShardReader
-from datamodules.shards.scan import LONGEST_CAPTION, parse_metadata
+from datamodules.shards.scan import MAX_CAPTION_LENGTH, parse_metadata
 from datamodules.shards.tar import member_name, split_name, walk_tar
 from datamodules.shards.verify import verify_shards
 from magnet_train.errors import UserError
@@ -257,15 +257,15 @@ def test_any_json_of_a_sample(payload: bytes) -> None:
     [
         (b'{"text": "x \\ud83c"}', "half of a surrogate pair"),
         (b'{"a": ["\\udf00"]}', "half of a surrogate pair"),
-        (b'{"text": "a", "text": "b"}', "key 'text' is there twice"),
+        (b'{"text": "a", "text": "b"}', "'text' stands there twice"),
         (b'{"bpm": NaN}', "NaN is not JSON"),
         (b'{"bpm": 1e400}', "too large a number"),
         (b'{"bpm": ' + b"9" * 5000 + b"}", "4300 digits"),
         (b'{"genre": ' + b"[" * 40 + b"]" * 40 + b"}", "nested deeper than 32"),
         (b"[" * 10**5, "unreadable"),
-        (b'{"text": "' + b"x" * (LONGEST_CAPTION + 1) + b'"}', "text has 10001 characters"),
+        (b'{"text": "' + b"x" * (MAX_CAPTION_LENGTH + 1) + b'"}', "text has 10001 characters"),
         (
-            b'{"keywords": "' + b"x" * (LONGEST_CAPTION + 1) + b'"}',
+            b'{"keywords": "' + b"x" * (MAX_CAPTION_LENGTH + 1) + b'"}',
             "keywords, key, bpm have 10001 characters",
         ),
         (b'{"x": "' + b"x" * 2**20 + b'"}', "more than 1048576"),
@@ -278,7 +278,7 @@ def test_odd_json_of_a_sample(payload: bytes, what: str) -> None:
 
 
 def test_sound_json_of_a_sample() -> None:
-    text = "x" * LONGEST_CAPTION
+    text = "x" * MAX_CAPTION_LENGTH
     assert parse_metadata(json.dumps({"text": text}).encode())["text"] == text
     assert parse_metadata(b'{"text": "\\ud83c\\udf00 \\\\ud83c"}')["text"] == "\U0001f300 \\ud83c"
     assert parse_metadata(json.dumps({"text": "é" * 9000, "x": "y" * 20000}).encode())

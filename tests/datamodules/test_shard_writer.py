@@ -119,28 +119,29 @@ def test_existing_shards_are_not_mixed_in(make_shards: Any, codec: CodecInfo) ->
 def test_keys_that_would_not_come_back_are_refused(
     tmp_path: Path, codec: CodecInfo, clip_tokens: Any, key: str
 ) -> None:
-    writer = ShardWriter(tmp_path / "shards", codec)
-    with pytest.raises(ValueError, match="key"):
+    with pytest.raises(ValueError, match="key"), ShardWriter(tmp_path / "shards", codec) as writer:
         writer.add(key, clip_tokens(0, 10), {})
-    writer.discard()
 
 
 @pytest.mark.parametrize(
     "bad", [np.full((4, 5), 64), np.full((4, 5), -1), np.zeros((3, 5), int), np.zeros((4, 0), int)]
 )
 def test_tokens_of_another_codec_are_refused(tmp_path: Path, codec: CodecInfo, bad: Any) -> None:
-    writer = ShardWriter(tmp_path / "shards", codec)
-    with pytest.raises(ValueError):  # noqa: PT011  # four messages, all of check_tokens
+    with (
+        pytest.raises(ValueError),  # noqa: PT011  # four messages, all of check_tokens
+        ShardWriter(tmp_path / "shards", codec) as writer,
+    ):
         writer.add("a", bad, {})
-    writer.discard()
 
 
 def test_a_key_is_added_once(tmp_path: Path, codec: CodecInfo, clip_tokens: Any) -> None:
-    writer = ShardWriter(tmp_path / "shards", codec)
-    writer.add("a", clip_tokens(0, 10), {})
+    def write() -> None:
+        with ShardWriter(tmp_path / "shards", codec) as writer:
+            writer.add("a", clip_tokens(0, 10), {})
+            writer.add("a", clip_tokens(0, 10), {})
+
     with pytest.raises(ValueError, match="added before"):
-        writer.add("a", clip_tokens(0, 10), {})
-    writer.discard()
+        write()
     assert not (tmp_path / "shards").exists()
 
 

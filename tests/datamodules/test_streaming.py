@@ -18,6 +18,7 @@ import torch
 
 from datamodules import DataPosition, StreamingDataModule, TokenDataModule
 from datamodules.batches import BatchMaker, TokenBatch
+from datamodules.loaders import batch_loader
 from datamodules.sampling.order import Purpose
 from datamodules.shards.manifest import read_manifest
 from datamodules.shards.verify import adopt_shards
@@ -195,6 +196,61 @@ def test_shards_of_somebody_else_run_nothing(tmp_path: Path, codec: CodecInfo, e
     else:
         assert keys(stream(folder), 1) == ["key"] * 4
     assert not ran.exists()
+
+
+def crafted_tar(case: str) -> bytes:
+    """Return a tar of one sound clip that is damaged in one way, with valid checksums."""
+    tokens = io.BytesIO()
+    np.save(tokens, np.zeros((4, 60), dtype=np.int16))
+    members = [("key.npy", tokens.getvalue()), ("key.json", b"{}")]
+    if case == "a member twice":
+        members.append(members[-1])
+    if case == "a name that leads out":
+        members = [(f"../{name}", data) for name, data in members]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        if case == "a pax header that breaks off":
+            header = tarfile.TarInfo("x")
+            header.type, header.size = tarfile.XHDTYPE, 5
+            tar.fileobj.write(header.tobuf(tarfile.USTAR_FORMAT) + b"99 pa".ljust(512, b"\0"))  # type: ignore[union-attr]
+            tar.offset += 1024
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    whole = bytearray(buffer.getvalue())
+    if case == "a mode that is not a number":
+        whole[100:107] = b"x" * 7
+        whole[148:156] = b"%06o\0 " % (sum(whole[:148]) + 256 + sum(whole[156:512]))
+    if case == "no end":
+        del whole[512 + tokens.getbuffer().nbytes :]
+    if case == "a wrong checksum":
+        whole[0] ^= 1
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "a member twice",
+        "a name that leads out",
+        "a pax header that breaks off",
+        "a mode that is not a number",
+        "no end",
+        "a wrong checksum",
+    ],
+)
+def test_a_crafted_tar_is_one_sentence(tmp_path: Path, codec: CodecInfo, case: str, workers: int) -> None:
+    """Its manifest fits, so only the walk through the tar can find the damage."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    (folder / "a.tar").write_bytes(crafted_tar(case))
+    forge_manifest(folder, codec)
+    made = stream(folder, buffer=1)
+    with pytest.raises(UserError, match=r"a\.tar is damaged: .*; copy it again\.") as caught:
+        list(itertools.islice(batch_loader(made, None, workers, persistent=False), 2))
+    assert "\n" not in str(caught.value)
 
 
 def forge_manifest(folder: Path, codec: CodecInfo) -> None:

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import BatchMaker, TokenBatch
 from datamodules.caption_augmentation import CaptionAugmentation
-from datamodules.dataset import TokenDataset
-from datamodules.sampling.clips import SequentialClips
+from datamodules.loaders import TokenDataset
+from datamodules.sampling.clip_samplers import SequentialClips
 from datamodules.sampling.order import Purpose
 from datamodules.token_datamodule import TokenDataModule
 from magnet_train.errors import UserError

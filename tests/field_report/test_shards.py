@@ -22,12 +22,11 @@ import pytest
 import datamodules.shards.remote as remote
 import datamodules.shards.remote_files as remote_files
 from datamodules import TokenDataModule
+from datamodules.shards.files import MalformedError, PlainFile
 from datamodules.shards.index import INDEX_NAME
-from datamodules.shards.issues import MalformedError
-from datamodules.shards.plain_files import PlainFile
 from datamodules.shards.reading import ShardReader
 from datamodules.shards.remote import ShardCache
-from datamodules.shards.scan import LONGEST_CAPTION
+from datamodules.shards.scan import MAX_CAPTION_LENGTH
 from datamodules.shards.tar import walk_tar
 from datamodules.shards.verify import adopt_shards, verify_shards
 from datamodules.shards.writer import ShardWriter
@@ -244,7 +243,7 @@ SOUND_NPY = npy_of(b"4, 60")
         (npy_of(b"4L, 60L"), b"{}"),
         (SOUND_NPY, b'{"text": "x \\ud83c"}'),
         (SOUND_NPY, b'{"text": "' + b"x" * 10**6 + b'"}'),
-        (SOUND_NPY, b'{"text": "' + b"x" * (LONGEST_CAPTION + 1) + b'"}'),
+        (SOUND_NPY, b'{"text": "' + b"x" * (MAX_CAPTION_LENGTH + 1) + b'"}'),
         (SOUND_NPY, b'{"text": "x", "keywords": ["' + b"x" * 10**5 + b'"]}'),
         (SOUND_NPY, b'{"genre": ' + b"[" * 900 + b"]" * 900 + b"}"),
         (SOUND_NPY, b"[" * 10**5),
@@ -264,7 +263,7 @@ def test_crafted_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str], npy: 
 
 def test_crafted_clips_that_are_sound(tmp_path: Path) -> None:
     """So that the test above shows what it says."""
-    folder = crafted(tmp_path / "x", SOUND_NPY, b'{"text": "' + b"x" * LONGEST_CAPTION + b'"}')
+    folder = crafted(tmp_path / "x", SOUND_NPY, b'{"text": "' + b"x" * MAX_CAPTION_LENGTH + b'"}')
     assert verify_shards(folder) == []
     train(folder)
 

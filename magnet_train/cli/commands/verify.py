@@ -13,8 +13,8 @@ from magnet_train.cli.formatting import at_least, count, duration, size
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
-    from datamodules.shards.issues import Issue
     from datamodules.shards.manifest import Manifest
+    from datamodules.shards.scan import Issue
     from datamodules.shards.verify import Progress
     from magnet_train.tokens import CodecInfo
 

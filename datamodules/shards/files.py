@@ -1,6 +1,6 @@
-"""Read files by their descriptor: a fifo cannot hang the process, and a file that shrinks is an error.
+"""Read regular files by descriptor, so that a pipe cannot block and a file that shrinks is an error.
 
-A mapped file that shrinks ends the process with SIGBUS and no word; a `pread` that comes back short does not.
+A memory-mapped file that shrinks kills the process with SIGBUS; a short `pread` can be reported.
 """
 
 from __future__ import annotations
@@ -13,19 +13,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from datamodules.shards.issues import MalformedError, ShrunkError
-
-_AT_ONCE = 2**20  # bytes hashed at a time
+_HASH_BYTES = 2**20  # hashed at a time
 
 
-def open_plain(path: Path) -> int:
-    """Open a file to read it, and nothing but a file.
+class MalformedError(ValueError):
+    """Bytes that format 1 does not allow; says what is wrong, and the caller adds where."""
+
+
+class ShrunkError(MalformedError):
+    """A file became shorter after it was opened."""
+
+
+def open_regular(path: Path) -> int:
+    """Open a regular file for reading.
 
     Returns:
         A descriptor, to be closed by the caller.
 
     Raises:
-        OSError: It cannot be opened, or is a folder, fifo, device or socket.
+        OSError: It cannot be opened, or is a folder, pipe, device or socket.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -41,14 +47,14 @@ def open_plain(path: Path) -> int:
 
 
 def read_at(descriptor: int, start: int, size: int) -> bytes:
-    """Read `size` bytes from `start` on.
+    """Read `size` bytes from offset `start`.
 
     Raises:
         ShrunkError: The file ends before.
         OSError: The disk fails.
     """
     data = os.pread(descriptor, size, start)
-    while len(data) < size:  # one call gives 2 GiB at most
+    while len(data) < size:  # one call returns at most 2 GiB
         more = os.pread(descriptor, size - len(data), start + len(data))
         if not more:
             raise ShrunkError(f"the file ends at byte {os.fstat(descriptor).st_size}")
@@ -57,7 +63,7 @@ def read_at(descriptor: int, start: int, size: int) -> bytes:
 
 
 class PlainFile:
-    """A file of the size it has now, read in pieces; as a context manager, closed at the end.
+    """A regular file and its size when it was opened; a context manager that closes it.
 
     Args:
         path: A regular file, or a link to one.
@@ -67,28 +73,18 @@ class PlainFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = open_plain(path)
+        self._descriptor = open_regular(path)
         self.size = os.fstat(self._descriptor).st_size
 
     def read(self, start: int, size: int) -> bytes:
-        """Read `size` bytes from `start` on.
-
-        Raises:
-            ShrunkError: The file ends before.
-            OSError: The disk fails.
-        """
+        """Read `size` bytes from offset `start`; raises as `read_at` does."""
         return read_at(self._descriptor, start, size)
 
     def sha256(self) -> str:
-        """Return the hash of the whole file in hexadecimal.
-
-        Raises:
-            ShrunkError: The file has become shorter.
-            OSError: The disk fails.
-        """
+        """Return the hash of the whole file in hexadecimal; raises as `read_at` does."""
         digest = hashlib.sha256()
-        for start in range(0, self.size, _AT_ONCE):
-            digest.update(self.read(start, min(_AT_ONCE, self.size - start)))
+        for start in range(0, self.size, _HASH_BYTES):
+            digest.update(self.read(start, min(_HASH_BYTES, self.size - start)))
         return digest.hexdigest()
 
     def __enter__(self) -> Self:
@@ -100,19 +96,19 @@ class PlainFile:
         os.close(self._descriptor)
 
 
-def read_whole(path: Path, most: int) -> bytes:
+def read_whole(path: Path, limit: int) -> bytes:
     """Read a small file.
 
     Args:
         path: A regular file, or a link to one.
-        most: Bytes that it may have.
+        limit: Largest size in bytes.
 
     Raises:
-        MalformedError: It has more.
-        ShrunkError: It becomes shorter meanwhile.
+        MalformedError: It is larger.
+        ShrunkError: It became shorter meanwhile.
         OSError: It cannot be read, or is not a regular file.
     """
     with PlainFile(path) as file:
-        if file.size > most:
-            raise MalformedError(f"has {file.size} bytes, more than the {most} that are read")
+        if file.size > limit:
+            raise MalformedError(f"has {file.size} bytes, more than the limit of {limit}")
         return file.read(0, file.size)
