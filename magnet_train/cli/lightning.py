@@ -25,7 +25,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch.distributed.constants import default_pg_timeout
 
 from datamodules import DataPosition
 from magnet_train.checkpoints.bundle import ModelBundle
@@ -69,6 +68,7 @@ from magnet_train.training.callbacks import (
 from magnet_train.training.callbacks.predictions import FOLDER
 from magnet_train.training.checkpointing import AtomicCheckpointIO, checkpoints_of, step_of
 from magnet_train.training.finetune import TrainableParameters, start, take_architecture
+from magnet_train.training.lightning_internals import set_rank_timeout
 from magnet_train.training.module import MagnetModule
 from magnet_train.training.parallel import accumulate
 from magnet_train.training.stop_request import PREEMPTED, START_LIMIT, stop_request
@@ -321,8 +321,7 @@ class MagnetCLI(LightningCLI):
         if self.subcommand == "fit":
             refuse_sharded_files(trainer)
         minutes = self._get(self.config, "rank_timeout")
-        if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:  # not one that YAML names
-            trainer.strategy._timeout = timedelta(minutes=minutes)  # type: ignore[attr-defined]
+        set_rank_timeout(trainer, timedelta(minutes=minutes))
         return trainer
 
     def fit(self, **arguments: Any) -> None:

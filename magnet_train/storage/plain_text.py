@@ -127,14 +127,14 @@ def _refuse_constant(constant: str) -> Any:
 
 
 def parse_object(data: bytes, deepest: int = 32) -> dict[str, Any]:
-    """Decode one JSON object whose values can be kept, written and walked through again.
+    """Decode one JSON object whose values can be stored.
 
     Args:
         data: UTF-8.
-        deepest: Lists and objects that may lie within each other; keeps recursion far from Python's limit.
+        deepest: Levels of lists and objects; keeps recursion far from Python's limit.
 
     Raises:
-        ValueError: Not UTF-8, not what `load_json` takes, not an object, or nested deeper.
+        ValueError: Not UTF-8, not standard JSON, not an object, or nested deeper.
     """
     try:
         record = _DECODER.decode(data.decode())  # from text: guessing the encoding takes longer than the rest
@@ -162,11 +162,11 @@ def _depth_exceeds(record: dict[str, Any], limit: int) -> bool:
 def _finite_float(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"{digits[:_LONGEST_SHOWN]} is too large a number")
+        raise ValueError(f"{digits[:_LONGEST_QUOTE]} is too large a number")
     return value
 
 
 # one for all calls: `json.loads` makes a decoder for each call that has options
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_without_doubles, parse_float=_finite_float, parse_constant=_refuse_constant
+    object_pairs_hook=_without_duplicates, parse_float=_finite_float, parse_constant=_refuse_constant
 )

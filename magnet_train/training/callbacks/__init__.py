@@ -1,7 +1,6 @@
 """What happens around training: stopping and resuming, guards, what is shown and logged."""
 
-from magnet_train.training.callbacks.deterministic_resume import DeterministicResume
-from magnet_train.training.callbacks.last_row import LastRow
+from magnet_train.training.callbacks.deterministic_resume import DeterministicResume, LastRow
 from magnet_train.training.callbacks.nan_guard import NonFiniteGuard
 from magnet_train.training.callbacks.predictions import WritePredictions
 from magnet_train.training.callbacks.progress import StepProgressBar

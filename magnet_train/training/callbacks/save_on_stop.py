@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from magnet_train.errors import AgreedError, Preempted
+from magnet_train.training import lightning_internals as internals
 from magnet_train.training.callbacks.signal_consensus import SignalConsensus
 from magnet_train.training.stop_request import before_training, stop_request
 
@@ -36,10 +37,9 @@ class SaveOnStop(Checkpoint):
         """Stop before training begins if a signal came while it was prepared."""
         if stage != "fit":
             return
-        # Lightning's handlers broadcast from inside the signal, where ranks cannot agree.
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        internals.disable_signal_handlers(trainer)
         self._listening = stop_request.listen()  # unless the command line has done so from the beginning
-        self._vote = SignalConsensus(getattr(trainer.strategy, "_timeout", None))
+        self._vote = SignalConsensus(internals.rank_timeout(trainer))
         number = self._vote.agree()
         stop_request.begin()
         if number:

@@ -1,0 +1,113 @@
+"""Private parts of Lightning that stopping, resuming and sharding depend on, one function each.
+
+Tried with Lightning 2.6.0 and 2.6.6. `tests/magnet_train/training/test_lightning_internals.py` checks that the installed
+version has every one of them. Loop progress counts batches as ready, started, processed and completed, in that order;
+the hooks of a batch run between processed and completed.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch.distributed.constants import default_pg_timeout
+
+BATCHES, VALIDATION_BATCHES = "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
+EPOCH_STATE, STEPPED = "epoch_loop.state_dict", "_batches_that_stepped"
+
+
+def disable_signal_handlers(trainer: pl.Trainer) -> None:
+    """Keep Lightning from installing its signal handlers, which broadcast from inside the signal."""
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+def rank_timeout(trainer: pl.Trainer) -> timedelta | None:
+    """Return how long a rank waits for the others in a collective operation; None without process group."""
+    timeout: timedelta | None = getattr(trainer.strategy, "_timeout", None)
+    return timeout
+
+
+def set_rank_timeout(trainer: pl.Trainer, timeout: timedelta) -> None:
+    """Set the time that a rank waits for the others, unless the strategy was given one."""
+    if rank_timeout(trainer) == default_pg_timeout:
+        trainer.strategy._timeout = timeout  # type: ignore[attr-defined]
+
+
+def saves_sharded(trainer: pl.Trainer) -> bool:
+    """Return whether the strategy writes checkpoints as a folder with one part per rank."""
+    strategy = trainer.strategy
+    if isinstance(strategy, ModelParallelStrategy):
+        return bool(strategy._save_distributed_checkpoint)
+    return isinstance(strategy, FSDPStrategy) and strategy._state_dict_type == "sharded"
+
+
+def set_logged_step(trainer: pl.Trainer, step: int) -> None:
+    """Set the step that loggers see next; Lightning counts one twice when it repeats a validation."""
+    setattr(trainer.fit_loop.epoch_loop, STEPPED, step)
+
+
+def in_batch_end_hooks(trainer: pl.Trainer) -> bool:
+    """Return whether the current training batch is processed and its last hooks are still running."""
+    batch: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return bool(batch.processed == batch.ready == batch.completed + 1)
+
+
+def validation_is_due(trainer: pl.Trainer) -> bool:
+    """Return whether Lightning will validate right after the hooks that are running; False by the clock."""
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    if not in_batch_end_hooks(trainer) or fetcher is None or loop.val_loop.skip:
+        return False
+    by_the_clock = trainer._val_check_time_interval is not None  # type: ignore[attr-defined]
+    return not by_the_clock and bool(loop._should_check_val_fx(fetcher))
+
+
+def batches_ready(trainer: pl.Trainer) -> int:
+    """Return how many training batches of this epoch were fetched, including the current one."""
+    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+
+
+def drop_batches(checkpoint: dict[str, Any], batches: int) -> None:
+    """Take a checkpoint's counters back by the batches after its last optimizer step."""
+    state = checkpoint["loops"]["fit_loop"]
+    for counters in (state[BATCHES]["total"], state[BATCHES]["current"]):
+        ready = counters["ready"] - batches
+        counters |= {"ready": ready, "started": ready, "processed": ready, "completed": ready - 1}
+    state[EPOCH_STATE][STEPPED] -= 1  # Lightning counts a step found finished once more when it starts
+
+
+def restart_validation(checkpoint: dict[str, Any]) -> None:
+    """Let a resume repeat the validation that is running when the checkpoint is saved."""
+    progress = checkpoint["loops"]["fit_loop"][VALIDATION_BATCHES]
+    _begin_validation(progress, progress["total"]["completed"] - progress["current"]["completed"])
+
+
+def start_with_validation(checkpoint: dict[str, Any]) -> None:
+    """Let a resume begin with the validation that is due after the current batch."""
+    state = checkpoint["loops"]["fit_loop"]
+    for counters in (state[BATCHES]["total"], state[BATCHES]["current"]):
+        counters["completed"] = counters["processed"]  # as Lightning counts after the hooks of this batch
+    _begin_validation(state[VALIDATION_BATCHES], state[VALIDATION_BATCHES]["total"]["completed"])
+
+
+def _begin_validation(progress: dict[str, Any], earlier: int) -> None:
+    """Describe a validation in its first batch, after `earlier` batches of other validations: Lightning repeats it."""
+    for part, done in (("total", earlier), ("current", 0)):
+        progress[part] |= {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
+    progress["is_last_batch"] = False
+
+
+def logged_values(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return the latest value of each metric that hooks of training have logged."""
+    results: Any = trainer._results
+    return {name: metric._forward_cache for name, metric in results.items()}
+
+
+def log_unfinished_step(trainer: pl.Trainer, before: dict[str, Any]) -> None:
+    """Send the metrics of the current step to the loggers, without values that are still those of `before`."""
+    results: Any = trainer._results
+    for name, metric in results.items():
+        if metric._forward_cache is before.get(name):
+            metric._forward_cache = None
+    trainer._logger_connector.update_train_step_metrics()
