@@ -1,4 +1,4 @@
-"""Codecs by name."""
+"""Codecs: `protocol.Codec` is the contract, `load_codec` finds one by name."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def load_codec(name: str, device: str = "cpu") -> Codec:
     """Load a codec.
 
     Args:
-        name: "quickstart" (the small one in the package), "encodec_24khz" or "encodec_48khz" (the `encodec`
-            package), else a folder or hub id in transformers' EnCodec format, facebook/encodec_32khz say.
-        device: Where to put it.
+        name: "quickstart" (the small one in the package), "encodec_24khz" or "encodec_48khz" (the weights that the
+            `encodec` package publishes), or a folder or hub id of an EnCodec in transformers' format.
+        device: Where to put the weights.
 
     Raises:
-        UserError: It cannot be found or read, or there is no such device.
+        UserError: The codec cannot be found or read, or the device is missing.
     """
     # Imported here: transformers takes seconds, and only some commands load a codec.
-    from magnet_train.codecs import encodec_package
     from magnet_train.codecs.encodec_hf import EncodecCodec
+    from magnet_train.codecs.encodec_package import WEIGHTS, load_published
 
     if name == QUICKSTART:
         codec: Codec = EncodecCodec.from_pretrained(packaged_codec(), id=QUICKSTART)
-    elif name in encodec_package.NAMES:
-        codec = encodec_package.EncodecPackageCodec.from_name(name)
+    elif name in WEIGHTS:
+        codec = load_published(name)
     else:
         codec = EncodecCodec.from_pretrained(name)
     try:

@@ -1,4 +1,4 @@
-"""EnCodec as transformers has it: facebook/encodec_32khz, the packaged codec, or a folder like them."""
+"""EnCodec in transformers' format: facebook/encodec_32khz, the packaged codec, or a folder of the same kind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import EncodecConfig, EncodecModel
 from transformers.utils import logging
 
-from magnet_train.codecs.protocol import Codec, clip_by_clip
+from magnet_train.codecs.protocol import Codec
 from magnet_train.errors import UserError
 from magnet_train.storage.hub import find_folder, lacking, unreadable
 from magnet_train.storage.weight_checks import require_finite, require_modest
@@ -23,24 +23,23 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class EncodecCodec(Codec):
-    """A transformers EncodecModel behind the codec protocol, all its codebooks in use.
+    """A transformers EncodecModel with all its codebooks in use.
 
     Args:
-        model: The codec in evaluation mode.
-        id: Where it came from, as `load_codec` takes it.
-        sha256: Hash of its weights file.
+        model: The model.
+        id: The name that `load_codec` takes.
+        sha256: Hash of its weights.
 
     Raises:
-        UserError: The model normalises loudness or cuts audio in chunks of its own: its tokens alone would
-            not hold all that decoding needs.
+        UserError: The model normalises loudness or works in chunks, so that tokens alone cannot be decoded.
     """
 
     def __init__(self, model: EncodecModel, id: str, sha256: str) -> None:
         config = model.config
         if config.normalize or config.chunk_length_s is not None:
             raise UserError(
-                f"codec {id} normalises loudness or works in chunks, so that tokens alone do not give "
-                "the audio back; use facebook/encodec_32khz, or encodec_48khz of the encodec package."
+                f"codec {id} normalises loudness or works in chunks, so tokens alone cannot be decoded; use "
+                "facebook/encodec_32khz, encodec_24khz or encodec_48khz."
             )
         self.model = model.eval()
         self.id, self.sha256 = id, sha256
@@ -53,14 +52,14 @@ class EncodecCodec(Codec):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, id: str | None = None) -> Self:
-        """Load from a folder or a hub id.
+        """Load from a folder with config.json and weights, or from a hub id.
 
         Args:
-            source: Folder with config.json and weights, or hub id.
+            source: Folder or hub id.
             id: Name to record instead of `source`.
 
         Raises:
-            UserError: Nothing readable is there, or the hub cannot be reached.
+            UserError: The codec is missing, unreadable or of another kind, or the hub cannot be reached.
         """
         name = str(source)
         folder = find_folder(name, "codec")
@@ -69,7 +68,7 @@ class EncodecCodec(Codec):
             if model_type != "encodec":
                 kind = f"model_type {model_type}" if model_type else "no model_type"
                 raise UserError(
-                    f"{name} is no EnCodec as transformers saves it: its config.json has {kind}; choose another --codec."
+                    f"{name} is not an EnCodec in transformers' format: its config.json has {kind}; choose another --codec."
                 )
             _require_modest(folder, name)
             model, report = EncodecModel.from_pretrained(
@@ -94,10 +93,11 @@ class EncodecCodec(Codec):
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """See `Codec.decode`."""
-        return clip_by_clip(
-            lambda part: self.model.decode(part[None], audio_scales=[None]).audio_values,
-            tokens.to(self.model.device),
-        )
+        tokens = tokens.to(self.model.device)
+        # The size of a batch shows in the last bits on a CPU, so clips are decoded one by one there.
+        size = 1 if tokens.device.type == "cpu" else len(tokens)
+        parts = [part[None] for part in tokens.split(size)]  # [1, B, K, T] each
+        return torch.cat([self.model.decode(part, audio_scales=[None]).audio_values for part in parts])
 
     def to(self, device: torch.device | str) -> Self:
         """See `Codec.to`."""
@@ -106,11 +106,7 @@ class EncodecCodec(Codec):
 
 
 def _require_modest(folder: Path, name: str) -> None:
-    """Refuse settings that describe a codec larger than its weights.
-
-    Raises:
-        UserError: They do, or no codec can be built of them.
-    """
+    """Refuse settings that describe a codec larger than its weights, or none that can be built."""
     config = EncodecConfig.from_pretrained(folder)
 
     def layers() -> int:
@@ -126,4 +122,4 @@ def _weights_file(folder: Path) -> Path:
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"codec {folder} holds none of {', '.join(WEIGHT_FILES)}; save its weights as one file.")
+    raise UserError(f"codec {folder} lacks weights ({' or '.join(WEIGHT_FILES)}); save them as one file.")

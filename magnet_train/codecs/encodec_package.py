@@ -1,113 +1,85 @@
-"""The 24 kHz mono and 48 kHz stereo models of the `encodec` package behind the codec protocol."""
+"""The weights that the `encodec` package publishes, 24 kHz mono and 48 kHz stereo, for transformers' EncodecModel.
+
+Both implementations give the same tokens and the same audio, bit for bit, from the same weights.
+
+Source: arXiv 2210.13438 (EnCodec).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
 import socket
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import EncodecConfig, EncodecModel
 
-from magnet_train.codecs.protocol import Codec, clip_by_clip
+from magnet_train.codecs.encodec_hf import EncodecCodec
 from magnet_train.errors import UserError, first_line
 from magnet_train.storage.hub import PATIENCE
 
-NAMES = ("encodec_24khz", "encodec_48khz")
 ADDRESS = "https://dl.fbaipublicfiles.com/encodec/v0/"
 WEIGHTS = {"encodec_24khz": "encodec_24khz-d7cc33bc.th", "encodec_48khz": "encodec_48khz-7e698e3e.th"}
-BANDWIDTH_KBPS = {"encodec_24khz": 6.0, "encodec_48khz": 6.0}  # 8 and 4 codebooks
+SETTINGS: dict[str, dict[str, Any]] = {
+    "encodec_24khz": {"sampling_rate": 24_000, "audio_channels": 1, "use_causal_conv": True},
+    "encodec_48khz": {
+        "sampling_rate": 48_000,
+        "audio_channels": 2,
+        "use_causal_conv": False,
+        "norm_type": "time_group_norm",
+    },
+}
+BANDWIDTH_KBPS = 6.0  # 8 and 4 codebooks; the package's models have more, for higher bandwidths
+
+# Pieces of the package's parameter names and what transformers calls them.
+RENAMED = {
+    ".model.": ".layers.",
+    ".conv.conv.": ".conv.",
+    ".convtr.convtr.": ".conv.",
+    ".conv.norm.": ".norm.",
+    ".convtr.norm.": ".norm.",
+    "quantizer.vq.layers.": "quantizer.layers.",
+    "._codebook.": ".codebook.",
+}
 
 
-class EncodecPackageCodec(Codec):
-    """An `encodec.EncodecModel` used as one chunk without loudness normalisation.
+def load_published(name: str, repository: Path | None = None) -> EncodecCodec:
+    """Load published weights into a codec that works without loudness normalisation and without chunks.
 
-    The 48 kHz model normalises each second of audio and stores the scale beside the tokens; a token model
-    has no place for it, so the signal goes through as it is and comes back at its own loudness.
+    The 48 kHz model was trained on audio of normalised loudness, with the scale stored beside the tokens. A token
+    model has no place for a scale, so the audio is encoded at its own loudness.
 
     Args:
-        model: The package's model.
-        id: One of `NAMES`.
-        bandwidth: kbit/s; decides how many codebooks are used.
+        name: A key of `WEIGHTS`.
+        repository: Folder that holds the weight files; None downloads them once.
+
+    Raises:
+        UserError: The weights are not there, or are not those of this model.
     """
-
-    def __init__(self, model: Any, id: str, bandwidth: float) -> None:
-        self.model = model.eval()
-        self.model.set_target_bandwidth(bandwidth)
-        self.id = id
-        self.sha256 = _hash_of(model)
-        self.sample_rate = int(model.sample_rate)
-        self.channels = int(model.channels)
-        self.frame_rate = self.sample_rate / int(model.encoder.hop_length)
-        self.n_q = int(model.quantizer.get_num_quantizers_for_bandwidth(model.frame_rate, bandwidth))
-        self.card = int(model.quantizer.bins)
-
-    @classmethod
-    def from_name(cls, name: str, repository: Path | None = None) -> Self:
-        """Load published weights.
-
-        Args:
-            name: One of `NAMES`.
-            repository: Folder that holds the package's weight files (`WEIGHTS`); None fetches them once.
-
-        Raises:
-            UserError: The weights cannot be had, or are not those of this model.
-        """
-        from encodec import EncodecModel
-
-        build = {
-            "encodec_24khz": EncodecModel.encodec_model_24khz,
-            "encodec_48khz": EncodecModel.encodec_model_48khz,
-        }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the package's own, about torch's weight_norm
-            model = build[name](pretrained=False)
-        try:  # not left to the package, which would unpickle whatever the address answers
-            model.load_state_dict(_weights(WEIGHTS[name], repository))
-        except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-            where = f"in {repository}" if repository else f"at {ADDRESS}"
-            raise UserError(
-                f"the weights of codec {name} are not to be had {where} ({first_line(error)}); check "
-                f"the network, or put {WEIGHTS[name]} into {torch.hub.get_dir()}/checkpoints."
-            ) from error
-        return cls(model, name, BANDWIDTH_KBPS[name])
-
-    @torch.no_grad()
-    def encode(self, audio: Tensor) -> Tensor:
-        """See `Codec.encode`."""
-        latent = self.model.encoder(audio.to(self._device))
-        codes: Tensor = self.model.quantizer.encode(
-            latent, self.model.frame_rate, self.model.bandwidth
-        )  # [K, B, T]
-        return codes.transpose(0, 1).contiguous()
-
-    @torch.no_grad()
-    def decode(self, tokens: Tensor) -> Tensor:
-        """See `Codec.decode`."""
-        return clip_by_clip(
-            lambda part: self.model.decoder(self.model.quantizer.decode(part.transpose(0, 1))),
-            tokens.to(self._device),
-        )
-
-    def to(self, device: torch.device | str) -> Self:
-        """See `Codec.to`."""
-        self.model.to(device)
-        return self
-
-    @property
-    def _device(self) -> torch.device:
-        device: torch.device = next(self.model.parameters()).device
-        return device
+    config = EncodecConfig(
+        **SETTINGS[name], target_bandwidths=[BANDWIDTH_KBPS], normalize=False, chunk_length_s=None
+    )
+    model = EncodecModel(config)
+    try:
+        weights = _read(WEIGHTS[name], repository)
+        model.load_state_dict(_renamed(weights, int(config.num_quantizers)))
+    except (OSError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+        where = f"in {repository}" if repository else f"at {ADDRESS}"
+        raise UserError(
+            f"the weights of codec {name} cannot be loaded from {where} ({first_line(error)}); check the network, or "
+            f"put {WEIGHTS[name]} into {torch.hub.get_dir()}/checkpoints."
+        ) from error
+    return EncodecCodec(model, name, _sha256(weights))
 
 
-def _weights(file: str, repository: Path | None) -> dict[str, Tensor]:
+def _read(file: str, repository: Path | None) -> dict[str, Tensor]:
     if repository is None:
-        with _impatient():
+        with _short_timeout():
             return torch.hub.load_state_dict_from_url(
                 ADDRESS + file, map_location="cpu", check_hash=True, weights_only=True
             )
@@ -116,7 +88,7 @@ def _weights(file: str, repository: Path | None) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
+def _short_timeout() -> Iterator[None]:
     """Give up on a server that does not answer; torch.hub itself would wait for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
@@ -126,10 +98,21 @@ def _impatient() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _hash_of(model: Any) -> str:
-    """Hash the weights themselves: the package's file names do not tell a user's own weights apart."""
+def _renamed(weights: Mapping[str, Tensor], n_q: int) -> dict[str, Tensor]:
+    """Return the weights under transformers' names, without the codebooks above the first `n_q`."""
+    renamed = {}
+    for name, tensor in weights.items():
+        for old, new in RENAMED.items():
+            name = name.replace(old, new)
+        if not name.startswith("quantizer.layers.") or int(name.split(".")[2]) < n_q:
+            renamed[name] = tensor
+    return renamed
+
+
+def _sha256(weights: Mapping[str, Tensor]) -> str:
+    """Hash the package's names and numbers: file names do not tell a user's own weights apart."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -1,8 +1,7 @@
-"""What every codec can do. Shapes: audio float32 [B, channels, samples], tokens int64 [B, K, T]."""
+"""The contract of a codec. Shapes: audio float32 [B, channels, samples], tokens int64 [B, K, T]."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol, Self
 
 import torch
@@ -12,7 +11,11 @@ from magnet_train.tokens import CodecInfo
 
 
 class Codec(Protocol):
-    """Audio to tokens and back, without gradients."""
+    """Audio to tokens and back, without gradients.
+
+    A new kind of codec is a class with these attributes and methods, and an entry in `load_codec`. `id` is the name
+    that `load_codec` takes, `sha256` a hash of the weights; the others are described at `CodecInfo`.
+    """
 
     id: str
     sha256: str
@@ -30,16 +33,10 @@ class Codec(Protocol):
         )
 
     def encode(self, audio: Tensor) -> Tensor:
-        """Turn audio [B, channels, samples] into tokens [B, K, T], T = samples / hop rounded up."""
+        """Encode audio [B, channels, samples] as tokens [B, K, T], T = samples / hop rounded up."""
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Turn tokens [B, K, T] into audio [B, channels, T * hop]; on a CPU a clip is the same in any batch."""
+        """Decode tokens [B, K, T] to audio [B, channels, T * hop]; on a CPU a clip is the same in any batch."""
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights."""
-
-
-def clip_by_clip(decode: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
-    """Decode [B, K, T] by what decodes a batch: clips one by one on a CPU, where the batch shows in the last bits."""
-    size = 1 if tokens.device.type == "cpu" else len(tokens)
-    return torch.cat([decode(part) for part in torch.split(tokens, size)])

@@ -1,7 +1,29 @@
-"""Turn captions into what the model attends to."""
+"""Text encoders: `TextEncoder` is the contract, `KINDS` lists those that checkpoints may name."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from magnet_train.errors import UserError
+from magnet_train.text.encoder import TextEncoder
 from magnet_train.text.plain import ClassLabels, NoText, WordText
-from magnet_train.text.spec import TextEncoder, text_encoder_from_spec
 from magnet_train.text.t5 import T5Text
 
-__all__ = ["ClassLabels", "NoText", "T5Text", "TextEncoder", "WordText", "text_encoder_from_spec"]
+__all__ = ["KINDS", "ClassLabels", "NoText", "T5Text", "TextEncoder", "WordText", "text_encoder_from_spec"]
+
+KINDS: dict[str, type[TextEncoder]] = {kind.kind: kind for kind in (T5Text, WordText, ClassLabels, NoText)}
+
+
+def text_encoder_from_spec(spec: dict[str, Any], folder: Path | None = None) -> TextEncoder:
+    """Build the encoder that a checkpoint or export describes; never imports what a file names.
+
+    Args and errors as in `TextEncoder.from_spec`.
+
+    Raises:
+        UserError: As there, or the kind is unknown.
+    """
+    kind = str(spec.get("kind"))
+    if kind not in KINDS:
+        raise UserError(f"unknown text encoder kind '{kind}'; this version knows {', '.join(KINDS)}.")
+    return KINDS[kind].from_spec(spec, folder)

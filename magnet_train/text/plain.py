@@ -1,23 +1,23 @@
-"""Text encoders without a language model: a vector for each word, for each label, or nothing.
+"""Text encoders without a language model: one vector for each word, one for each label, or none.
 
-Shapes: B captions, S positions (that of the longest caption), D = dim. An empty or missing caption is a row
-whose mask is False everywhere: the null condition of the model.
+Shapes: B captions, S positions of the longest caption, D = dim.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from magnet_train.errors import UserError
+from magnet_train.text.encoder import TextEncoder, field
 from magnet_train.text.tokenizer import QUICKSTART, Tokenizer
 
 
-class WordText(nn.Module):
+class WordText(TextEncoder):
     """One trained vector for each word of a tokenizer: the plainest text encoder there is.
 
     Args:
@@ -26,6 +26,8 @@ class WordText(nn.Module):
         max_length: Longest caption in tokens; longer ones are cut with a warning.
     """
 
+    kind = "words"
+
     def __init__(self, tokenizer: str = QUICKSTART, dim: int = 128, max_length: int = 64) -> None:
         super().__init__()
         self.id, self.dim, self.trainable, self.max_length = tokenizer, dim, True, max_length
@@ -33,27 +35,33 @@ class WordText(nn.Module):
         self.embedding = nn.Embedding(len(self.tokenizer.tokenizer), dim)
 
     def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
-        """Encode captions; float [B, S, dim] and bool [B, S]."""
         ids, mask = self.tokenizer(texts)
         device = self.embedding.weight.device
         return self.embedding(ids.to(device)), mask.to(device)
 
     def spec(self) -> dict[str, Any]:
-        """Describe the encoder in JSON primitives."""
-        return {"kind": "words", "name": self.id, "dim": self.dim, "max_length": self.max_length}
+        return {"kind": self.kind, "name": self.id, "dim": self.dim, "max_length": self.max_length}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], folder: Path | None) -> Self:
+        name = field(spec, "name", str)
+        encoder = cls(str(folder or name), field(spec, "dim", int), field(spec, "max_length", int))
+        encoder.id = name
+        return encoder
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer; the vectors are saved with the model."""
         self.tokenizer.tokenizer.save_pretrained(folder)
 
 
-class ClassLabels(nn.Module):
+class ClassLabels(TextEncoder):
     """One trained vector for each of a few labels; a caption is exactly one of them.
 
     Args:
         labels: The labels.
         dim: Width of the vectors.
     """
+
+    kind = "labels"
 
     def __init__(self, labels: list[str], dim: int = 128) -> None:
         super().__init__()
@@ -64,7 +72,7 @@ class ClassLabels(nn.Module):
         self._index = {label: index for index, label in enumerate(labels)}
 
     def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
-        """Look labels up; float [B, 1, dim] and bool [B, 1].
+        """Look labels up; S is 1.
 
         Raises:
             UserError: A caption is not one of the labels.
@@ -80,19 +88,21 @@ class ClassLabels(nn.Module):
         return self.embedding(index)[:, None], present[:, None]
 
     def spec(self) -> dict[str, Any]:
-        """Describe the encoder in JSON primitives."""
-        return {"kind": "labels", "labels": self.labels, "dim": self.dim}
+        return {"kind": self.kind, "labels": self.labels, "dim": self.dim}
 
-    def save(self, folder: Path) -> None:
-        """Nothing to write: the labels stand in the specification."""
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], folder: Path | None) -> Self:
+        return cls(field(spec, "labels", list), field(spec, "dim", int))
 
 
-class NoText(nn.Module):
-    """No text at all: every clip has the null condition.
+class NoText(TextEncoder):
+    """No text: every clip has the null condition.
 
     Args:
         dim: Width of the (unused) states.
     """
+
+    kind = "none"
 
     def __init__(self, dim: int = 8) -> None:
         super().__init__()
@@ -100,13 +110,12 @@ class NoText(nn.Module):
         self.register_buffer("null", torch.zeros(1, 1, dim), persistent=False)
 
     def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
-        """Return zeros [B, 1, dim] and a mask [B, 1] that is False."""
         hidden = self.null.expand(len(texts), -1, -1)  # type: ignore[operator]
         return hidden, torch.zeros(len(texts), 1, dtype=torch.bool, device=hidden.device)
 
     def spec(self) -> dict[str, Any]:
-        """Describe the encoder in JSON primitives."""
-        return {"kind": "none", "dim": self.dim}
+        return {"kind": self.kind, "dim": self.dim}
 
-    def save(self, folder: Path) -> None:
-        """Nothing to write."""
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], folder: Path | None) -> Self:
+        return cls(field(spec, "dim", int))

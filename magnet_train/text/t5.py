@@ -1,7 +1,6 @@
 """A T5 encoder, frozen or trained along.
 
-Shapes: B captions, S positions (that of the longest caption), D = dim. An empty or missing caption is a row
-whose mask is False everywhere: the null condition of the model.
+Shapes: B captions, S positions of the longest caption, D = dim.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from transformers import AutoConfig, T5EncoderModel
 from magnet_train.errors import UserError
 from magnet_train.storage.hub import PICKLED_WEIGHTS, SETTINGS, WEIGHTS, lacking, revision_of, unreadable
 from magnet_train.storage.weight_checks import require_finite, require_modest
+from magnet_train.text.encoder import TextEncoder, field
 from magnet_train.text.tokenizer import Tokenizer, folder_of
 
 
 class _Frozen:
-    """Hold a module that neither trains nor is saved: not in `state_dict`, shared by deep copies (EMA)."""
+    """A module that neither trains nor is saved: left out of `state_dict`, and shared by deep copies (EMA)."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval().requires_grad_(False)
@@ -30,7 +30,7 @@ class _Frozen:
         return self
 
 
-class T5Text(nn.Module):
+class T5Text(TextEncoder):
     """A T5 encoder, frozen as in the paper or trained along.
 
     Args:
@@ -38,13 +38,15 @@ class T5Text(nn.Module):
         trainable: Train it along; its weights are then part of checkpoints and exports.
         pretrained: False starts from random weights of the folder's configuration.
         max_length: Longest caption in tokens; longer ones are cut with a warning.
-        revision: Commit on the hub; the newest when None, and which that was is kept in checkpoints.
+        revision: Commit on the hub; None takes the newest, which checkpoints then record.
 
     Raises:
-        UserError: It cannot be found or read, or is to be random and frozen, which no checkpoint could keep.
+        UserError: The encoder cannot be found or read, or would be random and frozen, which no checkpoint could keep.
 
     Source: arXiv 2401.04577, section 4.
     """
+
+    kind = "t5"
 
     def __init__(
         self,
@@ -81,26 +83,40 @@ class T5Text(nn.Module):
         return self
 
     def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
-        """Encode captions; float [B, S, dim] and bool [B, S]."""
         ids, mask = self.tokenizer(texts)
         device = next(self._t5.parameters()).device
         ids, mask = ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)
-        # A row without any key would be NaN; its states are never used, so let it see the padding.
-        readable = mask | ~mask.any(dim=1, keepdim=True)
-        readable = readable.long()
+        # A row without any key would be NaN. Its states are never used, so it may attend to the padding.
+        readable = (mask | ~mask.any(dim=1, keepdim=True)).long()
         if self.trainable:
             return self._t5(input_ids=ids, attention_mask=readable).last_hidden_state, mask
-        # In its own precision, as the reference has it: T5 overflows under a trainer's 16-mixed.
+        # In the encoder's own precision, as in the reference: T5 overflows under a trainer's 16-mixed.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return self._t5(input_ids=ids, attention_mask=readable).last_hidden_state, mask
 
     def spec(self) -> dict[str, Any]:
-        """Describe the encoder in JSON primitives."""
-        spec = {"kind": "t5", "name": self.id, "trainable": self.trainable, "max_length": self.max_length}
+        spec = {
+            "kind": self.kind,
+            "name": self.id,
+            "trainable": self.trainable,
+            "max_length": self.max_length,
+        }
         return spec if self.revision is None else {**spec, "revision": self.revision}
 
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], folder: Path | None) -> Self:
+        name, trainable = field(spec, "name", str), field(spec, "trainable", bool)
+        encoder = cls(
+            str(folder or name),
+            trainable,
+            pretrained=not trainable,  # trained weights come with the model
+            max_length=field(spec, "max_length", int),
+            revision=spec.get("revision") if folder is None else None,
+        )
+        encoder.id = name
+        return encoder
+
     def save(self, folder: Path) -> None:
-        """Write tokenizer and configuration, and frozen weights; trained ones are saved with the model."""
         self.tokenizer.tokenizer.save_pretrained(folder)
         if self.trainable:
             self._t5.config.save_pretrained(folder)
@@ -112,7 +128,8 @@ def _load_t5(folder: Path, name: str, pretrained: bool) -> Any:
     try:
         if not pretrained:
             return T5EncoderModel(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-        _require_modest(folder, name)
+        files = [file for kind in WEIGHTS + PICKLED_WEIGHTS for file in folder.glob(kind)]
+        require_modest_t5(folder, name, sum(file.stat().st_size for file in files))
         model, report = T5EncoderModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except UserError:
         raise
@@ -124,17 +141,11 @@ def _load_t5(folder: Path, name: str, pretrained: bool) -> Any:
     return model
 
 
-def _require_modest(folder: Path, name: str) -> None:
-    """Refuse settings that describe an encoder larger than the weights in its folder."""
-    files = [file for kind in WEIGHTS + PICKLED_WEIGHTS for file in folder.glob(kind)]
-    require_modest_t5(folder, name, sum(file.stat().st_size for file in files))
-
-
 def require_modest_t5(folder: Path, name: str, size: int) -> None:
     """Compare a T5's `config.json` with the bytes of its weights, before memory is taken.
 
     Raises:
-        UserError: It describes more than they could hold, or nothing that can be built.
+        UserError: The configuration describes more than the weights could hold, or cannot be built.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
 

@@ -1,4 +1,4 @@
-"""Find a text encoder's files and turn captions into token ids."""
+"""Tokenizers of text encoders, and where their files lie."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ QUICKSTART = "quickstart"
 
 
 def folder_of(name: str, files: tuple[str, ...] = SETTINGS, revision: str | None = None) -> Path:
+    """Return the folder of a text encoder, downloaded if it is on the hub; errors as in `find_folder`."""
     if name == QUICKSTART:
         return Path(str(resources.files("magnet_train.apps.quickstart") / "text"))
     return find_folder(name, "text encoder", files, revision)
 
 
 class Tokenizer:
-    """A transformers tokenizer that says so when it cuts a caption.
+    """A transformers tokenizer that warns when it cuts a caption.
 
     Args:
         name: Hub id, folder, or "quickstart" for the packaged one.
@@ -32,13 +33,13 @@ class Tokenizer:
         revision: Commit on the hub; the newest when None.
 
     Raises:
-        UserError: Nothing readable is there.
+        UserError: The tokenizer is missing or cannot be read.
     """
 
     def __init__(self, name: str, max_length: int, revision: str | None = None) -> None:
         folder = folder_of(name, revision=revision)
         try:
-            # Said outright: left open, transformers asks at the terminal whether to run a folder's code.
+            # Explicit: by default transformers asks at the terminal whether to run a folder's code.
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds here
             raise unreadable(name, "text encoder", error) from error
@@ -58,27 +59,26 @@ class Tokenizer:
         return batch["input_ids"], batch["attention_mask"].bool() & present[:, None]
 
     def unknown_words(self, texts: Sequence[str | None]) -> list[str]:
-        """List what stands for nothing in a vocabulary of whole words, in the order of the captions.
+        """List the words that a vocabulary of whole words lacks, in the order of the captions.
 
-        Other vocabularies spell words that they lack out of parts, so that none is unknown.
+        Other vocabularies spell such words from parts and lack none.
         """
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None or not isinstance(backend.model, WordLevel):
             return []
-        unknown = self.tokenizer.unk_token_id
-        words: dict[str, None] = {}
+        words: list[str] = []
         for text in filter(None, texts):
             encoding = backend.encode(text, add_special_tokens=False)
             for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-                if token == unknown:
-                    words[text[start:end]] = None
-        return list(words)
+                if token == self.tokenizer.unk_token_id:
+                    words.append(text[start:end])
+        return list(dict.fromkeys(words))
 
     def _warn(self, text: str) -> None:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"captions are cut at {self.max_length} tokens, first of all '{text[:60]}...'; raise "
-                "max_length of the text encoder to keep them whole.",
+                f"captions are cut at {self.max_length} tokens, the first is '{text[:60]}...'; raise max_length of the text "
+                "encoder to keep them whole.",
                 stacklevel=4,
             )

@@ -19,7 +19,7 @@ from transformers import EncodecConfig, EncodecModel
 
 from magnet_train.codecs import load_codec
 from magnet_train.codecs.encodec_hf import EncodecCodec
-from magnet_train.codecs.encodec_package import WEIGHTS, EncodecPackageCodec
+from magnet_train.codecs.encodec_package import WEIGHTS, load_published
 from magnet_train.errors import UserError
 
 
@@ -147,7 +147,7 @@ def test_a_folder_of_another_kind_of_model(tmp_path: Path) -> None:
     ):
         (tmp_path / "config.json").write_text(json.dumps(content))
         with pytest.raises(
-            UserError, match=f"is no EnCodec as transformers saves it: its config.json has {kind};"
+            UserError, match=f"is not an EnCodec in transformers' format: its config.json has {kind};"
         ):
             load_codec(str(tmp_path))
 
@@ -179,7 +179,7 @@ def test_without_a_network_the_answer_comes_at_once(monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def mute_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a server that takes connections and never answers, and little patience with it."""
-    for module in ("hub", "codecs.encodec_package"):
+    for module in ("storage.hub", "codecs.encodec_package"):
         monkeypatch.setattr(f"magnet_train.{module}.PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -231,21 +231,21 @@ def test_a_device_that_is_not_there(device: str) -> None:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of the `encodec` package's models under their published names, but random."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    for name, file in WEIGHTS.items():
+        torch.save(package_model(name).state_dict(), folder / file)
+    return folder
+
+
+def package_model(name: str) -> Any:
+    """Return the `encodec` package's own model, with codebooks as large as what they are to quantise."""
     from encodec import EncodecModel as PackageModel
 
-    folder = tmp_path_factory.mktemp("weights")
-    builders = {
-        "encodec_24khz": PackageModel.encodec_model_24khz,
-        "encodec_48khz": PackageModel.encodec_model_48khz,
-    }
-    torch.manual_seed(0)
-    for name, build in builders.items():
-        state = build(pretrained=False).state_dict()
-        for key in state:
-            if key.endswith("_codebook.embed"):
-                state[key].normal_()
-        torch.save(state, folder / WEIGHTS[name])
-    return folder
+    model = getattr(PackageModel, name.replace("encodec_", "encodec_model_"))(pretrained=False).eval()
+    for layer in model.quantizer.vq.layers:
+        layer._codebook.embed.normal_(std=0.02)
+    return model
 
 
 # 6 kbit/s: 75 Hz x 8 x 10 bits, and 150 Hz x 4 x 10 bits.
@@ -256,7 +256,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_encodec_package(
     repository: Path, name: str, rate: int, channels: int, frame_rate: float, n_q: int
 ) -> None:
-    codec = EncodecPackageCodec.from_name(name, repository)
+    codec = load_published(name, repository)
     info = codec.info
     assert (info.sample_rate, info.channels, info.frame_rate, info.n_q, info.card) == (
         rate, channels, frame_rate, n_q, 1024,
@@ -270,9 +270,30 @@ def test_the_encodec_package(
     assert len(info.sha256) == 64
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_transformers_gives_the_tokens_and_the_audio_of_the_encodec_package(
+    repository: Path, name: str
+) -> None:
+    codec, package = load_published(name, repository), package_model(name)
+    package.load_state_dict(torch.load(repository / WEIGHTS[name], weights_only=True))
+    package.set_target_bandwidth(6.0)
+    audio = 0.3 * torch.randn(1, codec.channels, 9_999, generator=torch.Generator().manual_seed(1))
+    latent = package.encoder(audio)
+    tokens = package.quantizer.encode(latent, package.frame_rate, package.bandwidth).transpose(0, 1)
+    assert tokens.unique().numel() > 50
+    assert torch.equal(codec.encode(audio), tokens)
+    decoded = package.decoder(package.quantizer.decode(tokens.transpose(0, 1)))
+    assert torch.equal(codec.decode(tokens), decoded)
+    digest = hashlib.sha256()
+    for key, tensor in sorted(package.state_dict().items()):
+        digest.update(key.encode() + tensor.numpy().tobytes())
+    assert codec.sha256 == digest.hexdigest()
+
+
 def test_package_weights_that_are_absent_or_hostile(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="encodec_24khz"):
-        EncodecPackageCodec.from_name("encodec_24khz", tmp_path)
+        load_published("encodec_24khz", tmp_path)
     mark = tmp_path / "ran"
 
     class Trap:
@@ -281,5 +302,5 @@ def test_package_weights_that_are_absent_or_hostile(repository: Path, tmp_path: 
 
     torch.save({"encoder": Trap()}, tmp_path / WEIGHTS["encodec_24khz"], pickle_module=pickle)
     with pytest.raises(UserError, match="encodec_24khz"):
-        EncodecPackageCodec.from_name("encodec_24khz", tmp_path)
+        load_published("encodec_24khz", tmp_path)
     assert not mark.exists()

@@ -262,8 +262,8 @@ def test_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     ("spec", "reason"),
     [
         ({"kind": "clap"}, "clap"),
-        ({"kind": "t5", "trainable": True}, "lacks 'name'"),
-        ({"kind": "none", "dim": "8"}, "'dim' or it is no int"),
+        ({"kind": "t5", "trainable": True}, "needs 'name' of type str"),
+        ({"kind": "none", "dim": "8"}, "needs 'dim' of type int"),
         ({}, "None"),
     ],
 )
