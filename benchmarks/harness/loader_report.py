@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from magnet_train.cli.formatting import count
+from magnet_train.cli.console import count
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
