@@ -45,7 +45,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sizes.add_argument("--batch", type=int, default=1, metavar="B", help="clips (default: %(default)s)")
     sizes.add_argument(
-        "--text-positions",
+        "--text_positions",
         type=int,
         default=24,
         metavar="S",

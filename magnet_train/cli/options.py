@@ -146,13 +146,9 @@ def add_adapter_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_device_option(parser: argparse.ArgumentParser) -> None:
+def add_device_option(parser: argparse.ArgumentParser, default: str = "CUDA if available") -> None:
     """Declare --device."""
-    parser.add_argument(
-        "--device",
-        help="where to compute: cpu, cuda, cuda:1, ... (default: CUDA if available; several processes share "
-        "the GPUs out)",
-    )
+    parser.add_argument("--device", help=f"where to compute: cpu, cuda, cuda:1, ... (default: {default})")
 
 
 def add_sampler_options(parser: argparse.ArgumentParser) -> Any:

@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads per process that read and resample (default: %(default)s)",
     )
-    add_device_option(parser)
+    add_device_option(parser, "CUDA if available, a GPU for each process")
     add(
         "--rescale",
         action="store_true",
