@@ -24,7 +24,7 @@ from harness.loader_opening import measure_opening
 from harness.loader_pipelines import OTHERS, LoaderConfig, first_shards, make_shards, require_same_clips
 from harness.report import Report, make_table, require_at_least
 from harness.timing import Row, machine
-from magnet_train.cli.formatting import count
+from magnet_train.cli.console import count
 from magnet_train.errors import UserError
 
 _OPENED_CLIPS = (10_000, 1_000_000)

@@ -1,6 +1,6 @@
-"""The folder that `generate` writes: a WAV file and a line of results.jsonl for each clip that is done.
+"""The folder that `generate` writes: for each finished clip a WAV file and a line of results.jsonl.
 
-A clip counts once its line is on the disk, so whatever ends the process, the same command goes on from there.
+A clip counts once its line is on the disk, so the same command resumes after any kind of stop.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ class ClipFolder:
     """An open folder.
 
     Args:
-        folder: Where the clips are.
+        path: The folder.
         results: results.jsonl, unbuffered, for appending.
-        done: How many clips are there.
+        done: Number of finished clips.
     """
 
-    def __init__(self, folder: Path, results: FileIO, done: int) -> None:
-        self._folder, self._results, self.done = folder, results, done
+    def __init__(self, path: Path, results: FileIO, done: int) -> None:
+        self.path, self._results, self.done = path, results, done
 
     def add(self, record: Record, write: Callable[[Path], None]) -> None:
-        """Write the next clip, and once its file is on the disk its line.
+        """Write the next clip, and its line once the file is on the disk.
 
         Args:
-            record: Its line; `file` names its file.
+            record: The line; `file` names the file.
             write: Writes the file, whole or not at all.
 
         Raises:
-            UserError: There is no room; the clips before it stay.
+            UserError: No room; the earlier clips stay.
         """
-        file, end = self._folder / record["file"], os.fstat(self._results.fileno()).st_size
+        file, end = self.path / record["file"], os.fstat(self._results.fileno()).st_size
         try:
             write(file)
-            with explain_disk_errors(self._folder / RESULTS):
+            with explain_disk_errors(self.path / RESULTS):
                 line = json.dumps(record).encode() + b"\n"
                 while line:  # a disk that is nearly full takes a part
                     line = line[self._results.write(line) or 0 :]
@@ -60,14 +60,14 @@ class ClipFolder:
 
 @contextmanager
 def open_clip_folder(folder: Path, planned: Sequence[Record]) -> Iterator[ClipFolder]:
-    """Begin a folder of clips, or go on with one that the same command began.
+    """Begin a folder of clips, or resume one that the same command began.
 
     Args:
-        folder: Where; made if it is not there, and removed again if nothing comes of it.
-        planned: What results.jsonl will say of each clip, but for its `seconds`.
+        folder: Made if it does not exist, and removed again if no clip is made.
+        planned: The lines of results.jsonl, without `seconds`.
 
     Raises:
-        UserError: The folder holds other clips, another command is at work in it, or it cannot be written to.
+        UserError: The folder holds other clips, another command is writing to it, or it cannot be written to.
     """
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     path = folder / RESULTS
@@ -81,7 +81,7 @@ def open_clip_folder(folder: Path, planned: Sequence[Record]) -> Iterator[ClipFo
             ) from error
         with results:
             _lock(results, folder)
-            clips = ClipFolder(folder, results, _take_up(results, path, planned))
+            clips = ClipFolder(folder, results, _resume(results, path, planned))
             sweep_partial_files(folder)
             sync(folder)
             try:
@@ -91,26 +91,26 @@ def open_clip_folder(folder: Path, planned: Sequence[Record]) -> Iterator[ClipFo
                     path.unlink(missing_ok=True)
     finally:
         for made in new:
-            with suppress(OSError):  # not there, or something is in it
+            with suppress(OSError):  # it does not exist, or is not empty
                 made.rmdir()
 
 
 def _lock(results: FileIO, folder: Path) -> None:
-    """Keep other commands out; the kernel lets go when this process dies."""
+    """Keep other commands out; the kernel releases the lock when this process dies."""
     try:
         fcntl.flock(results, fcntl.LOCK_EX | fcntl.LOCK_NB)
         alone = os.fstat(results.fileno()).st_nlink > 0  # else the one before has just removed it
     except BlockingIOError:
         alone = False
     if not alone:
-        raise UserError(f"another `generate` is at work in {folder}; wait for it, or choose another --out.")
+        raise UserError(f"another `generate` is writing to {folder}; wait for it, or choose another --out.")
 
 
-def _take_up(results: FileIO, path: Path, planned: Sequence[Record]) -> int:
-    """Compare what is there with what is planned, drop a torn last line, and count the clips that are done."""
+def _resume(results: FileIO, path: Path, planned: Sequence[Record]) -> int:
+    """Compare the finished clips with the planned ones, drop a torn last line, and return the number of finished ones."""
     results.seek(0)
     lines = results.read().split(b"\n")
-    whole = lines[:-1]  # what follows the last newline was being written when the process ended
+    whole = lines[:-1]  # the rest, after the last newline, was being written when the process ended
     refusal = UserError(
         f"{path.parent} holds clips of another command (or of another model or recording under the same name); choose "
         "another --out, or remove it to begin again."
@@ -121,7 +121,7 @@ def _take_up(results: FileIO, path: Path, planned: Sequence[Record]) -> int:
     for line, record in zip(whole, planned, strict=False):
         if _without_length(line) != json.loads(json.dumps(record)):
             raise refusal
-        if not (path.parent / record["file"]).is_file():  # removed by somebody: goes on from here
+        if not (path.parent / record["file"]).is_file():  # somebody removed it: resume from here
             break
         done += 1
     results.truncate(sum(len(line) + 1 for line in whole[:done]))
@@ -129,9 +129,8 @@ def _take_up(results: FileIO, path: Path, planned: Sequence[Record]) -> int:
 
 
 def _without_length(line: bytes) -> Any:
-    """Read a line; what a clip's length came to is known only once it is made."""
+    """Parse a line without the length, which is known only once a clip is made; None if it is damaged."""
     try:
-        record = json.loads(line)
-        return {name: value for name, value in record.items() if name != "seconds"}
+        return {name: value for name, value in json.loads(line).items() if name != "seconds"}
     except (ValueError, AttributeError):
         return None

@@ -1,4 +1,4 @@
-"""Read clips ahead of the codec, each in blocks, with a verdict on those that cannot be used.
+"""Read clips in blocks, ahead of the codec, and reject those that cannot be used.
 
 Shapes: audio float32 [channels, samples].
 """
@@ -23,24 +23,26 @@ if TYPE_CHECKING:
     from datamodules.tokenize.captions import CaptionTemplate
     from magnet_train.codecs import Codec
 
-_ALREADY_CUT = 1.0  # seconds that a file found by an id may be longer than its clip and still be nothing else
+_ALREADY_CUT = 1.0  # seconds by which a file found by its id may exceed its clip and still be that clip alone
 _LATE = 0.1  # seconds by which a clip may end behind its file: lists round, and mp3 pads
 SILENCE = 1e-4  # largest sample, -80 dB of full scale
 
 
 class Unusable(Exception):  # noqa: N818  # a verdict on a file, not an error of the program
-    """Why a file is left out: a kind ("silent") and, after a colon, details."""
+    """The reason why a file is left out: a kind ("silent") and, after a colon, details."""
 
 
 class Clip:
-    """A file on its way into the codec.
+    """A file that is read in the background, one block ahead of the codec.
+
+    Metadata are known once a block was read, hash and shortfall once all were.
 
     Args:
-        file: What to read.
+        file: To read.
         codec: Gives rate and channels.
         template: For files without a caption.
-        rescale: Whether floats at the scale of integers are brought to -1..1.
-        pool: Reads in the background, one block ahead of the one that is asked for.
+        rescale: Whether floats at the scale of integers are scaled to -1..1.
+        pool: Threads to read in.
     """
 
     def __init__(
@@ -53,36 +55,28 @@ class Clip:
     ) -> None:
         self.file = file
         self.samples = 0  # read so far, at the codec's rate
-        self._codec = codec
-        self._template = template
-        self._rescale = rescale
-        self._pool = pool
-        self._metadata: dict[str, Any] = {}
+        self._codec, self._template, self._rescale, self._pool = codec, template, rescale, pool
+        self.metadata: dict[str, Any] = {}
         self._stream: AudioStream | None = None
         self._reading = self._read()
         self._next: Future[Tensor | None] = pool.submit(next, self._reading, None)
 
     @property
-    def metadata(self) -> dict[str, Any]:
-        """JSON of the sample; there once a block was read."""
-        return self._metadata
-
-    @property
     def audio_hash(self) -> str:
-        """Hash of the decoded audio; there once all blocks were read."""
+        """Hash of the decoded audio."""
         return "" if self._stream is None else self._stream.digest
 
     @property
     def shortfall(self) -> str | None:
-        """What of the file could not be read; there once all blocks were read."""
+        """Which part of the file could not be read, None if it is complete."""
         return None if self._stream is None else self._stream.shortfall
 
     def blocks(self) -> Iterator[Tensor]:
         """Yield the audio.
 
         Raises:
-            Unusable: It has no caption, cannot be read, ends before its clip does, is silent or holds less
-                than one token frame.
+            Unusable: It has no caption, cannot be read, ends before its clip does, is silent or shorter than one
+                token frame.
         """
         peak = 0.0
         while (block := self._next.result()) is not None:
@@ -97,48 +91,43 @@ class Clip:
             raise Unusable(silence)
 
     def _read(self) -> Iterator[Tensor]:
-        from datamodules.shards.writer import metadata_bytes
         from datamodules.tokenize.captions import CaptionError, describe
 
         file = self.file
         if file.problem is not None:
             raise Unusable(file.problem)
         try:
-            require_audio_file(file.path)  # before its tags are looked for: a pipe would never answer
+            require_audio_file(file.path)  # before its tags are read: a pipe would block
             described = describe(file.path, file.fields, self._template)
-        except UserError as error:
-            raise Unusable(f"unreadable: {error}") from error
+            start_field = {} if file.start is None else {"start": file.start}
+            self.metadata = {**described, "source": file.name, **start_field}
+            self._check_metadata()
+            start, end = segment(file)
+            rate, channels = self._codec.sample_rate, self._codec.channels
+            self._stream = AudioStream(file.path, rate, channels, start, end, rescale=self._rescale)
+            yield from self._stream
         except CaptionError as error:
             raise Unusable(str(error)) from error
-        part = {} if file.start is None else {"start": file.start}
-        self._metadata = {**described, "source": file.name, **part}
-        try:
-            metadata_bytes(self._metadata)
-        except ValueError as error:
-            raise Unusable(f"unusable caption or metadata: {error}") from error
-        try:
-            start, end = segment(file)
-            self._stream = AudioStream(
-                file.path,
-                self._codec.sample_rate,
-                self._codec.channels,
-                start,
-                end,
-                rescale=self._rescale,
-            )
-            yield from self._stream
         except WrongScaleError as error:
             raise Unusable(f"wrong scale: {error}") from error
         except UserError as error:
             raise Unusable(f"unreadable: {error}") from error
 
+    def _check_metadata(self) -> None:
+        from datamodules.shards.writer import metadata_bytes
+
+        try:
+            metadata_bytes(self.metadata)
+        except ValueError as error:
+            raise Unusable(f"unusable caption or metadata: {error}") from error
+
 
 def silence_of(peak: float, swing: float) -> str | None:
-    """Say that nothing can be heard, and why; None if something can.
+    """Return why a clip counts as silent, None if it does not.
 
     Args:
-        peak: The largest sample, as the codec gets it.
-        swing: Distance of the lowest from the highest sample of the file.
+        peak: The largest absolute sample at the codec's rate.
+        swing: Difference of the highest and the lowest sample of the file.
     """
     if peak == 0:
         return "silent"
@@ -150,10 +139,10 @@ def silence_of(peak: float, swing: float) -> str | None:
 
 
 def segment(file: AudioFile) -> tuple[float, float | None]:
-    """Find a clip in its file, in seconds.
+    """Return start and end of a clip in its file, in seconds; an end of None is that of the file.
 
-    Most downloads of MusicCaps and AudioCaps are cut already, and those that are not may end early. Any
-    other list means what it says.
+    Most downloads of MusicCaps and AudioCaps are cut already, and those that are not may end early. The times of any
+    other list are taken literally.
 
     Raises:
         Unusable: The file ends before the clip does.
@@ -178,7 +167,7 @@ def read_clips(
     *,
     rescale: bool = False,
 ) -> Iterator[Clip]:
-    """Give clips in order, with the first blocks of a few that follow being read already."""
+    """Yield clips in order, while the first blocks of the next `workers` are read in the background."""
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Clip] = deque()
     try:

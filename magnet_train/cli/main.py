@@ -12,7 +12,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from magnet_train import __version__
@@ -100,14 +100,21 @@ def _run_command(name: str, arguments: Sequence[str]) -> None:
 
 def _as_declared(words: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     """Spell options as the parser has them: --batch_size and --batch-size are one."""
-    options = [option for action in parser._actions for option in action.option_strings]
-    declared = {option.replace("-", "_"): option for option in options}
+    declared = {option.replace("-", "_"): option for option in _options(parser)}
 
     def spell(word: str) -> str:
         name, equals, value = word.partition("=")
         return declared.get(name.replace("-", "_"), name) + equals + value if word.startswith("--") else word
 
     return [spell(word) for word in words]
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                yield from _options(subparser)
 
 
 def _print_whatever_the_terminal() -> None:

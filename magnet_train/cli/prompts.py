@@ -1,9 +1,8 @@
-"""The captions that `generate` is asked for, from the command line or a file."""
+"""Captions for `generate`, from the command line or a file."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,35 +12,38 @@ from magnet_train.storage.plain_text import decode_text, is_text, lines_of, load
 
 @dataclass(frozen=True)
 class Prompt:
-    """A caption, or None for a clip without one, and the id under which results.jsonl lists it."""
+    """A caption, None for a clip without one, and its id in results.jsonl."""
 
     text: str | None
     id: str
 
 
-def read_prompts(args: argparse.Namespace) -> list[Prompt]:
-    """Collect the captions that were asked for.
+def read_prompts(texts: Sequence[str] | None, file: Path | None, unconditional: int | None) -> list[Prompt]:
+    """Collect captions from one of three sources; the others are None.
+
+    Args:
+        texts: Captions.
+        file: .jsonl with `text` and optionally `id` on each line, or any other with a caption per line.
+        unconditional: Number of clips without a caption.
 
     Raises:
-        UserError: There is none, one is empty, or the file cannot be read.
+        UserError: There is no caption, one is empty, or the file cannot be read.
     """
-    if args.unconditional is not None:
-        if args.unconditional < 1:
-            raise UserError(f"--unconditional {args.unconditional} must be at least 1.")
-        return [Prompt(None, str(index)) for index in range(args.unconditional)]
-    if args.text is not None:
-        prompts = [Prompt(text, str(index)) for index, text in enumerate(args.text)]
-        where = "--text"
+    if unconditional is not None:
+        if unconditional < 1:
+            raise UserError(f"--unconditional {unconditional} must be at least 1.")
+        return [Prompt(None, str(index)) for index in range(unconditional)]
+    if file is None:
+        where, prompts = "--text", [Prompt(text, str(index)) for index, text in enumerate(texts or ())]
     else:
-        prompts = list(_prompts_of_file(args.prompts))
-        where = str(args.prompts)
+        where, prompts = str(file), list(_prompts_of_file(file))
     for number, prompt in enumerate(prompts, start=1):
         if not (prompt.text or "").strip():
             raise UserError(f"caption {number} of {where} is empty; write one, or use --unconditional N.")
         if not is_text(prompt.text or ""):  # bytes of the command line that are not UTF-8 arrive so
             raise UserError(f"caption {number} of {where} is not text in UTF-8; write it again.")
     if not prompts:
-        raise UserError(f"{where} holds no caption; write one a line.")
+        raise UserError(f"{where} holds no caption; write one per line.")
     return prompts
 
 

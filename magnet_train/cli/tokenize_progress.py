@@ -1,6 +1,6 @@
-"""The bar of `tokenize`: audio done of all there is, how many times faster than it plays, and the time left.
+"""The progress bar of `tokenize`: seconds of audio done, multiple of real time, and time left.
 
-How much there is stands in the headers, which a thread reads meanwhile; until it knows, the bar counts files.
+A thread reads the total from the headers meanwhile; until then the bar counts files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 from magnet_train.audio.recording import header_seconds
-from magnet_train.cli.formatting import duration
+from magnet_train.cli.console import ProgressBar, duration
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,54 +20,43 @@ if TYPE_CHECKING:
     from magnet_train.cli.ranks import Ranks
 
 
-class Meter:
-    """A bar for one process's share; hidden but in the process of rank 0.
+class TokenizeProgress:
+    """A bar for one process's share; hidden in all but the process of rank 0.
 
     Args:
         files: The share.
-        sample_rate: Rate of the audio that is listened to (Hz).
+        sample_rate: Of the audio that is counted (Hz).
         ranks: Which process this is.
     """
 
     def __init__(self, files: Sequence[AudioFile], sample_rate: int, ranks: Ranks) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
         share = "" if ranks.ranks == 1 else f" (rank 0 of {ranks.ranks})"
-        self._bar = Progress(
-            TextColumn(f"tokenize{share}"),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            console=Console(stderr=True),
-            disable=ranks.rank > 0,
-        )
-        self._task = self._bar.add_task(f"0 of {len(files)} files", total=len(files))
+        self.bar = ProgressBar(f"tokenize{share}", "files", hidden=ranks.rank > 0)
+        self.lengths: dict[str, float] | None = None  # seconds of each clip by its key, once all are known
         self._files, self._sample_rate = files, sample_rate
-        self._lengths: dict[str, float] | None = None  # seconds of each clip by its key, once all are known
-        self._total = 0.0  # seconds
+        self._total = 0.0  # seconds of all of them
         self._keys_done: list[str] = []
-        self._counted, self._counted_seconds = 0, 0.0  # of those keys, and how long they are
-        self._heard = self._of_this_clip = 0.0  # seconds, by this process
-        self._started = 0.0
+        self._summed, self._summed_seconds = 0, 0.0  # how many of those keys, and their seconds
+        self._encoded = self._of_this_clip = 0.0  # seconds, by this process
+        self._started = time.monotonic()
         self._stop = threading.Event()
 
     def __enter__(self) -> Self:
-        self._bar.start()
-        self._started = time.monotonic()
-        if not self._bar.disable:
-            threading.Thread(target=self._look_at_headers, daemon=True).start()
+        if not self.bar.hidden:
+            threading.Thread(target=self._read_headers, daemon=True).start()
+        self._show()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._bar.stop()
+        self.bar.stop()
 
     def skip(self, files: Iterable[AudioFile]) -> None:
-        """Count files that were done before."""
+        """Count files of an earlier run."""
         self._keys_done += [file.key for file in files]
         self._show()
 
-    def listen(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def count_audio(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Pass blocks [channels, samples] on and count their audio."""
         for block in blocks:
             yield block
@@ -75,44 +64,40 @@ class Meter:
             self._show()
 
     def finish(self, file: AudioFile) -> None:
-        """Count a file as done, whatever became of it."""
-        self._heard += self._of_this_clip
+        """Count a file as done, tokenized or left out."""
+        self._encoded += self._of_this_clip
         self._of_this_clip = 0.0
         self._keys_done.append(file.key)
         self._show()
 
-    def _look_at_headers(self) -> None:
+    def _read_headers(self) -> None:
         lengths: dict[str, float] = {}
         for file in self._files:
             if self._stop.is_set():
                 return
             lengths[file.key] = _seconds(file)
         self._total = sum(lengths.values())
-        self._lengths = lengths
+        self.lengths = lengths
 
     def _show(self) -> None:
-        heard = self._heard + self._of_this_clip
-        speed = heard / max(time.monotonic() - self._started, 1e-9)
-        rate = f"  {speed:.1f}x real time" if heard else ""
+        encoded = self._encoded + self._of_this_clip
+        speed = encoded / max(time.monotonic() - self._started, 1e-9)
+        rate = f"  {speed:.1f}x real time" if encoded else ""
         files = f"{len(self._keys_done)} of {len(self._files)} files"
-        if self._lengths is None or not self._total:
-            self._bar.update(self._task, completed=len(self._keys_done), description=files + rate)
+        if self.lengths is None or not self._total:
+            self.bar.update(len(self._keys_done), len(self._files), files + rate)
             return
-        for key in self._keys_done[self._counted :]:
-            self._counted_seconds += self._lengths[key]
-        self._counted = len(self._keys_done)
-        done = min(self._total, self._counted_seconds + self._of_this_clip)
+        self._summed_seconds += sum(self.lengths[key] for key in self._keys_done[self._summed :])
+        self._summed = len(self._keys_done)
+        done = min(self._total, self._summed_seconds + self._of_this_clip)
         left = f"  {duration((self._total - done) / speed)} left" if speed else ""
-        self._bar.update(
-            self._task,
-            total=self._total,
-            completed=done,
-            description=f"{duration(done)} of {duration(self._total)}  {files}{rate}{left}",
+        self.bar.update(
+            done, self._total, f"{duration(done)} of {duration(self._total)}  {files}{rate}{left}"
         )
 
 
 def _seconds(file: AudioFile) -> float:
-    """Return the length of a clip as far as list and header tell, 0 if they do not."""
+    """Return the length of a clip by list and header, 0 if neither gives it."""
     if file.problem is not None:
         return 0.0
     whole = header_seconds(file.path)

@@ -1,4 +1,4 @@
-"""Cut clips of any length into the windows that a model hears, and put many windows through it at once.
+"""Cut clips of any length into a model's windows, and run the model on many windows at once.
 
 Shapes: blocks float32 [1, samples] or [samples]; window float32 [samples], at most the model's.
 """
@@ -13,36 +13,36 @@ import torch
 from torch import Tensor
 
 from magnet_train.errors import UserError
-from magnet_train.evaluation.frechet import Floats
+from magnet_train.evaluation.measures import Floats
 
 
 def cut(blocks: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Cut mono audio into windows one after another.
+    """Cut mono audio into consecutive windows.
 
-    What is left at the end is a window of its own if it is half as long as one, or all there is; otherwise it
-    is left out: the models fill up short windows, and a breath would count as much as ten seconds.
+    A remainder at the end is a window of its own if it is at least half as long as one, or all there is. A shorter
+    one is dropped: the models fill up short windows, so a fraction of a second would count as much as ten seconds.
 
     Args:
         blocks: Audio in order, float32 [1, samples] or [samples].
         size: Samples in a window.
     """
-    held = torch.empty(0)
+    rest = torch.empty(0)
     first = True
     for block in blocks:
-        held = torch.cat([held, block.reshape(-1)])
-        while len(held) >= size:
-            yield held[:size]
-            held, first = held[size:], False
-    if len(held) and (first or 2 * len(held) >= size):
-        yield held
+        rest = torch.cat([rest, block.reshape(-1)])
+        while len(rest) >= size:
+            yield rest[:size]
+            rest, first = rest[size:], False
+    if len(rest) and (first or 2 * len(rest) >= size):
+        yield rest
 
 
 def as_noise(blocks: Iterable[Tensor], name: str, seed: int) -> Iterator[Tensor]:
-    """Replace audio by white noise as long and, block by block, as loud (root mean square).
+    """Replace audio by white noise of the same length and, block by block, the same root mean square.
 
     Args:
         blocks: float32 [1, samples] or [samples].
-        name: Of the clip: the noise depends on it and on the seed, not on which other clips there are.
+        name: Of the clip: the noise depends on it and on the seed, not on the other clips.
         seed: Of the noise.
     """
     digest = hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
@@ -59,13 +59,13 @@ def through_windows(
     batch_size: int,
     clip_done: Callable[[], None] = lambda: None,
 ) -> list[Floats | UserError]:
-    """Put the windows of clips through a model.
+    """Run a model on the windows of clips.
 
     Args:
-        clips: Of each clip its audio in blocks, read when its turn comes.
+        clips: The audio of each in blocks, read when its turn comes.
         model: Takes windows, gives float64 [windows, D].
         size: Samples in a window.
-        batch_size: Windows for the model at once, also of several clips.
+        batch_size: Windows per call of the model, also of several clips.
         clip_done: Called after each clip was read.
 
     Returns:
@@ -75,7 +75,7 @@ def through_windows(
     errors: dict[int, UserError] = {}
     waiting: list[tuple[int, Tensor]] = []
 
-    def empty() -> None:
+    def flush() -> None:
         if waiting:
             results = model([window for _, window in waiting])
             for (clip, _), row in zip(waiting, results, strict=True):
@@ -87,10 +87,10 @@ def through_windows(
             for window in cut(blocks, size):
                 waiting.append((index, window))
                 if len(waiting) == batch_size:
-                    empty()
-        except UserError as error:  # windows of it that went through already count no more
+                    flush()
+        except UserError as error:  # its windows that the model has seen already are dropped
             errors[index] = error
             waiting[:] = [(clip, window) for clip, window in waiting if clip != index]
         clip_done()
-    empty()
+    flush()
     return [errors[index] if index in errors else np.stack(found) for index, found in enumerate(rows)]

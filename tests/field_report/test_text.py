@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import codecs
 import json
 import os
@@ -35,8 +34,7 @@ def put(path: Path, content: str | bytes) -> Path:
 
 
 def prompts(path: Path) -> list[str | None]:
-    words = argparse.Namespace(unconditional=None, text=None, prompts=path)
-    return [prompt.text for prompt in read_prompts(words)]
+    return [prompt.text for prompt in read_prompts(None, path, None)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Make audio from text with a trained model, or a part of a recording anew: numbered WAV files, and results.jsonl
-that says how each was made.
+"""Generate audio from text with a trained model, or regenerate a part of a recording: numbered WAV files, and
+results.jsonl with the settings of each.
 """
 
 # Shapes: audio float [B, channels, samples].
@@ -14,91 +14,134 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magnet_train.cli.clip_folder import RESULTS, ClipFolder, open_clip_folder
-from magnet_train.cli.formatting import count
-from magnet_train.cli.model_options import add_device_option, add_model_options, check_adapter, load_model
+from magnet_train.cli.clip_folder import RESULTS, ClipFolder, Record, open_clip_folder
+from magnet_train.cli.console import ProgressBar, count
+from magnet_train.cli.options import ModelOptions, SamplerOptions, add_model_options, add_sampler_options
 from magnet_train.cli.prompts import Prompt, read_prompts
-from magnet_train.cli.sampler_options import add_sampler_options, chosen_decoding
 from magnet_train.errors import Preempted, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from magnet_train.decoding import DecodingConfig
     from magnet_train.pipeline.magnet import Magnet
 
 NAME_LENGTH = 40  # characters of a caption in a file's name
+
+
+@dataclass(frozen=True)
+class GenerateRequest(ModelOptions, SamplerOptions):
+    """The options of `generate`.
+
+    Raises:
+        UserError: Options that do not go together, or are out of range.
+    """
+
+    text: list[str] | None
+    prompts: Path | None
+    unconditional: int | None
+    out: Path
+    seconds: float | None
+    seed: int
+    first_index: int
+    prompt: Path | None
+    edit: Path | None
+    region: tuple[float, float] | None
+    loop: bool
+    batch_size: int
+    rescorer: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"--out {self.out} is a file; name a folder.")
+        if self.batch_size < 1:
+            raise UserError(f"--batch_size {self.batch_size} must be at least 1.")
+        if self.rescorer is None and self.rescorer_weight is not None:
+            raise UserError("--rescorer_weight needs --rescorer PATH; give both, or leave the weight out.")
+        if (self.edit is None) != (self.region is None):
+            raise UserError("--edit AUDIO and --region START:END go together; give both or none.")
+        if self.edit is not None and (self.seconds is not None or self.loop):
+            raise UserError(
+                "--edit keeps the length and the ends of its recording; leave out --seconds and --loop."
+            )
+
+    def record(self) -> Record:
+        """Return the entries of a record for adapter, audio, loop and rescorer, where given."""
+        record: Record = {}
+        if self.adapter is not None:
+            record.update(adapter=self.adapter, strength=self.adapter_strength)
+        if self.prompt is not None:
+            record.update(prompt=str(self.prompt))
+        if self.edit is not None:
+            record.update(edit=str(self.edit), region=self.region)
+        if self.loop:
+            record.update(loop=True)
+        if self.rescorer is not None:
+            record.update(rescorer=self.rescorer)
+        return record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `magnet-train generate`."""
     add_model_options(parser)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--text", action="append", metavar="CAPTION", help="caption of a clip; may be given several times"
-    )
+    what.add_argument("--text", action="append", metavar="CAPTION", help="caption of a clip; can be repeated")
     what.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
-        help=".txt with a caption a line, or .jsonl with `text` and maybe `id`",
+        help=".txt with a caption per line, or .jsonl with `text` and optionally `id`",
     )
     what.add_argument("--unconditional", type=int, metavar="N", help="make N clips without a caption")
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--out",
         required=True,
         type=Path,
         metavar="DIR",
-        help="folder for the WAVs; the same command goes on where it was stopped",
+        help="folder for the WAVs; the same command resumes where it was stopped",
     )
-    parser.add_argument(
+    add(
         "--seconds",
         type=float,
         metavar="S",
-        help="length in seconds (default: the model's clip length); more is made window by window",
+        help="length in seconds (default: the model's clip length); longer clips are made window by window",
     )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same sound (default: 0)")
-    parser.add_argument(
+    add("--seed", type=int, default=0, help="the same seed gives the same audio (default: 0)")
+    add(
         "--first_index",
         type=int,
         default=0,
         metavar="N",
-        help="index of the first clip (default: 0); a clip is made alone again with its caption, seed and index",
+        help="index of the first clip (default: 0); caption, seed and index reproduce one clip of many",
     )
     given = parser.add_mutually_exclusive_group()
-    given.add_argument("--prompt", type=Path, metavar="AUDIO", help="audio that every clip begins with")
+    given.add_argument("--prompt", type=Path, metavar="AUDIO", help="audio at the beginning of every clip")
     given.add_argument(
-        "--edit", type=Path, metavar="AUDIO", help="recording of any length to make --region of anew"
+        "--edit", type=Path, metavar="AUDIO", help="recording of up to a day whose --region is regenerated"
     )
-    parser.add_argument(
-        "--region", type=_region, metavar="2.0:4.5", help="start and end in seconds of what --edit makes anew"
-    )
-    parser.add_argument(
-        "--loop",
-        action="store_true",
-        help="make clips that can be repeated: the end goes on at the beginning",
-    )
-    parser.add_argument(
+    add("--region", type=_region, metavar="2.0:4.5", help="start and end of the part to --edit, in seconds")
+    add("--loop", action="store_true", help="make seamless loops: the end leads into the beginning")
+    add(
         "--batch_size",
         type=int,
         default=16,
         metavar="B",
-        help="clips made at once on a GPU (default: 16); on a CPU they are made one by one",
+        help="clips per batch on a GPU (default: 16); a CPU makes them one by one",
     )
-    add_device_option(parser)
-    sampler = add_sampler_options(parser)
-    sampler.add_argument(
+    add_sampler_options(parser).add_argument(
         "--rescorer",
         metavar="PATH",
-        help="MusicGen of the same codec (folder or hub id) that helps to choose what is made again; read over "
-        "the whole clip once for each step, so that generating takes longer by that much",
+        help="MusicGen of the same codec (folder or hub id) that helps to choose which tokens are masked again; reads "
+        "the whole clip at each step, which takes that much longer",
     )
 
 
@@ -108,83 +151,62 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: A bad caption, model, prompt or setting, or a folder that cannot be written.
     """
-    prompts = read_prompts(args)
-    if args.out.exists() and not args.out.is_dir():
-        raise UserError(f"--out {args.out} is a file; name a folder.")
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size {args.batch_size} must be at least 1.")
-    check_adapter(args)
-    if args.rescorer is None and args.rescorer_weight is not None:
-        raise UserError("--rescorer_weight needs --rescorer PATH; name it, or leave the weight out.")
-    _check_edit(args)
+    request = GenerateRequest(**vars(args))
+    prompts = read_prompts(request.text, request.prompts, request.unconditional)
     from magnet_train.pipeline.inputs import as_whole_number
     from magnet_train.pipeline.magnet import Magnet, unknown_words_sentence
 
-    magnet = load_model(Magnet, args)
-    decoding = chosen_decoding(magnet.decoding, args)
-    decoding.check(magnet.lm.n_q, magnet.lm.card)
-    for name in ("seed", "first_index"):
-        as_whole_number(getattr(args, name), f"--{name}")
+    magnet = request.load(Magnet)
+    as_whole_number(request.seed, "--seed")
+    as_whole_number(request.first_index, "--first_index")
+    decoding = asdict(request.decoding(magnet))
     unknown = magnet.newly_unknown_words([prompt.text for prompt in prompts])
     if unknown:
         print(f"magnet-train: warning: {unknown_words_sentence(unknown)}.", file=sys.stderr)
     began = time.monotonic()
     with _explain_full_memory(str(magnet.device)):
-        maker = _Maker(magnet, decoding, args)
-        made, seconds = _generate_all(maker, _plan_records(maker, prompts, args), prompts, args)
+        maker = _Maker(magnet, request)
+        records = _plan_records(prompts, request, maker.fingerprint, decoding)
+        made, seconds = _generate_all(maker, records, prompts, request)
     took = time.monotonic() - began
-    found = f"; {count(len(prompts) - made, 'clip')} had been made before" if made < len(prompts) else ""
+    before = f"; {count(len(prompts) - made, 'clip')} had been made before" if made < len(prompts) else ""
     print(
-        f"wrote {count(made, 'clip')} ({seconds:.1f} s of audio in {took:.1f} s) and {RESULTS} to {args.out}{found}"
+        f"wrote {count(made, 'clip')} ({seconds:.1f} s of audio in {took:.1f} s) and {RESULTS} to {request.out}{before}"
     )
     if maker.edited is not None:
         print(_format_of_edits(maker.edited))
 
 
-def _check_edit(args: argparse.Namespace) -> None:
-    if (args.edit is None) != (args.region is None):
-        raise UserError("--edit AUDIO and --region START:END go together; give both or none.")
-    if args.edit is not None and (args.seconds is not None or args.loop):
-        raise UserError(
-            "--edit keeps the length and the ends of its recording; leave out --seconds and --loop."
-        )
-
-
 class _Maker:
-    """Makes and writes clips as the command says.
-
-    Args:
-        magnet: The model.
-        decoding: Sampler settings.
-        args: The command.
+    """Makes and writes clips as requested.
 
     Raises:
-        UserError: A recording or the rescorer cannot be read.
+        UserError: A setting does not fit the model, or a recording or the rescorer cannot be read.
     """
 
-    def __init__(self, magnet: Magnet, decoding: DecodingConfig, args: argparse.Namespace) -> None:
-        from magnet_train.audio import read_audio
-
-        self.magnet, self.decoding = magnet, decoding
-        settings: dict[str, Any] = {"decoding": decoding, "seed": args.seed}
-        if args.rescorer is not None:
+    def __init__(self, magnet: Magnet, request: GenerateRequest) -> None:
+        self.magnet = magnet
+        settings: dict[str, Any] = {"decoding": request.decoding(magnet), "seed": request.seed}
+        if request.rescorer is not None:
             from magnet_train.pipeline.musicgen import MusicgenRescorer
 
-            settings["rescorer"] = MusicgenRescorer.from_pretrained(args.rescorer, magnet.device)
-        recording = args.prompt or args.edit
-        self.audio = (
-            None if recording is None else read_audio(recording, magnet.sample_rate, magnet.codec.channels)
-        )
-        on_cpu = magnet.device.type == "cpu"
-        self.batch_size = 1 if on_cpu else args.batch_size  # so that each is saved as soon as it is done
+            settings["rescorer"] = MusicgenRescorer.from_pretrained(request.rescorer, magnet.device)
+        self.audio = _read_recording(magnet, request)
+        # on a CPU one by one, so that each is saved as soon as it is done
+        self.batch_size = 1 if magnet.device.type == "cpu" else request.batch_size
         # [B, channels, samples] of B captions, given `first_index` and `progress`
         self.make: Callable[..., Tensor] = partial(
-            magnet.generate, seconds=args.seconds, prompt=self.audio, loop=args.loop, **settings
+            magnet.generate, seconds=request.seconds, prompt=self.audio, loop=request.loop, **settings
         )
-        self.edited = None if args.edit is None else self.audio
-        if self.edited is not None:
-            self.make = partial(magnet.edit, self.edited, args.region, **settings)
-        self.fingerprint = self._fingerprint(args)
+        self.edited = None if request.edit is None else self.audio
+        if self.edited is not None and request.region is not None:
+            self.make = partial(magnet.edit, self.edited, request.region, **settings)
+        # Of what makes the clips and stands in no record: weights, recording, length, device.
+        digest = hashlib.sha256(magnet.weights_sha256().encode())
+        digest.update(json.dumps([request.seconds, magnet.device.type]).encode())
+        if self.audio is not None:
+            digest.update(self.audio.numpy().tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
 
     def write(self, clip: Tensor, path: Path) -> None:
         """Write a clip [channels, samples]."""
@@ -195,17 +217,43 @@ class _Maker:
         else:
             write_edit(path, clip, self.edited, self.magnet.sample_rate)
 
-    def _fingerprint(self, args: argparse.Namespace) -> str:
-        """Hash what makes the clips and is not in a record by itself: weights, recording, length, device."""
-        digest = hashlib.sha256(self.magnet.weights_sha256().encode())
-        digest.update(json.dumps([args.seconds, self.magnet.device.type]).encode())
-        if self.audio is not None:
-            digest.update(self.audio.numpy().tobytes())
-        return digest.hexdigest()[:16]
+
+def _read_recording(magnet: Magnet, request: GenerateRequest) -> Tensor | None:
+    """Read --prompt or --edit, and never much more than a clip can use: a small file may hold days of silence.
+
+    A prompt is cut a second behind the end of its clip, where it is still refused for leaving nothing to make.
+
+    Raises:
+        UserError: It cannot be read, or the recording to edit is longer than a day.
+    """
+    import torch
+
+    from magnet_train.audio import AudioStream
+    from magnet_train.audio.recording import header_seconds
+    from magnet_train.pipeline.magnet import LONGEST_CLIP
+
+    path, longest = request.edit or request.prompt, LONGEST_CLIP
+    if path is None:
+        return None
+    if request.edit is None:
+        seconds = magnet.segment_duration if request.seconds is None else request.seconds
+        longest = seconds if 0 < seconds <= LONGEST_CLIP else 0.0  # Magnet refuses the others
+    too_long = UserError(
+        f"--edit {path} is longer than {LONGEST_CLIP:,.0f} s; cut the part to edit out of it."
+    )
+    if request.edit is not None and header_seconds(path) > longest:
+        raise too_long
+    stream = AudioStream(path, magnet.sample_rate, magnet.codec.channels, end=longest + 1)
+    audio = torch.cat(list(stream), dim=-1)
+    if request.edit is not None and audio.shape[-1] > longest * magnet.sample_rate:
+        raise too_long
+    if stream.shortfall is not None:
+        warnings.warn(f"{path}: {stream.shortfall}", stacklevel=2)
+    return audio
 
 
 def _format_of_edits(recording: Tensor) -> str:
-    """Say how the level outside the region was kept."""
+    """Describe how the samples outside the region were stored."""
     from magnet_train.audio import fits_16_bit
 
     if fits_16_bit(recording):
@@ -216,53 +264,60 @@ def _format_of_edits(recording: Tensor) -> str:
     )
 
 
-def _plan_records(maker: _Maker, prompts: list[Prompt], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return what results.jsonl will say of each clip, but for its length."""
-    width = len(str(args.first_index + len(prompts) - 1))
+def _plan_records(
+    prompts: list[Prompt], request: GenerateRequest, fingerprint: str, decoding: Record
+) -> list[Record]:
+    """Return the line of results.jsonl for each clip, without its length."""
+    width = len(str(request.first_index + len(prompts) - 1))
     return [
         {
             "file": f"{index:0{width}d}_{_safe(prompt.text or 'unconditional')}.wav",
             "id": prompt.id,
             "text": prompt.text,
-            "seed": args.seed,
+            "seed": request.seed,
             "index": index,
-            "model": str(args.model),
-            "fingerprint": maker.fingerprint,
-            **_if_given(args),
-            "decoding": asdict(maker.decoding),
+            "model": request.model,
+            "fingerprint": fingerprint,
+            **request.record(),
+            "decoding": decoding,
         }
-        for index, prompt in enumerate(prompts, start=args.first_index)
+        for index, prompt in enumerate(prompts, start=request.first_index)
     ]
 
 
 def _generate_all(
-    maker: _Maker, records: list[dict[str, Any]], prompts: list[Prompt], args: argparse.Namespace
+    maker: _Maker, records: list[Record], prompts: list[Prompt], request: GenerateRequest
 ) -> tuple[int, float]:
-    """Make and write what is not there yet; return how many clips that were, and the seconds of audio."""
+    """Make and write the clips that are missing; return their number and the seconds of audio."""
     seconds, size = 0.0, maker.batch_size
-    with open_clip_folder(args.out, records) as folder, _say_what_is_kept(folder, len(prompts), args.out):
+    with open_clip_folder(request.out, records) as folder, _report_when_stopped(folder, len(prompts)):
         found = folder.done
         # In the batches of an uninterrupted command, so that the bytes are the same on a GPU as well.
-        batches = range(found - found % size, len(prompts), size) if found < len(prompts) else range(0)
-        with _progress(sum(len(prompts[first : first + size]) for first in batches)) as advance:
-            for first in batches:
+        begin = found - found % size if found < len(prompts) else len(prompts)
+        with ProgressBar("generate", "steps") as bar:
+            for first in range(begin, len(prompts), size):
                 batch = prompts[first : first + size]
                 audio = maker.make(
                     [prompt.text for prompt in batch],
-                    first_index=args.first_index + first,
-                    progress=partial(_advance_by, advance, len(batch)),
+                    first_index=request.first_index + first,
+                    progress=partial(_show, bar, first - begin, len(batch), len(prompts) - begin),
                 )
                 for record, clip in zip(records[first : first + size], audio, strict=True):
-                    if record["index"] - args.first_index >= folder.done:
+                    if record["index"] - request.first_index >= folder.done:
                         length = clip.shape[-1] / maker.magnet.sample_rate
                         folder.add({**record, "seconds": length}, partial(maker.write, clip))
                         seconds += length
         return folder.done - found, seconds
 
 
+def _show(bar: ProgressBar, before: int, batch: int, clips: int, done: int, total: int) -> None:
+    """Show `done` of `total` steps of a batch, after `before` of `clips` clips, as steps of single clips."""
+    bar.update(before * total + batch * done, clips * total)
+
+
 @contextmanager
-def _say_what_is_kept(folder: ClipFolder, clips: int, out: Path) -> Iterator[None]:
-    """Leave with what is there when Ctrl-C or SIGTERM stops the work."""
+def _report_when_stopped(folder: ClipFolder, clips: int) -> Iterator[None]:
+    """Name the number of finished clips when Ctrl-C or SIGTERM stops the work."""
 
     def stop(*_: object) -> None:
         raise Preempted
@@ -272,32 +327,20 @@ def _say_what_is_kept(folder: ClipFolder, clips: int, out: Path) -> Iterator[Non
     try:
         yield
     except (KeyboardInterrupt, Preempted) as stopped:
-        kept = f"{folder.done} of {count(clips, 'clip')} are in {out}" if folder.done else "no clip was done"
+        kept = (
+            f"{folder.done} of {count(clips, 'clip')} are in {folder.path}"
+            if folder.done
+            else "no clip was done"
+        )
         raise type(stopped)(f"stopped; {kept}, and the same command goes on from there") from None
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
 
 
-def _if_given(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what a record says of adapter, audio, loop and rescorer, if there are any."""
-    record: dict[str, Any] = {}
-    if args.adapter is not None:
-        record.update(adapter=args.adapter, strength=args.adapter_strength)
-    if args.prompt is not None:
-        record.update(prompt=str(args.prompt))
-    if args.edit is not None:
-        record.update(edit=str(args.edit), region=args.region)
-    if args.loop:
-        record.update(loop=True)
-    if args.rescorer is not None:
-        record.update(rescorer=args.rescorer)
-    return record
-
-
 @contextmanager
 def _explain_full_memory(device: str) -> Iterator[None]:
-    """Turn torch's errors of memory into one sentence; that of the CPU has no type of its own."""
+    """Turn torch's out-of-memory errors into one sentence; that of the CPU has no type of its own."""
     import torch
 
     try:
@@ -306,41 +349,8 @@ def _explain_full_memory(device: str) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise UserError(
-            f"the memory of {device} is not enough; give a smaller --batch_size, or ask for fewer --seconds."
+            f"the memory of {device} is not enough; give a smaller --batch_size or fewer --seconds."
         ) from error
-
-
-def _advance_by(advance: Callable[[int, int], None], clips: int, done: int, total: int) -> None:
-    advance(clips, total)  # a step of a batch is one of each of its clips
-
-
-@contextmanager
-def _progress(clips: int) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar over decoding steps of clips, with rate and time left.
-
-    Calling what it gives with a number of steps done, and how many a clip takes, advances it.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("generate"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps, {task.fields[rate]}/s, left"),
-    )
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("generate", total=None, rate="-")
-
-        def advance(steps: int, steps_of_a_clip: int) -> None:
-            rate = f"{bar.tasks[0].speed or 0:.0f}"
-            bar.update(task, advance=steps, total=clips * steps_of_a_clip, rate=rate)
-
-        try:
-            yield advance
-        except UserError:
-            bar.live.transient = True  # the sentence that follows is enough
-            raise
 
 
 def _safe(text: str) -> str:

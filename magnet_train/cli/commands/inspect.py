@@ -1,20 +1,30 @@
-"""Show what is in a folder of shards or in a model of any format that we read, or how much memory a training takes."""
+"""Describe a folder of shards or a model in any format that we read, or the memory that training takes."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magnet_train.cli.formatting import at_least
+from magnet_train.cli.options import whole_number
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
+@dataclass(frozen=True)
+class InspectRequest:
+    """The options of `inspect`."""
+
+    path: str | None
+    clips: int
+    memory: bool
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what can be set on the command line."""
+    """Declare the options of `magnet-train inspect`."""
     parser.add_argument(
         "path",
         nargs="?",
@@ -22,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--clips",
-        type=at_least(0),
+        type=whole_number(0),
         default=5000,
         metavar="N",
         help="clips of a shards folder to read for the statistics, evenly spread; 0 reads all "
@@ -37,42 +47,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print tables about whatever lies at the path.
+    """Print tables about the shards or the model at the path.
 
     Raises:
-        UserError: There is nothing, or nothing of ours.
+        UserError: There is neither.
     """
+    request = InspectRequest(**vars(args))
     from rich.console import Console
 
     console = Console()
-    if args.memory:
-        from magnet_train.cli.tables.memory import memory_tables
-
-        for table in memory_tables(args.path):
-            console.print(table)
-        return
-    if args.path is None:
-        raise UserError(
-            "name what to inspect: a folder of shards or a model; `inspect --help` lists the kinds."
-        )
-    for table in _tables(args.path, args.clips):
+    for table in _tables(request):
         console.print(table)
 
 
-def _tables(name: str, clips: int) -> list[Table]:
+def _tables(request: InspectRequest) -> list[Table]:
+    if request.memory:
+        from magnet_train.cli.tables.memory import memory_tables
+
+        return memory_tables(request.path)
+    if request.path is None:
+        raise UserError("name a folder of shards or a model to inspect; `inspect --help` lists the kinds.")
     from magnet_train.checkpoints.audiocraft.read import STATE_FILE
     from magnet_train.checkpoints.export import CONFIG
     from magnet_train.storage.hub import is_hub_id
 
-    path = Path(name)
-    if not path.exists() and not is_hub_id(name):
+    path = Path(request.path)
+    if not path.exists() and not is_hub_id(request.path):
         raise UserError(
             f"there is nothing at {path}; name a folder of shards, a .ckpt, or the folder of a model."
         )
     if path.is_dir() and not any((path / file).exists() for file in (CONFIG, STATE_FILE)):
         from magnet_train.cli.tables.shards import shard_tables
 
-        return shard_tables(path, clips)
+        return shard_tables(path, request.clips)
     from magnet_train.cli.tables.model import model_tables
 
-    return model_tables(name)
+    return model_tables(request.path)

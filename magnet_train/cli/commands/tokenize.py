@@ -1,7 +1,7 @@
-"""Turn captioned audio into shards of tokens; files that cannot be used are listed in report.jsonl.
+"""Tokenize captioned audio into shards; files that cannot be used are listed in report.jsonl.
 
-Stopped at any moment, the same command goes on where it was. Under torchrun or srun the processes share the
-files out among them. Neither changes a byte of the result.
+Stopped at any moment, the same command resumes. Under torchrun or srun the processes share the files out. Neither
+changes a byte of the result.
 """
 
 # Shapes: tokens int64 [K, T].
@@ -11,10 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magnet_train.cli.formatting import at_least, count, duration
+from magnet_train.cli.console import count, duration
+from magnet_train.cli.options import add_device_option, chosen_device, whole_number
+from magnet_train.cli.ranks import Ranks, read_ranks
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,67 +27,77 @@ if TYPE_CHECKING:
     from datamodules.tokenize.report import Skipped
     from datamodules.tokenize.work_unit import WorkUnit
     from magnet_train.cli.clip_reading import Clip
-    from magnet_train.cli.ranks import Ranks
-    from magnet_train.cli.tokenize_progress import Meter
+    from magnet_train.cli.tokenize_progress import TokenizeProgress
     from magnet_train.codecs import Codec
 
 
+@dataclass(frozen=True)
+class TokenizeRequest:
+    """The options of `tokenize`."""
+
+    audio: Path
+    out: Path
+    codec: str
+    caption_template: str | None
+    files_per_shard: int
+    workers: int
+    device: str | None
+    rescale: bool
+    strict: bool
+    overwrite: bool
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what can be set on the command line."""
-    parser.add_argument(
+    """Declare the options of `magnet-train tokenize`."""
+    add = parser.add_argument
+    add(
         "--audio",
         type=Path,
         required=True,
         metavar="DIR|FILE",
         help="folder of wav, flac, ogg, opus, mp3, aiff, w64, caf and au, searched recursively, with a .json "
-        "(text, description or caption) or .txt beside each file or tags in it; or a .jsonl or .csv with a path on "
-        "each line, or the "
-        ".csv of MusicCaps or AudioCaps beside its audio",
+        "(text, description or caption) or .txt beside each file or tags in it; or a .jsonl or .csv with a path in each "
+        "row, or the .csv of MusicCaps or AudioCaps beside its audio",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the shards")
-    parser.add_argument(
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the shards")
+    add(
         "--codec",
         default="facebook/encodec_32khz",
         metavar="NAME",
         help="a hub id or folder of an EnCodec, encodec_24khz, encodec_48khz, or quickstart, the small codec "
         "in this package (default: %(default)s)",
     )
-    parser.add_argument(
-        "--caption-template",
+    add(
+        "--caption_template",
         metavar="TEXT",
-        help="caption for files that have none, made of their other fields: '{genre} with {instrument}'",
+        help="caption for files without one, made from their other fields: '{genre} with {instrument}'",
     )
-    parser.add_argument(
-        "--files-per-shard",
-        type=at_least(1),
+    add(
+        "--files_per_shard",
+        type=whole_number(1),
         default=256,
         metavar="N",
-        help="files that make one shard, and what processes share out; fewer for files of hours "
-        "(default: %(default)s)",
+        help="files in a shard, the unit that processes share out; fewer for files of hours (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--workers",
-        type=at_least(1),
+        type=whole_number(1),
         default=2,
         metavar="N",
-        help="threads of each process that read and resample (default: %(default)s)",
+        help="threads per process that read and resample (default: %(default)s)",
     )
-    parser.add_argument(
-        "--device",
-        help="where the codec runs: cpu, cuda, cuda:1, ... (default: of the CUDA devices the one of this "
-        "process, else cpu)",
-    )
-    parser.add_argument(
+    add_device_option(parser, "CUDA if available, a GPU for each process")
+    add(
         "--rescale",
         action="store_true",
-        help="bring float files at the scale of 8, 16, 24 or 32-bit integers to full scale; they are left out otherwise",
+        help="scale float files in the range of 8, 16, 24 or 32-bit integers to -1..1 instead of leaving them out",
     )
-    parser.add_argument(
+    add(
         "--strict",
         action="store_true",
-        help="stop at the first file that cannot be used, or in part only, with exit status 1",
+        help="stop with exit code 1 at the first file that is not used completely",
     )
-    parser.add_argument(
+    add(
         "--overwrite",
         action="store_true",
         help="remove the shards in --out, finished or not, and start again",
@@ -92,60 +105,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Tokenize every usable file, or what an earlier run left to do.
+    """Tokenize every usable file, or the rest of an earlier run.
 
     Raises:
-        UserError: Nothing usable, an output folder in use or begun otherwise, no room on disk, or any bad
+        UserError: Nothing usable, an output folder in use or begun with other settings, no room on disk, or any bad
             file with --strict.
     """
+    request = TokenizeRequest(**vars(args))
     from rich.console import Console
     from rich.markup import escape
 
     from datamodules.tokenize.audio_files import list_audio
     from datamodules.tokenize.captions import CaptionTemplate
-    from datamodules.tokenize.job import NothingUsableError, ShardJob, clear_shards
-    from datamodules.tokenize.report import few_of, printable
+    from datamodules.tokenize.job import ShardJob, clear_shards
     from datamodules.tokenize.sources import fingerprint
     from magnet_train.audio.chunked import CHUNK_SECONDS, CONTEXT_SECONDS
-    from magnet_train.cli.ranks import read_ranks
     from magnet_train.codecs import load_codec
 
     ranks = read_ranks()
-    template = None if args.caption_template is None else CaptionTemplate(args.caption_template)
-    with Console(stderr=True).status(f"looking through {escape(str(args.audio))}"):
-        files = list_audio(args.audio)
+    template = None if request.caption_template is None else CaptionTemplate(request.caption_template)
+    with Console(stderr=True).status(f"looking through {escape(str(request.audio))}"):
+        files = list_audio(request.audio)
         sources = fingerprint(files)
-    codec = load_codec(args.codec, device=args.device or _device(ranks))
-    if args.overwrite:
+    codec = load_codec(request.codec, device=chosen_device(request.device, ranks.local_rank))
+    if request.overwrite:
         if ranks.ranks > 1:
-            raise UserError(f"--overwrite is for one process; remove {args.out} before starting several.")
-        clear_shards(args.out)
+            raise UserError(f"--overwrite is for one process; remove {request.out} before starting several.")
+        clear_shards(request.out)
     settings = {
         "sources_sha256": sources,
-        "caption_template": args.caption_template,
+        "caption_template": request.caption_template,
         "chunk_seconds": CHUNK_SECONDS,
         "context_seconds": CONTEXT_SECONDS,
-        **({"rescale": True} if args.rescale else {}),
+        **({"rescale": True} if request.rescale else {}),
     }
-    job = ShardJob(args.out, codec.info, settings, len(files), args.files_per_shard, files)
+    job = ShardJob(request.out, codec.info, settings, len(files), request.files_per_shard, files)
     before = job.complete
     if not before:
         try:
-            _work(job, files, codec, template, args, ranks)
+            _work(job, files, codec, template, request, ranks)
         except KeyboardInterrupt:
-            print("stopped; the same command goes on with the next file", file=sys.stderr)
+            print("stopped; the same command resumes with the next file", file=sys.stderr)
             raise
-    try:
-        finished = job.finish(strict=args.strict)
-    except NothingUsableError as error:
-        for file in few_of(error.left_out) if len(files) > 1 else []:  # else the error says it all
-            print(printable(f"{file.path}: {file.reason}"), file=sys.stderr)
-        _print_remedy(error.left_out)
-        raise
+    finished = _finish(job, request.strict)
     if finished is None:
-        print(f"rank {ranks.rank} of {ranks.ranks} has done its share; {args.out} is ready when all have")
+        print(f"rank {ranks.rank} of {ranks.ranks} has done its share; {request.out} is ready when all have")
     else:
-        _print_summary(args.out, finished, before)
+        _print_summary(request.out, finished, before)
 
 
 def _work(
@@ -153,30 +159,32 @@ def _work(
     files: Sequence[AudioFile],
     codec: Codec,
     template: CaptionTemplate | None,
-    args: argparse.Namespace,
+    request: TokenizeRequest,
     ranks: Ranks,
 ) -> None:
-    """Do this process's share of the job, or what is left of it."""
+    """Do this process's share of the job, or the rest of it."""
     from magnet_train.cli.clip_reading import read_clips
-    from magnet_train.cli.tokenize_progress import Meter
+    from magnet_train.cli.tokenize_progress import TokenizeProgress
 
     units = list(job.units(ranks.rank, ranks.ranks))
     share = [files[place] for _, places in units for place in places]
-    with Meter(share, codec.sample_rate, ranks) as meter:
+    with TokenizeProgress(share, codec.sample_rate, ranks) as progress:
         for unit, places in units:
             mine = [files[place] for place in places]
             if unit.finished:
-                meter.skip(mine)
+                progress.skip(mine)
                 continue
             with unit:
                 done = len(unit.outcomes)
-                meter.skip(mine[:done])
-                clips = read_clips(mine[done:], codec, template, args.workers, rescale=args.rescale)
-                _fill(unit, clips, codec, args.strict, meter)
+                progress.skip(mine[:done])
+                clips = read_clips(mine[done:], codec, template, request.workers, rescale=request.rescale)
+                _fill(unit, clips, codec, request.strict, progress)
 
 
-def _fill(unit: WorkUnit, clips: Iterable[Clip], codec: Codec, strict: bool, meter: Meter) -> None:
-    """Tokenize what is left of a unit.
+def _fill(
+    unit: WorkUnit, clips: Iterable[Clip], codec: Codec, strict: bool, progress: TokenizeProgress
+) -> None:
+    """Tokenize the rest of a unit.
 
     Raises:
         UserError: A file cannot be used, in strict mode; no room on disk.
@@ -188,7 +196,7 @@ def _fill(unit: WorkUnit, clips: Iterable[Clip], codec: Codec, strict: bool, met
     for clip in clips:
         label = clip.file.label
         try:
-            tokens = encode_blocks(codec, meter.listen(clip.blocks()))
+            tokens = encode_blocks(codec, progress.count_audio(clip.blocks()))
             if strict and clip.shortfall is not None:
                 raise Unusable(f"partial: {clip.shortfall}")
         except Unusable as reason:
@@ -199,8 +207,22 @@ def _fill(unit: WorkUnit, clips: Iterable[Clip], codec: Codec, strict: bool, met
             unit.add(
                 label, clip.file.key, tokens.cpu().numpy(), clip.metadata, clip.audio_hash, clip.shortfall
             )
-        meter.finish(clip.file)
+        progress.finish(clip.file)
     unit.finish()
+
+
+def _finish(job: ShardJob, strict: bool) -> Finished | None:
+    """Put the shards in their places; where no file was usable, print a few reasons before the error."""
+    from datamodules.tokenize.job import NothingUsableError
+    from datamodules.tokenize.report import few_of, printable
+
+    try:
+        return job.finish(strict=strict)
+    except NothingUsableError as error:
+        for file in few_of(error.left_out) if job.files > 1 else []:  # else the error names the only one
+            print(printable(f"{file.path}: {file.reason}"), file=sys.stderr)
+        _print_remedy(error.left_out)
+        raise
 
 
 def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
@@ -215,12 +237,12 @@ def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
         print(f"left out {files} ({summarize(finished.left_out)}); reasons in {folder / REPORT_NAME}")
     if finished.partial:
         files = count(len(finished.partial), "file")
-        print(f"read {files} in part only; how much of each is in {folder / REPORT_NAME}")
+        print(f"read only a part of {files}; how much of each is in {folder / REPORT_NAME}")
     _print_remedy(finished.left_out)
 
 
 def _print_remedy(left_out: Sequence[Skipped]) -> None:
-    """Say how to convert what is sound and not read, by suffix."""
+    """Print for each audio format that is not read how to convert it."""
     from datamodules.tokenize.audio_files import suffixes_not_read
 
     for suffix, number in suffixes_not_read(file.reason for file in left_out):
@@ -229,10 +251,3 @@ def _print_remedy(left_out: Sequence[Skipped]) -> None:
             f"{count(number, suffix + ' file')} not read; to convert all in a folder: "
             f'for f in *.{suffix}; do ffmpeg -i "{one}" "${{f%.{suffix}}}.flac"; done'
         )
-
-
-def _device(ranks: Ranks) -> str:
-    import torch
-
-    gpus = torch.cuda.device_count()
-    return f"cuda:{ranks.local_rank % gpus}" if gpus else "cpu"

@@ -1,76 +1,95 @@
-"""Check every byte and token of a folder of shards; problems name shard and key, and the exit status is 1."""
+"""Check every byte and token of a folder of shards; problems name shard and key, and the exit code is 1."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magnet_train.cli.formatting import at_least, count, duration, size
+from magnet_train.cli.console import ProgressBar, count, duration, size
+from magnet_train.cli.options import whole_number
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
     from datamodules.shards.manifest import Manifest
     from datamodules.shards.scan import Issue
-    from datamodules.shards.verify import Progress
     from magnet_train.tokens import CodecInfo
 
 _MOST_LINES = 50
 
 
+@dataclass(frozen=True)
+class VerifyRequest:
+    """The options of `verify`.
+
+    Raises:
+        UserError: --codec without --write_index.
+    """
+
+    shards: Path
+    write_index: bool
+    codec: str | None
+    workers: int
+
+    def __post_init__(self) -> None:
+        if self.codec is not None and not self.write_index:
+            raise UserError(
+                "--codec is for --write_index; give both, or leave it out: a manifest names the codec."
+            )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what can be set on the command line."""
-    parser.add_argument("shards", type=Path, metavar="DIR", help="folder of shards")
-    parser.add_argument(
-        "--write-index",
+    """Declare the options of `magnet-train verify`."""
+    add = parser.add_argument
+    add("shards", type=Path, metavar="DIR", help="folder of shards")
+    add(
+        "--write_index",
         action="store_true",
-        help="make manifest and index for tars of KEY.npy and KEY.json from elsewhere, or a lost index again",
+        help="write manifest and index for tars of KEY.npy and KEY.json from elsewhere, or a lost index again",
     )
-    parser.add_argument(
+    add(
         "--codec",
         metavar="NAME",
-        help="with --write-index: the codec that made the tokens, if the shards do not say it",
+        help="with --write_index: the codec of the tokens, if the shards do not name it",
     )
-    parser.add_argument(
+    add(
         "--workers",
-        type=at_least(1),
+        type=whole_number(1),
         default=min(4, os.cpu_count() or 1),
         metavar="N",
-        help="processes that read shards side by side (default: %(default)s)",
+        help="processes that read shards in parallel (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Verify or adopt a folder.
+    """Verify or index a folder.
 
     Raises:
-        UserError: Something is wrong with it, or --codec stands alone.
+        UserError: The folder has a problem, or --codec stands alone.
     """
-    if args.codec is not None and not args.write_index:
-        raise UserError(
-            "--codec is for --write-index; give both, or leave it out: a manifest names the codec."
-        )
+    request = VerifyRequest(**vars(args))
     from datamodules.shards.manifest import read_manifest
     from datamodules.shards.verify import adopt_shards, verify_shards
 
-    if args.write_index:
-        codec = None if args.codec is None else _codec_info(args.codec)
-        with _progress() as progress:
-            manifest = adopt_shards(args.shards, codec, workers=args.workers, progress=progress)
-        print(f"indexed {_sizes(manifest)} in {args.shards}")
+    folder, workers = request.shards, request.workers
+    with ProgressBar("verify", "shards") as bar:
+        if request.write_index:
+            codec = None if request.codec is None else _codec_info(request.codec)
+            manifest = adopt_shards(folder, codec, workers=workers, progress=bar.update)
+        else:
+            problems = verify_shards(folder, workers=workers, progress=bar.update)
+    if request.write_index:
+        print(f"indexed {_sizes(manifest)} in {folder}")
         return
-    with _progress() as progress:
-        problems = verify_shards(args.shards, workers=args.workers, progress=progress)
     if problems:
-        raise _unsound(args.shards, problems)
-    print(f"all sound: {_sizes(read_manifest(args.shards))} in {args.shards}, every byte and token checked")
+        raise _report(folder, problems)
+    print(f"all sound: {_sizes(read_manifest(folder))} in {folder}, every byte and token checked")
 
 
-def _unsound(folder: Path, problems: list[Issue]) -> UserError:
-    """Say what is wrong: one problem in the error itself, several in a list before it."""
+def _report(folder: Path, problems: list[Issue]) -> UserError:
+    """Return one problem as the error itself; print several and return their number."""
     remedy = ", or ".join(dict.fromkeys(problem.remedy for problem in problems))
     if len(problems) == 1:
         return UserError(f"{folder} has 1 problem: {problems[0]}; {remedy}.")
@@ -84,36 +103,15 @@ def _unsound(folder: Path, problems: list[Issue]) -> UserError:
     )
 
 
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show a bar of shards once the first is read, and give the function that moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("verify"), BarColumn(), MofNCompleteColumn(), TextColumn("shards, left"))
-    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-    task = bar.add_task("verify", total=None)
-
-    def move(done: int, total: int) -> None:
-        bar.start()
-        bar.update(task, completed=done, total=total)
-
-    try:
-        yield move
-    finally:
-        if bar.live.is_started:
-            bar.stop()
-
-
 def _sizes(manifest: Manifest) -> str:
-    bytes_in_all = sum(shard.bytes for shard in manifest.shards)
+    total = sum(shard.bytes for shard in manifest.shards)
     return (
         f"{count(manifest.samples, 'clip')}, {duration(manifest.seconds)}, "
-        f"{count(len(manifest.shards), 'shard')}, {size(bytes_in_all)}, codec {manifest.codec.id}"
+        f"{count(len(manifest.shards), 'shard')}, {size(total)}, codec {manifest.codec.id}"
     )
 
 
 def _codec_info(name: str) -> CodecInfo:
-    from magnet_train.codecs import load_codec
+    from magnet_train.codecs import load_codec  # imports torch
 
     return load_codec(name).info

@@ -1,1 +1,1 @@
-"""What `evaluate` reads, measures and prints."""
+"""`evaluate`: its clips, the computation of its measures, and its report."""

@@ -1,4 +1,4 @@
-"""The clips of `evaluate`: which there are, what their captions are, and which belong together.
+"""The clips of `evaluate`: generated and reference files, their captions, and which of them form pairs.
 
 Shapes: audio float32 [1, samples].
 """
@@ -24,20 +24,22 @@ from magnet_train.storage.plain_text import decode_text, lines_of, load_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+Record = dict[str, Any]
+
 
 @dataclass
 class EvaluatedClip:
     """A clip on either side.
 
     Args:
-        file: Where it lies.
-        name: What pairs it: its name without folder and suffix.
-        id: What else may pair it: the id of the prompt that it was made from, if `generate` made it.
+        file: The audio file.
+        name: Its name without folder and suffix, by which clips are paired.
+        id: Id of its prompt, if `generate` made the clip from a caption; pairs it as well.
         caption: Its own, or that of its reference; None without one.
         seconds: Its length, once it was read.
-        silent: Whether nothing is to be heard in it, once it was read.
-        shortfall: What of it could not be read, once that is known.
-        problem: Why it cannot be used after all, once that is known.
+        silent: Whether it is silent, once it was read.
+        shortfall: Which part could not be read, once it was read.
+        problem: Why it cannot be used, once that is known.
     """
 
     file: AudioFile
@@ -69,14 +71,17 @@ class EvaluatedClip:
         self.shortfall = stream.shortfall
 
 
+Pair = tuple[EvaluatedClip, EvaluatedClip]  # generated, reference
+
+
 @dataclass
 class Side:
     """All clips of one side.
 
     Args:
-        path: Where they lie.
+        path: Their folder or list.
         listed: Those that seemed usable before any was opened.
-        refused: Files that are not even listed, with reasons.
+        refused: Files that are not listed, with reasons.
         problems: Captions that are there and cannot be read.
     """
 
@@ -87,53 +92,25 @@ class Side:
 
     @property
     def clips(self) -> list[EvaluatedClip]:
-        """Those that can be used, as far as is known."""
+        """Clips that can be used, as far as is known."""
         return [clip for clip in self.listed if clip.problem is None]
 
     @property
     def captioned(self) -> list[EvaluatedClip]:
-        """Those of them with a caption."""
+        """Usable clips with a caption."""
         return [clip for clip in self.clips if clip.caption is not None]
 
     @property
     def left_out(self) -> list[Skipped]:
-        """All files that cannot."""
+        """Files that cannot be used, with reasons."""
         broken = [Skipped(clip.file.label, clip.problem) for clip in self.listed if clip.problem is not None]
         return [*self.refused, *broken]
 
     @property
     def partial(self) -> list[Skipped]:
-        """Clips of which a part was read."""
-        return [
-            Skipped(clip.file.label, f"partial: {clip.shortfall}")
-            for clip in self.clips
-            if clip.shortfall is not None
-        ]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Which clips belong together.
-
-    Args:
-        generated: One side.
-        reference: The other.
-        listed: Generated clip and its reference, in the order of the references.
-    """
-
-    generated: Side
-    reference: Side
-    listed: list[tuple[EvaluatedClip, EvaluatedClip]]
-
-    @property
-    def pairs(self) -> list[tuple[EvaluatedClip, EvaluatedClip]]:
-        """Those of which both can be used, as far as is known."""
-        return [pair for pair in self.listed if all(clip.problem is None for clip in pair)]
-
-    def unpaired(self, side: Side) -> list[str]:
-        """Return the names of usable clips of a side whose other half is missing or cannot be used."""
-        paired = {id(clip) for pair in self.pairs for clip in pair}
-        return [clip.file.name for clip in side.clips if id(clip) not in paired]
+        """Clips of which only a part was read."""
+        short = [(clip.file.label, clip.shortfall) for clip in self.clips if clip.shortfall is not None]
+        return [Skipped(label, f"partial: {shortfall}") for label, shortfall in short]
 
 
 def read_side(source: Path) -> Side:
@@ -143,39 +120,62 @@ def read_side(source: Path) -> Side:
         UserError: There is no such folder, or no audio in it.
     """
     side = Side(source)
-    results = _Results(side.problems)
+    results: dict[Path, dict[str, Record]] = {}  # of each folder
     for file in list_audio(source):
-        if file.problem is not None:
-            side.refused.append(Skipped(file.label, file.problem))
-            continue
         try:
-            require_audio_file(file.path)
+            if file.problem is None:
+                require_audio_file(file.path)
+            problem = file.problem
         except UserError as error:
-            side.refused.append(Skipped(file.label, f"unreadable: {error}"))
+            problem = f"unreadable: {error}"
+        if problem is not None:
+            side.refused.append(Skipped(file.label, problem))
             continue
-        record = results.of(file.path)
-        clip = EvaluatedClip(file, PurePath(file.name).stem)
-        # made without a caption it has a number as its id, which says nothing of the reference
-        clip.id = None if None in (record.get("id"), record.get("text")) else str(record["id"])
-        try:
-            clip.caption = describe(file.path, {**file.fields, **_caption_of(record)})["text"]
-        except CaptionError as error:
-            if not str(error).startswith("no caption"):
-                side.problems.append(Skipped(file.label, str(error)))
-        side.listed.append(clip)
+        folder = file.path.parent
+        if folder not in results:
+            results[folder] = _read_results(folder / RESULTS, side.problems)
+        side.listed.append(_read_clip(file, results[folder].get(file.path.name, {}), side.problems))
     return side
 
 
-def pair(generated: Side, reference: Side) -> Pairs:
+def _read_clip(file: AudioFile, record: Record, problems: list[Skipped]) -> EvaluatedClip:
+    """Look up the caption of a file, in what `generate` recorded of it first."""
+    clip = EvaluatedClip(file, PurePath(file.name).stem)
+    # made without a caption it has a number as its id, which says nothing of the reference
+    clip.id = None if None in (record.get("id"), record.get("text")) else str(record["id"])
+    recorded = {"text": record["text"]} if isinstance(record.get("text"), str) else {}
+    try:
+        clip.caption = describe(file.path, {**file.fields, **recorded})["text"]
+    except CaptionError as error:
+        if not str(error).startswith("no caption"):
+            problems.append(Skipped(file.label, str(error)))
+    return clip
+
+
+def _read_results(path: Path, problems: list[Skipped]) -> dict[str, Record]:
+    """Return the records of `generate` by file name; a damaged file becomes a problem."""
+    if not path.is_file():
+        return {}
+    try:
+        records = [load_json(line) for line in lines_of(decode_text(path.read_bytes())) if line.strip()]
+        return {record["file"]: record for record in records}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        problems.append(Skipped(str(path), f"unreadable caption: {error}"))
+        return {}
+
+
+def pair(generated: Side, reference: Side) -> list[Pair]:
     """Find the reference of each generated clip: the one of the same name, else the one named as its prompt's id.
 
-    A name that two clips of a side share pairs none of them. A generated clip without a caption gets that of
-    its reference.
+    A name that two clips of a side share pairs neither. A generated clip without a caption gets that of its reference.
+
+    Returns:
+        Pairs in the order of the references.
     """
     real = _unique(reference.clips, [clip.name for clip in reference.clips])
     by_name = _unique(generated.clips, [clip.name for clip in generated.clips])
     by_id = _unique(generated.clips, [clip.id for clip in generated.clips])
-    pairs: list[tuple[EvaluatedClip, EvaluatedClip]] = []
+    pairs: list[Pair] = []
     paired: set[int] = set()
     for name, original in real.items():
         clip = by_name.get(name) or by_id.get(name)
@@ -183,7 +183,7 @@ def pair(generated: Side, reference: Side) -> Pairs:
             pairs.append((clip, original))
             paired.add(id(clip))
             clip.caption = clip.caption if clip.caption is not None else original.caption
-    return Pairs(generated, reference, pairs)
+    return pairs
 
 
 def _unique(clips: Sequence[EvaluatedClip], names: Iterable[str | None]) -> dict[str, EvaluatedClip]:
@@ -192,35 +192,3 @@ def _unique(clips: Sequence[EvaluatedClip], names: Iterable[str | None]) -> dict
     return {
         name: clip for name, clip in zip(names, clips, strict=True) if name is not None and count[name] == 1
     }
-
-
-def _caption_of(record: dict[str, Any]) -> dict[str, Any]:
-    return {"text": record["text"]} if isinstance(record.get("text"), str) else {}
-
-
-class _Results:
-    """What `generate` wrote about its clips, of each folder read once.
-
-    Args:
-        problems: Where to add files that cannot be read.
-    """
-
-    def __init__(self, problems: list[Skipped]) -> None:
-        self._problems = problems
-        self._folders: dict[Path, dict[str, dict[str, Any]]] = {}
-
-    def of(self, file: Path) -> dict[str, Any]:
-        """Return the record of an audio file, empty if there is none."""
-        if file.parent not in self._folders:
-            self._folders[file.parent] = self._read(file.parent / RESULTS)
-        return self._folders[file.parent].get(file.name, {})
-
-    def _read(self, path: Path) -> dict[str, dict[str, Any]]:
-        if not path.is_file():
-            return {}
-        try:
-            records = [load_json(line) for line in lines_of(decode_text(path.read_bytes())) if line.strip()]
-            return {record["file"]: record for record in records}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            self._problems.append(Skipped(str(path), f"unreadable caption: {error}"))
-            return {}

@@ -1,11 +1,9 @@
-"""What `evaluate` found, as a table that a person can read and as a .json with everything."""
+"""The result of `evaluate`: a table with explanations, and a .json with everything."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
-import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,49 +19,46 @@ from rich.table import Table
 
 from datamodules.tokenize.report import Skipped, few_of, printable, summarize
 from magnet_train import __version__
+from magnet_train.cli.console import count, duration, table
 from magnet_train.cli.evaluation.clips import Side
-from magnet_train.cli.evaluation.measures import CLAP_SCORE, FAD, KL, EvaluationResult
-from magnet_train.cli.formatting import count, duration
+from magnet_train.cli.evaluation.measure import CLAP_SCORE, FAD, KL, EvaluationResult
+from magnet_train.evaluation import AudioTagger, Clap
 from magnet_train.storage.atomic_io import atomic_write
 
 _FORMAT = 1
 _LABELS = {FAD: "FAD-CLAP", CLAP_SCORE: "CLAP score", KL: "KL-AST"}
 
 
-def print_report(console: Console, findings: EvaluationResult) -> None:
-    """Print the numbers, how to read them, and what is missing and why."""
-    for name, side in (("generated", findings.generated), ("reference", findings.reference)):
-        console.print(f"{name}: {escape(_describe(side))}", soft_wrap=True, highlight=False)
-    if findings.measures:
-        console.print(_table(findings))
-    for line in _explanations(findings):
+def print_report(result: EvaluationResult) -> None:
+    """Print the numbers, how to read them, and which are missing and why."""
+    console = Console()
+    for name, side in (("generated", result.generated), ("reference", result.reference)):
+        seconds = sum(clip.seconds for clip in side.clips)
+        length = f", {duration(seconds)}" if seconds else ""
+        line = f"{name}: {escape(str(side.path))}, {count(len(side.clips), 'clip')}{length}"
+        console.print(line, soft_wrap=True, highlight=False)
+    if result.measures:
+        console.print(_table(result))
+    lines = [*_explanations(result), *(f"note: {note}" for note in _notes(result))]
+    lines += [f"not computed: {names}, since {reason}" for names, reason in _missing(result)]
+    for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-    for line in [*findings.notes, *_notes_on_clips(findings)]:
-        console.print(f"note: {line}", soft_wrap=True, highlight=False, markup=False)
-    for names, reason in _missing(findings):
-        console.print(f"not computed: {names}, since {reason}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _describe(side: Side) -> str:
-    length = duration(sum(clip.seconds for clip in side.clips))
-    read = any(clip.seconds for clip in side.clips)
-    return f"{side.path}, {count(len(side.clips), 'clip')}{f', {length}' if read else ''}"
+def _table(result: EvaluationResult) -> Table:
+    values = ("generated", "spread", "chance", "real sound")
+    filled = table(None, "measure", *values, "of", right=values, style=box.SIMPLE_HEAD)
+    filled.pad_edge, filled.collapse_padding = False, True
+    for column in filled.columns[:-1]:
+        column.no_wrap = True
+    for row in _rows(result):
+        filled.add_row(*row)
+    return filled
 
 
-def _table(findings: EvaluationResult) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("measure", no_wrap=True)
-    for name in ("generated", "spread", "chance", "real sound"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("of")
-    for row in _rows(findings):
-        table.add_row(*row)
-    return table
-
-
-def _rows(findings: EvaluationResult) -> Iterator[tuple[str, str, str, str, str, str]]:
-    """Yield measure, generated with its spread, chance, real sound, and how many clips."""
-    fad, score, kl = findings.fad, findings.clap_score, findings.kl
+def _rows(result: EvaluationResult) -> Iterator[tuple[str, str, str, str, str, str]]:
+    """Yield measure, generated, its spread, chance, real sound, and the number of clips."""
+    fad, score, kl = result.fad, result.clap_score, result.kl
     if fad is not None:
         sizes = f"{fad.generated_clips} to {count(fad.reference_clips, 'clip')}"
         yield "FAD-CLAP ↓", _number(fad.distance), "", "", "", sizes
@@ -74,7 +69,7 @@ def _rows(findings: EvaluationResult) -> Iterator[tuple[str, str, str, str, str,
             spread, real = f"± {equal.generated.std:.3f}", _number(equal.real.mean)
             yield "  equal sizes", _number(equal.generated.mean), spread, _number(noise), real, sizes
     if score is not None:
-        best = "" if findings.clap_score_real is None else _number(findings.clap_score_real.mean)
+        best = "" if result.clap_score_real is None else _number(result.clap_score_real.mean)
         captions, spread = count(score.clips, "caption"), _interval(score.interval)
         yield "CLAP score ↑", _number(score.mean), spread, _number(score.chance), best, captions
     if kl is not None:
@@ -82,32 +77,43 @@ def _rows(findings: EvaluationResult) -> Iterator[tuple[str, str, str, str, str,
         yield "KL-AST ↓", _number(kl.mean), spread, _number(kl.chance), _number(0.0), pairs
 
 
-def _explanations(findings: EvaluationResult) -> Iterator[str]:
-    if findings.fad is not None:
-        yield "FAD-CLAP: how far the clips as a whole lie from real ones, in CLAP's space; 0 or more, lower is better."
-        if findings.fad.equal is not None:
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:z.3f}"  # z: KL can come out a millionth below 0
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:z.3f} to {interval[1]:z.3f}"
+
+
+def _explanations(result: EvaluationResult) -> Iterator[str]:
+    if result.fad is not None:
+        yield "FAD-CLAP: Fréchet distance of generated from real clips in CLAP's space; 0 or more, lower is better."
+        if result.fad.equal is not None:
             yield (
-                "  Equal sizes: as many generated clips, clips of white noise as loud (chance) and real clips, each against "
-                f"the rest of the reference; mean ± standard deviation of {findings.fad.equal.splits} random splits."
+                "  Equal sizes: equally many generated clips, clips of white noise as loud (chance) and real clips, each "
+                "against the rest of the reference; mean ± standard deviation of "
+                f"{result.fad.equal.splits} random splits."
             )
-    if findings.clap_score is not None:
+    if result.clap_score is not None:
         yield (
             "CLAP score: cosine between clip and caption, -1 to 1, higher is better. Chance: captions of other clips. Real "
             "sound: the reference with its own captions. Spread: 95 % interval over clips."
         )
-    if findings.kl is not None:
-        other = findings.kl.other_real
+    if result.kl is not None:
+        other = result.kl.other_real
         unrelated = "" if other is None else f" The references of other pairs get {_number(other)}."
         yield (
-            "KL-AST: how differently a classifier hears the clips of a pair, in nats; 0 or more, lower is better. Chance: "
-            f"generated clips of other pairs. Real sound: the reference itself.{unrelated}"
+            "KL-AST: divergence of a classifier's answers to the clips of a pair, in nats; 0 or more, lower is better. "
+            f"Chance: generated clips of other pairs. Real sound: the reference itself.{unrelated}"
         )
-    if findings.measures:
+    if result.measures:
         yield "None of these can be compared with the FAD, CLAP and KL of papers, which come from other models."
 
 
-def _notes_on_clips(findings: EvaluationResult) -> Iterator[str]:
-    for name, side in (("generated", findings.generated), ("reference", findings.reference)):
+def _notes(result: EvaluationResult) -> Iterator[str]:
+    yield from result.notes
+    sides = (("generated", result.generated), ("reference", result.reference))
+    for name, side in sides:
         silent = sum(clip.silent for clip in side.clips)
         if silent:
             yield f"{count(silent, f'{name} clip')} of {len(side.clips)} silent; they count like all others."
@@ -119,44 +125,32 @@ def _notes_on_clips(findings: EvaluationResult) -> Iterator[str]:
         if side.problems:
             yield f"captions that cannot be read: {_few(side.problems)}"
         missing = len(side.clips) - len(side.captioned)
-        if findings.clap_score is not None and missing and side.captioned:
+        if result.clap_score is not None and missing and side.captioned:
             yield f"{count(missing, f'{name} clip')} without a caption: not in the CLAP score."
-    pairs = findings.pairs
-    if findings.kl is not None:
-        for name, side in (("generated", findings.generated), ("reference", findings.reference)):
-            unpaired = pairs.unpaired(side)
-            if unpaired:
-                shown = ", ".join(unpaired[:3]) + (", ..." if len(unpaired) > 3 else "")
-                yield f"{count(len(unpaired), f'{name} clip')} without a pair, not in KL-AST: {shown}"
+    for name, side in sides if result.kl is not None else ():
+        unpaired = result.unpaired(side)
+        if unpaired:
+            named = ", ".join(unpaired[:3]) + (", ..." if len(unpaired) > 3 else "")
+            yield f"{count(len(unpaired), f'{name} clip')} without a pair, not in KL-AST: {named}"
 
 
 def _few(files: list[Skipped]) -> str:
-    shown = "; ".join(map(_sentence, few_of(files, 3)))
-    return shown + ("; ..." if len(files) > 3 else "")
+    """Name up to three files with the reasons; a reason that holds the file's name already stands alone."""
+    sentences = []
+    for path, reason in few_of(files, 3):
+        details = reason.partition(": ")[2]
+        sentences.append(printable((details if path in details else f"{path}: {reason}").rstrip(".")))
+    return "; ".join(sentences) + ("; ..." if len(files) > 3 else "")
 
 
-def _sentence(file: Skipped) -> str:
-    """Say which file and why, the name once: the sentences of readers hold it already."""
-    details = file.reason.partition(": ")[2]
-    return printable((details if file.path in details else f"{file.path}: {file.reason}").rstrip("."))
-
-
-def _missing(findings: EvaluationResult) -> Iterator[tuple[str, str]]:
+def _missing(result: EvaluationResult) -> Iterator[tuple[str, str]]:
     """Yield measures with the reason that they share."""
-    for reason in dict.fromkeys(findings.not_computed.values()):
-        names = [_LABELS[name] for name, other in findings.not_computed.items() if other == reason]
+    for reason in dict.fromkeys(result.not_computed.values()):
+        names = [_LABELS[name] for name, other in result.not_computed.items() if other == reason]
         yield " and ".join(names), reason
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:z.3f}"  # z: KL can come out a millionth below 0
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:z.3f} to {interval[1]:z.3f}"
-
-
-def write_report(path: Path, findings: EvaluationResult, args: argparse.Namespace) -> None:
+def write_report(path: Path, result: EvaluationResult, command: str) -> None:
     """Write everything that is known, numbers unrounded.
 
     Raises:
@@ -164,19 +158,19 @@ def write_report(path: Path, findings: EvaluationResult, args: argparse.Namespac
     """
     content: dict[str, Any] = {
         "format": _FORMAT,
-        "command": _command(args),
-        "measures": {name: asdict(value) for name, value in findings.measures.items()},
-        "not_computed": findings.not_computed,
-        "notes": [*findings.notes, *_notes_on_clips(findings)],
-        "generated": _side(findings.generated),
-        "reference": _side(findings.reference),
+        "command": command,
+        "measures": {name: asdict(value) for name, value in result.measures.items()},
+        "not_computed": result.not_computed,
+        "notes": list(_notes(result)),
+        "generated": _side(result.generated),
+        "reference": _side(result.reference),
         "pairs": {
-            "pairs": [[clip.file.name for clip in pair] for pair in findings.pairs.pairs],
-            "unpaired_generated": findings.pairs.unpaired(findings.generated),
-            "unpaired_reference": findings.pairs.unpaired(findings.reference),
+            "pairs": [[clip.file.name for clip in pair] for pair in result.pairs],
+            "unpaired_generated": result.unpaired(result.generated),
+            "unpaired_reference": result.unpaired(result.reference),
         },
-        "models": _models(findings),
-        "settings": {"seed": args.seed, "batch_size": args.batch_size, "device": findings.device},
+        "models": _models(result),
+        "settings": {"seed": result.seed, "batch_size": result.batch_size, "device": result.device},
         "versions": {
             "magnet_train": __version__,
             "torch": torch.__version__,
@@ -185,19 +179,10 @@ def write_report(path: Path, findings: EvaluationResult, args: argparse.Namespac
             "python": platform.python_version(),
         },
     }
-    if findings.clap_score_real is not None:
-        content["measures"][CLAP_SCORE]["real"] = asdict(findings.clap_score_real)
+    if result.clap_score_real is not None:
+        content["measures"][CLAP_SCORE]["real"] = asdict(result.clap_score_real)
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-
-
-def _command(args: argparse.Namespace) -> str:
-    """Write the command with every option, so that defaults that change later do not change it."""
-    words = ["magnet-train", "evaluate"]
-    for name, value in vars(args).items():
-        if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join(words)
 
 
 def _side(side: Side) -> dict[str, Any]:
@@ -213,20 +198,14 @@ def _side(side: Side) -> dict[str, Any]:
     }
 
 
-def _models(findings: EvaluationResult) -> dict[str, Any]:
+def _models(result: EvaluationResult) -> dict[str, Any]:
+    def describe(model: Clap | AudioTagger, **width: int) -> dict[str, Any]:
+        window = model.window_samples / model.sample_rate
+        return {**asdict(model.origin), **width, "sample_rate": model.sample_rate, "window_seconds": window}
+
     models: dict[str, Any] = {}
-    if findings.clap is not None:
-        models["clap"] = {
-            **asdict(findings.clap.origin),
-            "dimensions": findings.clap.dimensions,
-            "sample_rate": findings.clap.sample_rate,
-            "window_seconds": findings.clap.window_samples / findings.clap.sample_rate,
-        }
-    if findings.tagger is not None:
-        models["classifier"] = {
-            **asdict(findings.tagger.origin),
-            "classes": findings.tagger.classes,
-            "sample_rate": findings.tagger.sample_rate,
-            "window_seconds": findings.tagger.window_samples / findings.tagger.sample_rate,
-        }
+    if result.clap is not None:
+        models["clap"] = describe(result.clap, dimensions=result.clap.dimensions)
+    if result.tagger is not None:
+        models["classifier"] = describe(result.tagger, classes=result.tagger.classes)
     return models

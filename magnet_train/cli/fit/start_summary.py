@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from datamodules import TokenDataModule
-from magnet_train.cli.formatting import duration
+from magnet_train.cli.console import duration
 from magnet_train.models.transformer import count_parameters
 from magnet_train.text import NoText
 from magnet_train.training.callbacks import SampleAudio

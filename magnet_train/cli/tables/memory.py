@@ -1,4 +1,4 @@
-"""A table of the memory that training takes: by model size, what trains, precision and batch."""
+"""The table of `inspect --memory`: memory of training by model size, trained part, precision and batch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.progress import track
 from rich.table import Table
 
-from magnet_train.cli.cells import escape
+from magnet_train.cli.console import escape, table, track
 
 GB, MB = 1e9, 1e6
 BATCHES = (1, 4, 8, 16)
@@ -22,10 +21,10 @@ _T5_BASE = f"T5-base {109_628_544 * 4 / GB:.1f} GB"  # frozen, from its publishe
 
 
 def memory_tables(model: str | None) -> list[Table]:
-    """Compute the table for one model, or for the released sizes.
+    """Compute the table for one model, or for the shipped sizes.
 
     Args:
-        model: Anything that `Magnet.from_pretrained` reads; None takes the shipped sizes at 10 s.
+        model: Anything that `Magnet.from_pretrained` reads; None for the shipped sizes at 10 s.
 
     Raises:
         UserError: The model cannot be read.
@@ -36,7 +35,7 @@ def memory_tables(model: str | None) -> list[Table]:
     models, frames, seconds, text = _shipped() if model is None else _stored(model)
     cases = list(product(models.items(), (None, LoRA()), (False, True)))
     rows = []
-    for (name, lm), tuning, mixed in track(cases, "adding up", transient=True):
+    for (name, lm), tuning, mixed in track(cases, "adding up", "cases"):
         memory = training_memory(lm, frames, mixed, tuning)
         trains, precision = "all" if tuning is None else "LoRA", "bf16-mixed" if mixed else "32-true"
         rows.append((name, trains, precision, [memory.total(batch) for batch in BATCHES]))
@@ -46,27 +45,27 @@ def memory_tables(model: str | None) -> list[Table]:
         f"memory of training on clips of {seconds:g} s ({frames} frames), {'MB' if small else 'GB'}; "
         f"rank of LoRA {LoRA().rank}"
     )
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in ("model", "trains", "precision", *(f"batch {batch}" for batch in BATCHES)):
-        table.add_column(column, justify="right" if column.startswith("batch") else "left")
+    batches = [f"batch {batch}" for batch in BATCHES]
+    memory_table = table(title, "model", "trains", "precision", *batches, right=batches)
     for name, trains, precision, totals in rows:
-        table.add_row(escape(name), trains, precision, *(f"{bytes / unit:.{digits}f}" for bytes in totals))
-    table.caption = escape(
-        f"Computed from shapes, with AdamW and a moving average. On top: {text}what the device keeps for itself "
+        sizes = (f"{bytes / unit:.{digits}f}" for bytes in totals)
+        memory_table.add_row(escape(name), trains, precision, *sizes)
+    memory_table.caption = escape(
+        f"Computed from shapes, with AdamW and a moving average. On top: {text}the device's own needs "
         "(about 1 GB with CUDA), and fragments."
     )
-    table.caption_justify = "left"
-    return [table]
+    memory_table.caption_justify = "left"
+    return [memory_table]
 
 
 class _Models(NamedTuple):
-    """What the table is about.
+    """The models of the table.
 
     Args:
         sizes: Arguments of `MagnetTransformer` by name.
         frames: Length of a clip.
         seconds: The same in seconds.
-        text: The text encoder, in words that end with a comma; empty if there is none.
+        text: Name and size of the text encoder, followed by ", "; empty without one.
     """
 
     sizes: dict[str, dict[str, Any]]

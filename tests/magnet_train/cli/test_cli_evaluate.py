@@ -113,7 +113,7 @@ def test_neither_run_nor_batch_nor_order_of_files_changes_numbers(folders, evalu
     _, first = evaluate(folders)
     _, again = evaluate(folders)
     assert again == first
-    _, alone = evaluate(folders, "--batch-size", "1")
+    _, alone = evaluate(folders, "--batch_size", "1")
     _, other_seed = evaluate(folders, "--seed", "7")
     copies = (tmp_path / "a", tmp_path / "b")
     for folder, copy in zip(folders, copies, strict=True):
@@ -418,7 +418,7 @@ def test_no_model_at_all_is_a_failure_that_says_why(folders, evaluate, capsys):
     assert "none of the measures could be computed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", [("--batch-size", "0"), ("--nonsense",), ("--seed", "x")])
+@pytest.mark.parametrize("wrong", [("--batch_size", "0"), ("--nonsense",), ("--seed", "x")])
 def test_wrong_usage(wrong, folders, evaluate):
     with pytest.raises(SystemExit) as left:
         evaluate(folders, *wrong)
@@ -427,6 +427,6 @@ def test_wrong_usage(wrong, folders, evaluate):
 
 def test_defaults_are_those_of_the_python_api():
     from magnet_train.cli.commands import evaluate
-    from magnet_train.evaluation import clap, tagger
+    from magnet_train.evaluation import models
 
-    assert (evaluate.CLAP, evaluate.CLASSIFIER) == (clap.DEFAULT, tagger.DEFAULT)
+    assert (evaluate.CLAP, evaluate.CLASSIFIER) == (models.CLAP, models.CLASSIFIER)

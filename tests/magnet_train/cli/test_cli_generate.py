@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 
+from magnet_train.audio import AudioStream
 from magnet_train.cli.main import main
 from magnet_train.pipeline.magnet import Magnet
 
@@ -284,6 +285,33 @@ def test_prompt_longer_than_the_clip(
     prompt = write_tone(tmp_path / "tone.wav", 1.0)
     assert generate(checkpoint, tmp_path / "clips", "--text", "a flute", "--prompt", str(prompt)) == 1
     assert "prompt" in capsys.readouterr().err
+    assert not (tmp_path / "clips").exists()
+
+
+def write_silence(path: Path, seconds: int) -> Path:
+    """Write a small FLAC, at the lowest rate that is read."""
+    with soundfile.SoundFile(path, "w", 100, 1) as file:
+        for _ in range(seconds // 3600):
+            file.write(np.zeros(360_000, dtype=np.int16))
+    assert path.stat().st_size < 200_000
+    return path
+
+
+def test_days_of_silence_are_not_read(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a prompt no more than a second beyond the clip, and of a recording to edit no more than its header."""
+    silence = write_silence(tmp_path / "silence.flac", 2 * 86_400)
+    read, resampled = [], AudioStream.__iter__
+    monkeypatch.setattr(
+        AudioStream, "__iter__", lambda stream: (read.append(b.shape[-1]) or b for b in resampled(stream))
+    )
+    for option, words in (("--prompt", "shorten the prompt"), ("--edit", "longer than 86,400 s")):
+        region = ["--region", "1:1.2"] if option == "--edit" else []
+        options = ["--text", "a flute", option, str(silence), *region]
+        assert generate(checkpoint, tmp_path / "clips", *options) == 1
+        assert words in capsys.readouterr().err
+    assert 0 < sum(read) <= SAMPLES + RATE + 1
     assert not (tmp_path / "clips").exists()
 
 

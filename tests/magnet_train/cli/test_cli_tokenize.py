@@ -368,16 +368,16 @@ def test_the_bar_counts_audio(mixed: Path) -> None:
 
     from datamodules.tokenize.audio_files import list_audio
     from magnet_train.cli.ranks import Ranks
-    from magnet_train.cli.tokenize_progress import Meter
+    from magnet_train.cli.tokenize_progress import TokenizeProgress
 
     files = [file for file in list_audio(mixed) if file.name in ("mono.wav", "deep/stereo.wav")]
-    with Meter(files, 8_000, Ranks(0, 1, 0)) as meter:
+    with TokenizeProgress(files, 8_000, Ranks(0, 1, 0)) as progress:
         deadline = time.monotonic() + 60
-        while meter._lengths is None and time.monotonic() < deadline:
+        while progress.lengths is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        meter.skip([file for file in files if file.name == "mono.wav"])
-        assert len(list(meter.listen([torch.zeros(1, 8_000)]))) == 1
-        (task,) = meter._bar.tasks
+        progress.skip([file for file in files if file.name == "mono.wav"])
+        assert len(list(progress.count_audio([torch.zeros(1, 8_000)]))) == 1
+        (task,) = progress.bar._bar.tasks
         assert (task.completed, task.total) == (2.0, 3.0)
         assert task.description.startswith("2.0 s of 3.0 s  1 of 2 files  ")
         assert "x real time" in task.description

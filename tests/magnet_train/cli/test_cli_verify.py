@@ -86,7 +86,7 @@ def test_a_lost_index_is_made_again(shards: Path, capsys: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "message"), [("0", "0 is not at least 1"), ("x", "'x' is no whole number")]
+    ("workers", "message"), [("0", "0 is not at least 1"), ("x", "'x' is not a whole number")]
 )
 def test_workers(shards: Path, capsys: Any, workers: str, message: str) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -96,7 +96,7 @@ def test_workers(shards: Path, capsys: Any, workers: str, message: str) -> None:
 
 def test_a_codec_without_an_index_to_write(shards: Path, capsys: Any) -> None:
     assert main(["verify", str(shards), "--codec", "quickstart"]) == 1
-    assert "--codec is for --write-index" in capsys.readouterr().err
+    assert "--codec is for --write_index" in capsys.readouterr().err
 
 
 def test_a_problem_names_its_own_remedy(shards: Path, capsys: Any) -> None:

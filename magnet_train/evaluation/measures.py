@@ -1,0 +1,347 @@
+"""FAD-CLAP, CLAP score and KL-AST of embeddings and probabilities, each with the values of chance and real sound.
+
+Shapes: n clips or pairs, W windows of a clip, D dimensions, C classes; everything float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from magnet_train.errors import UserError
+
+Floats = npt.NDArray[np.float64]
+
+_RESAMPLES = 2000
+_SPLITS = 10
+_LEAST = 2  # clips, below which there is no spread
+_EPSILON = 1e-6  # added to the generated clips' probabilities, as the reference implementation does
+
+
+def bootstrap_interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float] | None:
+    """Return the 95 % bootstrap confidence interval of a mean.
+
+    It covers the choice of clips, not the seed of the model.
+
+    Args:
+        values: float [N], one for each clip.
+        seed: Of the resampling.
+
+    Returns:
+        Lower and upper end; None for fewer than 2 values.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if len(numbers) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    means = [numbers[rng.integers(len(numbers), size=len(numbers))].mean() for _ in range(_RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A normal distribution: mean [D], and a root [min(N, D), D] of the covariance, `root.T @ root`."""
+
+    mean: Floats
+    root: Floats
+
+    @classmethod
+    def of(cls, vectors: npt.ArrayLike) -> Self:
+        """Fit one to float [N, D], with the unbiased covariance (divided by N - 1).
+
+        Raises:
+            ValueError: Fewer than 2 vectors, or not finite [N, D].
+        """
+        points = np.asarray(vectors, dtype=np.float64)
+        if points.ndim != 2 or len(points) < 2 or not np.isfinite(points).all():
+            raise ValueError(f"vectors must be finite [N, D] with N >= 2, got shape {list(points.shape)}")
+        mean = points.mean(axis=0)
+        root = np.linalg.qr(points - mean, mode="r") / np.sqrt(len(points) - 1)
+        return cls(mean, root)
+
+    def distance(self, other: Gaussian) -> float:
+        """Return the squared Fréchet (2-Wasserstein) distance to another, 0 or more.
+
+        |m1 - m2|² + tr C1 + tr C2 - 2 tr (C1 C2)^½. With roots A and B of C1 and C2 the last trace is the sum of
+        the singular values of A Bᵀ: nothing is squared and no square root of a matrix is taken, so that
+        covariances without full rank (fewer vectors than dimensions) need no special care.
+        """
+        shift = np.square(self.mean - other.mean).sum()
+        spread = np.square(self.root).sum() + np.square(other.root).sum()
+        shared = np.linalg.svd(self.root @ other.root.T, compute_uv=False).sum()
+        return max(0.0, float(shift + spread - 2 * shared))
+
+
+def frechet_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+    """Return the squared Fréchet distance between Gaussians fitted to two sets of vectors.
+
+    The fewer vectors, the larger it comes out (a bias of order 1/N): compare at equal numbers only.
+
+    Args:
+        first: float [N, D].
+        second: float [M, D].
+
+    Returns:
+        0 or more, in squared units of the vectors; at most about 4 for vectors of unit length.
+
+    Raises:
+        ValueError: Fewer than 2 vectors, or not finite, or of different D.
+
+    Source: arXiv 1812.08466, section 3.1 (there with VGGish embeddings).
+    """
+    return Gaussian.of(first).distance(Gaussian.of(second))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over random splits of the clips."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class EqualSizes:
+    """Distances of three sets of equally many clips, all to the same other part of the reference.
+
+    Args:
+        clips: In each of the three sets.
+        reference_clips: In the rest of the reference, which they are compared with.
+        splits: Number of random draws of the clips, over which each distance is averaged.
+        generated: Of generated clips.
+        real: The floor: of real clips, the other part of the reference.
+        noise: Chance: of white noise as loud as the generated clips; None without noise.
+    """
+
+    clips: int
+    reference_clips: int
+    splits: int
+    generated: Spread
+    real: Spread
+    noise: Spread | None
+
+
+@dataclass(frozen=True)
+class Fad:
+    """Fréchet distance of all generated to all reference windows, smaller is better.
+
+    Args:
+        distance: 0 or more.
+        generated_clips: Their number.
+        generated_windows: The number of their windows, one embedding each.
+        reference_clips: Their number.
+        reference_windows: The number of their windows.
+        dimensions: Of an embedding. With fewer windows than that the distance is biased upwards.
+        equal: The same at equal sizes; None if the reference has fewer than four clips.
+    """
+
+    distance: float
+    generated_clips: int
+    generated_windows: int
+    reference_clips: int
+    reference_windows: int
+    dimensions: int
+    equal: EqualSizes | None
+
+    @property
+    def too_few(self) -> bool:
+        """Whether a covariance lacks full rank."""
+        return min(self.generated_windows, self.reference_windows) <= self.dimensions
+
+
+def measure_fad(
+    generated: Sequence[npt.ArrayLike],
+    reference: Sequence[npt.ArrayLike],
+    noise: Sequence[npt.ArrayLike] | None = None,
+    seed: int = 0,
+) -> Fad:
+    """Compare generated with real sound by their embeddings.
+
+    A distance alone says little, since few clips make it large. So it comes a second time at equal sizes: of equally
+    many generated clips, real clips and clips of noise, drawn at random, each against the clips of the reference that
+    are left. A perfect model gets the distance of the real clips. Clips are split, never the windows of one.
+
+    Args:
+        generated: float [W, D] of each clip.
+        reference: The same of real clips.
+        noise: The same of noise in the place of each generated clip; None leaves it out.
+        seed: Of the splits.
+
+    Raises:
+        UserError: Fewer than 2 clips on a side.
+    """
+    if min(len(generated), len(reference)) < _LEAST:
+        raise UserError(
+            f"at least {_LEAST} usable clips are needed on each side, not {len(generated)} generated and "
+            f"{len(reference)} of the reference; add clips."
+        )
+    ours, real = _join(generated), _join(reference)
+    return Fad(
+        distance=Gaussian.of(ours).distance(Gaussian.of(real)),
+        generated_clips=len(generated),
+        generated_windows=len(ours),
+        reference_clips=len(reference),
+        reference_windows=len(real),
+        dimensions=ours.shape[1],
+        equal=_at_equal_sizes(generated, reference, noise, seed),
+    )
+
+
+def _at_equal_sizes(
+    generated: Sequence[npt.ArrayLike],
+    reference: Sequence[npt.ArrayLike],
+    noise: Sequence[npt.ArrayLike] | None,
+    seed: int,
+) -> EqualSizes | None:
+    clips = min(len(generated), len(reference) // 2)
+    if clips < _LEAST:
+        return None
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {"generated": [], "real": [], "noise": []}
+    for _ in range(_SPLITS):
+        order = rng.permutation(len(reference))
+        chosen = rng.permutation(len(generated))[:clips]
+        rest = Gaussian.of(_join([reference[i] for i in order[clips:]]))
+        found["generated"].append(Gaussian.of(_join([generated[i] for i in chosen])).distance(rest))
+        found["real"].append(Gaussian.of(_join([reference[i] for i in order[:clips]])).distance(rest))
+        if noise is not None:
+            found["noise"].append(Gaussian.of(_join([noise[i] for i in chosen])).distance(rest))
+    spread = {name: Spread(float(np.mean(d)), float(np.std(d))) for name, d in found.items() if d}
+    return EqualSizes(
+        clips, len(reference) - clips, _SPLITS, spread["generated"], spread["real"], spread.get("noise")
+    )
+
+
+def _join(clips: Sequence[npt.ArrayLike]) -> Floats:
+    return np.concatenate([np.asarray(clip, dtype=np.float64) for clip in clips])
+
+
+@dataclass(frozen=True)
+class ClapScore:
+    """Mean cosine between clips and their captions, -1..1, larger is better.
+
+    Args:
+        mean: Over clips.
+        interval: 95 % bootstrap interval over clips; None for one clip.
+        clips: Number of clips with a caption.
+        chance: Mean over all pairs of a clip with a different caption of another clip; None if all captions are equal.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    clips: int
+    chance: float | None
+
+
+def measure_clap_score(
+    audio: Sequence[npt.ArrayLike], text: npt.ArrayLike, captions: Sequence[str], seed: int = 0
+) -> ClapScore:
+    """Score clips against their captions.
+
+    Long clips get the mean of the cosines of their windows: averaging embeddings first would favour them.
+
+    Args:
+        audio: Of each clip float [W, D], each row of unit length.
+        text: Of their captions float [n, D], each row of unit length.
+        captions: The n captions, to find equal ones.
+        seed: Of the interval.
+
+    Raises:
+        UserError: There is no clip.
+    """
+    if not len(captions):
+        raise UserError("there are no captions; put a .txt beside each clip.")
+    clips = np.stack([np.asarray(clip, dtype=np.float64).mean(axis=0) for clip in audio])  # [n, D]
+    texts = np.asarray(text, dtype=np.float64)
+    cosines = (clips * texts).sum(axis=1)
+    chance = _mean_cosine_of_others(clips, texts, captions)
+    return ClapScore(float(cosines.mean()), bootstrap_interval(cosines, seed), len(cosines), chance)
+
+
+def _mean_cosine_of_others(clips: Floats, texts: Floats, captions: Sequence[str]) -> float | None:
+    """Average over every pair with different captions: the expectation of random pairing."""
+    _, group = np.unique(np.asarray(captions, dtype=object).astype(str), return_inverse=True)
+    sizes = np.bincount(group)
+    pairs = len(captions) ** 2 - int(np.square(sizes).sum())
+    if not pairs:
+        return None
+    own = np.zeros((len(sizes), clips.shape[1]))
+    np.add.at(own, group, clips)
+    own_texts = np.zeros_like(own)
+    np.add.at(own_texts, group, texts)
+    everything = clips.sum(axis=0) @ texts.sum(axis=0)
+    return float((everything - (own * own_texts).sum()) / pairs)
+
+
+@dataclass(frozen=True)
+class PairedDivergence:
+    """Mean KL divergence between paired clips in nats, smaller is better; 0 for the same sound.
+
+    Args:
+        mean: Over pairs, from reference to generated.
+        interval: 95 % bootstrap interval over pairs; None for one pair.
+        pairs: Their number.
+        chance: Mean over all pairs of a reference with the generated clip of another; None for one pair.
+        other_real: Mean over all pairs of a reference with another reference, the value of unrelated real sound; None
+            for one pair.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    pairs: int
+    chance: float | None
+    other_real: float | None
+
+
+def kl_divergence(reference: npt.ArrayLike, generated: npt.ArrayLike) -> Floats:
+    """Return KL(reference || generated) of each row, in nats; float64 [n].
+
+    Args:
+        reference: Probabilities [n, C].
+        generated: Probabilities [n, C]; 1e-6 is added to each, so that none is 0.
+    """
+    real, ours = np.asarray(reference, dtype=np.float64), np.asarray(generated, dtype=np.float64)
+    divergence: Floats = _negative_entropy(real) - (real * np.log(ours + _EPSILON)).sum(axis=-1)
+    return divergence
+
+
+def measure_divergence(reference: npt.ArrayLike, generated: npt.ArrayLike, seed: int = 0) -> PairedDivergence:
+    """Compare paired clips by the probabilities of their classes.
+
+    Args:
+        reference: Of each reference clip [n, C].
+        generated: Of the generated clips in the same order [n, C].
+        seed: Of the interval.
+
+    Raises:
+        UserError: There is no pair.
+    """
+    real, ours = np.asarray(reference, dtype=np.float64), np.asarray(generated, dtype=np.float64)
+    if not len(real):
+        raise UserError("there are no pairs; give both files of a pair the same name.")
+    values = kl_divergence(real, ours)
+    chance, other_real = _mean_divergence_of_others(real, ours), _mean_divergence_of_others(real, real)
+    return PairedDivergence(
+        float(values.mean()), bootstrap_interval(values, seed), len(values), chance, other_real
+    )
+
+
+def _mean_divergence_of_others(real: Floats, others: Floats) -> float | None:
+    """Average over every pair of a row with another row, without going through them one by one."""
+    n = len(real)
+    if n < 2:
+        return None
+    logs = np.log(others + _EPSILON)
+    cross = real.sum(axis=0) @ logs.sum(axis=0) - (real * logs).sum()
+    return float(_negative_entropy(real).mean() - cross / (n * (n - 1)))
+
+
+def _negative_entropy(probabilities: Floats) -> Floats:
+    logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
+    negative: Floats = (probabilities * logs).sum(axis=-1)
+    return negative

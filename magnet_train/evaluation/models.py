@@ -1,0 +1,240 @@
+"""The pretrained models that judge audio: CLAP (audio and captions) and an audio spectrogram transformer (tags).
+
+Loaded from a folder or the hub: no pickle, no remote code, no missing weights. Transformers is imported when one is.
+Shapes: W windows of mono audio, n captions, D dimensions of CLAP (512), C classes (527 of AudioSet).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from magnet_train.errors import UserError, first_line
+from magnet_train.evaluation.measures import Floats
+from magnet_train.storage.hub import find_folder, lacking, revision_of, unreadable
+
+CLAP = "laion/larger_clap_music"
+CLASSIFIER = "MIT/ast-finetuned-audioset-10-10-0.4593"
+_WEIGHTS = ("*.safetensors", "*.bin")  # transformers reads the first kind that is there
+_VOCABULARIES = ("tokenizer.json", "vocab.json")
+_LONGEST_CAPTION = 77  # tokens, as CLAP was trained and as the reference implementation measures
+_FRAME_SECONDS, _HOPS_PER_SECOND = 0.025, 100  # of AST's spectrogram
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which model it was, for a report that others can reproduce.
+
+    Args:
+        id: Folder or hub id, as given.
+        revision: Commit on the hub; None for a folder.
+        sha256: Of the weight files in the order of their names.
+    """
+
+    id: str
+    revision: str | None
+    sha256: str
+
+
+class Clap:
+    """A transformers ClapModel in float32.
+
+    Its feature extractor takes a random part of longer audio; windows are never longer, so nothing is random.
+
+    Args:
+        model: In evaluation mode.
+        extractor: Its feature extractor.
+        folder: Of its tokenizer.
+        origin: Which model it is.
+    """
+
+    def __init__(self, model: Any, extractor: Any, folder: Path, origin: Origin) -> None:
+        self.model, self.extractor, self.origin = model, extractor, origin
+        self.sample_rate = int(extractor.sampling_rate)
+        self.window_samples = int(extractor.nb_max_samples)
+        self.dimensions = int(model.config.projection_dim)
+        self._folder = folder
+
+    @classmethod
+    def from_pretrained(cls, name: str = CLAP, device: str = "cpu", what: str = "CLAP model") -> Self:
+        """Load from a folder or a hub id.
+
+        Args:
+            name: Folder with config.json, weights, preprocessor_config.json and tokenizer, or hub id.
+            device: Where to compute.
+            what: The model's name in errors.
+
+        Raises:
+            UserError: No such model can be read, or the hub cannot be reached.
+        """
+        from transformers import ClapFeatureExtractor, ClapModel
+
+        return cls(*_load(ClapModel, ClapFeatureExtractor, "clap", name, what, device))
+
+    @torch.no_grad()
+    def embed_audio(self, windows: Sequence[Tensor]) -> Floats:
+        """Embed mono audio at `sample_rate`.
+
+        Args:
+            windows: float32 [samples] each, 1 to `window_samples`; short ones are repeated to fill a window, as in
+                the model's training.
+
+        Returns:
+            float64 [W, D], rows of unit length.
+
+        Raises:
+            ValueError: A window is longer, and would be cut at random.
+        """
+        _require_length(windows, self.window_samples)
+        audio = [window.double().numpy() for window in windows]
+        features = self.extractor(audio, sampling_rate=self.sample_rate, return_tensors="np")
+        spectrograms = torch.from_numpy(np.asarray(features["input_features"], dtype=np.float32))
+        # the extractor would call one of them longer, at random, for models that fuse parts of long audio
+        whole = torch.zeros(len(windows), 1, dtype=torch.bool, device=self.model.device)
+        output = self.model.get_audio_features(spectrograms.to(self.model.device), is_longer=whole)
+        return _unit_rows(output.pooler_output)
+
+    @torch.no_grad()
+    def embed_text(self, captions: Sequence[str], batch_size: int = 16) -> Floats:
+        """Embed captions, cut at 77 tokens.
+
+        Returns:
+            float64 [n, D], rows of unit length.
+
+        Raises:
+            UserError: The model's folder has no tokenizer.
+        """
+        tokenizer = self._tokenizer()
+        rows = [np.empty((0, self.dimensions))]
+        for first in range(0, len(captions), batch_size):
+            tokens = tokenizer(
+                list(captions[first : first + batch_size]),
+                padding=True,
+                truncation=True,
+                max_length=_LONGEST_CAPTION,
+                return_tensors="pt",
+            ).to(self.model.device)
+            output = self.model.get_text_features(tokens["input_ids"], tokens["attention_mask"])
+            rows.append(_unit_rows(output.pooler_output))
+        return np.concatenate(rows)
+
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        try:
+            # without any file transformers would make up a tokenizer that knows no word
+            if not any((self._folder / name).is_file() for name in _VOCABULARIES):
+                raise OSError(f"there is none of {', '.join(_VOCABULARIES)}")
+            tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
+            known = int(self.model.config.text_config.vocab_size)
+            if len(tokenizer) > known:
+                raise ValueError(f"it has {len(tokenizer)} tokens and the model knows {known}")
+        except Exception as error:  # transformers raises many kinds here
+            raise UserError(
+                f"CLAP model {self.origin.id} has no usable tokenizer ({first_line(error)}); save its own beside "
+                "its weights."
+            ) from error
+        return tokenizer
+
+
+class AudioTagger:
+    """A transformers ASTForAudioClassification in float32; arguments as of `Clap`."""
+
+    def __init__(self, model: Any, extractor: Any, folder: Path, origin: Origin) -> None:
+        self.model, self.extractor, self.origin = model, extractor, origin
+        self.sample_rate = int(extractor.sampling_rate)
+        self.window_samples = int(extractor.max_length * self.sample_rate / _HOPS_PER_SECOND)
+        self.classes = int(model.config.num_labels)
+        self._shortest = round(_FRAME_SECONDS * self.sample_rate)
+
+    @classmethod
+    def from_pretrained(cls, name: str = CLASSIFIER, device: str = "cpu", what: str = "classifier") -> Self:
+        """Load from a folder (config.json, weights and preprocessor_config.json) or a hub id, as `Clap` does.
+
+        Raises:
+            UserError: No such model can be read, or the hub cannot be reached.
+        """
+        from transformers import ASTFeatureExtractor, ASTForAudioClassification
+
+        kind = "audio-spectrogram-transformer"
+        return cls(*_load(ASTForAudioClassification, ASTFeatureExtractor, kind, name, what, device))
+
+    @torch.no_grad()
+    def probabilities(self, windows: Sequence[Tensor]) -> Floats:
+        """Return the probability of each class: a softmax over the logits.
+
+        AST is trained with a sigmoid for each class, since several can be audible. The field's KL takes the softmax
+        all the same, as the reference implementation does with PaSST: only that is a distribution.
+
+        Args:
+            windows: Mono audio at `sample_rate`, float32 [samples] each, 1 to `window_samples`.
+
+        Returns:
+            float64 [W, C], rows that add up to 1.
+
+        Raises:
+            ValueError: A window is longer, and would be cut.
+        """
+        _require_length(windows, self.window_samples)
+        audio = [F.pad(window, (0, max(0, self._shortest - len(window)))).numpy() for window in windows]
+        features = self.extractor(audio, sampling_rate=self.sample_rate, return_tensors="np")
+        spectrograms = torch.from_numpy(np.asarray(features["input_values"], dtype=np.float32))
+        logits = self.model(spectrograms.to(self.model.device)).logits
+        result: Floats = logits.double().softmax(dim=-1).cpu().numpy()
+        return result
+
+
+def _load(
+    kind: Any, extractor: Any, model_type: str, name: str, what: str, device: str
+) -> tuple[Any, Any, Path, Origin]:
+    """Return a model in evaluation mode, its feature extractor, their folder, and where they come from."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    folder = find_folder(name, what)
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if found != model_type:
+            raise UserError(f"{what} {name} is of type {found} and has to be {model_type}; choose another.")
+        model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises many kinds, down to those of safetensors
+        raise unreadable(name, what, error) from error
+    if report["missing_keys"]:
+        raise lacking(name, what, report["missing_keys"])
+    try:
+        features = extractor.from_pretrained(folder)
+    except Exception as error:
+        raise UserError(
+            f"{what} {name} has no readable preprocessor_config.json; save its feature extractor beside it."
+        ) from error
+    return model.eval().to(device), features, folder, Origin(name, revision_of(folder), _sha256(folder))
+
+
+def _sha256(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in next((found for kind in _WEIGHTS if (found := sorted(folder.glob(kind)))), []):
+        with file.open("rb") as content:
+            while chunk := content.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _require_length(windows: Sequence[Tensor], most: int) -> None:
+    if any(len(window) > most for window in windows):
+        raise ValueError(f"a window must have at most {most} samples")
+
+
+def _unit_rows(embeddings: Tensor) -> Floats:
+    array: Floats = torch.nn.functional.normalize(embeddings.double(), dim=-1).cpu().numpy()
+    return array
