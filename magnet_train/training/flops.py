@@ -1,11 +1,11 @@
-"""Count the floating-point operations that the mathematics needs, whatever is computed on top.
+"""FLOPs that the model needs by its definition, without overhead of the implementation.
 
-One multiplication and one addition are two operations. A restricted frame has 2C + 1 keys, one head answers at
-masked frames alone, and a clip without a text has no cross-attention. Where only some frames are asked for, the last
-layer computes little else, and of a single span only what it can see counts. Norms, GELU and softmax do not count,
-nor does what activation checkpointing computes twice, nor the text encoder.
+One multiply-add is two operations. A restricted frame attends to 2C + 1 keys, the head predicts masked frames only, and
+a clip without text has no cross-attention. With `pruned`, the last layer computes predicted frames only; with `span`,
+earlier layers compute only the frames within its receptive field. Norms, GELU, softmax, recomputed activations and the
+text encoder do not count.
 
-Shapes: D = dim, C = frames of context each side.
+Shapes: D = dim, C = frames of context on each side.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class Pass:
     """One forward pass.
 
     Args:
-        stage: k; 0 has no restricted context.
-        clips: How many.
-        with_text: How many of them have a text.
-        frames: Of a clip.
-        text_positions: Of a text.
-        answered: Frames that the head answers for, in all clips together.
-        pruned: Layers leave out what the answer does not depend on, as in a generation.
-        span: A clip's answered frames lie within so many; None: anywhere.
+        stage: Codebook k; 0 has no restricted context.
+        clips: Number of clips.
+        with_text: Number of clips with text.
+        frames: Frames of a clip.
+        text_positions: Positions of a text.
+        answered: Frames that the head predicts, in all clips together.
+        pruned: Whether the last layer computes only the predicted frames, as in generation.
+        span: Length in frames of the region that holds a clip's predicted frames; None is the whole clip.
     """
 
     stage: int
@@ -44,27 +44,27 @@ class Pass:
 
 
 def forward_flops(config: dict[str, Any], work: Pass) -> float:
-    """Count a forward pass of `MagnetTransformer(**config)`."""
+    """Return the FLOPs of a forward pass of `MagnetTransformer(**config)`."""
     return sum(_products(config, work))
 
 
 def training_flops(config: dict[str, Any], work: Pass, trained: float = 1.0) -> float:
-    """Count a forward and a backward pass.
+    """Return the FLOPs of a forward and a backward pass.
 
-    The backward pass of a matrix product is two more of its size, one for the gradient of each factor; that of
-    weights which do not train is left out.
+    The backward pass of a matrix product is two products of the same size, one for the gradient of each factor; frozen
+    weights need no gradient.
 
     Args:
         config: Arguments of `MagnetTransformer`.
-        work: What goes through it.
-        trained: Share of the matrices' weights that train, 0..1.
+        work: The forward pass.
+        trained: Share of trained weights in the matrices, 0..1.
     """
     with_weights, between_states = _products(config, work)
     return (2 + trained) * with_weights + 3 * between_states
 
 
 def _products(config: dict[str, Any], work: Pass) -> tuple[float, float]:
-    """Count the products of states with weights, and those of states with states within attention."""
+    """Return the FLOPs of products of states with weights, and of states with states in attention."""
     dim, context, num_layers = config["dim"], config["subcodes_context"], config["num_layers"]
     restricted = work.stage > 0 and context >= 0
     keys = min(work.frames, 2 * context + 1) if restricted else work.frames
@@ -76,10 +76,10 @@ def _products(config: dict[str, Any], work: Pass) -> tuple[float, float]:
         attending = work.frames
         if restricted and work.span is not None:
             attending = field_width(work.span, work.frames, context, layers_left)
-        going_on = work.answered / work.clips if work.pruned and layers_left == 1 else attending
+        passed_on = work.answered / work.clips if work.pruned and layers_left == 1 else attending
         weights += 2 * work.clips * attending * 4 * dim * dim  # self-attention
         states += 2 * work.clips * attending * 2 * keys * dim
-        weights += 2 * work.with_text * going_on * 2 * dim * dim  # cross-attention
-        states += 2 * work.with_text * going_on * 2 * work.text_positions * dim
-        weights += 2 * work.clips * going_on * 8 * dim * dim  # feed-forward
+        weights += 2 * work.with_text * passed_on * 2 * dim * dim  # cross-attention
+        states += 2 * work.with_text * passed_on * 2 * work.text_positions * dim
+        weights += 2 * work.clips * passed_on * 8 * dim * dim  # feed-forward
     return weights, states

@@ -1,4 +1,4 @@
-"""How much memory a training takes, from its shapes alone: nothing is allocated and nothing computed.
+"""Memory of training, computed from shapes: nothing is allocated.
 
 Shapes: B clips, T frames, S text positions, D = dim.
 """
@@ -12,70 +12,68 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode  # what torch.export and compile stand on
+from torch._subclasses.fake_tensor import FakeTensorMode  # also behind torch.export and torch.compile
 from torch.func import functional_call
 
 from magnet_train.models import MagnetTransformer
 from magnet_train.models.transformer import count_parameters
-from magnet_train.training.finetune.trainable import TrainableParameters
+from magnet_train.training.finetune import TrainableParameters
 
-FLOAT = 4  # bytes; mixed precision keeps weights, gradients and optimizer in float32 as well
+FLOAT = 4  # bytes; mixed precision keeps weights, gradients and moments in float32 as well
 CAPTION_TOKENS = 32
 STAGE = 1  # stages above the first, whose attention keeps more
-ADAM_STATES = 2
+
+
+def state_bytes(trained: int, frozen: int, averaged: bool = True) -> int:
+    """Return the bytes of weights, gradients, AdamW's two moments and the moving average.
+
+    Args:
+        trained: Number of parameters that train.
+        frozen: Number of parameters that do not; they have only weights.
+        averaged: Whether a moving average of the trained parameters is kept.
+    """
+    return FLOAT * (trained * (4 + averaged) + frozen)
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes at the end of a step's forward pass, where the most is alive.
+    """Bytes at the end of the forward pass of a step, the peak of training.
 
     Args:
-        weights: The model's, and their half-precision copies under mixed precision.
-        average: Moving average of what trains.
-        gradients: Of what trains; those of the step before live until the backward pass.
-        optimizer: AdamW's two moments of what trains.
-        activations_per_clip: Kept for the backward pass; grows with the length of the clips.
+        fixed: `state_bytes`, and the half-precision copies of the weights under mixed precision. Gradients count, since
+            those of the previous step live until the backward pass.
+        per_clip: Activations that one clip keeps for the backward pass; grows with its length.
     """
 
-    weights: int
-    average: int
-    gradients: int
-    optimizer: int
-    activations_per_clip: int
+    fixed: int
+    per_clip: int
 
     def total(self, batch: int) -> int:
-        """Add up for a batch; the text encoder, the loader and the device's own needs come on top."""
-        fixed = self.weights + self.average + self.gradients + self.optimizer
-        return fixed + batch * self.activations_per_clip
+        """Return the bytes for B = `batch`, without the text encoder, the data loader and the device's own memory."""
+        return self.fixed + batch * self.per_clip
 
 
 def training_memory(
     lm: Mapping[str, Any], frames: int, mixed: bool, tuning: TrainableParameters | None = None
 ) -> TrainingMemory:
-    """Compute it for AdamW and a moving average, as the shipped configurations have them.
+    """Compute the memory for AdamW and a moving average, as in the shipped configurations.
 
     Args:
         lm: Arguments of `MagnetTransformer`.
         frames: T, frames of a clip.
-        mixed: bf16-mixed or 16-mixed precision instead of 32-true.
-        tuning: What of the model trains; None all of it.
+        mixed: Whether the precision is bf16-mixed or 16-mixed instead of 32-true.
+        tuning: Selects the trainable parameters; None trains all.
     """
-    whole = _module(lm, int(lm["num_layers"]), tuning)
-    trained = FLOAT * count_parameters(whole, trainable_only=True)
-    # The layers are alike: what one more takes, taken as often as there are more.
-    first, second = (_kept(_module(lm, layers, tuning), frames, mixed) for layers in (1, 2))
+    whole = _build(lm, int(lm["num_layers"]), tuning)
+    trained = count_parameters(whole, trainable_only=True)
+    # All layers are alike, so the difference between one and two is what each further layer adds.
+    first, second = (_split_saved(_build(lm, layers, tuning), frames, mixed) for layers in (1, 2))
     more = int(lm["num_layers"]) - 1
-    activations, copies = (a + more * (b - a) for a, b in zip(first, second, strict=True))
-    return TrainingMemory(
-        weights=FLOAT * count_parameters(whole) + copies,
-        average=trained,
-        gradients=trained,
-        optimizer=ADAM_STATES * trained,
-        activations_per_clip=activations,
-    )
+    per_clip, copies = (a + more * (b - a) for a, b in zip(first, second, strict=True))
+    return TrainingMemory(state_bytes(trained, count_parameters(whole) - trained) + copies, per_clip)
 
 
-def _module(lm: Mapping[str, Any], layers: int, tuning: TrainableParameters | None) -> MagnetTransformer:
+def _build(lm: Mapping[str, Any], layers: int, tuning: TrainableParameters | None) -> MagnetTransformer:
     with torch.device("meta"):
         model = MagnetTransformer(**{**lm, "num_layers": layers})
         if tuning is not None:
@@ -83,18 +81,18 @@ def _module(lm: Mapping[str, Any], layers: int, tuning: TrainableParameters | No
     return model
 
 
-def _kept(lm: MagnetTransformer, frames: int, mixed: bool) -> tuple[int, int]:
-    """Return the bytes that a forward pass keeps for the backward pass: for each clip, and whatever the batch."""
+def _split_saved(lm: MagnetTransformer, frames: int, mixed: bool) -> tuple[int, int]:
+    """Return the bytes that a forward pass saves for the backward pass: per clip, and independent of the batch."""
     two, three = (_saved(lm, batch, frames, mixed) for batch in (2, 3))  # with one, some copies are views
     return three - two, two - 2 * (three - two)
 
 
 def _saved(lm: MagnetTransformer, batch: int, frames: int, mixed: bool) -> int:
-    """Run the forward pass on fake tensors, which have a size and no content, and add up what autograd keeps."""
-    kept: dict[int, Tensor] = {}
+    """Return the bytes that autograd saves in a forward pass on fake tensors, which have a size and no content."""
+    saved: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor  # held, or another could take its place
+        saved[tensor.untyped_storage()._cdata] = tensor  # kept alive, or another could get its address
         return tensor
 
     precision = torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext()
@@ -109,4 +107,4 @@ def _saved(lm: MagnetTransformer, batch: int, frames: int, mixed: bool) -> int:
             logits = functional_call(lm, weights, (tokens, STAGE, text))
             nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, STAGE].flatten())
     own = {weight.untyped_storage()._cdata for weight in weights.values()}
-    return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
+    return sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in own)

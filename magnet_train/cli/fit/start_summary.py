@@ -1,4 +1,4 @@
-"""Say once, before training, what is about to be trained on what, and which options do nothing."""
+"""Summary before training: clips, steps, parameters, memory, and options without effect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
@@ -15,17 +15,16 @@ from magnet_train.cli.console import duration
 from magnet_train.models.transformer import count_parameters
 from magnet_train.text import NoText
 from magnet_train.training.callbacks import SampleAudio
+from magnet_train.training.memory import state_bytes
 from magnet_train.training.module import MagnetModule
-
-# Bytes a trained parameter takes in 32-bit training with Adam: itself, gradient, two moments; the average more.
-_TRAINED, _AVERAGED, _FROZEN = 16, 4, 4
+from magnet_train.training.optim import MovingAverage
 
 
 class StartSummary(Callback):
-    """Print `describe_run` once, and a line for each option without effect."""
+    """Print `describe_run` once, and one line for each option without effect."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say it when the data is known."""
+        """Print the summary, now that the data is known."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(pl_module, MagnetModule) and isinstance(data, TokenDataModule):
             rank_zero_info(describe_run(trainer, pl_module, data))
@@ -34,12 +33,12 @@ class StartSummary(Callback):
 
 
 def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule) -> str:
-    """Describe clips, steps, parameters and memory in a few lines."""
+    """Describe clips, steps, parameters and memory in five lines."""
     seconds = data.train_clips * data.segment_duration
     trained = count_parameters(model, trainable_only=True)
     frozen = _frozen_parameters(model)
-    averaged = any("averag" in type(callback).__name__.lower() for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    memory = (trained * (_TRAINED + (_AVERAGED if averaged else 0)) + frozen * _FROZEN) / 1e6
+    averaged = any(isinstance(c, (MovingAverage, WeightAveraging)) for c in trainer.callbacks)  # type: ignore[attr-defined]
+    megabytes = state_bytes(trained, frozen, averaged) / 1e6
     whole = all(parameter.requires_grad for parameter in model.lm.parameters())
     text = f"{'the text encoder' if whole else 'parts of the model'} ({frozen:,})" if frozen else "nothing"
     share = f"{trained:,} of {trained + frozen:,}"
@@ -50,36 +49,36 @@ def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule
         f"(codec {data.codec.id}); {data.train_clips:,} to train on, at most {duration(seconds)}\n"
         f"step        {_batch(trainer, data)}; {trainer.max_steps:,} steps\n"
         f"parameters  {share}{with_text}; frozen: {text}\n"
-        f"memory      about {memory:,.0f} MB for weights, gradients, Adam and average if not sharded; "
-        "activations come on top and grow with data.batch_size\n"
-        f"everything goes to {trainer.default_root_dir}"
+        f"memory      about {megabytes:,.0f} MB for weights, gradients, Adam and average if not sharded; activations are "
+        "extra and grow with data.batch_size, see `magnet-train inspect --memory`\n"
+        f"output      {trainer.default_root_dir}"
     )
 
 
 def _batch(trainer: pl.Trainer, data: TokenDataModule) -> str:
-    """Say how many clips a step has, and what they are made of where that is not one batch."""
+    """Return the clips of a step, with the factors if it has more than one batch."""
     devices, parts = trainer.world_size, trainer.accumulate_grad_batches
-    made_of = [str(data.batch_size)]
-    made_of += [f"{devices} devices"] if devices > 1 else []
-    made_of += [f"{parts} accumulated parts"] if parts > 1 else []
+    factors = [str(data.batch_size)]
+    factors += [f"{devices} devices"] if devices > 1 else []
+    factors += [f"{parts} accumulated batches"] if parts > 1 else []
     clips = f"{data.batch_size * devices * parts} clips"
-    return clips if len(made_of) == 1 else f"{clips} ({' x '.join(made_of)})"
+    return clips if len(factors) == 1 else f"{clips} ({' x '.join(factors)})"
 
 
 def without_effect(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule) -> Iterator[str]:
-    """Name the options that change nothing in this run, and why."""
+    """List the options that change nothing in this run, with the reason."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     batches = trainer.max_steps * trainer.accumulate_grad_batches
-    interval = getattr(trainer, "val_check_interval", None)  # not there where it is a time
+    interval = getattr(trainer, "val_check_interval", None)  # absent where it is a time
     if isinstance(model.text, NoText) and model.cfg_dropout > 0:
-        yield f"model.cfg_dropout {model.cfg_dropout:g}: there are no captions to hide"
+        yield f"model.cfg_dropout {model.cfg_dropout:g}: the model has no text encoder"
     if (isinstance(model.text, NoText) or model.cfg_dropout == 0) and model.decoding.max_cfg_coef > 1:
-        yield f"model.decoding.max_cfg_coef {model.decoding.max_cfg_coef:g}: guidance needs captions, some of them hidden"
+        yield f"model.decoding.max_cfg_coef {model.decoding.max_cfg_coef:g}: guidance needs captions and cfg_dropout > 0"
     if model.sample_prompts and not any(isinstance(callback, SampleAudio) for callback in callbacks):
-        yield "model.sample_prompts: no callback SampleAudio turns them into sound"
+        yield "model.sample_prompts: no callback SampleAudio writes them as audio"
     default = inspect.signature(type(data)).parameters["val_fraction"].default
     if data.val_shards is not None and data.val_fraction != default:
-        yield f"data.val_fraction {data.val_fraction:g}: data.val_shards names the clips to validate on"
+        yield f"data.val_fraction {data.val_fraction:g}: data.val_shards names the validation clips"
     if isinstance(interval, int) and 0 < batches < interval:
         yield f"trainer.val_check_interval {interval}: the run has {batches} batches and never validates"
     if 0 < trainer.max_steps < trainer.log_every_n_steps:  # type: ignore[attr-defined]
@@ -87,7 +86,7 @@ def without_effect(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModu
 
 
 def _frozen_parameters(model: nn.Module) -> int:
-    """Count parameters that do not train, also those that an encoder keeps out of the checkpoint."""
+    """Count frozen parameters, including those that a text encoder keeps out of the checkpoint."""
     registered = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     hidden = getattr(getattr(model, "text", None), "_frozen", None)
     return registered + (0 if hidden is None else count_parameters(hidden.module))

@@ -1,8 +1,7 @@
-"""The table of `inspect --memory`: memory of training by model size, trained part, precision and batch."""
+"""Table of training memory by model size, trained parameters, precision and batch size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,77 +15,64 @@ BATCHES = (1, 4, 8, 16)
 SIZES = ("small", "medium", "large")
 RELEASED: dict[str, Any] = {"n_q": 4, "card": 2048, "text_dim": 768}
 RELEASED_FRAMES = 500  # 10 s at 50 Hz
-_LEAST = 0.1 * GB  # where a number in GB says nothing
+_SMALLEST_IN_GB = 0.1 * GB
 _T5_BASE = f"T5-base {109_628_544 * 4 / GB:.1f} GB"  # frozen, from its published sizes
 
 
+class _Models(NamedTuple):
+    sizes: dict[str, dict[str, Any]]  # arguments of `MagnetTransformer` by name
+    frames: int  # of a clip
+    seconds: float
+    text: str  # the text encoder with a comma at the end; empty without one
+
+
 def memory_tables(model: str | None) -> list[Table]:
-    """Compute the table for one model, or for the shipped sizes.
+    """Compute the table.
 
     Args:
-        model: Anything that `Magnet.from_pretrained` reads; None for the shipped sizes at 10 s.
+        model: Anything that `Magnet.from_pretrained` reads; None takes the released sizes at 10 s.
 
     Raises:
         UserError: The model cannot be read.
     """
-    from magnet_train.training.finetune.trainable import LoRA
+    from magnet_train.training.finetune import LoRA
     from magnet_train.training.memory import training_memory
 
-    models, frames, seconds, text = _shipped() if model is None else _stored(model)
-    cases = list(product(models.items(), (None, LoRA()), (False, True)))
+    models = _released() if model is None else _stored(model)
     rows = []
-    for (name, lm), tuning, mixed in track(cases, "adding up", "cases"):
-        memory = training_memory(lm, frames, mixed, tuning)
-        trains, precision = "all" if tuning is None else "LoRA", "bf16-mixed" if mixed else "32-true"
-        rows.append((name, trains, precision, [memory.total(batch) for batch in BATCHES]))
-    small = min(bytes for *_, totals in rows for bytes in totals) < _LEAST
-    unit, digits = (MB, 0) if small else (GB, 1)
+    cases = list(product(models.sizes.items(), (None, LoRA()), (False, True)))
+    for (name, lm), tuning, mixed in track(cases, "computing memory", "cases"):
+        memory = training_memory(lm, models.frames, mixed, tuning)
+        labels = (escape(name), "all" if tuning is None else "LoRA", "bf16-mixed" if mixed else "32-true")
+        rows.append((labels, [memory.total(batch) for batch in BATCHES]))
+    small = min(bytes for _, totals in rows for bytes in totals) < _SMALLEST_IN_GB
+    unit, digits, name = (MB, 0, "MB") if small else (GB, 1, "GB")
     title = (
-        f"memory of training on clips of {seconds:g} s ({frames} frames), {'MB' if small else 'GB'}; "
+        f"memory of training on clips of {models.seconds:g} s ({models.frames} frames), {name}; "
         f"rank of LoRA {LoRA().rank}"
     )
     batches = [f"batch {batch}" for batch in BATCHES]
     memory_table = table(title, "model", "trains", "precision", *batches, right=batches)
-    for name, trains, precision, totals in rows:
-        sizes = (f"{bytes / unit:.{digits}f}" for bytes in totals)
-        memory_table.add_row(escape(name), trains, precision, *sizes)
-    memory_table.caption = escape(
-        f"Computed from shapes, with AdamW and a moving average. On top: {text}the device's own needs "
-        "(about 1 GB with CUDA), and fragments."
-    )
+    for labels, totals in rows:
+        memory_table.add_row(*labels, *(f"{bytes / unit:.{digits}f}" for bytes in totals))
     memory_table.caption_justify = "left"
+    memory_table.caption = escape(
+        f"Computed from shapes, with AdamW and a moving average. On top: {models.text}what the device keeps for itself "
+        "(about 1 GB with CUDA), and fragmentation."
+    )
     return [memory_table]
 
 
-class _Models(NamedTuple):
-    """The models of the table.
-
-    Args:
-        sizes: Arguments of `MagnetTransformer` by name.
-        frames: Length of a clip.
-        seconds: The same in seconds.
-        text: Name and size of the text encoder, followed by ", "; empty without one.
-    """
-
-    sizes: dict[str, dict[str, Any]]
-    frames: int
-    seconds: float
-    text: str
-
-
-def _shipped() -> _Models:
-    text = f"the text encoder ({_T5_BASE}), "
-    return _Models(dict(_shipped_sizes()), RELEASED_FRAMES, RELEASED_FRAMES / 50, text)
-
-
-def _shipped_sizes() -> Iterator[tuple[str, dict[str, Any]]]:
+def _released() -> _Models:
     import yaml
 
     from magnet_train.cli.configs import packaged_config
 
+    sizes = {}
     for size in SIZES:
         config = yaml.safe_load(Path(packaged_config(f"configs/model_scale/{size}.yaml")).read_text())
-        yield size, {**RELEASED, **config["model"]["init_args"]["lm"]["init_args"]}
+        sizes[size] = {**RELEASED, **config["model"]["init_args"]["lm"]["init_args"]}
+    return _Models(sizes, RELEASED_FRAMES, RELEASED_FRAMES / 50, f"the text encoder ({_T5_BASE}), ")
 
 
 def _stored(model: str) -> _Models:
@@ -94,9 +80,8 @@ def _stored(model: str) -> _Models:
     from magnet_train.checkpoints.load import read_stored
 
     stored = read_stored(model, mapped=Path(model).is_file())
-    encoder = (
-        _T5_BASE if stored.text.get("name") == "t5-base" else describe_text(stored.text).replace("`", "")
-    )
+    t5_base = stored.text.get("name") == "t5-base"
+    encoder = _T5_BASE if t5_base else describe_text(stored.text).replace("`", "")
     return _Models(
         {Path(model).name: stored.lm},
         stored.codec.frames(stored.segment_duration),

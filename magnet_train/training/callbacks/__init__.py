@@ -1,4 +1,4 @@
-"""What happens around training: stopping and resuming, guards, what is shown and logged."""
+"""Callbacks of training: stop and resume, loss guard, progress, throughput, samples and predictions."""
 
 from magnet_train.training.callbacks.deterministic_resume import DeterministicResume, LastRow
 from magnet_train.training.callbacks.nan_guard import NonFiniteGuard

@@ -1,4 +1,4 @@
-"""Keep what `predict` generates: tokens, and the sound of them."""
+"""Files of `predict`: the generated tokens and their audio."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ FOLDER = "predictions"
 
 
 class WritePredictions(BasePredictionWriter):
-    """Write `predictions/SLOT.npy` (tokens [K, T], int16, or uint16 for codebooks of more than 32,768 entries) and
-    `SLOT.wav` into the run's folder, and a line for each clip.
+    """Write `predictions/SLOT.npy` and `SLOT.wav` into the run's folder, and list the clips in `predictions_RANK.jsonl`.
 
-    The slot is the caption's place among the validation clips. `predictions_RANK.jsonl` says key and text; keys
-    are not used as names of files, since they may be anything.
+    Tokens are [K, T], int16, or uint16 for codebooks of more than 32,768 entries. The slot is the index of the caption
+    among the validation clips. The list has slot, key and text of each clip; a key can be any string, so no file is
+    named after it.
 
     Args:
-        codec: What to decode with: a hub id, packaged name or folder; None takes the one that made the data.
-        audio: Write the WAV files.
+        codec: Codec that decodes the tokens: a hub id, packaged name or folder; None takes the codec of the data.
+        audio: Whether to write the WAV files.
     """
 
     def __init__(self, codec: str | None = None, audio: bool = True) -> None:
         super().__init__("batch")
         self.codec_name, self.audio = codec, audio
         self._codec: Codec | None = None
-        self._written = 0  # clips of this rank
+        self._clips = 0  # written by this rank
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the folder and find the codec before anything is generated."""
-        self._written = 0
+        """Make the folder and load the codec before anything is generated."""
+        self._clips = 0
         assert isinstance(pl_module, MagnetModule)
         self._list(trainer).parent.mkdir(parents=True, exist_ok=True)
-        self._list(trainer).unlink(missing_ok=True)  # of an earlier call
+        self._list(trainer).unlink(missing_ok=True)  # from an earlier call
         if self.audio:
             self._codec = load_codec(self.codec_name or pl_module.codec.id)
 
@@ -59,15 +59,13 @@ class WritePredictions(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write the clips of one batch, each file whole; rows that only fill it up are left out."""
+        """Write the clips of one batch, each file atomically; rows that pad the batch have slot -1."""
         assert isinstance(pl_module, MagnetModule)
         tokens: Tensor = prediction.cpu()  # [B, K, T]
         clips = self._codec.decode(tokens) if self._codec is not None else None
-        folder = self._list(trainer).parent
-        with (
-            explain_disk_errors(self._list(trainer)),
-            self._list(trainer).open("a", encoding="utf-8") as lines,
-        ):
+        listing = self._list(trainer)
+        folder = listing.parent
+        with explain_disk_errors(listing), listing.open("a", encoding="utf-8") as lines:
             for row, slot in enumerate(batch["slot"].tolist()):
                 if slot < 0:
                     continue
@@ -77,12 +75,12 @@ class WritePredictions(BasePredictionWriter):
                     write_audio(folder / f"{slot:06d}.wav", clips[row], self._codec.sample_rate)
                 record = {"slot": slot, "key": batch["key"][row], "text": batch["text"][row]}
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-                self._written += 1
+                self._clips += 1
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say how many clips there are, of all ranks, and where."""
-        written = torch.tensor(self._written, device=trainer.strategy.root_device)
-        clips = int(trainer.strategy.reduce(written, reduce_op="sum"))
+        """Print the number of clips of all ranks, and the folder."""
+        own = torch.tensor(self._clips, device=trainer.strategy.root_device)
+        clips = int(trainer.strategy.reduce(own, reduce_op="sum"))
         kinds = "tokens and sound" if self.audio else "tokens"
         rank_zero_info(f"wrote {kinds} of {clips} clips to {self._list(trainer).parent}")
 

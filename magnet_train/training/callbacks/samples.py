@@ -1,4 +1,4 @@
-"""Turn the tokens that validation sampled into WAV files and into audio in the logger."""
+"""Audio of the tokens that validation sampled, as WAV files and in the loggers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from magnet_train.training.module import MagnetModule
 class SampleAudio(Callback):
     """Write `samples/step_N/*.wav` and `*.png` into the run's folder after each validation, and log them.
 
-    W&B gets a table at each validation (prompt, audio, spectrogram and the sampler's settings), and the audio
-    by itself. TensorBoard gets the audio; other loggers only the files.
+    W&B gets a table at each validation (prompt, audio, spectrogram and the sampler's settings) and the audio alone,
+    TensorBoard the audio, other loggers nothing.
 
     Args:
-        codec: What to decode with: a hub id, packaged name or folder; None takes the one that made the data.
+        codec: Codec that decodes the tokens: a hub id, packaged name or folder; None takes the codec of the data.
     """
 
     def __init__(self, codec: str | None = None) -> None:
@@ -35,15 +35,15 @@ class SampleAudio(Callback):
         self._draws = find_spec("matplotlib") is not None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a model that samples nothing.
+        """Check that the module samples.
 
         Raises:
-            UserError: The module is no MagnetModule.
+            UserError: The module is not a MagnetModule.
         """
         if not isinstance(pl_module, MagnetModule):
             raise UserError(
                 f"the callback SampleAudio needs a magnet_train.training.module.MagnetModule and this run trains "
-                f"{type(pl_module).__module__}.{type(pl_module).__qualname__}; take it out of trainer.callbacks."
+                f"{type(pl_module).__module__}.{type(pl_module).__qualname__}; remove it from trainer.callbacks."
             )
         if pl_module.sample_prompts and not self._draws:
             rank_zero_info(
@@ -52,15 +52,14 @@ class SampleAudio(Callback):
 
     @rank_zero_only
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Decode and write what the module sampled, if it did."""
+        """Decode and write the sampled tokens, if there are any."""
         if (
             not isinstance(pl_module, MagnetModule)
             or pl_module.sampled_tokens is None
             or trainer.sanity_checking
         ):
             return
-        codec = self._codec or load_codec(self.codec_name or pl_module.codec.id)
-        self._codec = codec
+        codec = self._codec = self._codec or load_codec(self.codec_name or pl_module.codec.id)
         clips = codec.decode(pl_module.sampled_tokens.cpu())  # [prompts, channels, samples]
         folder = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +76,7 @@ class SampleAudio(Callback):
 
 
 def _log_table(logger: WandbLogger, step: int, folder: Path, module: MagnetModule) -> None:
-    """Log a new table: W&B keeps a table as it was first logged."""
+    """Log a new table, since W&B does not update a logged one."""
     import wandb
 
     settings: dict[str, Any] = {name: str(value) for name, value in vars(module.decoding).items()}
@@ -95,7 +94,7 @@ def _log_table(logger: WandbLogger, step: int, folder: Path, module: MagnetModul
     ]
     columns = ["step", "prompt", "audio", "spectrogram", "seed", *settings]
     logger.log_table("samples", columns=columns, data=rows, step=step)
-    # Once more by themselves: what a table holds lies outside the run's folder until it is uploaded.
+    # Also without a table, whose media lie outside the run's folder until they are uploaded.
     names = [str(folder / f"{index}.wav") for index in range(len(rows))]
     logger.log_audio("audio", names, step=step, caption=list(module.sample_prompts))
 

@@ -1,52 +1,102 @@
-"""Save when training ends: by a signal, at one step of all ranks, or because it is done."""
+"""Checkpoints at the end of training: after a stop signal, at the same step on all ranks, or after the last step."""
 
 from __future__ import annotations
 
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from magnet_train.errors import AgreedError, Preempted
 from magnet_train.training import lightning_internals as internals
-from magnet_train.training.callbacks.signal_consensus import SignalConsensus
 from magnet_train.training.stop_request import before_training, stop_request
+
+
+class SignalConsensus:
+    """Agree across ranks, one poll late, whether any rank received a stop signal.
+
+    The ranks exchange signals on the CPU (gloo) during a step and read the result at the next poll, so no step waits. A
+    single process answers at once.
+
+    Args:
+        timeout: Time without an answer after which a rank counts as lost; None is torch's default.
+    """
+
+    def __init__(self, timeout: timedelta | None = None) -> None:
+        single = not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+        self._group: Any = None if single else dist.new_group(timeout=timeout, backend="gloo")
+        self._pending: tuple[torch.Tensor, dist.Work] | None = None
+
+    def poll(self) -> int:
+        """Return the same signal number, or 0, on every rank; all ranks have to poll equally often."""
+        if self._group is None:
+            return stop_request.received
+        agreed = self.finish()
+        received = torch.tensor([stop_request.received])
+        work = dist.all_reduce(received, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+        assert work is not None
+        self._pending = received, work
+        return agreed
+
+    def agree(self) -> int:
+        """Wait for all ranks; return the same signal number, or 0, on each."""
+        return self.poll() or self.finish()
+
+    def finish(self) -> int:
+        """Wait for the pending exchange and return its result, 0 without one."""
+        if self._pending is None:
+            return 0
+        received, work = self._pending
+        self._pending = None
+        work.wait()
+        return int(received.item())
 
 
 class SaveOnStop(Checkpoint):
     """Save `stopped_step=N.ckpt` when SIGTERM or SIGUSR1 reaches any rank, and `step=N.ckpt` at the end.
 
-    All ranks stop together, before training begins or after the same batch of training or of validation. A batch in
-    the middle of an accumulation is taken back, and a validation that was cut is done again after the resume. The
-    command then leaves with exit code 75; a cluster's script asks for a requeue once all ranks have left.
+    All ranks stop together: before training starts, or after the same batch of training or validation. The batches of
+    an unfinished accumulation and an unfinished validation are repeated after the resume. The command exits with 75; the
+    batch script of a cluster requeues the job once all ranks have exited.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._vote = SignalConsensus()
-        self._listening = False
+        self._consensus = SignalConsensus()
+        self._owns_handlers = False
         self._saved_step = 0
-        self.last_model_path = ""  # these three are what Lightning's loggers ask a checkpoint callback for
+        self.last_model_path = ""  # Lightning's loggers read these three attributes of a checkpoint callback
         self.current_score: float | None = None
         self.save_top_k = 1
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stop before training begins if a signal came while it was prepared."""
+        """Stop before training starts if a signal has arrived by now.
+
+        Raises:
+            Preempted: It has.
+        """
         if stage != "fit":
             return
-        internals.disable_signal_handlers(trainer)
-        self._listening = stop_request.listen()  # unless the command line has done so from the beginning
-        self._vote = SignalConsensus(internals.rank_timeout(trainer))
-        number = self._vote.agree()
+        internals.disable_signal_handlers(
+            trainer
+        )  # they broadcast from inside the signal, where ranks cannot agree
+        self._owns_handlers = (
+            stop_request.listen()
+        )  # False under `magnet-train fit`, which listens from its start
+        self._consensus = SignalConsensus(internals.rank_timeout(trainer))
+        number = self._consensus.agree()
         stop_request.begin()
         if number:
             raise Preempted(before_training(number))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the step that a checkpoint holds already."""
+        """Remember the step that the resumed checkpoint holds."""
         self._saved_step = trainer.global_step
 
     def on_train_batch_end(
@@ -57,10 +107,10 @@ class SaveOnStop(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save at the last step, or stop here if any rank was asked to."""
+        """Save at the last step, or stop if any rank received a signal."""
         if trainer.global_step == trainer.max_steps:
-            self._save_the_end(trainer)
-        elif number := self._vote.poll():
+            self._save_last(trainer)
+        elif number := self._consensus.poll():
             self._stop(trainer, number)
 
     def on_validation_batch_end(
@@ -75,66 +125,63 @@ class SaveOnStop(Checkpoint):
         """Stop in the middle of a long validation."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        number = self._vote.poll()
+        number = self._consensus.poll()
         if not number:
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging):  # Lightning's would save the average as the raw weights
+            if isinstance(callback, WeightAveraging):  # else Lightning's saves the average as the raw weights
                 callback.on_validation_epoch_end(trainer, pl_module)
         self._stop(trainer, number)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the end of a run that something else than `max_steps` ends, before weights are averaged over."""
+        """Save at the end of a run that ends before `max_steps`, before callbacks change the weights."""
         epochs = trainer.max_epochs or -1
         if trainer.should_stop or 0 < epochs <= trainer.current_epoch + 1:
-            self._save_the_end(trainer)
+            self._save_last(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave nothing under way."""
-        self._vote.close()
-        self._release()
+        """Finish the pending exchange and restore the signal handlers."""
+        self._consensus.finish()
+        self._restore_handlers()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Restore the signal handlers, unless all ranks are leaving: a launcher may send another on their way out."""
+        """Restore the signal handlers; `magnet-train fit` keeps its own while all ranks exit, for further signals."""
         if isinstance(exception, (AgreedError, Preempted)):
-            self._release()
+            self._restore_handlers()
         else:
             stop_request.release()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember what is saved already, whoever asked for it."""
+        """Remember the step that was saved, by whichever callback."""
         self._saved_step = trainer.global_step
 
-    def _release(self) -> None:
-        if self._listening:
+    def _restore_handlers(self) -> None:
+        if self._owns_handlers:
             stop_request.release()
 
-    def _save_the_end(self, trainer: pl.Trainer) -> None:
+    def _save_last(self, trainer: pl.Trainer) -> None:
         if self._saved_step != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save(trainer, f"step={trainer.global_step:07d}.ckpt")
 
     def _stop(self, trainer: pl.Trainer, number: int) -> None:
-        name = f"stopped_step={trainer.global_step:07d}.ckpt"
-        if trainer.global_step:
+        step, saved = trainer.global_step, "nothing to save"
+        if step:
+            name = f"stopped_step={step:07d}.ckpt"
             self._save(trainer, name)
-        saved = (
-            f"{name} is saved and --resume auto goes on from it" if trainer.global_step else "nothing to save"
-        )
-        raise Preempted(
-            f"stopped by {signal.Signals(number).name} after step {trainer.global_step}; {saved}."
-        )
+            saved = f"{name} is saved and --resume auto continues from it"
+        raise Preempted(f"stopped by {signal.Signals(number).name} after step {step}; {saved}.")
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
-        folder = Path(trainer.default_root_dir)
-        before = set(folder.glob("stopped_step=*.ckpt"))
-        trainer.save_checkpoint(folder / name)
-        self.last_model_path = str(folder / name)
+        path = Path(trainer.default_root_dir) / name
+        earlier = set(path.parent.glob("stopped_step=*.ckpt")) - {path}
+        trainer.save_checkpoint(path)
+        self.last_model_path = str(path)
         if trainer.is_global_zero:
-            for logger in trainer.loggers:  # W&B uploads it, if it was asked for (log_model)
+            for logger in trainer.loggers:  # W&B uploads it if log_model is set
                 logger.after_save_checkpoint(self)  # type: ignore[arg-type]
-        for path in before - {folder / name}:  # each would be as large as the model and its optimizer
-            trainer.strategy.remove_checkpoint(path)
+        for stopped in earlier:  # each is as large as the model and its optimizer state
+            trainer.strategy.remove_checkpoint(stopped)

@@ -1,4 +1,4 @@
-"""How fast training is, how much of the data it has seen, and how large its gradients are."""
+"""Throughput, model FLOPs utilisation, data seen and gradient norm."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from magnet_train.training.module import MagnetModule
 
 
 class ThroughputMonitor(Callback):
-    """Log at the trainer's logging steps, and nothing in between, so that a step waits for nothing.
+    """Log at the trainer's logging steps only, so that other steps never wait for the GPU.
 
     - `train/grad_norm`: 2-norm of all gradients before clipping.
-    - `speed/steps_per_second`, `speed/tokens_per_second` (of all codebooks), `speed/audio_hours_per_hour`: over
-      the training since the last logging step, all devices together, validation left out.
-    - `speed/mfu`: share of the device's peak that the matrix products of the batches need, 0..1: counted from the
-      codebooks, masks and captions that they had, by the same rules as `magnet-train benchmark`.
-    - `data/slots` and `data/epochs`: clips trained on since the run began, and in multiples of the clips there are.
+    - `speed/steps_per_second`, `speed/tokens_per_second` (of all codebooks), `speed/audio_hours_per_hour`: of all devices
+      since the last logging step, without validation.
+    - `speed/mfu`: model FLOPs utilisation, 0..1: FLOPs of the matrix products over the peak of the devices. Counted from
+      the codebooks, masks and captions of the batches, as in `magnet-train benchmark`.
+    - `data/slots` and `data/epochs`: clips trained on since the start of the run, and the same in passes over the data.
 
     Args:
-        peak_tflops: The device's peak in the precision of the run, in 10^12 operations a second; None looks up
-            known GPUs, and leaves the MFU out for others.
+        peak_tflops: Peak of one device in the precision of the run, in 10^12 FLOP/s; None takes the peak of known GPUs,
+            and logs no MFU for other devices.
     """
 
     def __init__(self, peak_tflops: float | None = None) -> None:
         if peak_tflops is not None and not 0 < peak_tflops < math.inf:
             raise UserError(f"ThroughputMonitor has peak_tflops {peak_tflops}; give a number above 0.")
         self.peak_tflops = peak_tflops
-        self.audio_hours_per_hour: float | None = None  # the newest, for the progress bar
-        self._peak: float | None = None  # operations a second of all devices
+        self.audio_hours_per_hour: float | None = None  # latest value, for the progress bar
+        self._peak: float | None = None  # FLOP/s of all devices
         self._since = 0.0
         self._from_step = 0
         self._paused_at = 0.0
-        self._slots: int | None = None  # of the data, before this step
-        self._trained = 1.0  # share of the weights that train
-        self._stages: list[int] = []  # of the batch that is being trained on
-        self._text_positions = 0  # of its captions
+        self._slots: int | None = None  # position in the data before this step
+        self._trained = 1.0  # share of trained weights
+        self._stages: list[int] = []  # of the current batch
+        self._text_positions = 0  # of the current batch, with padding
         self._text_hook: RemovableHandle | None = None
-        self._flops: list[float] = []  # of this rank's batches since the last logging step
+        self._flops: list[float] = []  # of each batch of this rank since the last logging step
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -68,7 +68,7 @@ class ThroughputMonitor(Callback):
             self._text_hook = pl_module.text.register_forward_hook(self._note_text)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let the text encoder go."""
+        """Remove the hook from the text encoder."""
         if self._text_hook is not None:
             self._text_hook.remove()
 
@@ -80,13 +80,13 @@ class ThroughputMonitor(Callback):
         self._paused_at = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let it go on."""
+        """Restart the clock."""
         self._since += time.monotonic() - self._paused_at
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the position before this step, whichever callback is asked first at its end."""
+        """Remember the position before this step, since callbacks may run in any order at its end."""
         self._slots = next((c.slots for c in trainer.callbacks if hasattr(c, "slots")), None)  # type: ignore[attr-defined]
         if self._peak is not None and isinstance(pl_module, MagnetModule):
             self._stages = pl_module.stages_of(batch)
@@ -94,7 +94,7 @@ class ThroughputMonitor(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Measure the gradients that a logging step is about to use."""
+        """Log the gradient norm before a logging step."""
         if (trainer.global_step + 1) % max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
             return
         gradients = [
@@ -111,7 +111,7 @@ class ThroughputMonitor(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Log what happened since the last logging step."""
+        """Log throughput since the last logging step."""
         if self._peak is not None and isinstance(pl_module, MagnetModule):
             passes = training_passes(pl_module, batch, self._stages, self._text_positions)
             self._flops.append(
@@ -143,30 +143,30 @@ class ThroughputMonitor(Callback):
         if self._slots is not None:
             slots = self._slots + clips
             pl_module.log("data/slots", float(slots))
-            if there_are := getattr(trainer.datamodule, "train_clips", 0):  # type: ignore[attr-defined]
-                pl_module.log("data/epochs", slots / there_are)
+            if train_clips := getattr(trainer.datamodule, "train_clips", 0):  # type: ignore[attr-defined]
+                pl_module.log("data/epochs", slots / train_clips)
 
 
 def training_passes(
     module: MagnetModule, batch: TokenBatch, stages: Sequence[int], text_positions: int
 ) -> Iterator[Pass]:
-    """Say what went through the model in a training step: clips of the first codebook, and all others.
+    """Describe the forward passes of a training batch: clips of the first codebook, and of the others.
 
     Args:
-        module: Says which frames are masked and which captions hidden.
-        batch: Of that step.
-        stages: B codebooks.
-        text_positions: S, that the captions were padded to.
+        module: Draws the masks and drops captions.
+        batch: Batch of the step.
+        stages: Codebook of each of the B clips.
+        text_positions: S, the padded length of the captions.
     """
     answered = (module.draw_mask(batch["noise"]) & batch["valid"]).sum(dim=-1).tolist()
-    shown = (batch["noise"][:, CONDITION] >= module.cfg_dropout).tolist()
+    keep_condition = (batch["noise"][:, CONDITION] >= module.cfg_dropout).tolist()
     for first in (True, False):
         rows = [row for row, stage in enumerate(stages) if (stage == 0) == first]
         if rows:
             yield Pass(
                 stage=0 if first else 1,
                 clips=len(rows),
-                with_text=sum(shown[row] and bool(batch["text"][row]) for row in rows),
+                with_text=sum(keep_condition[row] and bool(batch["text"][row]) for row in rows),
                 frames=batch["tokens"].shape[-1],
                 text_positions=text_positions,
                 answered=sum(answered[row] for row in rows),
@@ -174,7 +174,7 @@ def training_passes(
 
 
 def trained_share(lm: MagnetTransformer) -> float:
-    """Return the share of the weights of the layers' matrices that train, 0..1; they do nearly all of the work."""
+    """Return the share of trained weights in the matrices of the layers, 0..1, which do nearly all of the work."""
     matrices = [parameter for parameter in lm.layers.parameters() if parameter.dim() == 2]
     return sum(p.numel() for p in matrices if p.requires_grad) / sum(p.numel() for p in matrices)
 

@@ -199,7 +199,7 @@ def test_a_bad_batch_that_cannot_be_kept_is_named_all_the_same(trainings, tmp_pa
     assert trainings.fit(run, *options) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert "not finite at step 4 (rank 0, slots [16, 17, 18, 19], keys clip" in message
-    assert "which could not be kept: cannot write" in message
+    assert "which could not be saved: cannot write" in message
 
 
 @pytest.mark.slow

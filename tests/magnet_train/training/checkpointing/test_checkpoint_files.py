@@ -81,7 +81,7 @@ def test_every_damage_is_found(tmp_path):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         assert why_unreadable(path) is not None, place
     torch.save({"state_dict": {}}, path)
-    assert why_unreadable(path) == "it holds weights alone"
+    assert why_unreadable(path) == "it holds weights but no training state"
 
 
 class _Runs:
@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, size):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(
-        "saving a checkpoint failed, what was saved before stands: no room on disk for "
+        "saving a checkpoint failed, the previous checkpoints are intact: no room on disk for "
         f"{tmp_path / 'step=2.ckpt'}; free some space"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, "step=1.ckpt"]
