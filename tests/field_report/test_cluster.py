@@ -1,4 +1,4 @@
-"""Signals to `fit`: in its first seconds, and as a real SLURM sends them (cases B12 to B14)."""
+"""Signals to `fit`: in its first seconds, and from a real SLURM (cases B12 and B14; B13 is in tests/cluster)."""
 
 from __future__ import annotations
 
@@ -55,21 +55,6 @@ def test_a_signal_in_the_first_seconds(tmp_path, number, moment):
         == f"magnet-train: stopped by {number.name} before training began; start it again with --resume auto.\n"
     )
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.case("B13")
-def test_preemption_with_a_grace_time(jobs):
-    """SLURM sends SIGTERM and takes a job that leaves before GraceTime is over for failed, unless it asks for a requeue."""
-    job = jobs.submit("--partition=graceful")
-    job.wait_training()
-    urgent = jobs.slurm.submit(
-        "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true"
-    )
-    said = job.wait_requeued()
-    assert said.count("stopped by SIGTERM") == 1
-    jobs.slurm.wait_state(urgent, "COMPLETED")
-    jobs.assert_as_undisturbed(job.finish())
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ def test_odd_values_work_or_are_refused(fit, options, words):
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
-        ("EarlyStopping", "{monitor: val_loss}", "EarlyStopping watches val_loss, which nothing logs"),
+        ("EarlyStopping", "{monitor: val_loss}", "EarlyStopping monitors val_loss, which is not logged"),
         ("ModelCheckpoint", "{save_top_k: 2}", "ModelCheckpoint refuses its settings"),
         ("StochasticWeightAveraging", "{swa_lrs: .001}", "use magnet_train.training.optim.MovingAverage"),
         ("LearningRateFinder", "{}", "give --model.optimizer.lr"),

@@ -22,9 +22,9 @@ import torch
 
 from datamodules import StreamingDataModule, TokenDataModule
 from datamodules.shards.writer import ShardWriter
-from magnet_train.cli.fit.run_folder import first_process
 from magnet_train.cli.fit.run_lock import LOCK, run_lock
 from magnet_train.cli.main import main
+from magnet_train.cli.ranks import is_first_process
 from magnet_train.errors import UserError
 from magnet_train.masking import stratified_stages
 from magnet_train.tokens import CodecInfo
@@ -165,7 +165,7 @@ def test_one_process_of_a_run_takes_the_lock(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert first_process() == first
+    assert is_first_process() == first
 
 
 @pytest.mark.case("B24")
@@ -176,7 +176,7 @@ def test_the_current_folder_is_no_run(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x").mkdir()
     assert fit(name) == 1
-    assert "names no folder of its own" in sentence(capsys)
+    assert "is not a folder of its own" in sentence(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
@@ -236,7 +236,7 @@ def test_the_newest_two_are_kept_and_the_older_one_stands_in_for_a_damaged_one(
     more = ("--resume", "auto", "--trainer.callbacks.every_n_train_steps", "2")
     assert fit(run, *more, "--trainer.max_steps", "8") == 0
     out = capsys.readouterr().out
-    assert f"passed over: {newest} cannot be read" in out
+    assert f"skipped: {newest} cannot be read" in out
     assert f"resuming from {run / steps[0]}" in out
     assert {path.name for path in run.glob("*=*.ckpt")} == {
         *steps,
@@ -387,10 +387,10 @@ def unlimited_after() -> Iterator[None]:
             (*SELDOM, *PROMPTS),
             "no room on disk",
         ),  # after the sound, before the picture or the metrics
-        ("deleted", (), "was taken away"),
-        ("deleted", ("-c", "configs/logger/tensorboard.yaml"), "was taken away"),
-        ("deleted", (*SELDOM, *EVERY_3), "was taken away"),
-        ("deleted", (*SELDOM, *PROMPTS), "was taken away"),
+        ("deleted", (), "was deleted"),
+        ("deleted", ("-c", "configs/logger/tensorboard.yaml"), "was deleted"),
+        ("deleted", (*SELDOM, *EVERY_3), "was deleted"),
+        ("deleted", (*SELDOM, *PROMPTS), "was deleted"),
     ],
 )
 def test_a_full_disk_or_a_lost_folder_is_one_sentence(

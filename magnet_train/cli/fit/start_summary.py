@@ -1,4 +1,4 @@
-"""Say once, before training, what is about to be trained on what, and which options do nothing."""
+"""A summary printed once before training: clips, steps, parameters, memory, and options without effect."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StartSummary(Callback):
     """Print `describe_run` once, and a line for each option without effect."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say it when the data is known."""
+        """Print the summary, now that the data is set up."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(pl_module, MagnetModule) and isinstance(data, TokenDataModule):
             rank_zero_info(describe_run(trainer, pl_module, data))
@@ -57,29 +57,29 @@ def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule
 
 
 def _batch(trainer: pl.Trainer, data: TokenDataModule) -> str:
-    """Say how many clips a step has, and what they are made of where that is not one batch."""
+    """Return the number of clips of a step, with its factors where it is not one batch."""
     devices, parts = trainer.world_size, trainer.accumulate_grad_batches
-    made_of = [str(data.batch_size)]
-    made_of += [f"{devices} devices"] if devices > 1 else []
-    made_of += [f"{parts} accumulated parts"] if parts > 1 else []
+    factors = [str(data.batch_size)]
+    factors += [f"{devices} devices"] if devices > 1 else []
+    factors += [f"{parts} accumulated parts"] if parts > 1 else []
     clips = f"{data.batch_size * devices * parts} clips"
-    return clips if len(made_of) == 1 else f"{clips} ({' x '.join(made_of)})"
+    return clips if len(factors) == 1 else f"{clips} ({' x '.join(factors)})"
 
 
 def without_effect(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule) -> Iterator[str]:
-    """Name the options that change nothing in this run, and why."""
+    """Yield the options that change nothing in this run, each with the reason."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     batches = trainer.max_steps * trainer.accumulate_grad_batches
-    interval = getattr(trainer, "val_check_interval", None)  # not there where it is a time
+    interval = getattr(trainer, "val_check_interval", None)  # missing where it is a time
     if isinstance(model.text, NoText) and model.cfg_dropout > 0:
-        yield f"model.cfg_dropout {model.cfg_dropout:g}: there are no captions to hide"
+        yield f"model.cfg_dropout {model.cfg_dropout:g}: the model has no text encoder"
     if (isinstance(model.text, NoText) or model.cfg_dropout == 0) and model.decoding.max_cfg_coef > 1:
-        yield f"model.decoding.max_cfg_coef {model.decoding.max_cfg_coef:g}: guidance needs captions, some of them hidden"
+        yield f"model.decoding.max_cfg_coef {model.decoding.max_cfg_coef:g}: guidance needs captions and caption dropout"
     if model.sample_prompts and not any(isinstance(callback, SampleAudio) for callback in callbacks):
-        yield "model.sample_prompts: no callback SampleAudio turns them into sound"
+        yield "model.sample_prompts: no callback SampleAudio decodes them to audio"
     default = inspect.signature(type(data)).parameters["val_fraction"].default
     if data.val_shards is not None and data.val_fraction != default:
-        yield f"data.val_fraction {data.val_fraction:g}: data.val_shards names the clips to validate on"
+        yield f"data.val_fraction {data.val_fraction:g}: the validation clips are those of data.val_shards"
     if isinstance(interval, int) and 0 < batches < interval:
         yield f"trainer.val_check_interval {interval}: the run has {batches} batches and never validates"
     if 0 < trainer.max_steps < trainer.log_every_n_steps:  # type: ignore[attr-defined]

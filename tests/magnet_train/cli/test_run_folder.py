@@ -84,7 +84,7 @@ def test_a_folder_that_cannot_be_is_one_sentence(trainings, tmp_path, capsys):
     (tmp_path / "afile").write_text("mine")
     for run in (tmp_path / "afile", tmp_path / "afile" / "x"):
         assert trainings.fit(run) == 1
-        assert "afile is a file; give another one" in capsys.readouterr().err.splitlines()[-1]
+        assert "afile is a file; choose another one" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -92,7 +92,7 @@ def test_a_folder_without_permission_is_one_sentence(trainings, tmp_path, capsys
     (tmp_path / "closed").mkdir(mode=0o500)
     for run in (tmp_path / "closed", tmp_path / "closed" / "x"):
         assert trainings.fit(run) == 1
-        assert "does not allow it" in capsys.readouterr().err.splitlines()[-1]
+        assert "is not writable" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -145,5 +145,7 @@ def test_ctrl_c_says_how_far_it_was_and_how_to_go_on(trainings, tmp_path, every)
     assert line.startswith("magnet-train: interrupted after step 4; ")
     assert "Traceback" not in ended.stderr
     assert "graceful" not in ended.stderr
-    saved = f"{run / 'step=0000003.ckpt'} is the newest checkpoint and --resume auto goes on from it."
-    assert line.endswith(saved if every == "3" else "nothing was saved yet; start it again as it was.")
+    saved = f"{run / 'step=0000003.ckpt'} is the newest checkpoint, and --resume auto continues from it."
+    assert line.endswith(
+        saved if every == "3" else "nothing was saved yet; start it again with the same command."
+    )

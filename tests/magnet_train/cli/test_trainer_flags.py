@@ -121,7 +121,7 @@ CALLBACKS: dict[str, list[tuple[dict[str, Any], str | None]]] = {
         ({"monitor": "val/loss"}, WORKS),
         (
             {"monitor": "val_loss"},
-            "EarlyStopping watches val_loss, which nothing logs; set monitor to val/loss",
+            "EarlyStopping monitors val_loss, which is not logged; set monitor to val/loss",
         ),
         ({"monitor": "val/losses"}, "val/losses"),
         ({"monitor": "val/loss", "mode": "foo"}, "EarlyStopping refuses its settings"),
