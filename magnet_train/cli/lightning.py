@@ -24,18 +24,23 @@ from magnet_train.cli.fit.failures import (
     explain,
     training_failures,
 )
-from magnet_train.cli.fit.lightning_internals import set_rank_timeout, silence_advice
+from magnet_train.cli.fit.lightning_internals import (
+    allow_pending_validation,
+    set_rank_timeout,
+    silence_advice,
+    validation_is_pending,
+)
 from magnet_train.cli.fit.options import add_options
 from magnet_train.cli.fit.resume import checkpoint_for_fit, checkpoint_to_evaluate, require_same_run
-from magnet_train.cli.fit.run_folder import RunRecord, check_folder, direct_outputs, prepared
+from magnet_train.cli.fit.run_folder import RunRecord, check_folder, direct_outputs, is_finished, prepared
 from magnet_train.cli.fit.run_lock import run_lock
 from magnet_train.cli.fit.trainer_options import check_trainer, complete_trainer
-from magnet_train.cli.main import FAILURE, INTERRUPTED
+from magnet_train.cli.main import COMMANDS, FAILURE, INTERRUPTED, LIGHTNING_COMMANDS
 from magnet_train.cli.ranks import check_restarts, is_first_process, print_once, read_ranks
 from magnet_train.cli.wrong_usage import OneSentenceParser
 from magnet_train.errors import AgreedError, Preempted
 from magnet_train.training.callbacks import SaveOnStop
-from magnet_train.training.checkpointing import AtomicCheckpointIO, step_of
+from magnet_train.training.checkpointing import AtomicCheckpointIO, peek
 from magnet_train.training.finetune import start, take_architecture
 from magnet_train.training.module import MagnetModule
 from magnet_train.training.parallel import accumulate
@@ -49,6 +54,10 @@ def run(arguments: Sequence[str]) -> None:
         arguments: The subcommand and its options.
     """
     silence_advice()
+    texts = {
+        name: {"description": f"{COMMANDS[name]}; start with -c configs/base.yaml"}
+        for name in LIGHTNING_COMMANDS
+    }
     try:
         with contextlib.ExitStack() as locks:
             MagnetCLI(
@@ -62,6 +71,7 @@ def run(arguments: Sequence[str]) -> None:
                 auto_configure_optimizers=False,  # model.optimizer and model.schedule are the only ones
                 trainer_defaults={"callbacks": []},
                 parser_class=OneSentenceParser,
+                parser_kwargs={"prog": "magnet-train", **texts},
                 args=with_found_configs(arguments),
             )
     except (AgreedError, Preempted) as agreed:
@@ -166,17 +176,9 @@ class MagnetCLI(LightningCLI):
 
     def fit(self, ckpt_path: str | None, **arguments: Any) -> None:
         """Train, from a checkpoint if there is one."""
-        folder, trainer, end = Path(self._get(self.config, "run")), self.trainer, self.trainer.max_steps
-        if ckpt_path is not None:
-            step = step_of(Path(ckpt_path))
-            if step is not None and 0 < end <= step:
-                print_once(
-                    f"{ckpt_path} is at step {step} of {end} already; nothing to do (raise trainer.max_steps to continue, "
-                    "or repeat an interrupted last validation with `magnet-train validate`)."
-                )
-                return
-            require_same_run(Path(ckpt_path), self.model, self.datamodule)
-            print_once(f"resuming from {ckpt_path}")
+        if ckpt_path is not None and not self._resumes(Path(ckpt_path)):
+            return
+        folder, trainer = Path(self._get(self.config, "run")), self.trainer
         stop_request.limit = START_LIMIT  # the trainer may start ranks that wait for this one
         if not any(isinstance(callback, SaveOnStop) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             stop_request.release()  # without checkpoints, a signal ends the process like any other
@@ -188,6 +190,22 @@ class MagnetCLI(LightningCLI):
             trainer.fit(ckpt_path=ckpt_path, **arguments)
         if reason := early_stop(trainer):
             print_once(reason)
+
+    def _resumes(self, checkpoint: Path) -> bool:
+        """Return whether anything is left to do after a checkpoint; if so, check that it is of this run."""
+        content = peek(checkpoint) or {}  # an unreadable file is explained once all of it is loaded
+        step, end = content.get("global_step"), self.trainer.max_steps
+        if isinstance(step, int) and 0 < end <= step:
+            finished = is_finished(Path(self._get(self.config, "run")), step)
+            if step > end or finished or not validation_is_pending(content):
+                print_once(
+                    f"{checkpoint} is at step {step} of {end} already; nothing to do (raise trainer.max_steps to continue)."
+                )
+                return False
+            allow_pending_validation(self.trainer)
+        require_same_run(checkpoint, self.model, self.datamodule)
+        print_once(f"resuming from {checkpoint}")
+        return True
 
     def validate(self, **arguments: Any) -> None:
         """Measure on validation data."""

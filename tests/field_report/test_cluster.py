@@ -46,12 +46,12 @@ def test_a_signal_in_the_first_seconds(tmp_path, number, moment):
         if moment == "while torch is imported":
             wait_until(lambda: imports_torch(fit.pid), 60, lambda: "no torch", every=0.01)
         fit.send_signal(number)
-        said = fit.communicate(timeout=60)[1]
+        output = fit.communicate(timeout=60)[1]
     finally:
         fit.kill()
     assert fit.returncode == PREEMPTED
     assert (
-        said
+        output
         == f"magnet-train: stopped by {number.name} before training began; start it again with --resume auto.\n"
     )
     assert not list(tmp_path.iterdir())
@@ -63,10 +63,10 @@ def test_all_ranks_leave_with_75_before_the_requeue(jobs):
     job = jobs.submit()
     job.wait_training()
     jobs.slurm.command("scancel", "--signal=USR1", str(job.number))
-    said = job.wait_requeued()
-    assert said.count("stopped by SIGUSR1") == 1
-    assert "lost contact" not in said
+    output = job.wait_requeued()
+    assert output.count("stopped by SIGUSR1") == 1
+    assert "lost contact" not in output
     for rank in (0, 1):
-        assert f"task {rank}: Exited with exit code {PREEMPTED}" in said or "tasks 0-1: Exited" in said
-    assert "CANCELLED" not in said.split("Exited with exit code")[0]  # the requeue ended no rank
+        assert f"task {rank}: Exited with exit code {PREEMPTED}" in output or "tasks 0-1: Exited" in output
+    assert "CANCELLED" not in output.split("Exited with exit code")[0]  # the requeue ended no rank
     jobs.assert_as_undisturbed(job.finish())

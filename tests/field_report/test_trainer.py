@@ -118,7 +118,7 @@ def test_an_epoch_is_one_pass_over_the_clips(fit, tmp_path):
         ("", ["--trainer.max_time", "00:00:00:00"], "of 8: the time of Timer or trainer.max_time is over."),
     ],
 )
-def test_an_early_end_is_said(fit, callbacks, options, words):
+def test_an_early_end_is_reported(fit, callbacks, options, words):
     code, text = fit(*options, callbacks=callbacks)
     assert code == 0
     assert text.count("stopped after step") == 1

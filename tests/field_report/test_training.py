@@ -93,7 +93,7 @@ def only(run: Path, name: str, target: Path) -> Path:
 
 
 def sentence(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return what the command said on stderr in the end, which is one line."""
+    """Return the last line of stderr, which is the error."""
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("magnet-train: error: ")
     return line
@@ -170,7 +170,7 @@ def test_one_process_of_a_run_takes_the_lock(
 
 @pytest.mark.case("B24")
 @pytest.mark.parametrize("name", ["", " ", ".", "./", "x/.."])
-def test_the_current_folder_is_no_run(
+def test_the_current_folder_cannot_be_a_run(
     fit: Fit, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -184,7 +184,7 @@ def test_the_current_folder_is_no_run(
 
 
 @pytest.mark.case("A10")
-def test_a_resume_with_another_clip_length_says_so(
+def test_a_resume_with_another_clip_length_reports_it(
     fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And with whatever else decides what is learned of a clip."""
@@ -206,7 +206,7 @@ def test_a_resume_with_another_clip_length_says_so(
 
 
 @pytest.mark.case("A12")
-def test_resume_goes_by_step_and_not_by_the_time_of_a_file(
+def test_resume_chooses_by_step_and_not_by_the_time_of_a_file(
     fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, copy = tmp_path / "run", tmp_path / "copy"
@@ -266,6 +266,30 @@ def test_a_validation_that_was_due_is_done_after_the_resume(fit: Fit, tmp_path: 
     first, second = (torch.load(run / "last.ckpt", weights_only=True) for run in (whole, cut))
     for part in ("state_dict", "current_model_state"):
         assert all(torch.equal(tensor, second[part][name]) for name, tensor in first[part].items())
+
+
+def test_a_validation_that_was_due_at_the_last_step_is_done_after_the_resume(
+    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The crash comes between the checkpoint of the last step and its validation."""
+    whole = tmp_path / "whole"
+    assert fit(whole, *EVERY_3) == 0
+    expected = column(whole / "metrics.csv", "val/loss")
+    cut = only(whole, "step=0000006.ckpt", tmp_path / "cut")
+    capsys.readouterr()
+    assert fit(cut, *EVERY_3, "--resume", "auto") == 0
+    assert "nothing to do" not in capsys.readouterr().out
+    assert column(cut / "metrics.csv", "val/loss") == dict(list(expected.items())[-1:])
+    assert not column(cut / "metrics.csv", "train/loss")
+    assert (cut / "step=0000006.ckpt").read_bytes() == (whole / "step=0000006.ckpt").read_bytes()
+    for run in (whole, cut):
+        before = contents(run)
+        assert fit(run, *EVERY_3, "--resume", "auto") == 0
+        assert "at step 6 of 6 already; nothing to do" in capsys.readouterr().out
+        assert contents(run) == before
+    never = only(whole, "step=0000006.ckpt", tmp_path / "never")
+    assert fit(never, *EVERY_3, "--resume", "auto", "--trainer.limit_val_batches", "0") == 0
+    assert [path.name for path in never.glob("*.ckpt")] == ["step=0000006.ckpt"]  # no step was made
 
 
 OTHER_TEXT = "model: {init_args: {text: {class_path: magnet_train.text.NoText}, cfg_dropout: 0.0}}\n"
@@ -492,7 +516,7 @@ class Cut(Callback):
 """
 
 
-def test_a_stop_in_a_validation_ends_it_for_nobody(
+def test_a_stop_in_a_validation_saves_both_kinds_of_weights(
     fit: Fit, tmp_path: Path, plugged_in: Callable[[str], Path]
 ) -> None:
     """The checkpoint holds raw and averaged weights, each in its place."""

@@ -20,6 +20,7 @@ from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import sweep_partial_files
 from magnet_train.training.callbacks.predictions import FOLDER as PREDICTIONS
 
+FINISHED = "finished"  # holds the last step of a run that has ended
 METRICS = "metrics.csv"  # what Lightning's CSV logger writes
 
 
@@ -43,6 +44,12 @@ def check_folder(name: str) -> Path:
             f"--run {run} cannot be written, since {existing} is not writable; choose another folder."
         )
     return run
+
+
+def is_finished(run: Path, step: int) -> bool:
+    """Return whether `fit` has ended in this folder after `step`, its last step, and the validation due there."""
+    path = run / FINISHED
+    return path.is_file() and path.read_text(errors="replace").strip() == str(step)
 
 
 def direct_outputs(config: Namespace, command: str) -> None:
@@ -108,6 +115,11 @@ class RunRecord(SaveConfigCallback):
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # config.yaml is beside its metrics
                 logger.log_hyperparams(config)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record that the last step was reached and its validation done, which no checkpoint can hold."""
+        if self.already_saved and trainer.is_global_zero and trainer.global_step == trainer.max_steps:
+            (Path(trainer.default_root_dir) / FINISHED).write_text(f"{trainer.global_step}\n")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any, **names: Any) -> None:
         """Check the folder as often as the loggers write."""

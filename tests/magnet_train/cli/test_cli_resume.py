@@ -147,7 +147,7 @@ def test_a_checkpoint_in_the_middle_of_an_accumulation_repeats_it(
     assert column(rest, "train/loss") == expected
 
 
-def test_the_configuration_rules_over_the_checkpoint(trainings, tmp_path, load, capsys, caplog):
+def test_the_configuration_overrides_the_checkpoint(trainings, tmp_path, load, capsys, caplog):
     run = tmp_path / "run"
     lr = ("--model.optimizer.lr", "0.004", "--model.optimizer.weight_decay", "0.5")
     assert trainings.fit(run, *EVERY_3) == 0
@@ -165,7 +165,7 @@ def test_the_configuration_rules_over_the_checkpoint(trainings, tmp_path, load, 
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_another_number_of_clips_in_a_step_is_said_and_skips_none(
+def test_another_number_of_clips_in_a_step_is_reported_and_skips_none(
     trainings, tmp_path, load, caplog, accumulate
 ):
     run = tmp_path / "run"

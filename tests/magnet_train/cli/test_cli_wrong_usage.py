@@ -96,7 +96,7 @@ def test_no_configuration(options, words, capsys):
 
 
 @pytest.mark.parametrize("option", ["--optimizer", "--lr_scheduler", "--weights_only"])
-def test_options_of_lightnings_that_do_not_exist_here(option, tmp_path, capsys):
+def test_removed_options_of_lightning(option, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["fit", *BASE, "--run", str(tmp_path / "run"), option, "false"])
     assert exit_.value.code == 2
@@ -136,7 +136,7 @@ def test_dashes_in_options_are_underscores(capsys):
         (["--trainer.num_nodes", "0"], "num_nodes must be a positive integer"),
     ],
 )
-def test_what_the_trainer_cannot_do(trainings, tmp_path, capsys, options, words):
+def test_options_that_the_trainer_refuses(trainings, tmp_path, capsys, options, words):
     assert trainings.fit(tmp_path / "run", *options) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "magnet-train" in line]
     assert words in line
@@ -166,7 +166,7 @@ def test_sizes_of_the_model_that_do_not_fit(trainings, tmp_path, capsys, options
         ("/proc/self/mem", "/proc/self/mem cannot be read ("),  # for root, too
     ],
 )
-def test_a_config_that_cannot_be_had(name, words, capsys):
+def test_a_config_that_cannot_be_read(name, words, capsys):
     assert main(["fit", *BASE, "-c", name]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert name in line

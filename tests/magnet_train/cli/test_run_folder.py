@@ -80,7 +80,7 @@ def test_the_other_commands_leave_metrics_and_configuration(trainings, trained):
     assert "val/loss" in (trained / "validate" / "metrics.csv").read_text()
 
 
-def test_a_folder_that_cannot_be_is_one_sentence(trainings, tmp_path, capsys):
+def test_an_impossible_folder_is_one_sentence(trainings, tmp_path, capsys):
     (tmp_path / "afile").write_text("mine")
     for run in (tmp_path / "afile", tmp_path / "afile" / "x"):
         assert trainings.fit(run) == 1
@@ -126,7 +126,7 @@ class Interrupted(MagnetModule):
 
 
 @pytest.mark.parametrize("every", ["3", "100"])
-def test_ctrl_c_says_how_far_it_was_and_how_to_go_on(trainings, tmp_path, every):
+def test_ctrl_c_reports_the_step_and_how_to_continue(trainings, tmp_path, every):
     (tmp_path / "interrupted.py").write_text(INTERRUPT)
     (tmp_path / "model.yaml").write_text("model: {class_path: interrupted.Interrupted}\n")
     run = tmp_path / "run"
