@@ -1,4 +1,4 @@
-"""What the command line turns into one sentence instead of a traceback."""
+"""Exceptions that the command line prints as one sentence instead of a traceback."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import importlib.util
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can mend.
+    """An error that the user can correct.
 
-    The message is one sentence that names the file, key or value and says what to do. Anything else that
-    goes wrong is a bug of ours and keeps its traceback.
+    The message is one sentence that names the file, key or value and says what to do. Any other exception is a bug
+    in this package and keeps its traceback.
     """
 
 
 class AgreedError(UserError):
-    """A UserError that every rank raises at the same step: rank 0 tells it, the others leave quietly."""
+    """A UserError that every rank raises at the same step: rank 0 prints it, the others exit silently."""
 
 
 class Preempted(Exception):  # noqa: N818  nothing went wrong
-    """A signal asked the run to stop, and every rank did so at one step with everything saved."""
+    """A signal stopped the run; every rank raises this at the same step, with everything saved."""
 
 
 def cannot_read(path: object, error: OSError, remedy: str = "copy it again") -> UserError:
-    """Say that a file that is there cannot be read, and why; `remedy` is for other causes than a permission."""
+    """Describe an existing file that cannot be read; `remedy` is for causes other than permissions."""
     if isinstance(error, PermissionError):
         remedy = "correct its permissions"
     return UserError(f"{path} cannot be read ({error.strerror or error}); {remedy}.")
@@ -46,5 +46,5 @@ def require_extra(module: str, extra: str, what: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its kind if it has none; libraries add pages of advice."""
+    """Return the first line of an error's message, or its class name; libraries append pages of advice."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".;: ")

@@ -122,9 +122,9 @@ class Slurm:
 
     def submit(self, *words: str | Path, **environment: str) -> int:
         """`sbatch` with these words and this environment; return the job's number."""
-        said = self.command("sbatch", *map(str, words), **environment)
-        found = re.search(r"Submitted batch job (\d+)", said)
-        assert found, said
+        answer = self.command("sbatch", *map(str, words), **environment)
+        found = re.search(r"Submitted batch job (\d+)", answer)
+        assert found, answer
         return int(found[1])
 
     def describe(self, job: int) -> dict[str, str]:
@@ -215,7 +215,7 @@ class Slurm:
 
 
 def command_line(pid: int) -> str:
-    """Return the words of a process that is no launcher; nothing if it has gone."""
+    """Return the command line of a process, empty for a launcher or if it has exited."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:

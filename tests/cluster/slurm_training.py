@@ -99,7 +99,7 @@ class TrainingJob:
         wait_until((self.run / "last.ckpt").exists, 300, self.explain)
 
     def wait_requeued(self) -> str:
-        """Wait until the job is in the queue again; return what it has said."""
+        """Wait until the job is in the queue again; return its output."""
         self.slurm.wait_requeued(self.number, self.explain)
         return self.output
 

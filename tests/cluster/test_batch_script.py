@@ -28,9 +28,9 @@ def test_a_job_is_requeued_only_where_a_signal_stopped_it(tmp_path, code, requeu
         check=False,
     )
     assert done.returncode == code
-    started, *asked = (tmp_path / "log").read_text().splitlines()
+    started, *requeues = (tmp_path / "log").read_text().splitlines()
     assert started.startswith("magnet-train fit -c configs/base.yaml")
     assert started.endswith(
         "--trainer.num_nodes 3 --data.shards shards --run runs/mine --resume auto --model.compile true"
     )
-    assert asked == (["scontrol requeue 123"] if requeued else [])
+    assert requeues == (["scontrol requeue 123"] if requeued else [])

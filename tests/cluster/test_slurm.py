@@ -1,6 +1,6 @@
 """`configs/trainer/multinode.sbatch` on a real SLURM: an interrupted job ends with the weights of an undisturbed one.
 
-Needs root and Debian's slurm-wlm, munge and iproute2. Cases B13 and B14 of the field report are in tests/field_report.
+Needs root and Debian's slurm-wlm, munge and iproute2. Case B14 is in tests/field_report/test_cluster.py.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ def test_a_signal_during_start_up(jobs, name):
     job = jobs.submit()
     job.wait_ranks()
     jobs.slurm.command("scancel", f"--signal={name}", str(job.number))
-    said = job.wait_requeued()
-    assert f"stopped by SIG{name} before training began" in said
+    output = job.wait_requeued()
+    assert f"stopped by SIG{name} before training began" in output
     assert not list(job.run.glob("*.ckpt"))
     jobs.assert_as_undisturbed(job.finish())
 
@@ -26,21 +26,26 @@ def test_the_time_limit(jobs):
     """SLURM looks at limits every 30 s, so the signal comes 15 to 45 s after the start here."""
     job = jobs.submit("--time=2", "--signal=USR1@75")
     job.pace(4.0)
-    said = job.wait_requeued()
+    output = job.wait_requeued()
     jobs.slurm.command("scontrol", "update", f"jobid={job.number}", "TimeLimit=UNLIMITED")
-    assert "stopped by SIGUSR1" in said
+    assert "stopped by SIGUSR1" in output
     jobs.assert_as_undisturbed(job.finish())
 
 
-def test_preemption_without_grace(jobs):
-    """SLURM requeues the job itself, at once; it has KillWait seconds to save."""
-    job = jobs.submit("--partition=low")
+@pytest.mark.case("B13")
+@pytest.mark.parametrize("partition", ["low", "graceful"])
+def test_preemption(jobs, partition):
+    """Without grace time SLURM requeues the job at once, and it has KillWait seconds to save.
+
+    With grace time SLURM treats a job that exits before it is over as failed, unless the job requests a requeue.
+    """
+    job = jobs.submit(f"--partition={partition}")
     job.wait_training()
     urgent = jobs.slurm.submit(
         "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true"
     )
-    said = job.wait_requeued()
-    assert said.count("stopped by SIGTERM") == 1
+    output = job.wait_requeued()
+    assert output.count("stopped by SIGTERM") == 1
     jobs.slurm.wait_state(urgent, "COMPLETED")
     jobs.assert_as_undisturbed(job.finish())
 

@@ -113,10 +113,10 @@ def test_a_signal_to_one_rank_that_starts_up_stops_both(shards, tmp_path):
     try:
         wait_until(lambda: bool(ranks_beside()), 300, lambda: "no second rank")
         os.kill(ranks_beside()[0], signal.SIGUSR1)
-        said = fit.communicate(timeout=300)[1]
+        output = fit.communicate(timeout=300)[1]
     finally:
         if fit.poll() is None:
             os.killpg(fit.pid, signal.SIGKILL)
-    assert fit.returncode == 75, said
-    assert said.count("stopped by SIGUSR1 before training began") == 1
+    assert fit.returncode == 75, output
+    assert output.count("stopped by SIGUSR1 before training began") == 1
     assert not list((tmp_path / "run").glob("*.ckpt"))

@@ -51,7 +51,7 @@ def test_restarted_workers_resume(tmp_path):
     (tmp_path / "pace").write_text("1")
     torchrun = start(tmp_path, "--run", "run")
 
-    def said() -> str:
+    def output() -> str:
         return (tmp_path / "output").read_text(errors="replace")
 
     def ranks() -> list[int]:
@@ -61,17 +61,17 @@ def test_restarted_workers_resume(tmp_path):
         return [pid for pid in map(int, children.stdout.split()) if "magnet_train" in command_line(pid)]
 
     try:
-        wait_until((tmp_path / "run" / "last.ckpt").exists, 300, said)
+        wait_until((tmp_path / "run" / "last.ckpt").exists, 300, output)
         assert all(catches(pid, signal.SIGTERM, signal.SIGUSR1) for pid in ranks())
         os.kill(ranks()[1], signal.SIGKILL)
         (tmp_path / "pace").write_text("0")
-        assert torchrun.wait(900) == 0, said()
+        assert torchrun.wait(900) == 0, output()
     finally:
         if torchrun.poll() is None:
             os.killpg(torchrun.pid, signal.SIGKILL)
-    assert said().count("resuming from run/step=") == 1
+    assert output().count("resuming from run/step=") == 1
     whole = start(tmp_path, "--run", "whole")
-    assert whole.wait(900) == 0, said()
+    assert whole.wait(900) == 0, output()
     one, other = (torch.load(tmp_path / run / "last.ckpt", weights_only=True) for run in ("run", "whole"))
     assert one["global_step"] == other["global_step"]
     for part in ("state_dict", "current_model_state"):

@@ -1,4 +1,4 @@
-"""Signals to `fit`: in its first seconds, and as a real SLURM sends them (cases B12 to B14)."""
+"""Signals to `fit`: in its first seconds, and from a real SLURM (cases B12 and B14; B13 is in tests/cluster)."""
 
 from __future__ import annotations
 
@@ -46,30 +46,15 @@ def test_a_signal_in_the_first_seconds(tmp_path, number, moment):
         if moment == "while torch is imported":
             wait_until(lambda: imports_torch(fit.pid), 60, lambda: "no torch", every=0.01)
         fit.send_signal(number)
-        said = fit.communicate(timeout=60)[1]
+        output = fit.communicate(timeout=60)[1]
     finally:
         fit.kill()
     assert fit.returncode == PREEMPTED
     assert (
-        said
+        output
         == f"magnet-train: stopped by {number.name} before training began; start it again with --resume auto.\n"
     )
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.case("B13")
-def test_preemption_with_a_grace_time(jobs):
-    """SLURM sends SIGTERM and takes a job that leaves before GraceTime is over for failed, unless it asks for a requeue."""
-    job = jobs.submit("--partition=graceful")
-    job.wait_training()
-    urgent = jobs.slurm.submit(
-        "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true"
-    )
-    said = job.wait_requeued()
-    assert said.count("stopped by SIGTERM") == 1
-    jobs.slurm.wait_state(urgent, "COMPLETED")
-    jobs.assert_as_undisturbed(job.finish())
 
 
 @pytest.mark.slow
@@ -78,10 +63,10 @@ def test_all_ranks_leave_with_75_before_the_requeue(jobs):
     job = jobs.submit()
     job.wait_training()
     jobs.slurm.command("scancel", "--signal=USR1", str(job.number))
-    said = job.wait_requeued()
-    assert said.count("stopped by SIGUSR1") == 1
-    assert "lost contact" not in said
+    output = job.wait_requeued()
+    assert output.count("stopped by SIGUSR1") == 1
+    assert "lost contact" not in output
     for rank in (0, 1):
-        assert f"task {rank}: Exited with exit code {PREEMPTED}" in said or "tasks 0-1: Exited" in said
-    assert "CANCELLED" not in said.split("Exited with exit code")[0]  # the requeue ended no rank
+        assert f"task {rank}: Exited with exit code {PREEMPTED}" in output or "tasks 0-1: Exited" in output
+    assert "CANCELLED" not in output.split("Exited with exit code")[0]  # the requeue ended no rank
     jobs.assert_as_undisturbed(job.finish())

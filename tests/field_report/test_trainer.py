@@ -118,7 +118,7 @@ def test_an_epoch_is_one_pass_over_the_clips(fit, tmp_path):
         ("", ["--trainer.max_time", "00:00:00:00"], "of 8: the time of Timer or trainer.max_time is over."),
     ],
 )
-def test_an_early_end_is_said(fit, callbacks, options, words):
+def test_an_early_end_is_reported(fit, callbacks, options, words):
     code, text = fit(*options, callbacks=callbacks)
     assert code == 0
     assert text.count("stopped after step") == 1
@@ -158,7 +158,7 @@ def test_odd_values_work_or_are_refused(fit, options, words):
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
-        ("EarlyStopping", "{monitor: val_loss}", "EarlyStopping watches val_loss, which nothing logs"),
+        ("EarlyStopping", "{monitor: val_loss}", "EarlyStopping monitors val_loss, which is not logged"),
         ("ModelCheckpoint", "{save_top_k: 2}", "ModelCheckpoint refuses its settings"),
         ("StochasticWeightAveraging", "{swa_lrs: .001}", "use magnet_train.training.optim.MovingAverage"),
         ("LearningRateFinder", "{}", "give --model.optimizer.lr"),

@@ -22,9 +22,9 @@ import torch
 
 from datamodules import StreamingDataModule, TokenDataModule
 from datamodules.shards.writer import ShardWriter
-from magnet_train.cli.fit.run_folder import first_process
 from magnet_train.cli.fit.run_lock import LOCK, run_lock
 from magnet_train.cli.main import main
+from magnet_train.cli.ranks import is_first_process
 from magnet_train.errors import UserError
 from magnet_train.masking import stratified_stages
 from magnet_train.tokens import CodecInfo
@@ -93,7 +93,7 @@ def only(run: Path, name: str, target: Path) -> Path:
 
 
 def sentence(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return what the command said on stderr in the end, which is one line."""
+    """Return the last line of stderr, which is the error."""
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("magnet-train: error: ")
     return line
@@ -165,18 +165,18 @@ def test_one_process_of_a_run_takes_the_lock(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert first_process() == first
+    assert is_first_process() == first
 
 
 @pytest.mark.case("B24")
 @pytest.mark.parametrize("name", ["", " ", ".", "./", "x/.."])
-def test_the_current_folder_is_no_run(
+def test_the_current_folder_cannot_be_a_run(
     fit: Fit, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x").mkdir()
     assert fit(name) == 1
-    assert "names no folder of its own" in sentence(capsys)
+    assert "is not a folder of its own" in sentence(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
@@ -184,7 +184,7 @@ def test_the_current_folder_is_no_run(
 
 
 @pytest.mark.case("A10")
-def test_a_resume_with_another_clip_length_says_so(
+def test_a_resume_with_another_clip_length_reports_it(
     fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And with whatever else decides what is learned of a clip."""
@@ -206,7 +206,7 @@ def test_a_resume_with_another_clip_length_says_so(
 
 
 @pytest.mark.case("A12")
-def test_resume_goes_by_step_and_not_by_the_time_of_a_file(
+def test_resume_chooses_by_step_and_not_by_the_time_of_a_file(
     fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, copy = tmp_path / "run", tmp_path / "copy"
@@ -236,7 +236,7 @@ def test_the_newest_two_are_kept_and_the_older_one_stands_in_for_a_damaged_one(
     more = ("--resume", "auto", "--trainer.callbacks.every_n_train_steps", "2")
     assert fit(run, *more, "--trainer.max_steps", "8") == 0
     out = capsys.readouterr().out
-    assert f"passed over: {newest} cannot be read" in out
+    assert f"skipped: {newest} cannot be read" in out
     assert f"resuming from {run / steps[0]}" in out
     assert {path.name for path in run.glob("*=*.ckpt")} == {
         *steps,
@@ -266,6 +266,30 @@ def test_a_validation_that_was_due_is_done_after_the_resume(fit: Fit, tmp_path: 
     first, second = (torch.load(run / "last.ckpt", weights_only=True) for run in (whole, cut))
     for part in ("state_dict", "current_model_state"):
         assert all(torch.equal(tensor, second[part][name]) for name, tensor in first[part].items())
+
+
+def test_a_validation_that_was_due_at_the_last_step_is_done_after_the_resume(
+    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The crash comes between the checkpoint of the last step and its validation."""
+    whole = tmp_path / "whole"
+    assert fit(whole, *EVERY_3) == 0
+    expected = column(whole / "metrics.csv", "val/loss")
+    cut = only(whole, "step=0000006.ckpt", tmp_path / "cut")
+    capsys.readouterr()
+    assert fit(cut, *EVERY_3, "--resume", "auto") == 0
+    assert "nothing to do" not in capsys.readouterr().out
+    assert column(cut / "metrics.csv", "val/loss") == dict(list(expected.items())[-1:])
+    assert not column(cut / "metrics.csv", "train/loss")
+    assert (cut / "step=0000006.ckpt").read_bytes() == (whole / "step=0000006.ckpt").read_bytes()
+    for run in (whole, cut):
+        before = contents(run)
+        assert fit(run, *EVERY_3, "--resume", "auto") == 0
+        assert "at step 6 of 6 already; nothing to do" in capsys.readouterr().out
+        assert contents(run) == before
+    never = only(whole, "step=0000006.ckpt", tmp_path / "never")
+    assert fit(never, *EVERY_3, "--resume", "auto", "--trainer.limit_val_batches", "0") == 0
+    assert [path.name for path in never.glob("*.ckpt")] == ["step=0000006.ckpt"]  # no step was made
 
 
 OTHER_TEXT = "model: {init_args: {text: {class_path: magnet_train.text.NoText}, cfg_dropout: 0.0}}\n"
@@ -387,10 +411,10 @@ def unlimited_after() -> Iterator[None]:
             (*SELDOM, *PROMPTS),
             "no room on disk",
         ),  # after the sound, before the picture or the metrics
-        ("deleted", (), "was taken away"),
-        ("deleted", ("-c", "configs/logger/tensorboard.yaml"), "was taken away"),
-        ("deleted", (*SELDOM, *EVERY_3), "was taken away"),
-        ("deleted", (*SELDOM, *PROMPTS), "was taken away"),
+        ("deleted", (), "was deleted"),
+        ("deleted", ("-c", "configs/logger/tensorboard.yaml"), "was deleted"),
+        ("deleted", (*SELDOM, *EVERY_3), "was deleted"),
+        ("deleted", (*SELDOM, *PROMPTS), "was deleted"),
     ],
 )
 def test_a_full_disk_or_a_lost_folder_is_one_sentence(
@@ -492,7 +516,7 @@ class Cut(Callback):
 """
 
 
-def test_a_stop_in_a_validation_ends_it_for_nobody(
+def test_a_stop_in_a_validation_saves_both_kinds_of_weights(
     fit: Fit, tmp_path: Path, plugged_in: Callable[[str], Path]
 ) -> None:
     """The checkpoint holds raw and averaged weights, each in its place."""

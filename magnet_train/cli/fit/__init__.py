@@ -1,1 +1,1 @@
-"""What `fit` adds to LightningCLI: run folders, resuming, and checks of options."""
+"""`fit` around LightningCLI: options and their checks, the run's folder and its lock, resuming, failures."""

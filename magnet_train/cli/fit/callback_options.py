@@ -1,4 +1,4 @@
-"""Refuse callbacks that cannot do their work here, in one sentence that names what to use instead."""
+"""Check callbacks: refuse those that cannot work here, and add those that every run needs."""
 
 from __future__ import annotations
 
@@ -22,27 +22,37 @@ from lightning.pytorch.callbacks import (
     ProgressBar,
     SpikeDetection,
     StochasticWeightAveraging,
-    Timer,
     WeightAveraging,
 )
 
+from datamodules import DataPosition
+from magnet_train.cli.fit.start_summary import StartSummary
 from magnet_train.errors import UserError
+from magnet_train.training.callbacks import (
+    DeterministicResume,
+    LastRow,
+    NonFiniteGuard,
+    SaveOnStop,
+    StepProgressBar,
+    ThroughputMonitor,
+    WritePredictions,
+)
 from magnet_train.training.module import MagnetModule
 from magnet_train.training.optim import MovingAverage
 
-# Why a callback of Lightning's cannot work here, and what can.
+# Why a callback of Lightning's cannot work here, and what to use instead.
 _INSTEAD: dict[type[Callback], str] = {
-    StochasticWeightAveraging: "takes its average after the last checkpoint is written, so that no file would hold it; "
-    "use magnet_train.training.optim.MovingAverage",
-    LearningRateFinder: "changes an attribute `lr` of the model, and the learning rate here belongs to the optimizer; "
-    "give --model.optimizer.lr, and compare short runs",
-    BatchSizeFinder: "repeats the first steps with other numbers of clips, and the place in the data would be lost; "
-    "give --data.batch_size, and --global_batch for the clips of a step",
-    BackboneFinetuning: "wants a model with a part named `backbone`; use --tuning magnet_train.training.finetune.Freeze",
-    ModelPruning: "renames the parameters that it prunes, which neither the moving average nor a resume can follow; "
+    StochasticWeightAveraging: "averages after the last checkpoint is written, so no file would hold the average; use "
+    "magnet_train.training.optim.MovingAverage",
+    LearningRateFinder: "changes an attribute `lr` of the model, but the learning rate belongs to the optimizer; give "
+    "--model.optimizer.lr, and compare short runs",
+    BatchSizeFinder: "repeats the first steps with other batch sizes, which would lose the position in the data; give "
+    "--data.batch_size, and --global_batch for the clips of a step",
+    BackboneFinetuning: "needs a model with a part named `backbone`; use --tuning magnet_train.training.finetune.Freeze",
+    ModelPruning: "renames the parameters that it prunes, so neither the moving average nor a resume would find them; "
     "prune an exported model with torch.nn.utils.prune",
-    SpikeDetection: "cannot read its own state back from a checkpoint (a fault in Lightning), so that no resume would "
-    "go; use magnet_train.training.callbacks.NonFiniteGuard with skip_above",
+    SpikeDetection: "cannot load its own state from a checkpoint (a bug in Lightning), so no resume would work; use "
+    "magnet_train.training.callbacks.NonFiniteGuard with skip_above",
 }
 _ABSTRACT = (BaseFinetuning, BasePredictionWriter, ProgressBar)  # work only in a subclass
 _AVERAGES = (MovingAverage, WeightAveraging)
@@ -50,7 +60,7 @@ _LOGGED = ("train/loss", "val/loss")  # in every run
 
 
 def class_of(component: Any) -> type:
-    """Return the class that a part of the configuration names; `object` where it cannot be imported."""
+    """Return the class that a part of the configuration names; `object` if it cannot be imported."""
     module, _, name = str(getattr(component, "class_path", "")).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -59,23 +69,34 @@ def class_of(component: Any) -> type:
     return found if isinstance(found, type) else object
 
 
-def without_logger_or_checkpoints(trainer: Namespace) -> None:
-    """Take out what cannot be where `trainer.logger` or `trainer.enable_checkpointing` is false, as base.yaml has it."""
-    gone: tuple[type, ...] = ()
+def remove_useless_callbacks(trainer: Namespace) -> None:
+    """Remove callbacks of base.yaml that cannot work where `trainer.logger` or `enable_checkpointing` is false."""
+    useless: tuple[type, ...] = ()
     if trainer.logger is False:
-        gone += (LearningRateMonitor,)
+        useless += (LearningRateMonitor,)
     if trainer.enable_checkpointing is False:
-        gone += (Checkpoint,)
-    if gone and trainer.callbacks:
-        trainer.callbacks = [c for c in trainer.callbacks if not issubclass(class_of(c), gone)]
+        useless += (Checkpoint,)
+    if useless and trainer.callbacks:
+        trainer.callbacks = [c for c in trainer.callbacks if not issubclass(class_of(c), useless)]
+
+
+def needed_callbacks(trainer: Namespace, command: str) -> list[Callback]:
+    """Build what every run needs, except the classes that the configuration names with settings of its own."""
+    needed: list[type[Callback]] = [DataPosition]
+    if command == "fit":
+        needed += [DeterministicResume, NonFiniteGuard, LastRow, ThroughputMonitor, StartSummary]
+        if trainer.enable_checkpointing is not False:
+            needed.append(SaveOnStop)
+    if command == "predict":
+        needed.append(WritePredictions)
+    named = [class_of(callback) for callback in trainer.callbacks or []]
+    if trainer.enable_progress_bar is not False and not any(issubclass(c, ProgressBar) for c in named):
+        needed.append(StepProgressBar)
+    return [kind() for kind in needed if not any(issubclass(c, kind) for c in named)]
 
 
 def check_callbacks(callbacks: Sequence[Callback], model: pl.LightningModule) -> None:
-    """Look at the callbacks of a training.
-
-    Args:
-        callbacks: All of the trainer's.
-        model: What trains.
+    """Check the callbacks of a trainer that is to train `model`.
 
     Raises:
         UserError: One cannot work here, or two average the weights.
@@ -83,13 +104,12 @@ def check_callbacks(callbacks: Sequence[Callback], model: pl.LightningModule) ->
     for callback in callbacks:
         name = type(callback).__name__
         if type(callback) in _ABSTRACT:
-            raise UserError(
-                f"trainer.callbacks: {name} does nothing by itself; name a class derived from it."
-            )
+            raise UserError(f"trainer.callbacks: {name} does nothing by itself; name a subclass of it.")
         for kind, reason in _INSTEAD.items():
             if isinstance(callback, kind):
                 raise UserError(f"trainer.callbacks: {name} {reason}.")
-        _check_monitor(callback, model)
+        if type(model) is MagnetModule and getattr(callback, "strict", True):
+            _check_monitor(name, getattr(callback, "monitor", None))
     averages = [type(callback).__name__ for callback in callbacks if isinstance(callback, _AVERAGES)]
     if len(averages) > 1:
         raise UserError(
@@ -98,39 +118,12 @@ def check_callbacks(callbacks: Sequence[Callback], model: pl.LightningModule) ->
         )
 
 
-def _check_monitor(callback: Callback, model: pl.LightningModule) -> None:
-    """Refuse at the start what would be missing at the end of the first validation."""
-    monitor = getattr(callback, "monitor", None)
-    if (
-        not isinstance(monitor, str)
-        or type(model) is not MagnetModule
-        or not getattr(callback, "strict", True)
-    ):
+def _check_monitor(name: str, monitor: Any) -> None:
+    """Refuse a misspelt metric, which Lightning would miss only after the first validation."""
+    if not isinstance(monitor, str) or "/" in monitor:
         return
     close = difflib.get_close_matches(monitor.replace("_", "/", 1), _LOGGED, n=1, cutoff=0.8)
-    if close and monitor not in _LOGGED and "/" not in monitor:
+    if close:
         raise UserError(
-            f"trainer.callbacks: {type(callback).__name__} watches {monitor}, which nothing logs; set monitor to "
-            f"{close[0]}."
+            f"trainer.callbacks: {name} monitors {monitor}, which is not logged; set monitor to {close[0]}."
         )
-
-
-def why_it_ended(trainer: pl.Trainer) -> str | None:
-    """Say why a training ended before `max_steps`.
-
-    Returns:
-        None where it did not, or its epochs came to their end.
-    """
-    if not trainer.should_stop or trainer.global_step == trainer.max_steps:
-        return None
-    where = f"stopped after step {trainer.global_step} of {trainer.max_steps}"
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        left = callback.time_remaining() if isinstance(callback, Timer) else None
-        if left is not None and left <= 0:
-            return f"{where}: the time of {type(callback).__name__} or trainer.max_time is over."
-        reason = getattr(callback, "stopping_reason_message", None)
-        if reason:
-            return (
-                f"{where} by {type(callback).__name__}: {reason.removesuffix(' Signaling Trainer to stop.')}"
-            )
-    return f"{where}: a callback or the model set trainer.should_stop."

@@ -1,8 +1,8 @@
-"""Let an epoch be one pass over the training clips, where an option counts epochs.
+"""Epochs as passes over the training clips, where an option counts epochs.
 
-The training loader has no end, so that Lightning by itself never finishes an epoch. Where a flag or a callback counts
-epochs, `trainer.limit_train_batches` becomes the number of batches of a pass: Lightning's epochs are then real, and
-the clips still come in the one global order.
+The training loader is endless, so Lightning by itself never finishes an epoch. Where an option or a callback counts
+epochs, `trainer.limit_train_batches` becomes the number of batches of a pass: Lightning's epochs end, and the clips
+keep their one global order.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import Any
 import lightning.pytorch as pl
 from jsonargparse import Namespace
 
-from magnet_train.cli.fit.run_folder import tell
+from magnet_train.cli.fit.lightning_internals import set_max_steps
+from magnet_train.cli.ranks import print_once
 from magnet_train.errors import UserError
 
 
 def counts_epochs(trainer: Namespace) -> bool:
-    """Tell whether a flag or callback of this configuration needs epochs that end."""
+    """Return whether an option or callback of this configuration needs epochs that end."""
     return bool(
         trainer.max_epochs not in (None, -1)
-        or bool(trainer.min_epochs or trainer.min_steps)  # Lightning takes the second for an epoch at least
+        or bool(trainer.min_epochs or trainer.min_steps)  # Lightning takes min_steps for one epoch at least
         or trainer.check_val_every_n_epoch is not None
         or isinstance(trainer.limit_train_batches, float)
         or isinstance(trainer.val_check_interval, float)
@@ -30,7 +31,7 @@ def counts_epochs(trainer: Namespace) -> bool:
 
 
 def _callback_counts(settings: Namespace | dict[str, Any]) -> bool:
-    """Look at the names and values that Lightning's callbacks use for it: `every_n_epochs: 2`, `interval: epoch`."""
+    """Look for the settings of Lightning's callbacks that count epochs: `every_n_epochs: 2`, `interval: epoch`."""
     items = dict(settings.items())
     schedule = items.get("scheduling")  # of GradientAccumulationScheduler: epoch -> batches
     return (isinstance(schedule, dict) and any(int(epoch) > 0 for epoch in schedule)) or any(
@@ -42,27 +43,27 @@ def set_epochs(trainer: pl.Trainer, data: Any) -> None:
     """Make an epoch one pass over the training clips, in whole optimizer steps, and let `max_epochs` end the run.
 
     An integer `limit_train_batches` is the length of an epoch as in Lightning, and leaves the learning rate alone; a
-    fraction takes that share of a pass. `max_epochs` lowers `max_steps`, which is where the learning rate ends.
+    fraction takes that share of a pass. `max_epochs` lowers `max_steps`, where the learning-rate schedule ends.
 
     Args:
-        trainer: As it was built, with the accumulation it will use.
+        trainer: With the accumulation that it will use.
         data: The data of the run.
 
     Raises:
-        UserError: The data does not say how many clips it has, or a validation would never come.
+        UserError: The data does not report its number of clips, or no validation would take place.
     """
     parts = trainer.accumulate_grad_batches
     limit = trainer.limit_train_batches
     if isinstance(limit, float):
-        clips_of_a_step = data.batch_size * trainer.world_size * parts
+        clips_per_step = data.batch_size * trainer.world_size * parts
         clips = _count_clips(data)
-        steps = max(1, int(-(-clips // clips_of_a_step) * limit))
+        steps = max(1, int(-(-clips // clips_per_step) * limit))
         trainer.limit_train_batches = steps * parts
         _end_run(trainer, steps)
         share = "one pass over" if limit == 1 else f"{limit:g} of a pass over"
         end = f"; training ends at step {trainer.max_steps:,}" if (trainer.max_epochs or 0) > 0 else ""
-        tell(
-            f"an epoch is {share} {clips:,} clips: {steps:,} step{'s' * (steps != 1)} of {clips_of_a_step:,} clips{end}"
+        print_once(
+            f"an epoch is {share} {clips:,} clips: {steps:,} step{'s' * (steps != 1)} of {clips_per_step:,} clips{end}"
         )
     elif trainer.max_steps < 1:
         _end_run(trainer, -(-limit // parts))
@@ -74,26 +75,26 @@ def _count_clips(data: Any) -> int:
     clips = getattr(data, "train_clips", 0)
     if not clips:
         raise UserError(
-            f"the data {type(data).__qualname__} does not say how many clips an epoch has (train_clips); give "
+            f"the data {type(data).__qualname__} does not report its number of clips (train_clips); give "
             "trainer.max_steps and trainer.val_check_interval in batches instead of epochs and fractions."
         )
     return int(clips)
 
 
 def _end_run(trainer: pl.Trainer, steps: int) -> None:
-    """Lower `max_steps` to where the last epoch ends: the learning rate has to know."""
+    """Lower `max_steps` to the end of the last epoch, since the learning-rate schedule ends there."""
     end = (trainer.max_epochs or 0) * steps
     if end > 0 and (trainer.max_steps < 1 or end < trainer.max_steps):
-        trainer.fit_loop.epoch_loop.max_steps = end
+        set_max_steps(trainer, end)
 
 
 def _set_validation(trainer: pl.Trainer, batches: int) -> None:
-    """Translate a fraction of an epoch into batches; refuse what Lightning would never reach."""
-    interval = getattr(trainer, "val_check_interval", None)  # not there where it is a time
+    """Convert a fraction of an epoch to batches, and refuse an interval longer than an epoch."""
+    interval = getattr(trainer, "val_check_interval", None)  # missing where it is a time
     if isinstance(interval, float):
         trainer.val_check_interval = max(1, int(batches * interval))
     elif isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > batches:
         raise UserError(
-            f"trainer.val_check_interval is {interval} batches and an epoch has {batches}, so that no validation would "
-            "come; give a fraction of an epoch (1.0), or trainer.check_val_every_n_epoch null to count across epochs."
+            f"trainer.val_check_interval is {interval} batches and an epoch has {batches}, so no validation would take "
+            "place; give a fraction of an epoch (1.0), or trainer.check_val_every_n_epoch null to count across epochs."
         )

@@ -1,4 +1,4 @@
-"""Decide what a run does with what lies in its folder."""
+"""The folder of a run: checked, cleaned before training, and watched while it lasts."""
 
 from __future__ import annotations
 
@@ -7,109 +7,77 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from magnet_train.errors import Preempted, UserError
-from magnet_train.storage.atomic_io import NO_ROOM, explain_disk_errors, sweep_partial_files
-from magnet_train.training.checkpointing import checkpoints_of, find_checkpoint
+import lightning.pytorch as pl
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
 
+from magnet_train.cli.ranks import is_first_process, print_once
+from magnet_train.errors import UserError, require_extra
+from magnet_train.storage.atomic_io import sweep_partial_files
+from magnet_train.training.callbacks.predictions import FOLDER as PREDICTIONS
+
+FINISHED = "finished"  # holds the last step of a run that has ended
 METRICS = "metrics.csv"  # what Lightning's CSV logger writes
-# Rank 0 of all has 0 in each of them. A launcher sets some: a child of Lightning's within a SLURM job has
-# LOCAL_RANK 1 and its parent's SLURM_PROCID 0, the first process of torchrun's second machine LOCAL_RANK 0 and RANK 8.
-_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
-Resume = Literal["never", "auto", "required"]
-
-
-def choose_checkpoint(run: Path, resume: Resume) -> Path | None:
-    """Find what `fit` goes on from, and tell what is passed over.
-
-    Args:
-        run: The run's folder.
-        resume: "never" wants a folder without checkpoints, "auto" takes the newest readable one if there is
-            one, "required" insists on it.
-
-    Raises:
-        UserError: There are checkpoints and there should be none, or none can be read and one should.
-    """
-    if resume == "never":
-        if found := checkpoints_of(run):
-            raise UserError(
-                f"{run} already holds a run ({found[0].name}); go on with it by --resume auto, or give this run "
-                "another folder by --run."
-            )
-        return None
-    chosen, passed_over = find_checkpoint(run)
-    for reason in passed_over:
-        tell(f"passed over: {reason}")
-    if chosen is not None:
-        return chosen
-    if resume == "required":
-        raise UserError(
-            f"--resume required finds no checkpoint that can be read in {run}; check --run, or start anew with "
-            "--resume never and another folder."
-        )
-    if passed_over:
-        raise UserError(
-            f"none of the checkpoints in {run} can be read; move them away to start anew, or give another --run."
-        )
-    tell(f"{run} holds no checkpoint; starting anew")
-    return None
 
 
 def check_folder(name: str) -> Path:
-    """Find out whether a run can be written there, before anything is built.
-
-    Args:
-        name: What `--run` says.
-
-    Returns:
-        The folder.
+    """Return the folder that `--run` names, once it is certain that a run can be written there.
 
     Raises:
-        UserError: It cannot, and why.
+        UserError: It is the current folder, or cannot be written.
     """
     run = Path(name)
     if not name.strip() or "\0" in name or run.resolve() == Path.cwd():
         raise UserError(
-            f"--run {name!r} names no folder of its own, and a run would be mixed with what lies in the current one; "
-            "give it one, --run runs/NAME."
+            f"--run {name!r} is not a folder of its own, and the run would be mixed with the files of the current "
+            "folder; use --run runs/NAME."
         )
-    there = next(path for path in (run, *run.parents) if os.path.lexists(path))  # "." at the latest
-    if not there.is_dir():
-        raise UserError(f"--run {run} is no folder, since {there} is a file; give another one.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"--run {run} cannot be written, {there} does not allow it; give another folder.")
+    existing = next(path for path in (run, *run.parents) if os.path.lexists(path))  # "." at the latest
+    if not existing.is_dir():
+        raise UserError(f"--run {run} cannot be a folder, since {existing} is a file; choose another one.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f"--run {run} cannot be written, since {existing} is not writable; choose another folder."
+        )
     return run
 
 
-def check_checkpoint(run: Path, checkpoint: Path) -> None:
-    """See that `fit` may go on from `checkpoint` in this folder.
+def is_finished(run: Path, step: int) -> bool:
+    """Return whether `fit` has ended in this folder after `step`, its last step, and the validation due there."""
+    path = run / FINISHED
+    return path.is_file() and path.read_text(errors="replace").strip() == str(step)
 
-    Raises:
-        UserError: The folder holds checkpoints of another run.
+
+def direct_outputs(config: Namespace, command: str) -> None:
+    """Let loggers and callbacks write to the run's folder where `save_dir` or `dirpath` is "." or not set.
+
+    The CSV logger empties metrics.csv, which `validate`, `test` and `predict` must leave as training wrote it: they
+    use a folder of their own.
     """
-    if run.resolve() not in checkpoint.resolve().parents and (found := checkpoints_of(run)):
-        raise UserError(
-            f"{run} already holds another run than {checkpoint} ({found[0].name}); go on with that by --resume auto, "
-            "or give this one another folder by --run."
-        )
+    loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
+    if any(getattr(logger, "class_path", "").endswith("TensorBoardLogger") for logger in loggers):
+        require_extra("tensorboard", "tensorboard", "TensorBoardLogger")
+    own_folder = Path(config.run) / (PREDICTIONS if command == "predict" else command)
+    for component in [*loggers, *(config.trainer.callbacks or [])]:
+        settings = component.get("init_args") if isinstance(component, Namespace) else None
+        for option in ("save_dir", "dirpath"):
+            if settings is not None and settings.get(option, "") in (None, "."):
+                csv_beside = command != "fit" and component.class_path.endswith("CSVLogger")
+                settings[option] = str(own_folder) if csv_beside else config.run
 
 
 @contextlib.contextmanager
-def prepared(run: Path, began: Callable[[], bool]) -> Iterator[None]:
-    """Make room for a run in its folder; where the run fails before training began, leave all as it was.
-
-    What a killed run left half-written is swept, and the metrics of an earlier run are kept.
-
-    Args:
-        run: The run's folder.
-        began: Tells whether training has begun.
-    """
-    if not first_process():
+def prepared(run: Path, has_begun: Callable[[], bool]) -> Iterator[None]:
+    """Remove half-written files and keep the metrics of an earlier run; undo it if training has not begun and fails."""
+    if not is_first_process():
         yield
         return
     for path in sweep_partial_files(run):
-        tell(f"removed {path}, which was not finished")
+        print_once(f"removed the unfinished file {path}")
     before = set(run.rglob("*"))
     metrics = run / METRICS
     kept = next(path for n in itertools.count(1) if not (path := run / f"metrics.{n}.csv").exists())
@@ -118,7 +86,7 @@ def prepared(run: Path, began: Callable[[], bool]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not began():
+        if not has_begun():
             for path in sorted(set(run.rglob("*")) - before - {kept}, reverse=True):  # of loggers
                 with contextlib.suppress(OSError):
                     path.rmdir() if path.is_dir() else path.unlink()
@@ -127,57 +95,51 @@ def prepared(run: Path, began: Callable[[], bool]) -> Iterator[None]:
         raise
     finally:
         if kept.exists():
-            tell(f"kept the metrics of the run before as {kept}")
+            print_once(f"kept the earlier metrics as {kept}")
 
 
-@contextlib.contextmanager
-def explained(run: Path) -> Iterator[None]:
-    """Make one sentence of a disk that is full or a folder that has gone, whichever file notices it first.
+class RunRecord(SaveConfigCallback):
+    """Save config.yaml and log it once training begins, so that a refused resume leaves the record of the run.
 
-    Raises:
-        UserError: Names the file, or the folder, and what is wrong.
+    Afterwards it watches the run's folder: code that writes whole files would silently create a deleted one again.
     """
-    try:
-        yield
-    except (UserError, Preempted):
-        raise
-    except Exception as error:
-        cause = _disk_error(error, run)
-        if cause is None:
-            raise
-        if isinstance(
-            cause, UserError
-        ):  # said before, and a logger stumbled over it once more on the way out
-            raise cause from None
-        target = Path(cause.filename) if isinstance(cause.filename, str) else run
-        with explain_disk_errors(target):
-            raise cause from None
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Do not save yet."""
 
-def _disk_error(error: BaseException | None, run: Path) -> UserError | OSError | None:
-    """Find in a chain of errors what was said of the disk already, else the first error of this run's folder."""
-    first: OSError | None = None
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        seen.append(error)
-        if isinstance(error, UserError):
-            return error
-        if isinstance(error, OSError) and (error.errno in NO_ROOM or _lies_in(error.filename, run)):
-            first = error
-        error = error.__cause__ or error.__context__
-    return first
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the configuration: the resume was accepted."""
+        super().setup(trainer, pl_module, "fit")
 
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Log the configuration; Lightning writes the file."""
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):  # config.yaml is beside its metrics
+                logger.log_hyperparams(config)
 
-def _lies_in(name: object, run: Path) -> bool:
-    return isinstance(name, (str, Path)) and run.absolute() in (Path(name).absolute() / "-").parents
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record that the last step was reached and its validation done, which no checkpoint can hold."""
+        if self.already_saved and trainer.is_global_zero and trainer.global_step == trainer.max_steps:
+            (Path(trainer.default_root_dir) / FINISHED).write_text(f"{trainer.global_step}\n")
 
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any, **names: Any) -> None:
+        """Check the folder as often as the loggers write."""
+        if not trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            self._require_folder(trainer)
 
-def first_process() -> bool:
-    """Tell the process that may change the folder from those that Lightning, torchrun or SLURM start beside it."""
-    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
+    def on_validation_start(self, trainer: pl.Trainer, *arguments: Any, **names: Any) -> None:
+        """Check the folder before samples are written."""
+        self._require_folder(trainer)
 
+    def on_save_checkpoint(self, trainer: pl.Trainer, *arguments: Any, **names: Any) -> None:
+        """Check the folder before a checkpoint is written."""
+        self._require_folder(trainer)
 
-def tell(message: str) -> None:
-    """Print it once, whatever the number of processes."""
-    if first_process():
-        print(message, flush=True)
+    def _require_folder(self, trainer: pl.Trainer) -> None:
+        run = Path(trainer.default_root_dir)
+        if self.already_saved and trainer.is_global_zero and not run.is_dir():
+            raise UserError(
+                f"the folder {run} of this run was deleted at step {trainer.global_step}, with the checkpoints in it; "
+                "restore it, or start a new run."
+            )

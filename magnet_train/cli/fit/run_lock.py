@@ -1,4 +1,4 @@
-"""Let one `fit` at a time use the folder of a run."""
+"""One `fit` at a time per folder: a file lock that dies with its process."""
 
 from __future__ import annotations
 
@@ -15,86 +15,78 @@ from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import explain_disk_errors
 
 LOCK = ".lock"
-PATIENCE = 3.0  # seconds; the process before may be on its way out, a killed one's workers too
-_NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # of some network filesystems
+WAIT = 3.0  # seconds; an earlier `fit`, or a worker of a killed one, may be about to exit
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # by some network filesystems
 _held: set[int] = set()
 
 
-def _let_go_in_child() -> None:
-    """Close what a forked worker has inherited: a lock lasts as long as any process has it open."""
+def _close_locks() -> None:
+    """Close inherited locks in a forked worker: a lock lasts as long as any process has its file open."""
     while _held:
         os.close(_held.pop())
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_close_locks)
 
 
 @contextlib.contextmanager
 def run_lock(run: Path) -> Iterator[None]:
-    """Make the folder and hold it; afterwards it is as it was, but for what was written meanwhile.
+    """Create a run's folder and lock it for this process; afterwards remove the lock, and the folder if it is empty.
 
-    The kernel gives the lock back when the process dies, however it dies: a file that was left behind is no
-    lock. It says which process holds the folder.
-
-    Args:
-        run: The run's folder.
+    The kernel releases the lock when the process dies, so a lock file left behind locks nothing. Its text names the
+    owner.
 
     Raises:
-        UserError: Another process holds it, or it cannot be made.
+        UserError: Another process holds the lock, or the folder cannot be created.
     """
     path = run / LOCK
-    made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    created = [folder for folder in (run, *run.parents) if not folder.exists()]
+    deadline = time.monotonic() + WAIT
     with explain_disk_errors(path):
         run.mkdir(parents=True, exist_ok=True)
-        descriptor = _wait_for(path)
+        while (descriptor := _try_lock(path)) is None and time.monotonic() < deadline:
+            time.sleep(0.1)
     if descriptor is None:
         raise UserError(
-            f"{run} is in use by another fit ({_owner(path)}); wait until it ends, stop it, or give this run "
-            "another folder by --run."
+            f"{run} is in use by another fit ({_owner(path)}); wait until it ends, stop it, or choose another folder "
+            "with --run."
         )
     _held.add(descriptor)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # the folder may be gone
-            if _is_at(path, descriptor):
+        with contextlib.suppress(OSError):  # the folder may have been deleted
+            if _is_open_file(path, descriptor):
                 path.unlink()
         _held.discard(descriptor)
         os.close(descriptor)
-        with contextlib.suppress(OSError):  # it holds something
-            for folder in made:
+        with contextlib.suppress(OSError):  # not empty
+            for folder in created:
                 folder.rmdir()
 
 
-def _wait_for(path: Path) -> int | None:
-    """Return the open file of a lock that is held, None if another process keeps it."""
-    deadline = time.monotonic() + PATIENCE
-    while (descriptor := _try(path)) is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return descriptor
-
-
-def _try(path: Path) -> int | None:
+def _try_lock(path: Path) -> int | None:
+    """Return the descriptor of the locked file, or None if another process holds the lock."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in _NO_LOCKS_HERE:
+            if error.errno not in _UNSUPPORTED:
                 os.close(descriptor)
                 if isinstance(error, BlockingIOError):
                     return None
                 raise
-        if _is_at(path, descriptor):
+        if _is_open_file(path, descriptor):
             break
-        os.close(descriptor)  # its owner removed it between the two calls
-    words = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        os.close(descriptor)  # the former owner removed the file between the two calls
+    owner = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
     os.ftruncate(descriptor, 0)
-    os.write(descriptor, words.encode())
+    os.write(descriptor, owner.encode())
     return descriptor
 
 
-def _is_at(path: Path, descriptor: int) -> bool:
+def _is_open_file(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
@@ -103,5 +95,5 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 def _owner(path: Path) -> str:
     with contextlib.suppress(OSError):
-        return path.read_text(errors="replace").strip()[:200] or "which has only just begun"
+        return path.read_text(errors="replace").strip()[:200] or "which has just started"
     return "which is about to end"

@@ -67,7 +67,7 @@ def test_weights_in_16_bits_measure_the_same_but_for_rounding(trainings, tmp_pat
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
 
 
-def test_what_was_measured_and_written_is_said_whole(trainings, tmp_path, capsys, caplog, recwarn):
+def test_metrics_and_predictions_are_reported_in_full(trainings, tmp_path, capsys, caplog, recwarn):
     """36 clips of 1.28 s to train on; the run validates on four."""
     run = tmp_path / "run"
     with caplog.at_level("INFO"):
@@ -112,7 +112,7 @@ def test_wandb_offline_needs_no_account(trainings, tmp_path, monkeypatch):
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/audio/*.wav"))
 
 
-def test_resume_goes_on_bit_for_bit(trainings, tmp_path):
+def test_a_resume_is_bit_exact(trainings, tmp_path):
     steps = ["--trainer.val_check_interval", "100", "--trainer.callbacks.every_n_train_steps", "3"]
     assert trainings.fit(tmp_path / "whole", *steps) == 0
     middle = tmp_path / "whole" / "step=0000003.ckpt"

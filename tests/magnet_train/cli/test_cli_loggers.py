@@ -154,7 +154,7 @@ def test_tensorboard_and_csv_hold_the_same_curves(trainings, tmp_path, overlay, 
     assert len(events.Tags()["audio"]) == 2
 
 
-def test_the_start_is_told_once_and_options_without_effect(trainings, tmp_path, caplog):
+def test_the_start_summary_is_printed_once_with_options_without_effect(trainings, tmp_path, caplog):
     options = ("--trainer.val_check_interval", "50", "--trainer.log_every_n_steps", "10", *PROMPTS)
     overlay = tmp_path / "no_samples.yaml"
     overlay.write_text("trainer: {callbacks: []}\n")
@@ -165,8 +165,8 @@ def test_the_start_is_told_once_and_options_without_effect(trainings, tmp_path, 
     assert caplog.text.count("1.28 s, 64 frames of 4 codebooks") == 1
     assert caplog.text.count("step        4 clips; ") == 1
     assert re.search(r"parameters  ([\d,]+) of \1 train; frozen: nothing", caplog.text)
-    told = re.findall(r"without effect: ([\w.]+)", caplog.text)
-    assert set(told) == {
+    named = re.findall(r"without effect: ([\w.]+)", caplog.text)
+    assert set(named) == {
         "trainer.val_check_interval",
         "trainer.log_every_n_steps",
         "model.sample_prompts",
@@ -175,7 +175,7 @@ def test_the_start_is_told_once_and_options_without_effect(trainings, tmp_path, 
     }
 
 
-def test_the_bar_says_step_loss_speed_and_time_left(trainings, tmp_path, capsys, caplog):
+def test_the_progress_bar_shows_step_loss_speed_and_time_left(trainings, tmp_path, capsys, caplog):
     with caplog.at_level("INFO"):
         assert trainings.fit(tmp_path / "run", "--trainer.enable_progress_bar", "true") == 0
     assert "train, those of the text encoder included; frozen: nothing" in caplog.text

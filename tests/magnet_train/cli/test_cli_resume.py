@@ -1,4 +1,4 @@
-"""`fit --resume`: what it goes on from, what it refuses, and that the resumed run is the same run."""
+"""`fit --resume`: which checkpoint it takes, what it refuses, and that the resumed run is the same run."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def test_required_fails_and_auto_starts_where_there_is_nothing(trainings, tmp_pa
     assert trainings.fit(run, "--resume", "required") == 1
     assert "no checkpoint" in capsys.readouterr().err
     assert trainings.fit(run, "--resume", "auto") == 0
-    assert "starting anew" in capsys.readouterr().out
+    assert "starting a new run" in capsys.readouterr().out
 
 
-def test_auto_passes_over_a_damaged_checkpoint_and_says_so(trainings, tmp_path, capsys, load):
+def test_auto_skips_a_damaged_checkpoint_and_names_it(trainings, tmp_path, capsys, load):
     run = tmp_path / "run"
     assert trainings.fit(run, *EVERY_3, "--trainer.callbacks.save_top_k", "-1") == 0
     newest = run / "step=0000006.ckpt"
@@ -70,12 +70,12 @@ def test_auto_passes_over_a_damaged_checkpoint_and_says_so(trainings, tmp_path, 
     capsys.readouterr()
     assert trainings.fit(run, "--resume", "required", "--trainer.max_steps", "8") == 0
     out = capsys.readouterr().out
-    assert f"passed over: {newest} cannot be read (its part" in out
+    assert f"skipped: {newest} cannot be read (its part" in out
     assert f"resuming from {run / 'step=0000003.ckpt'}" in out
     assert load(run / "last.ckpt")["global_step"] == 8
 
 
-def test_nothing_readable_is_no_reason_to_start_anew(trainings, tmp_path, capsys):
+def test_unreadable_checkpoints_do_not_start_a_new_run(trainings, tmp_path, capsys):
     run = tmp_path / "run"
     assert trainings.fit(run) == 0
     for path in run.glob("step*.ckpt"):
@@ -147,7 +147,7 @@ def test_a_checkpoint_in_the_middle_of_an_accumulation_repeats_it(
     assert column(rest, "train/loss") == expected
 
 
-def test_the_configuration_rules_over_the_checkpoint(trainings, tmp_path, load, capsys, caplog):
+def test_the_configuration_overrides_the_checkpoint(trainings, tmp_path, load, capsys, caplog):
     run = tmp_path / "run"
     lr = ("--model.optimizer.lr", "0.004", "--model.optimizer.weight_decay", "0.5")
     assert trainings.fit(run, *EVERY_3) == 0
@@ -165,7 +165,7 @@ def test_the_configuration_rules_over_the_checkpoint(trainings, tmp_path, load, 
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_another_number_of_clips_in_a_step_is_said_and_skips_none(
+def test_another_number_of_clips_in_a_step_is_reported_and_skips_none(
     trainings, tmp_path, load, caplog, accumulate
 ):
     run = tmp_path / "run"

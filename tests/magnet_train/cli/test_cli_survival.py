@@ -1,4 +1,4 @@
-"""Signals, dead ranks, losses that are no numbers and full disks, for real processes."""
+"""Signals, dead ranks, non-finite losses and full disks in real processes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_signal_in_training_saves_one_common_step(trainings, tmp_path, load, c
 
 @pytest.mark.slow
 def test_a_signal_in_validation_does_not_wait_for_its_end(trainings, tmp_path, load, column):
-    """At rank 1; the resumed run validates anew and is the uninterrupted one."""
+    """At rank 1; the resumed run validates again and equals the uninterrupted one."""
     options = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--data.val_fraction", "0.9"]
     slow = module(tmp_path, "SlowValidation", SLOW_VALIDATION)
     batch_one = ["--data.batch_size", "1", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
@@ -171,7 +171,7 @@ def test_a_dead_rank_ends_the_run(trainings, tmp_path, load, number):
     assert load(training.run / "last.ckpt")["global_step"] > 0
 
 
-def test_a_loss_that_is_no_number_stops_before_the_update(trainings, tmp_path, monkeypatch, capsys, load):
+def test_a_non_finite_loss_stops_before_the_update(trainings, tmp_path, monkeypatch, capsys, load):
     options = module(tmp_path, "BadLoss", BAD_LOSS)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("BAD_RANK", "0")
@@ -189,7 +189,7 @@ def test_a_loss_that_is_no_number_stops_before_the_update(trainings, tmp_path, m
     assert all(tensor.isfinite().all() for tensor in load(run / "last.ckpt")["state_dict"].values())
 
 
-def test_a_bad_batch_that_cannot_be_kept_is_named_all_the_same(trainings, tmp_path, monkeypatch, capsys):
+def test_a_bad_batch_that_cannot_be_saved_is_still_named(trainings, tmp_path, monkeypatch, capsys):
     options = module(tmp_path, "BadLoss", BAD_LOSS)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("BAD_RANK", "0")
@@ -203,7 +203,7 @@ def test_a_bad_batch_that_cannot_be_kept_is_named_all_the_same(trainings, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_on_one_rank_stops_all(trainings, tmp_path, load):
+def test_a_non_finite_loss_on_one_rank_stops_all(trainings, tmp_path, load):
     options = module(tmp_path, "BadLoss", BAD_LOSS)
     training = trainings.start(
         tmp_path / "run", *LONG, *EVERY_5, *DDP, *options, BAD_RANK="1", **path_with(tmp_path)
@@ -219,7 +219,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all(trainings, tmp_path, loa
     ]
 
 
-def test_spikes_are_skipped_only_when_asked_for(trainings, tmp_path, monkeypatch, column, load):
+def test_spikes_are_skipped_only_on_request(trainings, tmp_path, monkeypatch, column, load):
     options = module(tmp_path, "BadLoss", BAD_LOSS)
     overlay = tmp_path / "guard.yaml"
     overlay.write_text(
@@ -257,7 +257,7 @@ def test_the_mean_of_the_losses_does_not_depend_on_accumulated_parts(trainings, 
     assert load(run / "last.ckpt")["callbacks"]["NonFiniteGuard"]["skipped"] == 0
 
 
-def test_weights_that_are_no_numbers_are_not_saved(trainings, tmp_path, monkeypatch, capsys):
+def test_non_finite_weights_are_not_saved(trainings, tmp_path, monkeypatch, capsys):
     (tmp_path / "poisoned.py").write_text(
         "import torch\nfrom magnet_train.training.module import MagnetModule\n"
         "class Poisoned(MagnetModule):\n"

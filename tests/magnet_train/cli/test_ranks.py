@@ -1,4 +1,4 @@
-"""What torchrun and SLURM say, and what is said wrong."""
+"""Ranks from the environment of torchrun and SLURM, and wrong values in it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_launchers() -> None:
 @pytest.mark.parametrize(
     "change", [{"RANK": "8"}, {"RANK": "-1"}, {"WORLD_SIZE": "many"}, {"LOCAL_RANK": ""}]
 )
-def test_nonsense_is_named(change: dict[str, str]) -> None:
+def test_wrong_variables_are_named(change: dict[str, str]) -> None:
     with pytest.raises(UserError, match="RANK"):
         read_ranks({**TORCHRUN, **change})
 

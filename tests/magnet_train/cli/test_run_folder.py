@@ -80,11 +80,11 @@ def test_the_other_commands_leave_metrics_and_configuration(trainings, trained):
     assert "val/loss" in (trained / "validate" / "metrics.csv").read_text()
 
 
-def test_a_folder_that_cannot_be_is_one_sentence(trainings, tmp_path, capsys):
+def test_an_impossible_folder_is_one_sentence(trainings, tmp_path, capsys):
     (tmp_path / "afile").write_text("mine")
     for run in (tmp_path / "afile", tmp_path / "afile" / "x"):
         assert trainings.fit(run) == 1
-        assert "afile is a file; give another one" in capsys.readouterr().err.splitlines()[-1]
+        assert "afile is a file; choose another one" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -92,7 +92,7 @@ def test_a_folder_without_permission_is_one_sentence(trainings, tmp_path, capsys
     (tmp_path / "closed").mkdir(mode=0o500)
     for run in (tmp_path / "closed", tmp_path / "closed" / "x"):
         assert trainings.fit(run) == 1
-        assert "does not allow it" in capsys.readouterr().err.splitlines()[-1]
+        assert "is not writable" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ class Interrupted(MagnetModule):
 
 
 @pytest.mark.parametrize("every", ["3", "100"])
-def test_ctrl_c_says_how_far_it_was_and_how_to_go_on(trainings, tmp_path, every):
+def test_ctrl_c_reports_the_step_and_how_to_continue(trainings, tmp_path, every):
     (tmp_path / "interrupted.py").write_text(INTERRUPT)
     (tmp_path / "model.yaml").write_text("model: {class_path: interrupted.Interrupted}\n")
     run = tmp_path / "run"
@@ -145,5 +145,7 @@ def test_ctrl_c_says_how_far_it_was_and_how_to_go_on(trainings, tmp_path, every)
     assert line.startswith("magnet-train: interrupted after step 4; ")
     assert "Traceback" not in ended.stderr
     assert "graceful" not in ended.stderr
-    saved = f"{run / 'step=0000003.ckpt'} is the newest checkpoint and --resume auto goes on from it."
-    assert line.endswith(saved if every == "3" else "nothing was saved yet; start it again as it was.")
+    saved = f"{run / 'step=0000003.ckpt'} is the newest checkpoint, and --resume auto continues from it."
+    assert line.endswith(
+        saved if every == "3" else "nothing was saved yet; start it again with the same command."
+    )

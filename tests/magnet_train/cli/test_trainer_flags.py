@@ -121,7 +121,7 @@ CALLBACKS: dict[str, list[tuple[dict[str, Any], str | None]]] = {
         ({"monitor": "val/loss"}, WORKS),
         (
             {"monitor": "val_loss"},
-            "EarlyStopping watches val_loss, which nothing logs; set monitor to val/loss",
+            "EarlyStopping monitors val_loss, which is not logged; set monitor to val/loss",
         ),
         ({"monitor": "val/losses"}, "val/losses"),
         ({"monitor": "val/loss", "mode": "foo"}, "EarlyStopping refuses its settings"),
@@ -255,7 +255,7 @@ def test_callbacks_that_work_together(trainings, tmp_path):
         assert any("vm_percent" in name for name in next(csv.reader(file)))
 
 
-def test_callbacks_hear_nothing_of_half_a_validation(trainings, tmp_path, monkeypatch):
+def test_callbacks_see_no_end_of_an_interrupted_validation(trainings, tmp_path, monkeypatch):
     (tmp_path / "spy.py").write_text(SPY)
     (tmp_path / "spy.yaml").write_text("trainer: {callbacks+: [spy.Spy]}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -302,7 +302,7 @@ def test_callbacks_that_are_refused(trainings, tmp_path, capsys, name, settings,
         ("model.optimizer.betas", "[2, 0.9]"),
         *[("rank_timeout", value) for value in (".inf", ".nan", "0")],
         *[("global_batch", value) for value in ("0", "-4", "3")],
-        *[("seed_everything", value) for value in ("99999999999", "-1", "dice")],
+        *[("seed_everything", value) for value in ("99999999999", "-1", "abc")],
     ],
 )
 def test_absurd_numbers(trainings, tmp_path, capsys, option, value):
