@@ -4,7 +4,7 @@ train     forward, backward and optimizer, beside a naive model of the same weig
 generate  tokens with guidance, beside the same naive model
 loader    batches of tokens and captions, beside webdataset on the same shards
 
-What is measured lies in benchmarks/harness of the repository, not in the package.
+The measuring code is benchmarks/harness of the repository, outside the package.
 """
 
 from __future__ import annotations
@@ -21,44 +21,33 @@ HARNESS = Path(__file__).parents[3] / "benchmarks"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what can be measured, and the options of each.
+    """Declare the three benchmarks, each with its own options.
 
     Raises:
         UserError: The package was installed without the repository.
     """
-    model_report, loader_report = _harness("model_report"), _harness("loader_report")
+    model, loader = _harness("model_report"), _harness("loader_report")
+    measured = {
+        "train": "A training step: forward, backward and optimizer, for each codebook.",
+        "generate": "Generation: tokens with guidance, without text encoder and codec.",
+        "loader": "The data loader: batches of tokens with their captions.",
+    }
     kinds = parser.add_subparsers(
         dest="what",
         required=True,
-        metavar="train|generate|loader",
+        metavar="|".join(measured),
         help="`magnet-train benchmark WHAT --help` lists its options",
     )
-    for what, measured, module, add_options in (
-        (
-            "train",
-            "A training step: forward, backward and optimizer, for each codebook.",
-            model_report,
-            model_report.add_train_arguments,
-        ),
-        (
-            "generate",
-            "Generation: tokens with guidance, without text encoder and codec.",
-            model_report,
-            model_report.add_generate_arguments,
-        ),
-        (
-            "loader",
-            "The data loader: batches of tokens with their captions.",
-            loader_report,
-            loader_report.add_arguments,
-        ),
+    add_options = (model.add_train_arguments, model.add_generate_arguments, loader.add_arguments)
+    for (what, description), add, module in zip(
+        measured.items(), add_options, (model, model, loader), strict=True
     ):
-        kind = kinds.add_parser(what, description=f"{measured}\n\n{module.__doc__}")
+        kind = kinds.add_parser(what, description=f"{description}\n\n{module.__doc__}")
         kind.formatter_class = argparse.RawDescriptionHelpFormatter
         kind.add_argument(
             "--out", type=Path, metavar="FILE", help="JSON of all numbers, rewritten after each of them"
         )
-        add_options(kind)
+        add(kind)
 
 
 def run(args: argparse.Namespace) -> None:
