@@ -1,10 +1,10 @@
-"""Options that several commands share: which model, where it computes, and how it samples."""
+"""Requests: dataclasses whose fields are the options of a command, and the options that several commands share."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from magnet_train.errors import UserError, first_line
@@ -14,6 +14,47 @@ if TYPE_CHECKING:
     from magnet_train.pipeline.magnet import Magnet
 
     AnyMagnet = TypeVar("AnyMagnet", bound=Magnet)
+
+
+def option(help: str, *, group: str | None = None, one_of: str | None = None, **settings: Any) -> Any:
+    """Return a field of a request that is the option `--NAME` of its command.
+
+    Args:
+        help: For --help, which adds the default.
+        group: Title of its section in --help.
+        one_of: Name of a set of options of which only one can be given, and must be if they are `required`.
+        settings: As for `argparse.ArgumentParser.add_argument`; `positional=True` leaves out the dashes.
+    """
+    if settings.get("default") not in (None, []):
+        help += " (default: %(default)s)"
+    return field(metadata={"group": group, "one_of": one_of, "settings": {"help": help, **settings}})
+
+
+def flag(help: str) -> Any:
+    """Return a field of a request that is True if the option is given."""
+    return option(help, action="store_true")
+
+
+def declare(request: type[Any]) -> Callable[[argparse.ArgumentParser], None]:
+    """Return the function that adds the options of a request to a parser, required ones first."""
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        sections: dict[str, Any] = {}
+        for each in sorted(fields(request), key=lambda each: not each.metadata["settings"].get("required")):
+            settings, section = dict(each.metadata["settings"]), parser
+            name = each.name if settings.pop("positional", False) else f"--{each.name}"
+            if title := each.metadata["group"]:
+                if title not in sections:
+                    sections[title] = parser.add_argument_group(title)
+                section = sections[title]
+            elif (alternatives := each.metadata["one_of"]) is not None:
+                required = settings.pop("required", False)
+                if alternatives not in sections:
+                    sections[alternatives] = parser.add_mutually_exclusive_group(required=required)
+                section = sections[alternatives]
+            section.add_argument(name, **settings)
+
+    return add_arguments
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -32,16 +73,35 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} should be whole numbers, like 20,10,10,10") from error
+
+
+def _one_or_two(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} should be one number or two, like 10,1") from error
+    if len(numbers) > 2:
+        raise argparse.ArgumentTypeError(f"{text} holds more than two numbers")
+    return numbers
+
+
 @dataclass(frozen=True)
 class AdapterOptions:
-    """A LoRA adapter, None for none, and its strength: 0 nothing, 1 as trained.
+    """A LoRA adapter, if any.
 
     Raises:
         UserError: A strength without an adapter.
     """
 
-    adapter: str | None
-    adapter_strength: float
+    adapter: str | None = option("checkpoint of a LoRA fine-tune to add to the model", metavar="CKPT")
+    adapter_strength: float = option(
+        "strength of the adapter: 0 none, 1 as trained", type=float, default=1.0, metavar="S"
+    )
 
     def __post_init__(self) -> None:
         if self.adapter is None and self.adapter_strength != 1:
@@ -58,11 +118,44 @@ class AdapterOptions:
 
 
 @dataclass(frozen=True)
-class ModelOptions(AdapterOptions):
-    """A model, its adapter, and where to compute."""
+class DeviceOptions:
+    """Where to compute."""
 
-    model: str
-    device: str | None
+    device: str | None = option("where to compute: cpu, cuda, cuda:1, ... (default: CUDA if available)")
+
+    def chosen_device(self, local_rank: int | None = None) -> str:
+        """Return the named device, else CUDA if available, else the CPU.
+
+        Args:
+            local_rank: The process's number on this machine, which then picks its GPU.
+
+        Raises:
+            UserError: The device cannot be used.
+        """
+        import torch
+
+        gpus = torch.cuda.device_count()
+        default = "cpu" if not gpus else "cuda" if local_rank is None else f"cuda:{local_rank % gpus}"
+        device = self.device or default
+        try:
+            torch.empty(0, device=device)
+        except (
+            RuntimeError,
+            AssertionError,
+        ) as error:  # torch raises the latter where it was built without CUDA
+            raise UserError(
+                f"--device {device} cannot be used ({first_line(error)}); choose cpu or cuda."
+            ) from error
+        return device
+
+
+@dataclass(frozen=True)
+class ModelOptions(AdapterOptions, DeviceOptions):
+    """A model with its adapter, and where to compute."""
+
+    model: str = option(
+        "exported folder, .ckpt of `fit`, audiocraft model, or hub id", required=True, metavar="PATH"
+    )
 
     def load(self, kind: type[AnyMagnet]) -> AnyMagnet:
         """Load the model with its adapter.
@@ -70,25 +163,51 @@ class ModelOptions(AdapterOptions):
         Raises:
             UserError: It cannot be read, or the device cannot be used.
         """
-        magnet = kind.from_pretrained(self.model, device=chosen_device(self.device))
+        magnet = kind.from_pretrained(self.model, device=self.chosen_device())
         self.add_adapter(magnet)
         return magnet
 
 
+def sampler_option(help: str, **settings: Any) -> Any:
+    """Return an option in the section of the sampler."""
+    return option(help, group="sampler, by default as saved with the model", **settings)
+
+
 @dataclass(frozen=True)
 class SamplerOptions:
-    """Settings of the decoder, each None (or False) to keep the model's own."""
+    """Settings of the decoder, None (or False) for the model's own."""
 
-    steps: tuple[int, ...] | None
-    temperature: float | None
-    constant_temperature: bool | None
-    top_p: float | None
-    top_k: int | None
-    cfg: tuple[float, ...] | None
-    arrangement: str | None
-    scoring: str | None
-    rescorer_weight: float | None
-    greedy: bool
+    steps: tuple[int, ...] | None = sampler_option(
+        "decoding steps, one number per codebook", type=_integers, metavar="20,10,10,10"
+    )
+    temperature: float | None = sampler_option(
+        "sampling temperature at the first step of a codebook", type=float, metavar="T"
+    )
+    constant_temperature: bool | None = sampler_option(
+        "keep the temperature, or let it fall to 0 over the steps of a codebook",
+        action=argparse.BooleanOptionalAction,
+    )
+    top_p: float | None = sampler_option(
+        "sample from this share of the probability, 0..1", type=float, metavar="P"
+    )
+    top_k: int | None = sampler_option(
+        "sample from the K most probable tokens instead", type=int, metavar="K"
+    )
+    cfg: tuple[float, ...] | None = sampler_option(
+        "guidance coefficient at the first and at the last step", type=_one_or_two, metavar="10,1"
+    )
+    arrangement: str | None = sampler_option(
+        "arrangement of the spans that are masked again", choices=["nonoverlap", "stride1", "spread"]
+    )
+    scoring: str | None = sampler_option(
+        "score of a span: its best token, or the product of all", choices=["max", "prod"]
+    )
+    greedy: bool = sampler_option("take the most probable token at each position", action="store_true")
+    rescorer_weight: float | None = sampler_option(
+        "weight of the rescorer's probabilities: 0 none, 1 all (default: as saved, else 0.5)",
+        type=float,
+        metavar="W",
+    )
 
     def decoding(self, magnet: Magnet) -> DecodingConfig:
         """Return the model's own settings with the given ones in their place.
@@ -118,104 +237,3 @@ class SamplerOptions:
         )
         decoding.check(magnet.lm.n_q, magnet.lm.card)
         return decoding
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Declare `ModelOptions`."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="PATH",
-        help="exported folder, .ckpt of `fit`, audiocraft model, or hub id",
-    )
-    add_adapter_options(parser)
-    add_device_option(parser)
-
-
-def add_adapter_options(parser: argparse.ArgumentParser) -> None:
-    """Declare `AdapterOptions`."""
-    parser.add_argument(
-        "--adapter", metavar="CKPT", help="checkpoint of a LoRA fine-tune to add to the model"
-    )
-    parser.add_argument(
-        "--adapter_strength",
-        type=float,
-        default=1.0,
-        metavar="S",
-        help="strength of the adapter: 0 none, 1 as trained (default: 1)",
-    )
-
-
-def add_device_option(parser: argparse.ArgumentParser, default: str = "CUDA if available") -> None:
-    """Declare --device."""
-    parser.add_argument("--device", help=f"where to compute: cpu, cuda, cuda:1, ... (default: {default})")
-
-
-def add_sampler_options(parser: argparse.ArgumentParser) -> Any:
-    """Declare `SamplerOptions` and return their group."""
-    group = parser.add_argument_group("sampler", "default: the settings saved with the model")
-    add = group.add_argument
-    add("--steps", type=_integers, metavar="20,10,10,10", help="decoding steps, one number per codebook")
-    add("--temperature", type=float, metavar="T", help="sampling temperature at the first step of a codebook")
-    add(
-        "--constant_temperature",
-        action=argparse.BooleanOptionalAction,
-        help="keep the temperature, or let it fall to 0 over the steps of a codebook",
-    )
-    add("--top_p", type=float, metavar="P", help="sample from this share of the probability, 0..1")
-    add("--top_k", type=int, metavar="K", help="sample from the K most probable tokens instead")
-    add("--cfg", type=_floats, metavar="10,1", help="guidance coefficient at the first and at the last step")
-    add(
-        "--arrangement",
-        choices=["nonoverlap", "stride1", "spread"],
-        help="arrangement of the spans that are masked again",
-    )
-    add("--scoring", choices=["max", "prod"], help="score of a span: its best token, or the product of all")
-    add(
-        "--rescorer_weight",
-        type=float,
-        metavar="W",
-        help="weight of the rescorer's probabilities: 0 none, 1 all (default: as saved, else 0.5)",
-    )
-    add("--greedy", action="store_true", help="take the most probable token at each position")
-    return group
-
-
-def chosen_device(name: str | None, local_rank: int | None = None) -> str:
-    """Return the named device, else CUDA if available, else the CPU.
-
-    Args:
-        name: As given with --device.
-        local_rank: The process's number on this machine, which then picks its GPU.
-
-    Raises:
-        UserError: The device cannot be used.
-    """
-    import torch
-
-    gpus = torch.cuda.device_count()
-    default = "cpu" if not gpus else "cuda" if local_rank is None else f"cuda:{local_rank % gpus}"
-    try:
-        torch.empty(0, device=name or default)
-    except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
-        raise UserError(
-            f"--device {name or default} cannot be used ({first_line(error)}); choose cpu or cuda."
-        ) from error
-    return name or default
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} should be whole numbers, like 20,10,10,10") from error
-
-
-def _floats(text: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} should be one number or two, like 10,1") from error
-    if len(numbers) > 2:
-        raise argparse.ArgumentTypeError(f"{text} holds more than two numbers")
-    return numbers

@@ -21,7 +21,7 @@ HARNESS = Path(__file__).parents[3] / "benchmarks" / "harness"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what can be measured, and the options of each.
+    """Declare the three benchmarks, each with its own options.
 
     Raises:
         UserError: The package was installed without the repository.

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from magnet_train.cli.options import ModelOptions, add_model_options, whole_number
+from magnet_train.cli.options import ModelOptions, declare, flag, option, whole_number
 from magnet_train.errors import require_extra
 
 
@@ -23,10 +23,14 @@ from magnet_train.errors import require_extra
 class DemoRequest(ModelOptions):
     """The options of `demo`."""
 
-    host: str
-    port: int
-    auth: Path | None
-    open: bool
+    host: str = option(
+        "address to listen on; 0.0.0.0 opens the page to the whole network", default="127.0.0.1"
+    )
+    port: int = option("port to listen on, 0 for any free one", type=whole_number(0, 65535), default=7860)
+    auth: Path | None = option(
+        "require a login; FILE has a line NAME:PASSWORD for each user", type=Path, metavar="FILE"
+    )
+    open: bool = flag("open the page in this machine's browser")
 
     @property
     def title(self) -> str:
@@ -38,24 +42,7 @@ class DemoRequest(ModelOptions):
         return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `magnet-train demo`."""
-    add_model_options(parser)
-    add = parser.add_argument
-    add(
-        "--host",
-        default="127.0.0.1",
-        help="address to serve at; 0.0.0.0 lets everyone in the network use the page (default: 127.0.0.1, this "
-        "machine alone)",
-    )
-    add("--port", type=whole_number(0, 65535), default=7860, help="port, 0 for any free one (default: 7860)")
-    add(
-        "--auth",
-        type=Path,
-        metavar="FILE",
-        help="require a login; the file holds a line NAME:PASSWORD for each user",
-    )
-    add("--open", action="store_true", help="open the page in this machine's browser")
+add_arguments = declare(DemoRequest)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from magnet_train.cli.options import add_device_option, chosen_device, whole_number
+from magnet_train.cli.options import DeviceOptions, declare, option, whole_number
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import explain_disk_errors
 
@@ -21,17 +21,41 @@ CLASSIFIER = "MIT/ast-finetuned-audioset-10-10-0.4593"
 
 
 @dataclass(frozen=True)
-class EvaluateRequest:
+class EvaluateRequest(DeviceOptions):
     """The options of `evaluate`."""
 
-    generated: Path
-    reference: Path
-    clap: str
-    classifier: str
-    out: Path | None
-    batch_size: int
-    seed: int
-    device: str | None
+    generated: Path = option(
+        "folder of generated clips (wav, flac, ogg, mp3; any rate and length), with captions in the results.jsonl of "
+        "`generate`, or in a .txt or .json beside each",
+        required=True,
+        type=Path,
+        metavar="DIR",
+    )
+    reference: Path = option(
+        "folder of real clips, or a .jsonl or .csv that lists them, as for `tokenize`; a clip with the name of a "
+        "generated one, or with its id in results.jsonl, is its pair",
+        required=True,
+        type=Path,
+        metavar="DIR",
+    )
+    clap: str = option(
+        "folder or hub id of a transformers CLAP model; laion/clap-htsat-unfused for sound effects",
+        default=CLAP,
+        metavar="NAME",
+    )
+    classifier: str = option(
+        "folder or hub id of an audio spectrogram transformer", default=CLASSIFIER, metavar="NAME"
+    )
+    out: Path | None = option(
+        "write all numbers, models and versions to this .json as well", type=Path, metavar="FILE"
+    )
+    batch_size: int = option(
+        "windows of about 10 s per call of a model; changes numbers by rounding only",
+        type=whole_number(1),
+        default=16,
+        metavar="B",
+    )
+    seed: int = option("seed of noise, random splits and intervals", type=whole_number(0), default=0)
 
     def command(self) -> str:
         """Return the command with every option, so that a later change of a default does not change its meaning."""
@@ -41,58 +65,7 @@ class EvaluateRequest:
         return shlex.join(words)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `magnet-train evaluate`."""
-    add = parser.add_argument
-    add(
-        "--generated",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder of generated clips (wav, flac, ogg, mp3; any rate and length), with captions in the results.jsonl "
-        "of `generate`, or in a .txt or .json beside each",
-    )
-    add(
-        "--reference",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder of real clips, or a .jsonl or .csv that lists them, as for `tokenize`; a clip with the name of a "
-        "generated one, or with its id in results.jsonl, is its pair",
-    )
-    add(
-        "--clap",
-        default=CLAP,
-        metavar="NAME",
-        help="folder or hub id of a transformers CLAP model; laion/clap-htsat-unfused for sound effects "
-        "(default: %(default)s)",
-    )
-    add(
-        "--classifier",
-        default=CLASSIFIER,
-        metavar="NAME",
-        help="folder or hub id of an audio spectrogram transformer (default: %(default)s)",
-    )
-    add(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="write all numbers, models and versions to this .json as well",
-    )
-    add(
-        "--batch_size",
-        type=whole_number(1),
-        default=16,
-        metavar="B",
-        help="windows of about 10 s per call of a model; changes numbers by rounding only (default: %(default)s)",
-    )
-    add(
-        "--seed",
-        type=whole_number(0),
-        default=0,
-        help="seed of noise, random splits and intervals (default: %(default)s)",
-    )
-    add_device_option(parser)
+add_arguments = declare(EvaluateRequest)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -110,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     from magnet_train.cli.evaluation.measure import EvaluationResult, measure
     from magnet_train.cli.evaluation.report import print_report, write_report
 
-    device = chosen_device(request.device)
+    device = request.chosen_device()
     with Console(stderr=True).status("looking for clips"):
         generated, reference = read_side(request.generated), read_side(request.reference)
         pairs = pair(generated, reference)

@@ -7,46 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from magnet_train.cli.options import AdapterOptions, SamplerOptions, add_adapter_options, add_sampler_options
+from magnet_train.cli.options import AdapterOptions, SamplerOptions, declare, flag, option
 
 
 @dataclass(frozen=True)
-class ExportRequest(AdapterOptions, SamplerOptions):
+class ExportRequest(SamplerOptions, AdapterOptions):
     """The options of `export`."""
 
-    checkpoint: str
-    out: Path
-    format: Literal["magnet", "audiocraft"]
-    raw: bool
-    licence: str | None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `magnet-train export`."""
-    add = parser.add_argument
-    add(
-        "--checkpoint",
+    checkpoint: str = option(
+        "checkpoint of `fit` (runs/x/last.ckpt), or any model: a folder of `export`, a release of audiocraft (folder or "
+        "state_dict.bin), a hub id",
         required=True,
         metavar="PATH",
-        help="checkpoint of `fit` (runs/x/last.ckpt), or any model: a folder of `export`, a release of audiocraft "
-        "(folder or state_dict.bin), a hub id",
     )
-    add("--out", required=True, type=Path, metavar="DIR", help="folder to write; must be empty or new")
-    add(
-        "--format",
+    out: Path = option("folder to write; must be empty or new", required=True, type=Path, metavar="DIR")
+    format: Literal["magnet", "audiocraft"] = option(
+        "magnet: safetensors, config.json and a card; audiocraft: state_dict.bin and compression_state_dict.bin, which "
+        "its MAGNeT.get_pretrained(DIR) reads",
         choices=["magnet", "audiocraft"],
         default="magnet",
-        help="magnet: safetensors, config.json and a card; audiocraft: state_dict.bin and "
-        "compression_state_dict.bin, which its MAGNeT.get_pretrained(DIR) reads (default: magnet)",
     )
-    add("--raw", action="store_true", help="take the trained weights instead of their moving average")
-    add_adapter_options(parser)
-    add(
-        "--licence",
+    raw: bool = flag("take the trained weights instead of their moving average")
+    licence: str | None = option(
+        "licence for the model card, an SPDX id such as CC-BY-4.0 (default: that of the base model)",
         metavar="ID",
-        help="licence for the model card, an SPDX id such as CC-BY-4.0 (default: that of the base model)",
     )
-    add_sampler_options(parser)
+
+
+add_arguments = declare(ExportRequest)
 
 
 def run(args: argparse.Namespace) -> None:

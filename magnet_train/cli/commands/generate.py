@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from magnet_train.cli.clip_folder import RESULTS, ClipFolder, Record, open_clip_folder
 from magnet_train.cli.console import ProgressBar, count
-from magnet_train.cli.options import ModelOptions, SamplerOptions, add_model_options, add_sampler_options
+from magnet_train.cli.options import ModelOptions, SamplerOptions, declare, flag, option, sampler_option
 from magnet_train.cli.prompts import Prompt, read_prompts
 from magnet_train.errors import Preempted, UserError
 
@@ -36,27 +36,75 @@ if TYPE_CHECKING:
 NAME_LENGTH = 40  # characters of a caption in a file's name
 
 
+def _region(text: str) -> tuple[float, float]:
+    try:
+        start, end = text.split(":")
+        return float(start), float(end)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} should be two numbers of seconds, like 2.0:4.5") from error
+
+
 @dataclass(frozen=True)
-class GenerateRequest(ModelOptions, SamplerOptions):
+class GenerateRequest(SamplerOptions, ModelOptions):
     """The options of `generate`.
 
     Raises:
         UserError: Options that do not go together, or are out of range.
     """
 
-    text: list[str] | None
-    prompts: Path | None
-    unconditional: int | None
-    out: Path
-    seconds: float | None
-    seed: int
-    first_index: int
-    prompt: Path | None
-    edit: Path | None
-    region: tuple[float, float] | None
-    loop: bool
-    batch_size: int
-    rescorer: str | None
+    text: list[str] | None = option(
+        "caption of a clip; can be repeated",
+        one_of="captions",
+        required=True,
+        action="append",
+        metavar="CAPTION",
+    )
+    prompts: Path | None = option(
+        ".txt with a caption per line, or .jsonl with `text` and optionally `id`",
+        one_of="captions",
+        required=True,
+        type=Path,
+        metavar="FILE",
+    )
+    unconditional: int | None = option(
+        "make N clips without a caption", one_of="captions", required=True, type=int, metavar="N"
+    )
+    out: Path = option(
+        "folder for the WAVs; the same command resumes where it was stopped",
+        required=True,
+        type=Path,
+        metavar="DIR",
+    )
+    seconds: float | None = option(
+        "length in seconds, made window by window beyond the model's clip length (default: that length)",
+        type=float,
+        metavar="S",
+    )
+    seed: int = option("the same seed gives the same audio", type=int, default=0)
+    first_index: int = option(
+        "index of the first clip; caption, seed and index reproduce one clip of many",
+        type=int,
+        default=0,
+        metavar="N",
+    )
+    prompt: Path | None = option(
+        "audio at the beginning of every clip", one_of="audio", type=Path, metavar="AUDIO"
+    )
+    edit: Path | None = option(
+        "recording of up to a day whose --region is regenerated", one_of="audio", type=Path, metavar="AUDIO"
+    )
+    region: tuple[float, float] | None = option(
+        "start and end of the part to --edit, in seconds", type=_region, metavar="2.0:4.5"
+    )
+    loop: bool = flag("make seamless loops: the end leads into the beginning")
+    batch_size: int = option(
+        "clips per batch on a GPU; a CPU makes them one by one", type=int, default=16, metavar="B"
+    )
+    rescorer: str | None = sampler_option(
+        "MusicGen of the same codec (folder or hub id) that helps to choose which tokens are masked again; reads the "
+        "whole clip at each step, which takes that much longer",
+        metavar="PATH",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,60 +137,7 @@ class GenerateRequest(ModelOptions, SamplerOptions):
         return record
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `magnet-train generate`."""
-    add_model_options(parser)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--text", action="append", metavar="CAPTION", help="caption of a clip; can be repeated")
-    what.add_argument(
-        "--prompts",
-        type=Path,
-        metavar="FILE",
-        help=".txt with a caption per line, or .jsonl with `text` and optionally `id`",
-    )
-    what.add_argument("--unconditional", type=int, metavar="N", help="make N clips without a caption")
-    add = parser.add_argument
-    add(
-        "--out",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="folder for the WAVs; the same command resumes where it was stopped",
-    )
-    add(
-        "--seconds",
-        type=float,
-        metavar="S",
-        help="length in seconds (default: the model's clip length); longer clips are made window by window",
-    )
-    add("--seed", type=int, default=0, help="the same seed gives the same audio (default: 0)")
-    add(
-        "--first_index",
-        type=int,
-        default=0,
-        metavar="N",
-        help="index of the first clip (default: 0); caption, seed and index reproduce one clip of many",
-    )
-    given = parser.add_mutually_exclusive_group()
-    given.add_argument("--prompt", type=Path, metavar="AUDIO", help="audio at the beginning of every clip")
-    given.add_argument(
-        "--edit", type=Path, metavar="AUDIO", help="recording of up to a day whose --region is regenerated"
-    )
-    add("--region", type=_region, metavar="2.0:4.5", help="start and end of the part to --edit, in seconds")
-    add("--loop", action="store_true", help="make seamless loops: the end leads into the beginning")
-    add(
-        "--batch_size",
-        type=int,
-        default=16,
-        metavar="B",
-        help="clips per batch on a GPU (default: 16); a CPU makes them one by one",
-    )
-    add_sampler_options(parser).add_argument(
-        "--rescorer",
-        metavar="PATH",
-        help="MusicGen of the same codec (folder or hub id) that helps to choose which tokens are masked again; reads "
-        "the whole clip at each step, which takes that much longer",
-    )
+add_arguments = declare(GenerateRequest)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -356,11 +351,3 @@ def _explain_full_memory(device: str) -> Iterator[None]:
 def _safe(text: str) -> str:
     """Turn a caption into a part of a file name."""
     return re.sub(r"[\W_]+", "_", text.lower()).strip("_")[:NAME_LENGTH] or "clip"
-
-
-def _region(text: str) -> tuple[float, float]:
-    try:
-        start, end = text.split(":")
-        return float(start), float(end)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} should be two numbers of seconds, like 2.0:4.5") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magnet_train.cli.options import whole_number
+from magnet_train.cli.options import declare, flag, option, whole_number
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,32 +18,24 @@ if TYPE_CHECKING:
 class InspectRequest:
     """The options of `inspect`."""
 
-    path: str | None
-    clips: int
-    memory: bool
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `magnet-train inspect`."""
-    parser.add_argument(
-        "path",
+    path: str | None = option(
+        "folder of shards; .ckpt of `fit`, exported folder, model or training checkpoint of audiocraft, hub id",
+        positional=True,
         nargs="?",
-        help="folder of shards; .ckpt of `fit`, exported folder, model or training checkpoint of audiocraft, hub id",
     )
-    parser.add_argument(
-        "--clips",
+    clips: int = option(
+        "clips of a shards folder to read for the statistics, evenly spread; 0 reads all",
         type=whole_number(0),
         default=5000,
         metavar="N",
-        help="clips of a shards folder to read for the statistics, evenly spread; 0 reads all "
-        "(default: %(default)s)",
     )
-    parser.add_argument(
-        "--memory",
-        action="store_true",
-        help="instead: memory that training takes by precision, batch and LoRA, for the model at the path or, without "
-        "one, for the shipped sizes",
+    memory: bool = flag(
+        "instead: memory that training takes by precision, batch and LoRA, for the model at the path or, without one, for "
+        "the shipped sizes"
     )
+
+
+add_arguments = declare(InspectRequest)
 
 
 def run(args: argparse.Namespace) -> None:

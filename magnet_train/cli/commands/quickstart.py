@@ -1,4 +1,4 @@
-"""Run the whole chain on synthetic sound: captioned tones are made, tokenized, trained on, generated and checked."""
+"""Show that the whole chain learns: captioned tones are synthesised, tokenized, trained on, generated and scored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from magnet_train.cli.options import whole_number
+from magnet_train.cli.options import declare, flag, option, whole_number
 from magnet_train.errors import require_extra
 
 
@@ -14,48 +14,28 @@ from magnet_train.errors import require_extra
 class QuickstartRequest:
     """The options of `quickstart`."""
 
-    out: Path
-    preset: str
-    seed: int
-    overwrite: bool
-    fit: list[str]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `magnet-train quickstart`."""
-    add = parser.add_argument
-    add(
-        "--out",
-        type=Path,
-        default=Path("runs/quickstart"),
-        metavar="DIR",
-        help="folder for all results (default: %(default)s)",
-    )
-    add(
-        "--preset",
+    out: Path = option("output folder", type=Path, default=Path("runs/quickstart"), metavar="DIR")
+    preset: str = option(
+        "default: one sound in 1.28 s, about 5 minutes on two cores; full: one or two sounds in 2.56 s at uneven times, "
+        "which takes longer",
         choices=("default", "full"),
         default="default",
-        help="default: one sound in 1.28 s, about 5 minutes on two cores; full: one or two sounds in 2.56 s, at uneven "
-        "times, which takes longer",
     )
-    add(
-        "--seed",
-        type=whole_number(0),
-        default=0,
-        help="seed of sounds, training and generation (default: 0)",
-    )
-    add("--overwrite", action="store_true", help="remove the results of an earlier run in --out")
-    add(
-        "--fit",
+    seed: int = option("seed of clips, training and generation", type=whole_number(0), default=0)
+    overwrite: bool = flag("remove the files of an earlier run in --out")
+    fit: list[str] = option(
+        "pass all that follows to `magnet-train fit`: --fit --trainer.max_steps 100",
         nargs=argparse.REMAINDER,
         default=[],
         metavar="OPTION",
-        help="all following words go to `magnet-train fit`: --fit --trainer.max_steps 100",
     )
 
 
+add_arguments = declare(QuickstartRequest)
+
+
 def run(args: argparse.Namespace) -> None:
-    """Run it and report whether the model learned.
+    """Run the quickstart and print whether the model learned.
 
     Raises:
         UserError: The folder is not empty, or a command of the chain failed.

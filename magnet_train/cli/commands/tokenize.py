@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magnet_train.cli.console import count, duration
-from magnet_train.cli.options import add_device_option, chosen_device, whole_number
+from magnet_train.cli.options import DeviceOptions, declare, flag, option, whole_number
 from magnet_train.cli.ranks import Ranks, read_ranks
 from magnet_train.errors import UserError
 
@@ -32,76 +32,44 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TokenizeRequest:
-    """The options of `tokenize`."""
+class TokenizeRequest(DeviceOptions):
+    """The options of `tokenize`; processes that share the work compute on a GPU each by default."""
 
-    audio: Path
-    out: Path
-    codec: str
-    caption_template: str | None
-    files_per_shard: int
-    workers: int
-    device: str | None
-    rescale: bool
-    strict: bool
-    overwrite: bool
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `magnet-train tokenize`."""
-    add = parser.add_argument
-    add(
-        "--audio",
-        type=Path,
+    audio: Path = option(
+        "folder of wav, flac, ogg, opus, mp3, aiff, w64, caf and au, searched recursively, with a .json (text, "
+        "description or caption) or .txt beside each file or tags in it; or a .jsonl or .csv with a path in each row, or "
+        "the .csv of MusicCaps or AudioCaps beside its audio",
         required=True,
+        type=Path,
         metavar="DIR|FILE",
-        help="folder of wav, flac, ogg, opus, mp3, aiff, w64, caf and au, searched recursively, with a .json "
-        "(text, description or caption) or .txt beside each file or tags in it; or a .jsonl or .csv with a path in each "
-        "row, or the .csv of MusicCaps or AudioCaps beside its audio",
     )
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the shards")
-    add(
-        "--codec",
+    out: Path = option("folder for the shards", required=True, type=Path, metavar="DIR")
+    codec: str = option(
+        "a hub id or folder of an EnCodec, encodec_24khz, encodec_48khz, or quickstart, the small codec in this package",
         default="facebook/encodec_32khz",
         metavar="NAME",
-        help="a hub id or folder of an EnCodec, encodec_24khz, encodec_48khz, or quickstart, the small codec "
-        "in this package (default: %(default)s)",
     )
-    add(
-        "--caption_template",
+    caption_template: str | None = option(
+        "caption for files without one, made from their other fields: '{genre} with {instrument}'",
         metavar="TEXT",
-        help="caption for files without one, made from their other fields: '{genre} with {instrument}'",
     )
-    add(
-        "--files_per_shard",
+    files_per_shard: int = option(
+        "files in a shard, the unit that processes share out; fewer for files of hours",
         type=whole_number(1),
         default=256,
         metavar="N",
-        help="files in a shard, the unit that processes share out; fewer for files of hours (default: %(default)s)",
     )
-    add(
-        "--workers",
-        type=whole_number(1),
-        default=2,
-        metavar="N",
-        help="threads per process that read and resample (default: %(default)s)",
+    workers: int = option(
+        "threads per process that read and resample", type=whole_number(1), default=2, metavar="N"
     )
-    add_device_option(parser, "CUDA if available, a GPU for each process")
-    add(
-        "--rescale",
-        action="store_true",
-        help="scale float files in the range of 8, 16, 24 or 32-bit integers to -1..1 instead of leaving them out",
+    rescale: bool = flag(
+        "scale float files in the range of 8, 16, 24 or 32-bit integers to -1..1 instead of leaving them out"
     )
-    add(
-        "--strict",
-        action="store_true",
-        help="stop with exit code 1 at the first file that is not used completely",
-    )
-    add(
-        "--overwrite",
-        action="store_true",
-        help="remove the shards in --out, finished or not, and start again",
-    )
+    strict: bool = flag("stop with exit code 1 at the first file that is not used completely")
+    overwrite: bool = flag("remove the shards in --out, finished or not, and start again")
+
+
+add_arguments = declare(TokenizeRequest)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -127,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     with Console(stderr=True).status(f"looking through {escape(str(request.audio))}"):
         files = list_audio(request.audio)
         sources = fingerprint(files)
-    codec = load_codec(request.codec, device=chosen_device(request.device, ranks.local_rank))
+    codec = load_codec(request.codec, device=request.chosen_device(ranks.local_rank))
     if request.overwrite:
         if ranks.ranks > 1:
             raise UserError(f"--overwrite is for one process; remove {request.out} before starting several.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magnet_train.cli.console import ProgressBar, count, duration, size
-from magnet_train.cli.options import whole_number
+from magnet_train.cli.options import declare, flag, option, whole_number
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,10 +28,19 @@ class VerifyRequest:
         UserError: --codec without --write_index.
     """
 
-    shards: Path
-    write_index: bool
-    codec: str | None
-    workers: int
+    shards: Path = option("folder of shards", positional=True, type=Path, metavar="DIR")
+    write_index: bool = flag(
+        "write manifest and index for tars of KEY.npy and KEY.json from elsewhere, or a lost index again"
+    )
+    codec: str | None = option(
+        "with --write_index: the codec of the tokens, if the shards do not name it", metavar="NAME"
+    )
+    workers: int = option(
+        "processes that read shards in parallel",
+        type=whole_number(1),
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+    )
 
     def __post_init__(self) -> None:
         if self.codec is not None and not self.write_index:
@@ -40,27 +49,7 @@ class VerifyRequest:
             )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `magnet-train verify`."""
-    add = parser.add_argument
-    add("shards", type=Path, metavar="DIR", help="folder of shards")
-    add(
-        "--write_index",
-        action="store_true",
-        help="write manifest and index for tars of KEY.npy and KEY.json from elsewhere, or a lost index again",
-    )
-    add(
-        "--codec",
-        metavar="NAME",
-        help="with --write_index: the codec of the tokens, if the shards do not name it",
-    )
-    add(
-        "--workers",
-        type=whole_number(1),
-        default=min(4, os.cpu_count() or 1),
-        metavar="N",
-        help="processes that read shards in parallel (default: %(default)s)",
-    )
+add_arguments = declare(VerifyRequest)
 
 
 def run(args: argparse.Namespace) -> None:
