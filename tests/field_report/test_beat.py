@@ -13,7 +13,7 @@ from torch import Tensor
 from magnet_train.decoding.looping import close_loop
 from magnet_train.decoding.sliding_window import continue_tokens
 
-BEAT = 21  # frames; neither the clip nor half of a window is a multiple of it
+BEAT = 21  # frames; neither a window of 64 frames nor half of it is a multiple
 FRAMES = 10 * BEAT
 
 
