@@ -1,6 +1,6 @@
 """A22 and A23 of the field report: loops and clips of several windows keep the beat.
 
-The trained model is heard in tests/magnet_train/apps/quickstart/test_beat.py; here, what was wrong in the mechanism.
+tests/magnet_train/apps/quickstart/test_beat.py measures a trained model; these tests are about the decoding alone.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor
 from magnet_train.decoding.looping import close_loop
 from magnet_train.decoding.sliding_window import continue_tokens
 
-BEAT = 21  # frames; neither the clip nor half of a window is a whole number of them
+BEAT = 21  # frames; neither a window of 64 frames nor half of it is a multiple
 FRAMES = 10 * BEAT
 
 
 class OnTheBeat:
-    """A model whose clips begin on the beat: it fills token t of its window with t modulo a beat."""
+    """A model whose clips start on the beat: it fills token t of its window with t modulo BEAT."""
 
     def __call__(self, prompt: Tensor, keep: Tensor, progress: object) -> Tensor:
         beat = (torch.arange(prompt.shape[-1]) % BEAT).expand(prompt.shape)
@@ -30,7 +30,7 @@ def features(tokens: Tensor) -> Tensor:
 
 
 @pytest.mark.case("A22")
-def test_a_loop_keeps_its_beat_where_its_ends_meet() -> None:
+def test_a_loop_keeps_its_beat_at_the_seam() -> None:
     beat = (torch.arange(FRAMES) % BEAT).expand(1, 1, -1)
     for window in (64, FRAMES):
         loop = close_loop(beat, torch.zeros(1, 1, FRAMES, dtype=torch.bool), window, 6, OnTheBeat(), features)
@@ -38,6 +38,6 @@ def test_a_loop_keeps_its_beat_where_its_ends_meet() -> None:
 
 
 @pytest.mark.case("A23")
-def test_a_long_clip_does_not_stumble_from_window_to_window() -> None:
+def test_a_long_clip_keeps_its_beat_from_window_to_window() -> None:
     clip = continue_tokens(torch.zeros(1, 1, FRAMES, dtype=torch.int64), 0, 64, OnTheBeat(), features)
     assert torch.equal(clip[0, 0], torch.arange(FRAMES) % BEAT)

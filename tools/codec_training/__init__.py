@@ -1,1 +1,1 @@
-"""Train the quickstart's small EnCodec: where it starts, how it quantizes, what it is told to get right."""
+"""Training of the quickstart's small EnCodec: initialization and losses."""

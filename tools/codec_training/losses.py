@@ -1,4 +1,4 @@
-"""What the small EnCodec is told to get right: the wave of tones, the spectrum and loudness of noise.
+"""Reconstruction loss of the small EnCodec: waveform for tones, spectrum and loudness for noise.
 
 Shapes: audio and output float [B, samples]; tonality float [B], .05 for white noise to 1 for a tone.
 """
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 WINDOWS = (128, 256, 512, 1024)  # samples of the spectra
-FLOOR = 0.003  # amplitude below which a difference is not worth a bit
-BANDS = 16  # in which the power of noise is compared
+FLOOR = 0.003  # amplitude below which differences hardly count
+BANDS = 16  # frequency bands of the power of noise
 ENVELOPE = 160  # samples (20 ms) of the loudness curve
 
 
@@ -21,24 +21,24 @@ def flatness(audio: Tensor) -> Tensor:
 
 
 def tonality(audio: Tensor) -> Tensor:
-    """Return how far the wave itself should be followed, [B]; measured on the target, no labels."""
+    """Return the weight of the waveform in the loss of each target, [B]."""
     return (1.2 - 4 * flatness(audio)).clamp(0.05, 1)
 
 
 def is_noise(audio: Tensor) -> Tensor:
-    """Tell which clips are more noise than tone, bool [B]."""
+    """Return which clips are more noise than tone, bool [B]."""
     return tonality(audio) < 0.5
 
 
 def codec_loss(output: Tensor, audio: Tensor) -> Tensor:
     """Return the reconstruction loss, a scalar.
 
-    The wave of noise cannot be kept in 32 bits a frame, and the best guess at it is silence; so the more a
-    clip is noise, the less its wave counts and the more the power in its bands and its loudness over time.
+    The waveform of noise does not fit into 32 bits per frame, and the best guess at it is silence. So for noise the
+    waveform counts less, and the power in bands and the loudness over time count more.
 
     Args:
-        output: What came out of the decoder, [B, samples].
-        audio: What went into the encoder, [B, samples].
+        output: Output of the decoder, [B, samples].
+        audio: Input of the encoder, [B, samples].
     """
     tonal = tonality(audio)
     noisy = 2.5 - 2 * tonal
@@ -48,7 +48,7 @@ def codec_loss(output: Tensor, audio: Tensor) -> Tensor:
         ours, theirs = _spectrum(output, window), _spectrum(audio, window)
         logs = (_log(ours) - _log(theirs)).abs().mean(dim=(1, 2))
         error = (ours - theirs).square().sum(dim=(1, 2)) / (theirs.square().sum(dim=(1, 2)) + 1.0)
-        # The root has no slope at zero.
+        # 1e-8: the root has no gradient at 0.
         loss = loss + (logs + 0.5 * (error + 1e-8).sqrt()) / len(WINDOWS)
         if window == 256:
             loss = loss + noisy * (_bands(ours) - _bands(theirs)).abs().mean(dim=1)
@@ -56,7 +56,7 @@ def codec_loss(output: Tensor, audio: Tensor) -> Tensor:
 
 
 def _wave(output: Tensor, audio: Tensor) -> Tensor:
-    """Absolute difference as a part of the loudness, [B]."""
+    """Return the absolute difference relative to the loudness, [B]."""
     return (output - audio).abs().mean(dim=1) / (audio.abs().mean(dim=1) + 0.01)
 
 
@@ -65,7 +65,7 @@ def _emphasised(audio: Tensor) -> Tensor:
 
 
 def _spectrum(audio: Tensor, window: int) -> Tensor:
-    """Magnitudes in units of amplitude, [B, bins, frames]."""
+    """Return magnitudes in units of amplitude, [B, bins, frames]."""
     hann = torch.hann_window(window, dtype=audio.dtype)
     spectrum = torch.stft(audio, window, window // 4, window=hann, center=False, return_complex=True)
     return torch.view_as_real(spectrum).square().sum(dim=-1).add(1e-10).sqrt() * (2 / hann.sum())
@@ -76,13 +76,13 @@ def _log(magnitudes: Tensor) -> Tensor:
 
 
 def _bands(magnitudes: Tensor) -> Tensor:
-    """Log of the power averaged over time and bands of bins, [B, BANDS]."""
+    """Return the log of the power averaged over time and bands, [B, BANDS]."""
     power = magnitudes[:, 1:].square().mean(dim=-1)
     return 0.5 * torch.log(power.reshape(len(power), BANDS, -1).mean(dim=-1) + FLOOR**2)
 
 
 def _envelope(output: Tensor, audio: Tensor) -> Tensor:
-    """Absolute difference of the log of the loudness over time, [B]."""
+    """Return the absolute difference of the log loudness over time, [B]."""
 
     def loudness(wave: Tensor) -> Tensor:
         return 0.5 * torch.log(wave.unfold(1, ENVELOPE, ENVELOPE).square().mean(dim=-1) + FLOOR**2)

@@ -265,13 +265,12 @@ def read_steps(text: object, n_q: int) -> tuple[int, ...]:
         UserError: They are not `n_q` integers in 1..MAX_STEPS.
     """
     words = str(text)[:200].replace(",", " ").split()
-    # Short ASCII words alone: `int` also reads other scripts' digits, and slowly thousands of digits.
-    numbers = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 9]
-    if len(words) != n_q or len(numbers) != n_q or not all(1 <= number <= MAX_STEPS for number in numbers):
+    valid = [word.isascii() and word.isdigit() and 1 <= int(word) <= MAX_STEPS for word in words]
+    if len(words) != n_q or not all(valid):
         raise UserError(
             f"steps '{str(text)[:40]}' should be {n_q} whole numbers from 1 to {MAX_STEPS}, one for each codebook."
         )
-    return tuple(numbers)
+    return tuple(map(int, words))
 
 
 def _number(name: str, value: object, least: float, most: float) -> float:

@@ -83,7 +83,7 @@ def draw_accuracy(report: Report, path: Path) -> None:
             axes.bar_label(drawn, fmt="%.2f", fontsize=8, padding=-11, color=ink)
         for index, name in enumerate(ATTRIBUTES):
             ends = (index - 2.1 * width, index + 2.1 * width)
-            label = "ceiling: real clips through the codec" if index == 0 else "_"  # once in the legend
+            label = "ceiling (through the codec)" if index == 0 else "_"  # once in the legend
             axes.plot(ends, [report.ceiling[name]] * 2, color="#c0392b", lw=1.4, ls="--", label=label)
         axes.set_xticks(range(len(ATTRIBUTES)), ATTRIBUTES, fontsize=11)
         axes.set(ylim=(0, 1.1), ylabel="accuracy")

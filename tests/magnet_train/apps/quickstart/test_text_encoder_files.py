@@ -1,4 +1,4 @@
-"""The packaged text encoder: it knows every word of the world, and is what its script writes."""
+"""The packaged text encoder has every word of the captions, and equals what its script writes."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer, T5EncoderModel
 
-import text_files
+import write_text_encoder
 from magnet_train.apps.quickstart.world import PRESETS, ToneWorld
 from magnet_train.codecs import packaged_codec
 
@@ -36,13 +36,13 @@ def test_a_t5_encoder_is_built_from_the_configuration(tokenizer):
     model = T5EncoderModel(AutoConfig.from_pretrained(PACKAGED))
     batch = tokenizer(["a fast saw on g4", "steady noise"], return_tensors="pt", padding=True)
     states = model(batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
-    assert states.shape == (2, 6, text_files.WIDTH)
+    assert states.shape == (2, 6, write_text_encoder.WIDTH)
     assert torch.isfinite(states).all()
     assert sum(parameter.numel() for parameter in model.parameters()) < 200_000
 
 
 def test_the_packaged_files_are_what_the_script_writes(tmp_path):
-    text_files.write_text_encoder(tmp_path)
+    write_text_encoder.write_text_encoder(tmp_path)
     for name in ("tokenizer.json", "config.json"):
         written, packaged = (json.loads((folder / name).read_text()) for folder in (tmp_path, PACKAGED))
         for record in (written, packaged):

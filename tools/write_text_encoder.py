@@ -1,11 +1,12 @@
-"""Write the text encoder of the quickstart: a tokenizer that knows its words, and a small T5's shape.
+"""Write the text encoder of the quickstart: `python tools/write_text_encoder.py --out DIR`.
 
-`python tools/text_files.py FOLDER`. No weights: they train along with the model.
+DIR gets a word-level tokenizer of the captions' vocabulary and the configuration of a small T5. There are no weights:
+they are trained with the model.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
@@ -21,10 +22,10 @@ LAYERS = 1
 
 
 def write_text_encoder(folder: Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json and config.json, loadable by transformers' Auto classes.
+    """Write tokenizer.json, tokenizer_config.json and config.json for transformers' Auto classes.
 
     Args:
-        folder: Where to; made if missing.
+        folder: Destination; created if missing.
     """
     words = {word: index for index, word in enumerate((*SPECIAL, *vocabulary()))}
     tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
@@ -50,4 +51,6 @@ def write_text_encoder(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_text_encoder(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python tools/write_text_encoder.py", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
+    write_text_encoder(parser.parse_args().out)
