@@ -1,20 +1,19 @@
-"""How many steps does a clip take, by the order in which its frames are filled?
+"""Compare span arrangements and temperatures of decoding, at several numbers of steps.
 
     magnet-train quickstart --preset full --out runs/full      # 46 minutes on one thread
     python benchmarks/arrangements.py --model runs/full/run/last.ckpt --preset full
 
-One frozen model decodes the same captions with the same seeds in each way; only decoding differs. The oracle listens,
-and each way is compared with the model's own settings, clip by clip. A way of decoding that always makes the same clip
-would be often right, so beside it stands how alike clips are that share a caption and differ in their seed: the share of
-frames with the same token of the first codebook, for real clips as well.
+One frozen model decodes the same captions with the same seeds; only the decoding differs. The oracle reads the clips, and
+each decoding is compared with the model's own settings, clip by clip. A decoding that always makes the same clip could
+score well, so the likeness of clips with the same caption and different seeds is measured too: the share of frames with
+the same token of the first codebook, for real clips as well.
 
-For "spread" there is a second opinion without an oracle: the exact log-likelihood of real clips under the decoder.
+For "spread" there is a second measure without an oracle: the exact log-likelihood of real clips under the decoder.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,22 +22,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablations import hardware, whole_clips
 from rich.progress import Progress
 from torch import Tensor
 
+from harness.quickstart_world import RESULTS, generate_and_read, hardware, scores, whole_clips, write_json
 from magnet_train import DecodingConfig, Magnet
 from magnet_train.apps.quickstart.captions import Caption
-from magnet_train.apps.quickstart.oracle import Readings, accuracy, read_clips
+from magnet_train.apps.quickstart.oracle import Readings
 from magnet_train.apps.quickstart.world import PRESETS, ToneWorld
 from magnet_train.decoding import log_likelihood
 
-RESULTS = Path(__file__).parent / "results" / "arrangements.json"
 BATCH = 40  # clips decoded at a time
 STEPS = {22: (10, 4, 4, 4), 11: (5, 2, 2, 2), 6: (3, 1, 1, 1)}
 LIKELIHOOD_STEPS = {**STEPS, 4: (1, 1, 1, 1), 48: (24, 8, 8, 8)}
 ALIKE = (4, 12)  # captions, clips of each
-# None: that of the released models, 3 falling to 0.
+# Arrangement and temperature; None is that of the released models, annealed from 3 to 0.
 WAYS: dict[str, tuple[str, float | None]] = {
     "nonoverlap": ("nonoverlap", None),
     "nonoverlap, T 1": ("nonoverlap", 1.0),
@@ -57,30 +55,21 @@ def settings(own: DecodingConfig, way: str) -> DecodingConfig:
     return replace(decoding, temperature=temperature, anneal_temperature=False)
 
 
-def listen(magnet: Magnet, captions: Sequence[Caption], decoding: DecodingConfig) -> Readings:
-    """Make a clip for each caption and return what the oracle hears."""
-    readings: Readings = []
-    for first in range(0, len(captions), BATCH):
-        texts = [caption.text for caption in captions[first : first + BATCH]]
-        readings += read_clips(magnet.generate(texts, seed=first, decoding=decoding)[:, 0].numpy())
-    return readings
-
-
 def alike(tokens: Tensor) -> float:
-    """Return the share of equal tokens, 0..1, over all pairs of the clips int64 [B, T]."""
+    """Return the share of equal tokens over all pairs of clips int64 [B, T], 0..1."""
     same = (tokens[:, None] == tokens[None]).float().mean(dim=-1)
     return float((same.sum() - len(tokens)) / (len(tokens) * (len(tokens) - 1)))
 
 
 def likeness(magnet: Magnet, captions: Sequence[Caption], decoding: DecodingConfig) -> float:
-    """Return how alike clips of one caption are in the first codebook, mean over captions."""
+    """Return the likeness of clips of one caption, mean over captions; see `alike`."""
     texts = [caption.text for caption in captions for _ in range(ALIKE[1])]
     tokens = magnet.generate_tokens(texts, seed=0, decoding=decoding)[:, 0]
     return mean(alike(part) for part in tokens.split(ALIKE[1]))
 
 
 def likeness_of_real(magnet: Magnet, world: ToneWorld, captions: Sequence[Caption]) -> float:
-    """Return the same of clips that the world makes."""
+    """Return the likeness of real clips of one caption."""
     rng = np.random.default_rng(0)
     clips = [world.render(caption.events, rng) for caption in captions for _ in range(ALIKE[1])]
     tokens = magnet.codec.encode(torch.from_numpy(np.stack(clips))[:, None])[:, 0]
@@ -88,7 +77,7 @@ def likeness_of_real(magnet: Magnet, world: ToneWorld, captions: Sequence[Captio
 
 
 def likelihood(magnet: Magnet, world: ToneWorld, captions: Sequence[Caption], steps: int) -> dict[str, Any]:
-    """Return the nats a frame of real clips, mean and standard error, and by codebook."""
+    """Return the negative log-likelihood of real clips, nats a frame: mean, standard error, and by codebook."""
     rng = np.random.default_rng(1)
     clips = torch.from_numpy(np.stack([world.render(caption.events, rng) for caption in captions]))
     decoding = replace(
@@ -114,7 +103,7 @@ def likelihood(magnet: Magnet, world: ToneWorld, captions: Sequence[Caption], st
 
 
 def compare(captions: Sequence[Caption], readings: Readings, base: Readings) -> dict[str, float]:
-    """Return how many more whole clips are right than with `base`, with the half width of a 95 % interval."""
+    """Return the gain in whole clips over `base`, with the half width of its 95 % interval."""
     gains = [
         whole_clips([caption], [reading]) - whole_clips([caption], [other])
         for caption, reading, other in zip(captions, readings, base, strict=True)
@@ -123,16 +112,18 @@ def compare(captions: Sequence[Caption], readings: Readings, base: Readings) -> 
 
 
 def main() -> None:
-    """Decode in every way and write the record."""
+    """Decode in each way, and rewrite the record after each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="checkpoint of a quickstart run")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="full", help="the world it learned")
     parser.add_argument(
-        "--clips", type=int, default=320, help="captions, as many again of unseen pairs (default: 320)"
+        "--preset", choices=sorted(PRESETS), default="full", help="the world that the model was trained on"
     )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the record goes")
+    parser.add_argument(
+        "--clips", type=int, default=320, help="captions, seen and unseen each (default: 320)"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "arrangements.json", help="JSON file to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
     magnet, world = Magnet.from_pretrained(args.model), ToneWorld(args.preset)
@@ -153,19 +144,12 @@ def main() -> None:
         for steps in STEPS:
             for way in WAYS:
                 decoding = replace(settings(magnet.decoding, way), decoding_steps=STEPS[steps])
-                readings = listen(magnet, captions, decoding)
+                readings = generate_and_read(magnet, captions, batch=BATCH, decoding=decoding)
                 base = base or readings
-                record["rows"].append(
-                    {
-                        "way": way,
-                        "steps": steps,
-                        **accuracy(captions, readings),
-                        "whole": whole_clips(captions, readings),
-                        **compare(captions, readings, base),
-                        "likeness": likeness(magnet, seen[: ALIKE[0]], decoding),
-                    }
-                )
-                args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+                row = {"way": way, "steps": steps, **scores(captions, readings)}
+                row |= compare(captions, readings, base)
+                record["rows"].append(row | {"likeness": likeness(magnet, seen[: ALIKE[0]], decoding)})
+                write_json(args.out, record)
                 progress.advance(task)
     for steps, found in record["likelihood"].items():
         print(f"{steps:3d} steps  {found['nats']:.3f} +- {found['error']:.3f} nats a frame of real clips")

@@ -1,12 +1,12 @@
-"""Do loops and long clips keep the beat? What the oracle hears in them, beside straight clips of the same captions.
+"""Measure the rhythm of loops and long clips against straight clips of the same captions.
 
     python benchmarks/beat.py --model runs/quickstart/run/last.ckpt --preset default
     python benchmarks/beat.py --model runs/full/run/last.ckpt --preset full
 
-Three numbers for each kind. Accuracy: of the oracle's windows, how often pitch, timbre and rhythm are the caption's.
-Evenness: of the intervals between pulses, how many are as long as the caption asks; loops are heard twice in a row, so
-that the seam counts. Jump: the step from a loop's last sample to its first over the mean step.
-The ceiling is real clips through the codec; repeated, they have a seam that nobody closed.
+Accuracy: the share of the oracle's windows with the caption's pitch, timbre and rhythm. Evenness: the share of intervals
+between pulses with the caption's length; loops are read twice in a row, so that the seam counts. Jump: the step from a
+loop's last sample to its first over the mean step. The ceiling is real clips through the codec; repeated, their seam is
+not closed.
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablations import hardware
 from torch import Tensor
 
+from harness.quickstart_world import RESULTS, hardware, write_json
 from magnet_train import Magnet
 from magnet_train.apps.quickstart.captions import Caption
 from magnet_train.apps.quickstart.oracle import accuracy, evenness, read_clips
 from magnet_train.apps.quickstart.world import PRESETS, ToneWorld
 from magnet_train.audio.chunked import decode_loop
 
-RESULTS = Path(__file__).parent / "results" / "beat.json"
 LONG = 4  # times the model's clips
 
 
 def captions_of_one_event(world: ToneWorld, count: int) -> list[Caption]:
-    """Return captions that name one sound: those of two say nothing about a clip that is repeated or longer."""
+    """Return captions of one event: those of two do not describe a clip that is repeated or longer."""
     return [caption for caption in world.captions(4 * count, "test") if len(caption.events) == 1][:count]
 
 
-def heard(captions: list[Caption], audio: Tensor, repeated: bool) -> dict[str, Any]:
-    """Return what the oracle hears in clips [B, channels, samples]."""
+def scores(captions: list[Caption], audio: Tensor, repeated: bool) -> dict[str, Any]:
+    """Return accuracy and evenness of clips [B, channels, samples]."""
     clips = list(audio[:, 0].numpy())
     in_a_row = [np.concatenate([clip, clip]) for clip in clips] if repeated else clips
     return {
@@ -53,7 +52,7 @@ def jump(audio: Tensor) -> float:
 
 
 def measure(magnet: Magnet, preset: str, count: int) -> dict[str, Any]:
-    """Make clips straight, as loops and longer, and return what the oracle hears."""
+    """Generate straight clips, loops and long clips, and return their scores."""
     world = ToneWorld(preset)
     captions = captions_of_one_event(world, count)
     texts = [caption.text for caption in captions]
@@ -66,35 +65,40 @@ def measure(magnet: Magnet, preset: str, count: int) -> dict[str, Any]:
     decode = magnet.codec.decode
     return {
         "clips": count,
-        "ceiling": heard(captions, through_codec, repeated=False),
-        "ceiling, repeated": heard(captions, through_codec, repeated=True),
-        "straight": heard(captions, decode(straight), repeated=False),
-        "straight, repeated": heard(captions, decode(straight), repeated=True)
+        "ceiling": scores(captions, through_codec, repeated=False),
+        "ceiling, repeated": scores(captions, through_codec, repeated=True),
+        "straight": scores(captions, decode(straight), repeated=False),
+        "straight, repeated": scores(captions, decode(straight), repeated=True)
         | {"jump": jump(decode(straight))},
-        "loop": heard(captions, decode_loop(magnet.codec, loop), repeated=True)
+        "loop": scores(captions, decode_loop(magnet.codec, loop), repeated=True)
         | {"jump": jump(decode_loop(magnet.codec, loop))},
-        "long": heard(captions, decode(long), repeated=False),
+        "long": scores(captions, decode(long), repeated=False),
     }
 
 
 def main() -> None:
-    """Measure a model and add it to the record."""
+    """Measure a model, and add it to the record."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="checkpoint of the quickstart")
     parser.add_argument(
-        "--preset", choices=PRESETS, default="default", help="its world (default: %(default)s)"
+        "--preset",
+        choices=PRESETS,
+        default="default",
+        help="the world that the model was trained on (default: %(default)s)",
     )
-    parser.add_argument("--clips", type=int, default=120, help="of each kind (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the record (default: %(default)s)")
+    parser.add_argument("--clips", type=int, default=120, help="clips of each kind (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "beat.json", help="JSON file to update (default: %(default)s)"
+    )
     args = parser.parse_args()
     record = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
     record[args.preset] = {
         "hardware": hardware(),
         **measure(Magnet.from_pretrained(args.model), args.preset, args.clips),
     }
-    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(args.out, record)
     print(json.dumps(record[args.preset], indent=1))
 
 

@@ -3,10 +3,9 @@
     python benchmarks/fit_overhead.py
 
 Both train the same model on the same batches with the same optimizer, schedule, clipping and moving average.
-`fit` is what a user gets: Lightning, our module, every callback that the command line adds, and logging to CSV.
-The loop has none of it. They take turns within one process, a block of steps each, so that whatever slows the
-machine slows both, and process CPU time is compared: a shared machine takes time by the clock, not of the CPU.
-Without equal losses there is no ratio.
+`fit` is what a user runs: Lightning, our module, every callback that the command line adds, and logging to CSV; the loop
+has none of these. They take turns in one process, a block of steps each, so that other load on the machine slows both
+alike, and process CPU time is compared. Unless the losses are equal, there is no ratio.
 """
 
 from __future__ import annotations
@@ -24,33 +23,38 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from ablations import command, hardware
 from lightning.pytorch.callbacks import Callback
 
 from datamodules import TokenDataModule
-from harness.loader_shards import make_shards
+from harness.loader_pipelines import make_shards
+from harness.quickstart_world import (
+    CONFIGS,
+    RESULTS,
+    command,
+    config_words,
+    hardware,
+    option_words,
+    write_json,
+)
 from magnet_train.masking import stratified_stages
 from magnet_train.training.module import CONDITION, MagnetModule
 from magnet_train.training.objective import masked_cross_entropy_sum, predict_masked
 
-RESULTS = Path(__file__).parent / "results" / "fit_overhead.json"
-CONFIGS = ("configs/base.yaml", "configs/quickstart.yaml", "configs/trainer/cpu.yaml")
 TARGET = 0.97
 TOLERANCE = 1e-4  # nats; the two divide by the masked count at different places
 LOG_EVERY = 10
 
 
 class BareLoop:
-    """Training as one would write it down: no framework, no logging but a loss to look at now and then.
+    """Training in plain PyTorch; every tenth loss is kept.
 
     Args:
-        module: Gives the first weights and the settings; it is copied.
+        module: The initial weights, which are copied, and the settings.
         batches: Iterator over the batches.
-        steps: Where the learning rate ends.
-        decay: Of the moving average, which follows every step.
+        decay: Of the moving average, updated after each step.
     """
 
-    def __init__(self, module: MagnetModule, batches: Any, steps: int, decay: float) -> None:
+    def __init__(self, module: MagnetModule, batches: Any, decay: float) -> None:
         self.lm, self.text = copy.deepcopy(module.lm), copy.deepcopy(module.text)
         self.settings, self.batches, self.decay = module, batches, decay
         self.parameters = [*self.lm.parameters(), *self.text.parameters()]
@@ -81,7 +85,7 @@ class BareLoop:
             self.optimizer.step()
             self.schedule.step()
             self.step += 1
-            weight = (1 - self.decay) / (1 - self.decay**self.step)
+            weight = (1 - self.decay) / (1 - self.decay**self.step)  # as `MovingAverage` corrects its start
             with torch.no_grad():
                 torch._foreach_lerp_(self.average, self.parameters, weight)
             if self.step % LOG_EVERY == 0:
@@ -89,7 +93,7 @@ class BareLoop:
 
 
 class Turns(Callback):
-    """After every block of `fit`'s steps, let the bare loop make the same number; time both.
+    """After each block of steps of `fit`, run the same number in the bare loop, and time both.
 
     Args:
         block: Steps of a turn.
@@ -101,7 +105,7 @@ class Turns(Callback):
         self.times: dict[str, list[float]] = {"fit": [], "bare": []}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Set the bare loop up beside `fit`."""
+        """Set up the bare loop."""
         assert isinstance(pl_module, MagnetModule)
         ours: Any = trainer.datamodule  # type: ignore[attr-defined]
         data = TokenDataModule(
@@ -112,11 +116,11 @@ class Turns(Callback):
             seed=ours.seed,
         )
         data.setup("fit")
-        self.bare = BareLoop(pl_module, iter(data.train_dataloader()), trainer.max_steps, decay=0.99)
+        self.bare = BareLoop(pl_module, iter(data.train_dataloader()), decay=0.99)
         self.since = time.process_time()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Change turns at the end of a block."""
+        """Let the bare loop take its turn at the end of a block."""
         if trainer.global_step % self.block:
             return
         now = time.process_time()
@@ -126,12 +130,12 @@ class Turns(Callback):
         self.times["bare"].append(self.since - now)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the times and the bare loop's losses."""
+        """Write the times, and the losses of the bare loop."""
         self.result.write_text(json.dumps({"times": self.times, "losses": self.bare.losses}))
 
 
 def measure(work: Path, blocks: int, block: int) -> dict[str, Any]:
-    """Run `fit` with the bare loop in its breaks."""
+    """Run `fit` in turns with the bare loop."""
     shards = make_shards(work / "shards", clips=400, frames=100)
     result, run = work / "result.json", work / "run"
     callbacks: list[dict[str, Any]] = [
@@ -144,21 +148,20 @@ def measure(work: Path, blocks: int, block: int) -> dict[str, Any]:
     ]
     steps = (blocks + 1) * block
     options = {
-        "--run": run,
-        "--data.shards": shards,
-        "--trainer.max_steps": steps,
-        "--trainer.val_check_interval": 10 * steps,
-        "--trainer.log_every_n_steps": LOG_EVERY,
-        "--trainer.callbacks": json.dumps(callbacks),
+        "run": run,
+        "data.shards": shards,
+        "trainer.max_steps": steps,
+        "trainer.val_check_interval": 10 * steps,
+        "trainer.log_every_n_steps": LOG_EVERY,
+        "trainer.callbacks": json.dumps(callbacks),
     }
-    words = [word for config in CONFIGS for word in ("-c", config)]
-    command("fit", *words, *(str(w) for pair in options.items() for w in pair))
+    command("fit", *config_words(), *option_words(options))
     measured: dict[str, Any] = json.loads(result.read_text())
     with (run / "metrics.csv").open() as lines:
         fitted = [float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]]
     gap = max(abs(a - b) for a, b in zip(fitted, measured["losses"], strict=True))
     if gap > TOLERANCE:
-        sys.exit(f"the losses differ by {gap:.1e}, so the two do not make the same steps")
+        sys.exit(f"the losses differ by {gap:.1e}, so the two do not run the same steps")
     fit, bare = (measured["times"][name][1:] for name in ("fit", "bare"))  # the first block warms up
     ratios = [b / f for f, b in zip(fit, bare, strict=True)]
     return {
@@ -175,21 +178,21 @@ def measure(work: Path, blocks: int, block: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run what the command line asks for."""
+    """Measure, print the ratio, and write the record; exit with 1 below the target."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--blocks", type=int, default=15, help="turns of each side that are timed")
     parser.add_argument("--block", type=int, default=20, help="steps of a turn")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS / "fit_overhead.json", help="JSON file to write"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
         measured = measure(Path(work), args.blocks, args.block)
     content = {"hardware": hardware(), "threads": 1, "configs": CONFIGS, "target": TARGET, **measured}
-    args.results.parent.mkdir(parents=True, exist_ok=True)
-    args.results.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(
-        f"fit is {measured['ratio']:.1%} of a bare loop ({measured['lowest']:.1%} to {measured['highest']:.1%})"
-    )
+    write_json(args.results, content)
+    low, high = measured["lowest"], measured["highest"]
+    print(f"fit has {measured['ratio']:.1%} of the speed of a bare loop ({low:.1%} to {high:.1%})")
     sys.exit(measured["ratio"] < TARGET)
 
 

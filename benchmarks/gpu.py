@@ -1,10 +1,10 @@
-"""Measure everything that needs a GPU, most wanted first, and say which goals are met.
+"""Run all benchmarks that need a GPU, the most important first, and report which goals are met.
 
     python benchmarks/gpu.py                  # one H100 or H200, bfloat16, the 300M model; about ten minutes
-    python benchmarks/gpu.py --tiny           # the same on a CPU with a model of toy size: does the script work?
+    python benchmarks/gpu.py --tiny           # the same on a CPU with a toy model, to check the script
 
-Each case is a `magnet-train benchmark` of its own and leaves `results/gpu_CASE.json` as soon as it has a number. A case
-is not begun once `--minutes` are over, so that a machine that is lent for a quarter of an hour gives what it can.
+Each case is a separate `magnet-train benchmark`, which writes `results/gpu_CASE.json` after each number. No case starts
+after `--minutes`, so that a machine borrowed for a quarter of an hour yields as many results as possible.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parent / "results"
 GPU = ["--device", "cuda", "--precision", "bfloat16", "--rounds", "5"]
 TINY = ["--dim", "32", "--heads", "2", "--layers", "2", "--card", "32", "--rounds", "1"]
 
-# name, options; what is compiled is so on both sides
+# Options by name; `--compile` compiles both sides.
 CASES = {
     "generate_500_compiled": ["generate", "--frames", "500", "--compile"],
     "train_500": ["train", "--frames", "500", "--batch", "16"],
@@ -39,19 +39,19 @@ CASES = {
 
 
 def command(case: str, out: Path, tiny: bool) -> list[str]:
-    """Return the words that measure a case."""
+    """Return the command of a case."""
     words = [sys.executable, "-m", "magnet_train", "benchmark", *CASES[case], "--out", str(out)]
     if not tiny:
         return words + GPU
     if words[4] == "generate":
         words += ["--steps", "3,2,2,2"]
-    # What argparse reads last counts; compiling for a CPU takes longer than it shows.
+    # Later options override earlier ones; on a CPU, compiling takes longer than the benchmark.
     words = [word for word in words if word != "--compile"]
     return [*words, *TINY, "--frames", "60", "--batch", "2"]
 
 
 def whole(results: Path, case: str) -> dict[str, Any]:
-    """Return the row of a case's whole step or generation; empty if it was not measured."""
+    """Return the row of the whole step or generation of a case; empty if it was not measured."""
     path = results / f"gpu_{case}.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["cases"][0]["rows"] if path.exists() else []
     ends = [row for row in rows if row["part"] == "step" or row["part"].startswith("generation")]
@@ -59,7 +59,7 @@ def whole(results: Path, case: str) -> dict[str, Any]:
 
 
 def goals(results: Path) -> Iterator[tuple[str, float | None, str, float, bool]]:
-    """Yield what is wanted, what was measured, its unit, the goal, and whether more is better."""
+    """Yield each goal: name, measured value, unit, target, and whether more is better."""
 
     def best(key: str, *cases: str, more: bool) -> float | None:
         values = [row[key] for case in cases if key in (row := whole(results, case))]
@@ -69,22 +69,11 @@ def goals(results: Path) -> Iterator[tuple[str, float | None, str, float, bool]]
         naive, ours = whole(results, case), best("ours_ms", case, f"{case}_compiled", more=False)
         return naive["naive_ms"] / ours if naive and ours else None
 
-    yield (
-        "training, T 500, B 16",
-        best("frames_per_s", "train_500", "train_500_compiled", more=True),
-        "frames/s",
-        180_000,
-        True,
-    )
+    rate = best("frames_per_s", "train_500", "train_500_compiled", more=True)
+    yield "training, T 500, B 16", rate, "frames/s", 180_000, True
     for frames, goal in ((500, 100), (1500, 250)):
-        cases = (f"generate_{frames}", f"generate_{frames}_compiled")
-        yield (
-            f"{frames // 50} s of tokens, B 1, 50 steps",
-            best("ours_ms", *cases, more=False),
-            "ms",
-            goal,
-            False,
-        )
+        time_ms = best("ours_ms", f"generate_{frames}", f"generate_{frames}_compiled", more=False)
+        yield f"{frames // 50} s of tokens, B 1, 50 steps", time_ms, "ms", goal, False
     yield "over eager naive, T 1500, B 1", over_eager_naive("generate_1500"), "x", 4, True
     yield "over eager naive, T 1500, B 16", over_eager_naive("generate_1500_batch_16"), "x", 2, True
     for name, case in (("B 1", "generate_1500_compiled"), ("B 16", "generate_1500_batch_16_compiled")):
@@ -92,15 +81,17 @@ def goals(results: Path) -> Iterator[tuple[str, float | None, str, float, bool]]
 
 
 def main() -> None:
-    """Measure what there is time for and print the goals beside what was reached."""
+    """Run the cases that there is time for, and print the goals with the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tiny", action="store_true", help="toy size on a CPU; goals then mean nothing")
     parser.add_argument(
-        "--minutes", type=float, default=9, help="no case begins later (default: %(default)s)"
+        "--tiny", action="store_true", help="toy size on a CPU; the goals are then meaningless"
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON files")
+    parser.add_argument(
+        "--minutes", type=float, default=9, help="start no case after this time (default: %(default)s)"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     args = parser.parse_args()
     args.results.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -114,15 +105,12 @@ def main() -> None:
             print(f"{case}: failed", flush=True)
     table = Table("goal", "measured", "wanted", "met")
     for name, measured, unit, goal, more in goals(args.results):
-        met = (
-            ""
-            if args.tiny
-            else "not measured"
-            if measured is None
-            else "yes"
-            if (measured >= goal) == more
-            else "no"
-        )
+        if args.tiny:
+            met = ""
+        elif measured is None:
+            met = "not measured"
+        else:
+            met = "yes" if (measured >= goal) == more else "no"
         table.add_row(name, "" if measured is None else f"{measured:,.4g} {unit}", f"{goal:,} {unit}", met)
     Console().print(table)
 

@@ -1,10 +1,10 @@
-"""Does a LoRA adapter teach the quickstart model captions that it never saw?
+"""Measure how well a LoRA adapter teaches the quickstart's model captions that were held out of its training.
 
     python benchmarks/lora.py --work runs/lora
 
-A base model learns the quickstart world without six of its 75 combinations of note, timbre and rhythm. An adapter
-is then trained on clips of those six alone, and the oracle listens to captions of both kinds that neither training
-had, before and after. What has been made already is used again, so that the base may also be one of `ablations.py`.
+A base model learns the quickstart world without six of its 75 combinations of note, timbre and rhythm. An adapter is
+then trained on clips of those six only. Before and after, the oracle reads clips of new captions of both kinds. Results
+of earlier runs are reused, so the base can also be one of `ablations.py`.
 """
 
 from __future__ import annotations
@@ -17,29 +17,39 @@ from typing import Any
 
 import soundfile
 import torch
-from ablations import BATCH, CONFIGS, command, fit_options, hardware, make_shards, whole_clips
+from ablations import base_fit_words
 
 import magnet_train
-from magnet_train.apps.quickstart.oracle import Readings, accuracy, read_clips
+from harness.quickstart_world import (
+    RESULTS,
+    command,
+    config_words,
+    generate_and_read,
+    hardware,
+    make_world_shards,
+    option_words,
+    scores,
+    tokenize,
+    write_json,
+)
 from magnet_train.apps.quickstart.world import SAMPLE_RATE, ToneWorld
 
-RESULTS = Path(__file__).parent / "results" / "lora.json"
 SEED = 0
 FINE_TUNING = 240  # clips of the six combinations, 5 minutes of audio
 SEEN, UNSEEN = 120, 96  # test captions of combinations that the base's training had, and of the six
 
 
 def train_base(work: Path, steps: int) -> Path:
-    """Train the base, unless it is there."""
+    """Train the base, unless an earlier run has."""
     checkpoint = work / f"base-{steps}-{SEED}" / "last.ckpt"
     if not checkpoint.exists():
-        make_shards(work)
-        command("fit", *fit_options(work, checkpoint.parent, "base", SEED, steps))
+        make_world_shards(work)
+        command("fit", *base_fit_words(work, checkpoint.parent, SEED, steps))
     return checkpoint
 
 
 def train_adapter(work: Path, base: Path, steps: int) -> Path:
-    """Make clips of what the base never saw, and train an adapter on them as a user would."""
+    """Write clips of the held-out combinations, and train an adapter on them with the commands of a user."""
     audio, shards, run = work / "audio" / "unseen", work / "shards" / "unseen", work / f"lora-{steps}"
     if not (shards / "manifest.json").exists():
         audio.mkdir(parents=True, exist_ok=True)
@@ -47,42 +57,42 @@ def train_adapter(work: Path, base: Path, steps: int) -> Path:
             file = audio / f"unseen-{index:05d}.wav"
             soundfile.write(file, clip, SAMPLE_RATE, subtype="PCM_16")
             file.with_suffix(".json").write_text(json.dumps(caption.to_dict()), encoding="utf-8")
-        command("tokenize", "--audio", str(audio), "--out", str(shards), "--codec", "quickstart")
+        tokenize(audio, shards)
     if not (run / "last.ckpt").exists():
-        configs = [word for config in (*CONFIGS, "configs/finetune/lora.yaml") for word in ("-c", config)]
-        options = ["--init_from", str(base), "--data.shards", str(shards), "--run", str(run)]
-        length = ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(steps)]
-        command("fit", *configs, *options, *length, "--trainer.enable_progress_bar", "false")
+        options = {
+            "init_from": base,
+            "data.shards": shards,
+            "run": run,
+            "trainer.max_steps": steps,
+            "trainer.val_check_interval": steps,
+            "trainer.enable_progress_bar": "false",
+        }
+        command("fit", *config_words("configs/finetune/lora.yaml"), *option_words(options))
     return run / "last.ckpt"
 
 
-def scores(model: Path) -> dict[str, float]:
-    """Generate test captions and return how often each attribute, and the whole clip, is right (0..1)."""
+def score_model(model: Path) -> dict[str, float]:
+    """Generate test captions, and return how often each attribute, and the whole clip, is right (0..1)."""
     magnet = magnet_train.Magnet.from_pretrained(model)
     measured = {}
     for kind, count in (("unseen", UNSEEN), ("seen", SEEN)):
         captions = ToneWorld().captions(count, "test", unseen=kind == "unseen")
-        readings: Readings = []
-        for first in range(0, count, BATCH):
-            texts = [caption.text for caption in captions[first : first + BATCH]]
-            readings += read_clips(magnet.generate(texts, seed=SEED + first)[:, 0].numpy())
-        for attribute, value in accuracy(captions, readings).items():
-            measured[f"{kind}_{attribute}"] = round(value, 4)
-        measured[f"{kind}_whole"] = round(whole_clips(captions, readings), 4)
+        for name, value in scores(captions, generate_and_read(magnet, captions, SEED)).items():
+            measured[f"{kind}_{name}"] = round(value, 4)
     return measured
 
 
 def main() -> None:
-    """Run it and write the record."""
+    """Train both, score them, and write the record."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work", type=Path, default=Path("runs/lora"), help="folder for clips and runs")
+    parser.add_argument("--work", type=Path, default=Path("runs/lora"), help="folder of clips and runs")
     parser.add_argument(
         "--base-steps", type=int, default=500, help="training steps of the base (default: 500)"
     )
     parser.add_argument("--steps", type=int, default=450, help="training steps of the adapter (default: 450)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the record goes")
+    parser.add_argument("--out", type=Path, default=RESULTS / "lora.json", help="JSON file to write")
     args = parser.parse_args()
     base = train_base(args.work, args.base_steps)
     began = time.monotonic()
@@ -96,10 +106,10 @@ def main() -> None:
         "adapter_minutes": round(minutes, 2),
         "fine_tuning_clips": FINE_TUNING,
         "captions": {"unseen": UNSEEN, "seen": SEEN},
-        "before": scores(base),
-        "after": scores(adapter),
+        "before": score_model(base),
+        "after": score_model(adapter),
     }
-    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(args.out, record)
     print(json.dumps(record, indent=1))
 
 

@@ -1,10 +1,10 @@
-"""Work out what a generation of more steps takes, from the times of each kind of step.
+"""Compute the time of a generation of more steps from the measured times of each kind of step.
 
     magnet-train benchmark generate --frames 1500 --steps 3,2,2,2 --rounds 2 --out few.json
     python benchmarks/more_steps.py few.json --steps 20,10,10,10
 
-A model of 24 layers takes minutes for a step on a CPU, and steps of a kind take equally long: the last of a codebook,
-which needs no guidance and little of the clip, and all the others. What is printed is computed from measured steps.
+A step of 24 layers takes seconds to minutes on a CPU. There are two kinds, each of steps that take equally long: the last
+step of a codebook, without guidance and for few frames, and all others. The output is computed, not measured.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from statistics import mean
 
 
 def kinds(step_ms: Sequence[float], decoding_steps: Sequence[int]) -> Iterator[tuple[float, float]]:
-    """Yield for each codebook the mean time of its guided steps and the time of its last one."""
+    """Yield for each codebook the mean time of its guided steps, and the time of its last one."""
     start = 0
     for steps in decoding_steps:
         if steps < 2:
@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("report", type=Path, help="JSON of `magnet-train benchmark generate`")
-    parser.add_argument("--steps", default="20,10,10,10", help="steps by codebook (default: %(default)s)")
+    parser.add_argument(
+        "--steps", default="20,10,10,10", help="steps of each codebook (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     wanted = [int(steps) for steps in args.steps.split(",")]
     for case in json.loads(args.report.read_text())["cases"]:

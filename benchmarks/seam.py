@@ -1,9 +1,9 @@
-"""Count the tokens that change when a codec encodes a file in pieces instead of at once.
+"""Count the tokens that change when a codec encodes a file in chunks instead of whole.
 
     python benchmarks/seam.py --codec facebook/encodec_32khz --audio song.flac
 
-Pieces are those of tokenize: 30 s with 2 s of context on each side. The file should be a few minutes long; it is
-encoded whole as well, which takes memory in proportion.
+Chunks are those of tokenize: 30 s with 2 s of context on each side. The file should be a few minutes long; it is also
+encoded whole, which takes memory in proportion to its length.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from magnet_train.codecs import load_codec
 
 
 def main() -> None:
-    """Encode one file both ways and print what differs, by codebook."""
+    """Encode one file both ways, and print the differing tokens of each codebook."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--codec", required=True, help="as for tokenize")
-    parser.add_argument("--audio", type=Path, required=True, help="a file of more than 34 s")
+    parser.add_argument("--codec", required=True, help="codec, as in tokenize")
+    parser.add_argument("--audio", type=Path, required=True, help="file of more than 34 s")
     parser.add_argument(
-        "--context", type=float, default=CONTEXT_SECONDS, help="seconds (default: %(default)s)"
+        "--context",
+        type=float,
+        default=CONTEXT_SECONDS,
+        help="context on each side, s (default: %(default)s)",
     )
     args = parser.parse_args()
     codec = load_codec(args.codec)
@@ -36,16 +39,16 @@ def main() -> None:
     differs = whole != encode_audio(codec, audio, CHUNK_SECONDS, args.context)
     frames = differs.shape[1]
     print(
-        f"{args.codec}: {frames} frames in pieces of {CHUNK_SECONDS:g} s with {args.context:g} s of context"
+        f"{args.codec}: {frames} frames in chunks of {CHUNK_SECONDS:g} s with {args.context:g} s of context"
     )
     table = Table("codebook", "differing tokens")
     for codebook, changed in enumerate(differs.sum(dim=1).tolist()):
         table.add_row(str(codebook), f"{changed} ({changed / frames:.2%})")
     Console().print(table)
-    # of each piece's tokens, how far from its beginning the last change is: what the codec forgets how fast
+    # Distance of the last change from the beginning of its chunk: how long the codec remembers.
     places = differs.any(dim=0).nonzero().flatten() % round(CHUNK_SECONDS * codec.frame_rate)
     if len(places):
-        print(f"the last change is {int(places.max()) / codec.frame_rate:.2f} s into a piece")
+        print(f"the last change is {int(places.max()) / codec.frame_rate:.2f} s into a chunk")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/stages.py --work runs/ablations
 
-`reference` trains one codebook a step, as the reference does; `stratified` trains all in every step, each clip
-on one of them. Same model, clips, masks and number of clips for each codebook; no moving average. The shards
-are those of ablations.py. A run that has finished is not repeated.
+`reference` trains one codebook a step, as the reference does; `stratified` trains all codebooks in each step, each clip
+on one of them. Model, clips, masks and the number of clips of each codebook are equal; there is no moving average. The
+shards are those of ablations.py. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 from typing import Any
 
 import matplotlib
 import torch
-from ablations import T_95, hardware, make_shards
 
+from harness.quickstart_world import RESULTS, fit_words, half_width, hardware, make_world_shards, write_json
 from magnet_train.apps.quickstart.report import read_metrics
 from magnet_train.masking import draw_stage, stratified_stages
 from magnet_train.models import MagnetTransformer
@@ -32,8 +32,6 @@ from magnet_train.training.objective import masked_cross_entropy_sum, predict_ma
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-RESULTS = Path(__file__).parent / "results"
-CONFIGS = ("configs/base.yaml", "configs/quickstart.yaml", "configs/trainer/cpu.yaml")
 SAMPLINGS = ("reference", "stratified")
 MEASURES = ("loss", *(f"loss_codebook_{k}" for k in range(4)))
 POINTS = 10  # validations of a run
@@ -42,40 +40,27 @@ Run = dict[str, Any]  # sampling, seed, steps, and a curve for each measure
 
 
 def train(work: Path, sampling: str, seed: int, steps: int) -> Run:
-    """Train once by the command that a user would type, and read what it wrote."""
+    """Train once with the command of a user, and return its validation curves."""
     folder = work / f"stages-{sampling}-{steps}-{seed}"
     if not (folder / "finished").exists():
         options = {
-            "--run": folder,
-            "--seed_everything": seed,
-            "--data.seed": seed,
-            "--data.shards": work / "shards" / "train",
-            "--data.val_shards": work / "shards" / "validation",
-            "--model.stage_sampling": sampling,
-            "--trainer.max_steps": steps,
-            "--trainer.val_check_interval": steps // POINTS,
-            "--trainer.enable_progress_bar": "false",
-            "--trainer.enable_checkpointing": "false",
-            "--trainer.callbacks": "[]",
+            "model.stage_sampling": sampling,
+            "trainer.val_check_interval": steps // POINTS,
+            "trainer.enable_checkpointing": "false",
+            "trainer.callbacks": "[]",
         }
-        words = [word for config in CONFIGS for word in ("-c", config)]
-        words += [str(word) for pair in options.items() for word in pair]
+        words = fit_words(work, folder, seed, steps, **options)
         subprocess.run([sys.executable, "-m", "magnet_train", "fit", *words], check=True)
         (folder / "finished").touch()
     metrics = folder / "metrics.csv"
     validated = read_metrics(metrics, "val/")
     curves = {name: validated[name][1] for name in MEASURES}
     at = [step + 1 for step in validated["loss"][0]]
-    return {
-        "sampling": sampling,
-        "seed": seed,
-        "steps": at,
-        "curves": curves,
-    }
+    return {"sampling": sampling, "seed": seed, "steps": at, "curves": curves}
 
 
 def compare(runs: list[Run]) -> dict[str, Any]:
-    """Give, by measure, how much lower the last validation loss of `stratified` is, seed against the same seed.
+    """Compare the last validation losses, seed against the same seed, by measure.
 
     Returns:
         "gain": mean difference in nats per masked token, positive where stratified is better; "interval": half
@@ -86,17 +71,13 @@ def compare(runs: list[Run]) -> dict[str, Any]:
     summary = {}
     for measure in MEASURES:
         gains = [last["reference", s][measure][-1] - last["stratified", s][measure][-1] for s in seeds]
-        interval = T_95[len(gains)] * stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
-        summary[measure] = {
-            "gain": mean(gains),
-            "interval": interval,
-            "seeds_ahead": sum(gain > 0 for gain in gains),
-        }
+        ahead = sum(gain > 0 for gain in gains)
+        summary[measure] = {"gain": mean(gains), "interval": half_width(gains), "seeds_ahead": ahead}
     return summary
 
 
 def cpu_milliseconds(rounds: int = 8) -> dict[str, float]:
-    """Measure what a step of each way costs: forward and backward at the quickstart's size, in CPU time."""
+    """Return the CPU time of a forward and backward pass of each sampling, at the quickstart's size (ms)."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     clips, frames, card, weights = 16, 64, 256, [0.4, 0.2, 0.2, 0.2]
@@ -134,20 +115,18 @@ def draw(runs: list[Run], path: Path) -> None:
 
 
 def main() -> None:
-    """Run what the command line asks for."""
+    """Train all runs, compare them, and write the record and the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--work", type=Path, default=Path("runs/ablations"), help="folder for shards and runs"
-    )
-    parser.add_argument("--runs", type=Path, help="folder for runs alone; by default that for shards")
+    parser.add_argument("--work", type=Path, default=Path("runs/ablations"), help="folder of shards and runs")
+    parser.add_argument("--runs", type=Path, help="folder of runs, if not that of shards")
     parser.add_argument("--steps", type=int, default=500, help="steps of each run")
-    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 6), help="seeds of each way")
+    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 6), help="seeds of each sampling")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for stages.json and stages.png")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of stages.json and stages.png")
     args = parser.parse_args()
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    make_shards(args.work)
+    make_world_shards(args.work)
     runs_folder = args.runs or args.work
     if runs_folder != args.work and not (runs_folder / "shards").exists():
         runs_folder.mkdir(parents=True, exist_ok=True)
@@ -164,8 +143,7 @@ def main() -> None:
         "cpu_ms_per_step": cpu_milliseconds(),
         "runs": runs,
     }
-    args.results.mkdir(parents=True, exist_ok=True)
-    (args.results / "stages.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(args.results / "stages.json", content)
     draw(runs, args.results / "stages.png")
     print(json.dumps(content["comparison"], indent=1), content["cpu_ms_per_step"])
 

@@ -1,4 +1,4 @@
-"""The notebook runs from start to end, draws its pictures, and carries no outputs in the repository."""
+"""The notebook runs to its end, draws its pictures, and is committed without outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "masking_and_decoding.ipynb"
 PNG_START = b"\x89PNG"
 LEAST_BYTES = 3000  # an empty pair of axes is smaller
-PICTURES = 7  # one for each cell that draws
+PICTURES = 7  # one for each cell with a figure
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_no_outputs_are_committed(notebook):
 @pytest.mark.slow
 def test_notebook_runs(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.delenv("MPLBACKEND", raising=False)  # else pictures would not land in the cells
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # else the cells would have no pictures
     # Its working directory is empty: the notebook must not need the repository's files. An error in a cell raises.
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()

@@ -106,7 +106,9 @@ def _generation_row(
     decoding = replace(RELEASED, decoding_steps=decoding_steps)
     frames = _whole_spans(config)
     shape = (config.batch, config.N_Q, frames)
-    naive_model, our_model = (model.eval() for model in config.models())
+    naive_model, our_model = config.models()
+    naive_model.eval()
+    our_model.eval()
     text, text_mask = config.text()
     errors = check_logits(config, naive_model, our_model)
 

@@ -1,4 +1,4 @@
-"""Ratios are those of one thread."""
+"""Ratios are measured on one thread."""
 
 from __future__ import annotations
 

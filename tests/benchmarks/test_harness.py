@@ -1,4 +1,4 @@
-"""The benchmark at sizes of a toy: that it compares like with like, and what it writes."""
+"""The benchmark of training and generation at toy size: exactness, reports and errors."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_versions_that_disagree_get_no_ratio():
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_compiling_is_not_timed(compiled, monkeypatch):
+def test_compilation_is_not_timed(compiled, monkeypatch):
     warm_ups = []
 
     def remember(clock, naive, ours, rounds, warm_up=1):
@@ -83,7 +83,7 @@ def test_a_disagreement_is_one_sentence(monkeypatch, capsys):
 
 @pytest.mark.parametrize("what", ["train", "generate", "loader"])
 def test_without_the_repository_it_says_what_is_needed(what, monkeypatch, tmp_path, capsys):
-    """As in a wheel, beside whose package there is no benchmarks/."""
+    """As in an installed wheel, which has no benchmarks/."""
     monkeypatch.setattr(benchmark, "HARNESS", tmp_path / "benchmarks" / "harness")
     assert main(["benchmark", what]) == 1
     error = capsys.readouterr().err
@@ -102,15 +102,15 @@ def test_without_the_repository_it_says_what_is_needed(what, monkeypatch, tmp_pa
         (["--device", "cuda:77"], "not available"),
     ],
 )
-def test_what_does_not_fit_is_refused(options, words, capsys):
+def test_options_out_of_range_are_refused(options, words, capsys):
     assert main(["benchmark", "generate", *TINY, *options]) == 1
     assert words in capsys.readouterr().err
 
 
-def test_a_part_that_a_card_lacks_is_named(monkeypatch, tmp_path):
+def test_a_kernel_that_a_card_lacks_is_named(monkeypatch, tmp_path):
     def lacking(config, batch):
         def attend(q, k, v):
-            raise RuntimeError("no kernel\nand a long story")
+            raise RuntimeError("no kernel\nand a long explanation")
 
         yield "restricted attention, lacking", attend
 
@@ -122,7 +122,7 @@ def test_a_part_that_a_card_lacks_is_named(monkeypatch, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
-def test_flex_attention_is_the_same_restriction():
+def test_flex_attention_has_the_same_restriction():
     q, k, v = (CONFIG.states(2, seed) for seed in range(3))
     flex = flex_attention(CONFIG, compiled=False)(q, k, v)
     assert require_close("flex", flex, dense_attention(CONFIG, 2)(q, k, v), 1e-5) < 1e-6
@@ -150,7 +150,7 @@ def test_flops_of_the_paper_sized_model():
     assert forward_flops(config, Pass(0, 1, 0, frames, 24, 320)) == without
 
 
-def test_flops_of_a_span_are_those_of_what_it_can_see():
+def test_flops_of_a_span_are_those_of_its_receptive_field():
     config = BenchmarkConfig().lm_config
     dim = 1024
     seen = [3 + 10 * left for left in range(24, 0, -1)]  # frames of each layer, the lowest first

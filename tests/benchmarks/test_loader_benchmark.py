@@ -1,4 +1,4 @@
-"""The loader's benchmark on small sets: that it compares like with like, and what it says of them."""
+"""The measurements of the loader's benchmark on small sets."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def mixed(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-def test_clips_of_any_length_are_the_same_by_every_way(mixed):
+def test_clips_of_any_length_are_the_same_in_every_pipeline(mixed):
     assert len(read_manifest(mixed).shards) > 1
     require_same_clips(LoaderConfig(mixed, frames=40, batch=7))
 
@@ -60,7 +60,7 @@ def test_rows_are_as_long_as_ours(mixed, name):
         assert padded.tolist() == [max(0, 40 - lengths[key]) for key in clips.keys]
 
 
-def test_codes_of_padding_do_not_count(mixed):
+def test_padding_is_not_counted(mixed):
     assert LoaderConfig(mixed, frames=40, batch=8).codes_per_clip == 4 * (20 + 40 + 40) / 3
 
 
@@ -87,7 +87,7 @@ def test_other_contents_stop_the_benchmark(mixed, monkeypatch, wrong):
         require_same_clips(LoaderConfig(mixed, frames=40, batch=30))
 
 
-def test_only_as_many_shards_as_are_needed(mixed, tmp_path):
+def test_only_the_first_shards_are_used(mixed, tmp_path):
     shards = read_manifest(mixed).shards
     few = first_shards(mixed, shards[0].samples, tmp_path / "few")
     assert [shard.file for shard in read_manifest(few).shards] == [shards[0].file]
@@ -121,7 +121,7 @@ def test_numbers_are_medians_within_their_spread(mixed):
 
 
 @pytest.mark.filterwarnings("error:This DataLoader will create")
-def test_workers_are_measured_and_leave(mixed, monkeypatch):
+def test_workers_are_measured_and_stopped(mixed, monkeypatch):
     monkeypatch.setattr("torch._utils.cpu_count", lambda: 1)  # fewer cores than workers: PyTorch would warn
     before = multiprocessing.active_children()
     row = measure_workers(LoaderConfig(mixed, frames=40, batch=8), 2, rounds=2, turn=2000)
@@ -131,7 +131,7 @@ def test_workers_are_measured_and_leave(mixed, monkeypatch):
 
 @pytest.mark.slow
 def test_the_memory_of_a_worker_does_not_grow_with_the_clips(tmp_path):
-    """An index of a million rows is mapped, not copied: what a worker has to itself stays within 10 MB."""
+    """An index of a million rows is mapped, not copied: the unshared memory of a worker grows by less than 10 MB."""
     own = {}
     for times in (1, 1000):
         folder = make_shards(tmp_path / str(times), 1000, frames=50)

@@ -1,4 +1,4 @@
-"""`magnet-train benchmark loader`: what it prints, writes and refuses; and that each benchmark has its own options."""
+"""`magnet-train benchmark loader`: output, report and errors; and the options of each benchmark."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def shards(tmp_path):
     return folder
 
 
-def test_tokens_of_ones_own(shards, tmp_path, capsys):
+def test_own_tokens(shards, tmp_path, capsys):
     out = tmp_path / "loader.json"
     options = ["--clips", "17", "--frames", "50", *QUICK, "--rounds", "1", "--batch", "16", "--out", str(out)]
     assert main(["benchmark", "loader", str(shards), str(shards), *options]) == 0
@@ -68,7 +68,7 @@ def test_a_damaged_clip_is_named_where_the_user_has_it(shards, capsys):
     assert "magnet-train-" not in error
 
 
-def test_what_was_measured_is_kept(tmp_path, monkeypatch):
+def test_finished_measurements_are_kept(tmp_path, monkeypatch):
     def fails(*_):
         raise KeyboardInterrupt
 
@@ -94,7 +94,7 @@ def test_what_was_measured_is_kept(tmp_path, monkeypatch):
         (["--workers", "-1"], "--workers -1 must be at least 0."),
     ],
 )
-def test_what_does_not_fit_is_refused_in_a_sentence(options, words, capsys, tmp_path, monkeypatch):
+def test_options_out_of_range_are_one_sentence(options, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["benchmark", "loader", *options]) == 1
     printed, error = capsys.readouterr()
@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(options, words, capsys, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_too_few_clips_of_ones_own(shards, capsys):
+def test_too_few_own_clips(shards, capsys):
     assert main(["benchmark", "loader", str(shards)]) == 1
     assert f"{shards} with 40 clips is less than a batch of 72" in capsys.readouterr().err
 
@@ -129,7 +129,7 @@ def test_opening_many_clips(tmp_path, monkeypatch, capsys):
         ("loader", {"SHARDS", "--clips", "--million", "--out"}, {"--dim", "--device", "--steps"}),
     ],
 )
-def test_help_shows_the_options_that_count(what, has, lacks, capsys):
+def test_help_shows_the_options_of_the_benchmark(what, has, lacks, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["benchmark", what, "--help"])
     assert stop.value.code == 0
@@ -138,7 +138,7 @@ def test_help_shows_the_options_that_count(what, has, lacks, capsys):
     assert not lacks & words
 
 
-def test_something_to_measure_has_to_be_named(capsys):
+def test_what_to_measure_is_required(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["benchmark"])
     assert stop.value.code == 2

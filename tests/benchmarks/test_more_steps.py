@@ -1,18 +1,12 @@
-"""More steps from few: exact where steps of a kind are equally long."""
+"""The time of more steps is exact if all steps of a kind take equally long."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
+import more_steps
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "more_steps.py"
-spec = importlib.util.spec_from_file_location("more_steps", SCRIPT)
-more_steps = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(more_steps)
-total_ms = more_steps.total_ms
+from more_steps import total_ms
 
 
 def test_steps_of_a_kind_are_multiplied():

@@ -1,4 +1,4 @@
-"""How much faster than the naive model the model has to be: 60 % of the goals in benchmarks/README.md, never a time."""
+"""The model is faster than the naive one by at least 60 % of the goals in benchmarks/README.md; times are not tested."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BAR = 0.6  # of the goal
 
 
 def ratios_of(rows, parts: int) -> dict[str, float]:
-    """Ratios by part, of the first so many rows."""
+    """Ratios of the first `parts` parts."""
     found = {}
     for row in rows:
         found[row["part"]] = row["ratio"]

@@ -41,7 +41,7 @@ def tokenize(audio: Path, *words: str) -> int:
 
 
 def clips(audio: Path) -> dict[str, float]:
-    """Return seconds by source of what was tokenized."""
+    """Return the seconds of each tokenized source."""
     reader = ShardReader(audio.parent / "shards")
     samples = [reader[number] for number in range(len(reader))]
     return {sample.metadata["source"]: sample.tokens.shape[1] / 50 for sample in samples}
@@ -116,7 +116,7 @@ def test_floats_at_the_scale_of_integers(tmp_path: Path) -> None:
 
 @pytest.mark.case("B1")
 def test_what_is_not_a_file(tmp_path: Path) -> None:
-    """A pipe, a socket, a device, links to nothing, a folder and an empty file beside one that is sound."""
+    """A pipe, a socket, a device, broken links, a folder and an empty file beside a good one."""
     audio = tmp_path / "audio"
     write_noise(audio / "good.wav")
     os.mkfifo(audio / "pipe.wav")
@@ -156,7 +156,7 @@ def put(place: int, form: str, value: int) -> Mangle:
 
 
 @pytest.mark.case("B2")
-def test_headers_that_cannot_be(tmp_path: Path) -> None:
+def test_impossible_headers(tmp_path: Path) -> None:
     audio = tmp_path / "audio"
     wav = write_noise(audio / "good.wav").read_bytes()
     flac = write_noise(tmp_path / "good.flac").read_bytes()
@@ -180,8 +180,8 @@ def test_headers_that_cannot_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.case("B2")
-def test_a_prompt_that_cannot_be(tmp_path: Path) -> None:
-    """What `generate --prompt`, `--edit` and the page read with."""
+def test_an_impossible_prompt(tmp_path: Path) -> None:
+    """`generate --prompt`, `--edit` and the page read with `read_audio`."""
     from magnet_train.audio import read_audio
     from magnet_train.errors import UserError
 

@@ -75,9 +75,7 @@ class PartFile(io.RawIOBase):
         target = memoryview(buffer).cast("B")
         prefix = self._part.prefix[self._place : self._place + len(target)]
         first = self._part.start + max(0, self._place - len(self._part.prefix))
-        data = bytearray(
-            bytes_at(self._file, first, max(0, min(len(target) - len(prefix), self._part.end - first)))
-        )
+        data = bytearray(bytes_at(self._file, first, min(len(target) - len(prefix), self._part.end - first)))
         place, patch = self._part.patch
         for offset, byte in enumerate(patch, start=place - first):
             if 0 <= offset < len(data):
@@ -102,6 +100,6 @@ def find(file: IO[bytes], pattern: re.Pattern[bytes], start: int, end: int) -> i
 
 
 def bytes_at(file: IO[bytes], place: int, length: int) -> bytes:
-    """Read `length` bytes at an offset, fewer at the end of the file."""
+    """Read `length` bytes at an offset, fewer at the end of the file; none if `length` is below 0."""
     file.seek(place)
-    return file.read(length)
+    return file.read(max(0, length))

@@ -22,7 +22,7 @@ def loudest_frequency(audio: torch.Tensor, rate: int) -> float:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_every_format_is_read_at_the_rate_asked_for(tmp_path: Path, suffix: str) -> None:
+def test_every_format_is_read_at_the_requested_rate(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"tone.{suffix}"
     soundfile.write(path, tone(440, 44_100).numpy(), 44_100)
     audio = read_audio(path, sample_rate=16_000, channels=1)
@@ -59,14 +59,14 @@ def test_write_and_read_back_within_16_bits(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["clip.wav"]
 
 
-def test_too_loud_audio_is_turned_down_not_clipped(tmp_path: Path) -> None:
+def test_too_loud_audio_is_scaled_down_not_clipped(tmp_path: Path) -> None:
     audio = 4 * tone(300, 8_000)[None]  # peak 2
     write_audio(tmp_path / "loud.wav", audio, 8_000)
     back = read_audio(tmp_path / "loud.wav", 8_000, 1)
     torch.testing.assert_close(back, audio / audio.abs().max(), atol=1 / 2**14, rtol=0)
 
 
-def test_audio_that_is_not_numbers_is_a_bug_and_writes_nothing(tmp_path: Path) -> None:
+def test_non_finite_audio_is_a_bug_and_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="finite"):
         write_audio(tmp_path / "x.wav", torch.full((1, 5), math.nan), 8_000)
     with pytest.raises(ValueError, match="channels, samples"):
@@ -74,7 +74,7 @@ def test_audio_that_is_not_numbers_is_a_bug_and_writes_nothing(tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
-def test_unusable_files_are_named(tmp_path: Path) -> None:
+def test_errors_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("no audio")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 8_000)
     soundfile.write(tmp_path / "nan.wav", np.full(5, np.nan, dtype=np.float32), 8_000, subtype="FLOAT")
@@ -93,7 +93,7 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
         assert name in str(caught.value)
 
 
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         write_audio(tmp_path / "file" / "clip.wav", torch.zeros(1, 5), 8_000)
@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     [(44_100, 32_000), (22_050, 8_000), (48_000, 32_000), (8_000, 32_000), (22_051, 32_000), (16_000, 8_000)],
 )
 @pytest.mark.parametrize("samples", [1, 7, 4_410, 60_017])
-def test_resampling_in_blocks_is_resampling(source: int, target: int, samples: int) -> None:
+def test_resampling_in_blocks_equals_resampling_the_whole(source: int, target: int, samples: int) -> None:
     audio = torch.randn(2, samples, generator=torch.Generator().manual_seed(0))
     whole = resample(audio, source, target)
     for size in (997, 20_000):
@@ -145,7 +145,7 @@ def test_a_part_of_a_file(tmp_path: Path, suffix: str) -> None:
     assert audio_seconds(path) == whole.shape[-1] / 8_000
 
 
-def test_the_digest_is_of_what_is_heard(tmp_path: Path) -> None:
+def test_the_digest_is_of_the_decoded_samples(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(-9_000, 9_000, 12 * 8_000, dtype=np.int16)
     for name in ("a.wav", "b.flac"):
         soundfile.write(tmp_path / name, noise, 8_000)

@@ -1,4 +1,4 @@
-"""Long audio goes through the codec in pieces, and the seams do not show."""
+"""Long audio is encoded in chunks, without seams."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from magnet_train.codecs.encodec_hf import EncodecCodec
 
 
 def sweep(seconds: float, rate: int) -> Tensor:
-    """A rising tone in some noise, [1, samples]."""
+    """A rising tone with noise, [1, samples]."""
     time = torch.arange(round(seconds * rate) + 77) / rate
     noise = torch.randn(len(time), generator=torch.Generator().manual_seed(0))
     return (0.3 * torch.sin(2 * torch.pi * 220 * time * (1 + time / 30)) + 0.02 * noise)[None]
 
 
 @pytest.mark.parametrize("seconds", [1.0, 5.9, 6.0, 6.1, 40.0])
-def test_pieces_give_the_tokens_of_the_whole(seconds: float) -> None:
+def test_chunks_give_the_tokens_of_the_whole(seconds: float) -> None:
     codec = load_codec("quickstart")
     audio = sweep(seconds, codec.sample_rate)
     whole = codec.encode(audio[None])[0]
-    pieces = encode_audio(codec, audio, chunk_seconds=4.0, context_seconds=1.0)
-    assert torch.equal(pieces, whole)
+    chunked = encode_audio(codec, audio, chunk_seconds=4.0, context_seconds=1.0)
+    assert torch.equal(chunked, whole)
 
 
 @pytest.mark.parametrize("size", [1, 4_001, 100_000])
@@ -37,19 +37,19 @@ def test_the_size_of_the_blocks_changes_nothing(size: int) -> None:
     assert torch.equal(found, expected)
 
 
-def test_recurrent_layers_that_forget_show_no_seam() -> None:
+def test_recurrent_layers_that_forget_leave_no_seam() -> None:
     """The architecture of the 32 kHz codec with few filters and random weights: its LSTM is not the identity.
 
-    In float64: a processor may round a chunk of another length otherwise, and of 8,000 nearest entries at 32 bits
-    one may then be another.
+    In float64: a processor may round a chunk of another length differently, which could change one of 8,000 nearest
+    entries at 32 bits.
     """
     codec = recurrent_codec()
     codec.model.double()
     audio = sweep(40.0, codec.sample_rate).double()
     whole = codec.encode(audio[None])[0]
-    pieces = encode_audio(codec, audio, chunk_seconds=10.0, context_seconds=2.0)
+    chunked = encode_audio(codec, audio, chunk_seconds=10.0, context_seconds=2.0)
     assert all(len(codebook.unique()) > 40 for codebook in whole)  # of 64: a change of latents would show
-    assert torch.equal(pieces, whole)
+    assert torch.equal(chunked, whole)
     assert not torch.equal(encode_audio(codec, audio, chunk_seconds=10.0, context_seconds=0.02), whole)
 
 

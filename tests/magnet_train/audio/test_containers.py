@@ -1,4 +1,4 @@
-"""Files that are joined, cut or miscounted, in each container, and headers mangled at random."""
+"""Joined, truncated and miscounted files in each container, and random damage to headers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_joined_files_are_read_from_end_to_end(tmp_path: Path, kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_cut_file_says_so(tmp_path: Path, kind: str) -> None:
+def test_a_truncated_file_is_reported(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"cut.{kind}"
     data = encode(kind, 4.0)
     path.write_bytes(data[: len(data) // 2])
@@ -121,7 +121,7 @@ def flac_total(value: int) -> Mangle:
         ("mp3", lambda data: data[: data.index(b"Xing") + 8] + bytes([0, 0, 0, 9]) + data[data.index(b"Xing") + 12 :]),
     ],
 )  # fmt: skip
-def test_a_wrong_count_is_not_believed(tmp_path: Path, kind: str, mangle: Mangle) -> None:
+def test_a_wrong_count_is_corrected(tmp_path: Path, kind: str, mangle: Mangle) -> None:
     path = tmp_path / f"miscounted.{kind}"
     path.write_bytes(mangle(encode(kind, 4.0)))
     seconds, shortfall = read(path)
@@ -130,12 +130,22 @@ def test_a_wrong_count_is_not_believed(tmp_path: Path, kind: str, mangle: Mangle
     assert audio_seconds(path) == pytest.approx(seconds, abs=0.001)
 
 
-def test_chunks_and_crumbs_behind_the_samples_are_not_sound(tmp_path: Path) -> None:
+def test_chunks_and_padding_behind_the_samples_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     data = encode("wav", 1.0)
     for behind in (b"LIST" + struct.pack("<I", 2000) + bytes(2000), b"TAG" + bytes(125), bytes(4096)):
         path.write_bytes(data + behind)
         assert read(path) == (1.0, None)
+
+
+def test_a_flac_that_ends_in_its_header_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "short.flac"
+    for size in (8, 26, 41):
+        path.write_bytes(encode("flac", 1.0)[:size])
+        with pytest.raises(UserError) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+        assert "length must" not in str(caught.value)  # Python's own words
 
 
 def test_a_constant_has_no_swing(tmp_path: Path) -> None:
@@ -147,7 +157,7 @@ def test_a_constant_has_no_swing(tmp_path: Path) -> None:
 
 @contextmanager
 def no_memory_beyond(size: int) -> Iterator[None]:
-    """Let allocations fail that would need `size` bytes more than there are now."""
+    """Make allocations fail beyond `size` bytes more than are in use."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm") as pages:
         now = int(pages.read().split()[0]) * resource.getpagesize()
@@ -172,7 +182,7 @@ EDITS = st.lists(
 @example(edits=[(24, struct.pack("<I", 2**31 - 1))], length=10**5)
 @example(edits=[(17, b"\x00")], length=104)  # all of the samples that an RF64 header promises are missing
 def test_mangled_headers(tmp_path: Path, kind: str, edits: list[tuple[int, bytes]], length: int) -> None:
-    """Samples or one sentence, in bounded memory and time; the tags are looked for as well."""
+    """The result is samples or one sentence, in bounded memory and time; so is that of reading tags."""
     data = bytearray(GOOD[kind])
     for place, piece in edits:
         data[place : place + len(piece)] = piece
@@ -180,14 +190,14 @@ def test_mangled_headers(tmp_path: Path, kind: str, edits: list[tuple[int, bytes
     path.write_bytes(data[:length])
     with no_memory_beyond(2**30), warnings.catch_warnings():
         warnings.simplefilter("error")
-        told = ""
+        message = ""
         try:
             for block in AudioStream(path, 16_000, 1):
                 assert block.isfinite().all()
         except UserError as error:
-            told = str(error)
-        assert not told or str(path) in told
-        assert "emory" not in told
+            message = str(error)
+        assert not message or str(path) in message
+        assert "emory" not in message
         with suppress(UserError):
             assert audio_seconds(path) >= 0
         assert header_seconds(path) >= 0

@@ -1,4 +1,4 @@
-"""Files are whole or absent: real files, and a kernel that refuses to write."""
+"""Files are complete or absent: real files, and a kernel that refuses to write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def write(target: Path, content: bytes) -> None:
         file.write(content)
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path):
+def test_a_file_appears_once_it_is_complete(tmp_path):
     target = tmp_path / "new" / "file"
     with atomic_write(target) as file:
         file.write(b"first")
@@ -51,7 +51,7 @@ def test_no_room_is_one_sentence_and_leaves_the_file_before(tmp_path, size, no_f
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_cannot_be_is_one_sentence(tmp_path):
+def test_an_impossible_folder_is_one_sentence(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot write .*file/within \(Not a directory|File exists\); check"):
         write(tmp_path / "file" / "within", b"")
@@ -72,7 +72,7 @@ def test_an_error_behind_another_is_found_and_a_bug_stays_one(tmp_path):
         raise RuntimeError("a bug of ours")
 
 
-def test_a_link_can_be_moved_with_its_folder_and_points_anew(tmp_path):
+def test_a_link_is_replaced_and_moves_with_its_folder(tmp_path):
     folder = tmp_path / "a"
     for name in ("one", "two"):
         write(folder / name, name.encode())
@@ -82,7 +82,7 @@ def test_a_link_can_be_moved_with_its_folder_and_points_anew(tmp_path):
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["newest", "one", "two"]
 
 
-def test_sweeping_takes_nothing_else(tmp_path):
+def test_sweeping_removes_only_partial_files(tmp_path):
     names = [".step=1.ckpt.partial", "step=1.ckpt", ".hidden", "notes.partial"]
     for name in names:
         (tmp_path / name).write_text("")
