@@ -169,7 +169,7 @@ def rank_and_world_size(trainer: pl.Trainer | None) -> tuple[int, int]:
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
-def require_range(data: pl.LightningDataModule, **least: int) -> None:
+def require_range(data: Any, **least: int) -> None:
     """Require `segment_duration` and other options to be in range, before memory or processes run out.
 
     Args:

@@ -10,7 +10,6 @@ import hashlib
 import os
 import stat
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 _HASH_BYTES = 2**20  # hashed at a time
@@ -24,76 +23,66 @@ class ShrunkError(MalformedError):
     """A file became shorter after it was opened."""
 
 
-def open_regular(path: Path) -> int:
-    """Open a regular file for reading.
-
-    Returns:
-        A descriptor, to be closed by the caller.
-
-    Raises:
-        OSError: It cannot be opened, or is a folder, pipe, device or socket.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except ValueError as error:  # a NUL in the name
-        raise OSError(errno.EINVAL, str(error)) from error
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
-    return descriptor
-
-
-def read_at(descriptor: int, start: int, size: int) -> bytes:
-    """Read `size` bytes from offset `start`.
-
-    Raises:
-        ShrunkError: The file ends before.
-        OSError: The disk fails.
-    """
-    data = os.pread(descriptor, size, start)
-    while len(data) < size:  # one call returns at most 2 GiB
-        more = os.pread(descriptor, size - len(data), start + len(data))
-        if not more:
-            raise ShrunkError(f"the file ends at byte {os.fstat(descriptor).st_size}")
-        data += more
-    return data
-
-
 class PlainFile:
-    """A regular file and its size when it was opened; a context manager that closes it.
+    """A regular file and its size when it was opened; closed as a context manager, or with the object.
 
     Args:
         path: A regular file, or a link to one.
 
     Raises:
-        OSError: It cannot be opened, or is not a regular file.
+        OSError: It cannot be opened, or is a folder, pipe, device or socket.
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = open_regular(path)
-        self.size = os.fstat(self._descriptor).st_size
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except ValueError as error:  # a NUL in the name
+            raise OSError(errno.EINVAL, str(error)) from error
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+        self.size = status.st_size
 
     def read(self, start: int, size: int) -> bytes:
-        """Read `size` bytes from offset `start`; raises as `read_at` does."""
-        return read_at(self._descriptor, start, size)
+        """Read `size` bytes from offset `start`.
+
+        Raises:
+            ShrunkError: The file ends before.
+            OSError: The disk fails.
+        """
+        data = os.pread(self._descriptor, size, start)
+        while len(data) < size:  # one call returns at most 2 GiB
+            more = os.pread(self._descriptor, size - len(data), start + len(data))
+            if not more:
+                raise ShrunkError(f"the file ends at byte {os.fstat(self._descriptor).st_size}")
+            data += more
+        return data
 
     def sha256(self) -> str:
-        """Return the hash of the whole file in hexadecimal; raises as `read_at` does."""
+        """Return the hash of the whole file in hexadecimal; raises as `read` does."""
         digest = hashlib.sha256()
         for start in range(0, self.size, _HASH_BYTES):
             digest.update(self.read(start, min(_HASH_BYTES, self.size - start)))
         return digest.hexdigest()
 
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._descriptor)
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def read_whole(path: Path, limit: int) -> bytes:

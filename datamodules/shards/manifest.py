@@ -9,10 +9,10 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from datamodules.shards.files import MalformedError, read_whole
 from magnet_train.errors import UserError, cannot_read
@@ -37,7 +37,6 @@ _MAX_NAME_LENGTH = 255
 _SHA256 = re.compile(r"[0-9a-f]{1,64}")
 _QUOTED = 60  # characters of a value in an error
 _REMEDY = "copy it again or tokenize again"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -147,13 +146,14 @@ def parse_manifest(content: bytes, path: Path | str) -> Manifest:
             f"{path} has format {_quote(found)} and this version reads format {FORMAT}; tokenize again."
         )
     try:
-        codec = read_codec(_field(record, "codec", dict), where=f"codec in {path}")
-        shards = tuple(
-            _read_entry(entry, place) for place, entry in enumerate(_field(record, "shards", list))
+        codec = read_codec(
+            _field(record, "codec", lambda value: isinstance(value, dict)), where=f"codec in {path}"
         )
-        index_sha256 = _sha256(record, "index_sha256")
+        entries = _field(record, "shards", lambda value: isinstance(value, list))
+        shards = tuple(_read_entry(entry, f"shards[{place}]") for place, entry in enumerate(entries))
+        index_sha256 = _field(record, "index_sha256", _is_sha256)
     except MalformedError as error:
-        raise UserError(f"{path} has no valid {error}; {_REMEDY}.") from error
+        raise UserError(f"{path} is invalid at {error}; {_REMEDY}.") from error
     names = Counter(shard.file for shard in shards)
     if len(names) < len(shards):
         raise UserError(f"{path} lists {names.most_common(1)[0][0]} twice; {_REMEDY}.")
@@ -200,20 +200,14 @@ def check_shard_name(file: str) -> None:
         raise MalformedError(f"shard name {_quote(file)}")
 
 
-def _read_entry(entry: Any, place: int) -> ShardEntry:
-    where = f"shards[{place}]"
-    if not isinstance(entry, dict):
-        raise MalformedError(f"{where} {_quote(entry)}")
+def _read_entry(record: Any, where: str) -> ShardEntry:
+    if not isinstance(record, dict):
+        raise MalformedError(f"{where} {_quote(record)}")
     try:
-        file = _field(entry, "file", str)
+        file = _field(record, "file", lambda value: type(value) is str)
         check_shard_name(file)
-        shard = ShardEntry(
-            file=file,
-            bytes=_count(entry, "bytes"),
-            samples=_count(entry, "samples"),
-            frames=_count(entry, "frames"),
-            sha256=_sha256(entry, "sha256"),
-        )
+        counts = {name: _field(record, name, _is_count) for name in ("bytes", "samples", "frames")}
+        shard = ShardEntry(file=file, sha256=_field(record, "sha256", _is_sha256), **counts)
     except MalformedError as error:
         raise MalformedError(f"{where}: {error}") from error
     if shard.frames < shard.samples:
@@ -221,27 +215,20 @@ def _read_entry(entry: Any, place: int) -> ShardEntry:
     return shard
 
 
-def _field(record: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
+def _field(record: Mapping[str, Any], name: str, is_valid: Callable[[Any], bool]) -> Any:
     if name not in record:
-        raise MalformedError(name)
-    value = record[name]
-    if type(value) is not kind:  # exactly: True is an int to Python
-        raise MalformedError(f"{name} {_quote(value)}")
-    return value
+        raise MalformedError(f"{name}, which is missing")
+    if not is_valid(record[name]):
+        raise MalformedError(f"{name} {_quote(record[name])}")
+    return record[name]
 
 
-def _count(record: Mapping[str, Any], name: str) -> int:
-    value = _field(record, name, int)
-    if not 0 <= value < 2**63:
-        raise MalformedError(f"{name} {_quote(value)}")
-    return value
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63  # exactly: True is an int to Python
 
 
-def _sha256(record: Mapping[str, Any], name: str) -> str:
-    value = _field(record, name, str)
-    if not _SHA256.fullmatch(value):
-        raise MalformedError(f"{name} {_quote(value)}")
-    return value
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
 def _quote(value: Any) -> str:

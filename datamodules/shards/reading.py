@@ -5,7 +5,6 @@ Shapes: tokens int16 or uint16 [K, T], the whole clip.
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.shards.files import MalformedError, open_regular, read_at
+from datamodules.shards.files import MalformedError, PlainFile
 from datamodules.shards.index import IndexRows, key_hash, open_index
 from datamodules.shards.manifest import read_manifest
 from datamodules.shards.npy import TokenArray, tokens_from_npy
@@ -50,7 +49,7 @@ class ShardReader:
         self.manifest = read_manifest(folder)
         self._check_sizes()
         self.index: IndexRows = open_index(folder, self.manifest)
-        self._files: dict[int, int] = {}  # shard number -> descriptor
+        self._files: dict[int, PlainFile] = {}  # by shard number
 
     def __len__(self) -> int:
         return len(self.index)
@@ -71,25 +70,11 @@ class ShardReader:
         rows = self.index[numbers].tolist()
         return [self._sample(number, row) for number, row in zip(numbers.tolist(), rows, strict=True)]
 
-    def key(self, number: int) -> str:
-        """Read only the key of one clip."""
-        shard, _, _, _, npy_header, npy_offset, _, expected = self.index[number].tolist()
-        return _key(self._read(shard, npy_header, npy_offset - npy_header), expected)
-
-    def close(self) -> None:
-        """Close the tars; the next read opens them again."""
-        while self._files:
-            os.close(self._files.popitem()[1])
-
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["folder"])  # type: ignore[misc]
-
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_files", {}).values():
-            os.close(descriptor)
 
     def _sample(self, number: int, row: tuple[int, ...]) -> Sample | UserError:
         shard, _, npy_bytes, json_bytes, npy_header, npy_offset, json_offset, expected = row
@@ -125,13 +110,12 @@ class ShardReader:
         check_tokens(tokens, codec)
 
     def _read(self, shard: int, start: int, size: int) -> bytes:
-        descriptor = self._files.get(shard)
-        if descriptor is None:
+        file = self._files.get(shard)
+        if file is None:
             if len(self._files) >= _MAX_OPEN_FILES:
-                os.close(self._files.pop(next(iter(self._files))))
-            descriptor = open_regular(self.folder / self.manifest.shards[shard].file)
-            self._files[shard] = descriptor
-        return read_at(descriptor, start, size)
+                del self._files[next(iter(self._files))]
+            file = self._files[shard] = PlainFile(self.folder / self.manifest.shards[shard].file)
+        return file.read(start, size)
 
     def _check_sizes(self) -> None:
         for shard in self.manifest.shards:

@@ -1,4 +1,4 @@
-"""What is known about an audio file in words: from the list it stands in, a file beside it, and its own tags."""
+"""Captions and metadata of an audio file: from its line in a list, a file beside it, and its tags."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from magnet_train.errors import UserError
 from magnet_train.storage.plain_text import decode_text, load_json, printable
 
 CAPTION_FIELDS = ("text", "description", "caption")
-_TAGS = {  # as tinytag calls them, and as the datasets of the field do
+_TAGS = {  # name in tinytag -> name in the metadata
     "title": "title",
     "artist": "artist",
     "album": "album",
@@ -25,7 +25,9 @@ _TAGS = {  # as tinytag calls them, and as the datasets of the field do
     "comment": "comment",
     "license": "license",
 }
-_CAPTION_OF_TAGS = ("genre", "moods", "title", "artist")  # a comment if there are none of these
+_CAPTION_TAGS = ("genre", "moods", "title", "artist")  # joined to a caption; the comment if all are missing
+_WIDE_FORMAT = re.compile(r"\d{3}")
+_CONVERSIONS: dict[str, Callable[[str], str]] = {"s": str, "r": repr, "a": ascii}
 
 
 class CaptionError(ValueError):
@@ -33,7 +35,7 @@ class CaptionError(ValueError):
 
 
 class _Piece(NamedTuple):
-    """A part of a template: text, and the field behind it, if there is one."""
+    """A part of a template: text and the field after it, if there is one."""
 
     literal: str
     name: str | None
@@ -41,89 +43,78 @@ class _Piece(NamedTuple):
     conversion: str | None
 
 
-_WIDE_FORMAT = re.compile(r"\d{3}")
-_CONVERSIONS: dict[str, Callable[[str], str]] = {"s": str, "r": repr, "a": ascii}
-
-
 class CaptionTemplate:
-    """Make captions of fields, as in "{genre} with {instrument}" or "{bpm:d} bpm".
+    """Make captions from fields, as in "{genre} with {instrument}" or "{bpm:d} bpm".
 
     Args:
-        pattern: Text with names of fields in braces, each with a format as Python has it if you like.
+        pattern: Text with names of fields in braces, each optionally with a Python format.
 
     Raises:
-        UserError: It names no field, or is garbled.
+        UserError: It names no field, or cannot be parsed.
     """
 
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
+        where = f"--caption-template {pattern!r}"
         try:
             self._pieces = [_Piece(*piece) for piece in Formatter().parse(pattern)]
         except ValueError as error:
-            raise UserError(
-                f"--caption-template {pattern!r} is garbled ({error}); close each brace."
-            ) from error
-        names = [piece.name for piece in self._pieces if piece.name is not None]
-        if not names or not all(name.isidentifier() for name in names):
-            raise UserError(
-                f"--caption-template {pattern!r} names no field; write one like '{{genre}} with {{instrument}}'."
-            )
+            raise UserError(f"{where} cannot be parsed ({error}); close each brace.") from error
+        self.names = [piece.name for piece in self._pieces if piece.name is not None]
+        if not self.names or not all(name.isidentifier() for name in self.names):
+            raise UserError(f"{where} names no field; write one like '{{genre}} with {{instrument}}'.")
         for piece in self._pieces:
             if piece.conversion is not None and piece.conversion not in _CONVERSIONS:
                 raise UserError(
-                    f"--caption-template {pattern!r} has the conversion !{piece.conversion}, which does not exist; "
-                    f"write {{{piece.name}}}."
+                    f"{where} has the unknown conversion !{piece.conversion}; write {{{piece.name}}}."
                 )
             if piece.format and not _is_format(piece.format):
                 raise UserError(
-                    f"--caption-template {pattern!r} has the format :{piece.format}, which fits neither numbers nor "
-                    f"words; write {{{piece.name}}} or a format such as {{{piece.name}:d}}."
+                    f"{where} has the format :{piece.format}, which fits neither numbers nor words; write "
+                    f"{{{piece.name}}} or a format such as {{{piece.name}:d}}."
                 )
-        self.names = names
 
     def fill(self, fields: Mapping[str, Any]) -> str:
-        """Put fields into the pattern.
+        """Insert fields into the pattern.
 
         Raises:
-            CaptionError: One of them is missing, empty, or does not fit its format.
+            CaptionError: A field is missing, empty, or does not fit its format.
         """
         missing = [name for name in self.names if not as_words(fields.get(name))]
         if missing:
             raise CaptionError(f"no caption: the template wants {', '.join(missing)}")
         return "".join(
-            piece.literal + ("" if piece.name is None else _shown(piece, fields[piece.name]))
+            piece.literal + ("" if piece.name is None else _fill_piece(piece, fields[piece.name]))
             for piece in self._pieces
         )
 
 
-def _is_format(format: str) -> bool:
-    """Tell whether numbers or words can be written so; a width of thousands is nobody's wish."""
-    if _WIDE_FORMAT.search(format) or "{" in format:
+def _is_format(format_spec: str) -> bool:
+    """Return whether a number or a word can have this format; widths of 100 and more are refused."""
+    if _WIDE_FORMAT.search(format_spec) or "{" in format_spec:
         return False
-    return any(_formatted(value, format) is not None for value in (1, 1.5, "word"))
+    return any(_format(value, format_spec) is not None for value in (1, 1.5, "word"))
 
 
-def _shown(piece: _Piece, value: Any) -> str:
-    """Write a field as its place in the template wants it; a number may have come as text, as from a CSV."""
+def _fill_piece(piece: _Piece, value: Any) -> str:
+    """Format a field for its place in the template; a number may be text, as in a CSV."""
     words = as_words(value)
     if piece.conversion is not None:
         words = _CONVERSIONS[piece.conversion](words)
-        candidates: list[Any] = [words]
-    else:
-        candidates = [*_numbers(value), words]
     if not piece.format:
         return words
-    shown = next(filter(None, (_formatted(candidate, piece.format) for candidate in candidates)), None)
-    if shown is None:
+    candidates = [words] if piece.conversion is not None else [*_numbers(value), words]
+    formatted = next(filter(None, (_format(candidate, piece.format) for candidate in candidates)), None)
+    if formatted is None:
         raise CaptionError(
             f"no caption: {piece.name} {printable(words[:40])!r} does not fit {{{piece.name}:{piece.format}}} of the "
             "template"
         )
-    return shown
+    return formatted
 
 
 def _numbers(value: Any) -> list[int | float]:
-    """Read a value as a number, first as a whole one."""
+    """Return a value as numbers, a whole number first as an integer; empty if it is not a number."""
     try:
         number = float(value)
         return [int(number), number] if number.is_integer() else [number]
@@ -131,7 +122,7 @@ def _numbers(value: Any) -> list[int | float]:
         return []
 
 
-def _formatted(value: Any, format_spec: str) -> str | None:
+def _format(value: Any, format_spec: str) -> str | None:
     try:
         return format(value, format_spec)
     except (TypeError, ValueError, OverflowError):
@@ -143,14 +134,14 @@ def describe(
 ) -> dict[str, Any]:
     """Collect the metadata of an audio file, with its caption as `text`.
 
-    What the list says goes before the `.json` beside the file, that before the `.txt`, and that before the
-    file's tags. A caption is what stands under `text`, `description` or `caption`; where none is filled in the
-    template makes one, and without a template the tags for genre, mood, title and artist, or their comment.
+    The list takes precedence over the `.json` beside the file, that over the `.txt`, and that over the file's tags. The
+    caption is the first of `text`, `description` and `caption` that is filled in. Without one the template makes it,
+    and without a template the tags for genre, mood, title and artist, or the comment.
 
     Args:
         path: The audio file.
         listed: Fields of its line in a list.
-        template: For files without a caption of their own.
+        template: For files without a caption.
 
     Returns:
         JSON primitives; `text` is filled in.
@@ -161,7 +152,7 @@ def describe(
     own = _read_json(path)
     tags = _read_tags(path)
     fields = {**tags, **own, **listed}
-    # of one source only: a caption in the list must not give way to a `text` beside the file
+    # one source at a time: a `text` beside the file must not replace a `caption` in the list
     for source in (listed, own):
         name = next((name for name in CAPTION_FIELDS if _is_filled_in(source.get(name))), None)
         if name is not None:
@@ -170,14 +161,14 @@ def describe(
                 raise CaptionError(f"unreadable caption: {name} is a {type(text).__name__}, not a string")
             fields.pop(name)
             return _with_text(fields, text)
-    written = _read_txt(path)
+    _, written = _read_beside(path, ".txt")
     if _is_filled_in(written):
         return _with_text(fields, str(written))
     if template is not None:
         return _with_text(fields, template.fill(fields))
     if "description" in tags:
         return _with_text(fields, str(fields.pop("description")))
-    text = as_words([tags[name] for name in _CAPTION_OF_TAGS if name in tags]) or tags.get("comment", "")
+    text = as_words([tags[name] for name in _CAPTION_TAGS if name in tags]) or tags.get("comment", "")
     if text:
         return _with_text(fields, text)
     if listed or own or written is not None:
@@ -186,7 +177,7 @@ def describe(
 
 
 def as_words(value: Any) -> str:
-    """Write a field as a person would: lists with commas, nothing for nothing."""
+    """Format a field as text: lists are joined by commas, None is empty."""
     if value is None:
         return ""
     if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):
@@ -206,39 +197,35 @@ def _is_filled_in(value: Any) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Read the `.json` beside an audio file; nothing if there is none, or an empty one."""
-    sidecar, content = _beside(path, ".json")
-    if sidecar is None or not content.strip():
+    """Read the `.json` beside an audio file; empty if it is missing or empty."""
+    name, content = _read_beside(path, ".json")
+    if content is None or not content.strip():
         return {}
     try:
         record = load_json(content)
     except ValueError as error:
-        raise CaptionError(f"unreadable caption: {sidecar.name}: {error}") from error
+        raise CaptionError(f"unreadable caption: {name}: {error}") from error
     if not isinstance(record, dict):
-        raise CaptionError(f"unreadable caption: {sidecar.name} is no JSON object")
+        raise CaptionError(f"unreadable caption: {name} is not a JSON object")
     return record
 
 
-def _read_txt(path: Path) -> str | None:
-    sidecar, content = _beside(path, ".txt")
-    return None if sidecar is None else content
-
-
-def _beside(path: Path, suffix: str) -> tuple[Path | None, str]:
-    """Return the file of that suffix, in small or large letters, and its text."""
+def _read_beside(path: Path, suffix: str) -> tuple[str, str | None]:
+    """Return name and text of the file beside `path` with that suffix, in lower or upper case; None if missing."""
     spellings = (suffix, suffix.upper(), suffix.title())
     stem = os.path.splitext(path)[0]
-    sidecar = next((stem + spelt for spelt in spellings if os.path.isfile(stem + spelt)), None)
-    if sidecar is None:
-        return None, ""
+    beside = next((stem + spelling for spelling in spellings if os.path.isfile(stem + spelling)), None)
+    if beside is None:
+        return "", None
+    name = Path(beside).name
     try:
-        return Path(sidecar), decode_text(Path(sidecar).read_bytes())
+        return name, decode_text(Path(beside).read_bytes())
     except (OSError, ValueError) as error:
-        raise CaptionError(f"unreadable caption: {Path(sidecar).name}: {error}") from error
+        raise CaptionError(f"unreadable caption: {name}: {error}") from error
 
 
 def _read_tags(path: Path) -> dict[str, Any]:
-    """Read ID3, Vorbis or RIFF tags; a file without any, or with broken ones, gives none."""
+    """Read ID3, Vorbis or RIFF tags; empty if they are missing or damaged."""
     from tinytag import TinyTag, TinyTagException
 
     try:

@@ -1,7 +1,7 @@
-"""Fill a folder of shards from a list of files, by any number of processes, stopped and resumed at will.
+"""Tokenize job: fill a folder of shards from a list of files, with any number of processes and restarts.
 
-The list is cut into units of a fixed number of files, and each unit makes its own shard. So the bytes do not
-depend on who makes which, nor on interruptions. Finished shards wait in `.tokenize` until all are there.
+The list is split into units of a fixed number of files, and each unit makes its own shard. So the bytes do not depend
+on which process makes a shard, nor on interruptions. Finished shards stay in `.tokenize` until all are complete.
 """
 
 from __future__ import annotations
@@ -29,19 +29,27 @@ from datamodules.shards.manifest import (
 from datamodules.shards.scan import scan_shard
 from datamodules.shards.writer import end_of_archive
 from datamodules.tokenize.audio_files import AudioFile
-from datamodules.tokenize.report import REPORT_NAME, Skipped, printable, read_report, summarize, write_report
-from datamodules.tokenize.sources import SOURCES_NAME, name_changes, write_sources
+from datamodules.tokenize.report import (
+    REPORT_NAME,
+    Report,
+    Skipped,
+    printable,
+    read_report,
+    summarize,
+    write_report,
+)
+from datamodules.tokenize.sources import SOURCES_NAME, require_same, write_sources
 from datamodules.tokenize.work_unit import Outcome, WorkUnit
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors, publish
 from magnet_train.tokens import CodecInfo
 
 WORK_NAME = ".tokenize"
-_OURS = (JOB_NAME, WORK_NAME, MANIFEST_NAME, INDEX_NAME, REPORT_NAME, SOURCES_NAME)
+_FILES = (JOB_NAME, WORK_NAME, MANIFEST_NAME, INDEX_NAME, REPORT_NAME, SOURCES_NAME)  # besides the shards
 
 
 class Finished(NamedTuple):
-    """A folder of shards that is ready for use."""
+    """Manifest and report of a complete folder of shards."""
 
     manifest: Manifest
     left_out: list[Skipped]
@@ -52,8 +60,8 @@ class NothingUsableError(UserError):
     """No file gave a sample.
 
     Args:
-        files: How many there were.
-        left_out: Why not.
+        files: Number of files.
+        left_out: All of them, with reasons.
     """
 
     def __init__(self, files: int, left_out: list[Skipped]) -> None:
@@ -66,16 +74,16 @@ class NothingUsableError(UserError):
 
 
 class ShardJob:
-    """One run of tokenize, over however many processes and restarts it takes.
+    """One tokenize job, over all its processes and restarts.
 
     Args:
         folder: Where the shards go; made if it is missing.
-        codec: Who makes the tokens.
-        settings: Everything that decides the bytes, as JSON primitives; kept in the folder, and the same in
+        codec: Codec that makes the tokens.
+        settings: Everything else that decides the bytes, as JSON primitives; stored in the folder, and the same in
             every process and after every restart.
-        files: How many files there are.
-        files_per_shard: How many of them make one shard.
-        sources: These files; kept in the folder, so that a change can be named.
+        files: Number of files.
+        files_per_shard: Number of files that make one shard.
+        sources: The files; stored in the folder, so that changes can be named.
 
     Raises:
         UserError: The folder holds something else, or was begun with other settings.
@@ -91,15 +99,37 @@ class ShardJob:
         sources: Sequence[AudioFile] = (),
     ) -> None:
         self.folder = folder
-        self._sources = sources
         self.codec = codec
         self.files = files
         self.files_per_shard = files_per_shard
         self._work = folder / WORK_NAME
         self._made_folders = [path for path in (folder, *folder.parents) if not path.exists()]
-        self._begin(
-            {"files": files, **settings, "files_per_shard": files_per_shard, "codec": codec.to_dict()}
-        )
+        settings = {
+            "files": files,
+            **settings,
+            "files_per_shard": files_per_shard,
+            "codec": codec.to_dict(),
+        }
+        if not (folder / JOB_NAME).exists():
+            self._begin(settings, sources)
+        require_same(folder, settings, sources)
+
+    def _begin(self, settings: Mapping[str, Any], sources: Sequence[AudioFile]) -> None:
+        """Write the settings into an empty folder, unless another process of the job has done so.
+
+        Raises:
+            UserError: The folder is in use for something else.
+        """
+        if self.folder.exists() and not (self.folder.is_dir() and _holds_only_shards(self.folder)):
+            raise UserError(f"{self.folder} is not an empty folder; give --out a new one or remove it.")
+        if self.complete:
+            raise UserError(f"{self.folder} holds shards already; give --out a new folder, or --overwrite.")
+        with explain_disk_errors(self.folder), self._locked():
+            if not (self.folder / JOB_NAME).exists():
+                if sources:
+                    write_sources(self.folder, sources)
+                with atomic_write(self.folder / JOB_NAME) as file:
+                    file.write(json.dumps(settings, indent=1).encode() + b"\n")
 
     @property
     def complete(self) -> bool:
@@ -114,21 +144,21 @@ class ShardJob:
                 yield WorkUnit(self._work, number, self.codec), places
 
     def finish(self, *, strict: bool = False) -> Finished | None:
-        """Put the shards in their places, without what is there twice, and write index, report and manifest.
+        """Move the shards into the folder, without duplicates, and write index, report and manifest.
 
-        Whichever process finds all units finished does it; if it is stopped, the next one does it again.
+        The process that finds all units finished does this; if it is killed, the next one repeats it.
 
         Args:
-            strict: Refuse audio that is there twice.
+            strict: Refuse duplicate audio.
 
         Returns:
-            What there is now, or None while units are unfinished.
+            Manifest and report, or None while units are unfinished.
 
         Raises:
-            NothingUsableError: No file gave a sample; nothing is left behind then.
+            NothingUsableError: No file gave a sample; everything is removed.
             UserError: No room on disk, or a duplicate in strict mode.
         """
-        with self._alone():
+        with self._locked():
             if not self.complete:
                 if not all(unit.finished for unit, _ in self.units()):
                     return None
@@ -136,88 +166,62 @@ class ShardJob:
             shutil.rmtree(self._work, ignore_errors=True)  # another process may be removing it as well
         return Finished(read_manifest(self.folder), *read_report(self.folder))
 
-    def _begin(self, settings: dict[str, Any]) -> None:
-        """Claim the folder, or find that it is claimed for the same job.
-
-        Raises:
-            UserError: It is in use for something else.
-        """
-        job = self.folder / JOB_NAME
-        if not job.exists():
-            if self.folder.exists() and not (self.folder.is_dir() and _is_ours(self.folder)):
-                raise UserError(f"{self.folder} is not an empty folder; give --out a new one or remove it.")
-            if self.complete:
-                raise UserError(
-                    f"{self.folder} holds shards already; give --out a new folder, or --overwrite."
-                )
-            with explain_disk_errors(self.folder), self._alone():
-                if not job.exists():  # another process of the job may have been first
-                    if self._sources:
-                        write_sources(self.folder, self._sources)
-                    with atomic_write(job) as file:
-                        file.write(json.dumps(settings, indent=1).encode() + b"\n")
-        _require_same(self.folder, settings, self._sources)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Wait until no other process of the job is at the folder itself."""
-        lock = FileLock(self._work / "lock")
-        while not lock.is_locked:
-            self._work.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # who finished the job has removed the folder just now
-                lock.acquire()
-        with lock:
-            lock.release()  # the block holds it once more
-            yield
-
     def _assemble(self, strict: bool) -> None:
         first_with: dict[str, str] = {}  # hash of audio -> path
-        left_out: list[Skipped] = []
-        partial: list[Skipped] = []
+        report = Report([], [])
         entries: list[ShardEntry] = []
         rows: list[IndexRows] = []
         for unit, _ in self.units():
             outcomes = _without_duplicates(unit.outcomes_on_disk(), first_with)
-            left_out += [Skipped(each.path, each.reason) for each in outcomes if each.reason is not None]
-            partial += [
-                Skipped(each.path, f"partial: {each.shortfall}")
-                for each in outcomes
-                if each.reason is None and each.shortfall is not None
-            ]
-            if strict and left_out:
-                raise unusable(*left_out[0])
-            placed = self._place(unit, outcomes)
-            if placed is not None:
-                placed[1]["shard"] = len(entries)
-                entries.append(placed[0])
-                rows.append(placed[1])
+            for outcome in outcomes:
+                if outcome.reason is not None:
+                    report.left_out.append(Skipped(outcome.path, outcome.reason))
+                elif outcome.shortfall is not None:
+                    report.partial.append(Skipped(outcome.path, f"partial: {outcome.shortfall}"))
+            if strict and report.left_out:
+                raise unusable(*report.left_out[0])
+            if any(outcome.reason is None for outcome in outcomes):
+                entry, unit_rows = self._publish(unit, outcomes)
+                unit_rows["shard"] = len(entries)
+                entries.append(entry)
+                rows.append(unit_rows)
         if not entries:
             self._discard()
-            raise NothingUsableError(self.files, left_out)
+            raise NothingUsableError(self.files, report.left_out)
         digest = write_index(self.folder, np.concatenate(rows))
-        write_report(self.folder, left_out, partial)
+        write_report(self.folder, report)
         write_manifest(self.folder, Manifest(self.codec, tuple(entries), digest))
 
-    def _place(self, unit: WorkUnit, outcomes: list[Outcome]) -> tuple[ShardEntry, IndexRows] | None:
-        """Give a unit's tar its name in the folder, less what `outcomes` leave out; None if that is all."""
+    def _publish(self, unit: WorkUnit, outcomes: list[Outcome]) -> tuple[ShardEntry, IndexRows]:
+        """Put a unit's tar into the folder, with only the samples that `outcomes` keep."""
         target = self.folder / f"shard-{unit.number:06d}.tar"
         entry, rows = unit.contents_on_disk()
-        kept = sum(outcome.reason is None for outcome in outcomes)
-        if not kept:
-            return None
+        is_whole = sum(outcome.reason is None for outcome in outcomes) == entry.samples
         with explain_disk_errors(target):
-            if not target.exists():  # else it was put there before the last stop
-                if kept < entry.samples:
-                    with atomic_write(target) as copy:
-                        _copy_samples(unit.tar_path, copy, outcomes)
-                else:
-                    publish(unit.tar_path, target)
-        if kept < entry.samples:
+            if target.exists():  # an interrupted `finish` put it there
+                pass
+            elif is_whole:
+                publish(unit.tar_path, target)
+            else:
+                with atomic_write(target) as copy:
+                    _copy_samples(unit.tar_path, copy, outcomes)
+        if not is_whole:
             scan = scan_shard(target, 0, self.codec)
             entry, rows = scan.entry, scan.rows
         return replace(entry, file=target.name), rows
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the folder as a whole."""
+        lock = FileLock(self._work / "lock")
+        while not lock.is_locked:
+            self._work.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed the work folder
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _discard(self) -> None:
         shutil.rmtree(self._work)
@@ -229,84 +233,51 @@ class ShardJob:
 
 
 def unusable(path: str, reason: str) -> UserError:
-    """Say that strict mode stops at a file."""
+    """Return the error with which strict mode stops at a file."""
     return UserError(
         f"{printable(path)} cannot be used ({printable(reason)}); run again without --strict to go on without it, "
-        "or mend it and start again with --overwrite."
+        "or correct it and start again with --overwrite."
     )
 
 
 def clear_shards(folder: Path) -> None:
-    """Remove what tokenize left in a folder, finished or not, and nothing else.
+    """Remove the files of tokenize, finished or not, from a folder that holds nothing else.
 
     Raises:
         UserError: The folder holds something else, or cannot be written to.
     """
     if not folder.exists():
         return
-    if not folder.is_dir() or not _is_ours(folder):
+    if not folder.is_dir() or not _holds_only_shards(folder):
         raise UserError(f"{folder} does not hold shards only; give --out another folder or empty it.")
     with explain_disk_errors(folder):
-        (folder / MANIFEST_NAME).unlink(missing_ok=True)  # first: from here on it is no finished folder
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)  # first: without it the folder is unfinished
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether all that lies in a folder was made by tokenize; so for an empty one."""
-    names = [path.name for path in folder.iterdir()]
-    shards = [
-        name for name in names if name.startswith(("shard-", ".")) and name.endswith((".tar", ".partial"))
-    ]
-    rest = set(names) - set(shards) - set(_OURS)
-    return not rest and (not names or JOB_NAME in names or WORK_NAME in names or MANIFEST_NAME in names)
-
-
-def _require_same(folder: Path, settings: Mapping[str, Any], sources: Sequence[AudioFile]) -> None:
-    """Refuse to go on with other files or settings than the folder was begun with."""
-    job = folder / JOB_NAME
-    try:
-        begun = json.loads(job.read_bytes())
-        if not isinstance(begun, dict):
-            raise ValueError("it holds no settings")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{job} is unreadable ({error}); start again with --overwrite.") from error
-    if begun.get("sources_sha256") != settings.get("sources_sha256"):
-        changes = name_changes(folder, sources)
-        raise UserError(
-            f"{folder} was begun with other files or captions{f' ({changes})' if changes else ''}; use --overwrite to "
-            "tokenize all files again, or another --out to keep it."
-        )
-    for name in {**begun, **settings}:
-        then, now = begun.get(name), settings.get(name)
-        if then != now:
-            raise UserError(
-                f"{folder} was begun with {_explain(name, then)}, and now there is {_explain(name, now)}; "
-                "give the same options again to go on with it, another --out, or start again with --overwrite."
-            )
-
-
-def _explain(name: str, value: Any) -> str:
-    if name == "codec" and isinstance(value, Mapping):
-        return f"--codec {value.get('id')} (weights {str(value.get('sha256'))[:12]})"
-    if value is None or value is True:
-        return f"--{name.replace('_', '-')}" if value else f"no --{name.replace('_', '-')}"
-    if name == "files":
-        return f"a list of {value} files"
-    return f"--{name.replace('_', '-')} {value}"
+def _holds_only_shards(folder: Path) -> bool:
+    """Return whether tokenize made everything in a folder; True for an empty one."""
+    names = {path.name for path in folder.iterdir()}
+    others = {
+        name
+        for name in names.difference(_FILES)
+        if not (name.startswith(("shard-", ".")) and name.endswith((".tar", ".partial")))
+    }
+    return not others and (not names or not names.isdisjoint((JOB_NAME, WORK_NAME, MANIFEST_NAME)))
 
 
 def _without_duplicates(outcomes: list[Outcome], first_with: dict[str, str]) -> list[Outcome]:
-    """Turn samples whose audio was there before into reasons, and note the audio of the others."""
-    answer = []
+    """Leave out samples whose audio occurred before, and add the audio of the others to `first_with`."""
+    kept = []
     for outcome in outcomes:
         first = None if outcome.audio is None else first_with.get(outcome.audio)
         if first is not None:
             outcome = outcome._replace(key=None, reason=f"duplicate: the same audio as {first}")
         elif outcome.audio is not None:
             first_with[outcome.audio] = outcome.path
-        answer.append(outcome)
-    return answer
+        kept.append(outcome)
+    return kept
 
 
 def _copy_samples(source: Path, copy: IO[bytes], outcomes: list[Outcome]) -> None:

@@ -1,4 +1,4 @@
-"""`report.jsonl`: files that gave no sample or that of a part of them, with reasons."""
+"""`report.jsonl`: audio files that gave no sample or only a part of one, with reasons."""
 
 from __future__ import annotations
 
@@ -25,14 +25,26 @@ class Skipped(NamedTuple):
     reason: str
 
 
+class Report(NamedTuple):
+    """Contents of `report.jsonl`.
+
+    Args:
+        left_out: Files that gave no sample.
+        partial: Files that gave a sample of their readable part; marked with `kept` in the file.
+    """
+
+    left_out: list[Skipped]
+    partial: list[Skipped]
+
+
 def summarize(left_out: Sequence[Skipped]) -> str:
-    """Count the kinds: "2 silent, 1 unreadable"."""
+    """Count the kinds of reasons: "2 silent, 1 unreadable"."""
     kinds = Counter(map(_kind, left_out))
     return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
 def few_of(left_out: Sequence[Skipped], most: int = 5) -> list[Skipped]:
-    """Choose a few to show: the first of each kind, then whatever comes first."""
+    """Choose examples: the first of each kind, then the first of all."""
     first_of_kind: dict[str, Skipped] = {}
     for file in left_out:
         first_of_kind.setdefault(_kind(file), file)
@@ -43,27 +55,15 @@ def _kind(file: Skipped) -> str:
     return file.reason.partition(":")[0]
 
 
-class Report(NamedTuple):
-    """What `report.jsonl` says.
-
-    Args:
-        left_out: Files that gave no sample.
-        partial: Files that gave one of what could be read of them; marked with `kept` in the file.
-    """
-
-    left_out: list[Skipped]
-    partial: list[Skipped]
-
-
-def write_report(folder: Path, left_out: Sequence[Skipped], partial: Sequence[Skipped] = ()) -> None:
-    """Write one JSON object with path and reason for each file; empty if there is nothing to report.
+def write_report(folder: Path, report: Report) -> None:
+    """Write one JSON object with path and reason for each file.
 
     Raises:
         UserError: No room or no permission.
     """
     records = [
-        *(file._asdict() for file in left_out),
-        *({**file._asdict(), "kept": True} for file in partial),
+        *(file._asdict() for file in report.left_out),
+        *({**file._asdict(), "kept": True} for file in report.partial),
     ]
     with atomic_write(folder / REPORT_NAME) as file:
         for record in records:
@@ -71,7 +71,7 @@ def write_report(folder: Path, left_out: Sequence[Skipped], partial: Sequence[Sk
 
 
 def read_report(folder: Path) -> Report:
-    """Read what `write_report` wrote."""
+    """Read the file that `write_report` wrote."""
     report = Report([], [])
     with (folder / REPORT_NAME).open(encoding="utf-8", newline="\n") as lines:
         for record in map(json.loads, lines):
@@ -81,7 +81,7 @@ def read_report(folder: Path) -> Report:
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would act upon or cannot show: control characters, and bytes that are not UTF-8."""
+    """Escape control characters, and the bytes of a path that are not UTF-8."""
     return "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
@@ -92,12 +92,12 @@ def _escape(character: str) -> str:
 
 
 def _json_line(record: dict[str, object]) -> str:
-    """Write JSON that a terminal can show and any parser reads: lone surrogates are not JSON."""
-    words = {
-        key: "".join(_escape(c) if "\ud800" <= c <= "\udfff" else c for c in value)
+    """Return JSON that a terminal can show and any parser reads: lone surrogates are not JSON."""
+    escaped = {
+        name: "".join(_escape(c) if "\ud800" <= c <= "\udfff" else c for c in value)
         if isinstance(value, str)
         else value
-        for key, value in record.items()
+        for name, value in record.items()
     }
-    line = json.dumps(words, ensure_ascii=False)
+    line = json.dumps(escaped, ensure_ascii=False)
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line) + "\n"

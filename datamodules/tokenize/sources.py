@@ -1,6 +1,6 @@
-"""What tokenize was begun with: each file with its fields, sizes and times, so that a change can be named.
+"""Settings and source files that a tokenize job was begun with, so that a changed job is refused with the changes.
 
-It is kept in the folder of shards as `sources.jsonl.gz`, a line for each file.
+The folder of shards keeps the settings as `tokenize.json`, and the files with size and time as `sources.jsonl.gz`.
 """
 
 from __future__ import annotations
@@ -9,23 +9,22 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules.shards.manifest import JOB_NAME
 from datamodules.tokenize.audio_files import AudioFile
 from datamodules.tokenize.report import printable
+from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write
 
 SOURCES_NAME = "sources.jsonl.gz"
-_SHOWN = 3  # files of each kind of change
+_EXAMPLES = 3  # files named for each kind of change
 
 
 def fingerprint(files: Sequence[AudioFile]) -> str:
-    """Hash everything that a list of files says, and size and time of each file and of its captions.
-
-    Two processes with the same fingerprint see the same source, as far as that shows without reading it all.
-    """
+    """Hash the fields of all files, and size and time of each file and of its captions; contents are not read."""
     digest = hashlib.sha256()
     for line in _lines(files):
         digest.update(line)
@@ -33,7 +32,7 @@ def fingerprint(files: Sequence[AudioFile]) -> str:
 
 
 def write_sources(folder: Path, files: Sequence[AudioFile]) -> None:
-    """Keep what there is, for `name_changes`.
+    """Write `sources.jsonl.gz`.
 
     Raises:
         UserError: No room or no permission.
@@ -46,11 +45,39 @@ def write_sources(folder: Path, files: Sequence[AudioFile]) -> None:
             packed.write(line)
 
 
-def name_changes(folder: Path, files: Sequence[AudioFile]) -> str | None:
-    """Say which files were added, removed or changed since `write_sources`: "added b.wav; changed a.wav (its caption)".
+def require_same(folder: Path, settings: Mapping[str, Any], files: Sequence[AudioFile]) -> None:
+    """Require a folder to have been begun with these settings and files.
+
+    Raises:
+        UserError: They differ; names the changes.
+    """
+    job = folder / JOB_NAME
+    try:
+        begun = json.loads(job.read_bytes())
+        if not isinstance(begun, dict):
+            raise ValueError("it holds no settings")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{job} is unreadable ({error}); start again with --overwrite.") from error
+    if begun.get("sources_sha256") != settings.get("sources_sha256"):
+        changes = _changes(folder, files)
+        raise UserError(
+            f"{folder} was begun with other files or captions{f' ({changes})' if changes else ''}; use --overwrite to "
+            "tokenize all files again, or another --out to keep it."
+        )
+    for name in {**begun, **settings}:
+        before, now = begun.get(name), settings.get(name)
+        if before != now:
+            raise UserError(
+                f"{folder} was begun with {_option(name, before)}, and now there is {_option(name, now)}; "
+                "give the same options again to go on with it, another --out, or start again with --overwrite."
+            )
+
+
+def _changes(folder: Path, files: Sequence[AudioFile]) -> str | None:
+    """Name the files that changed since `write_sources`, as "added b.wav; changed a.wav (its caption)".
 
     Returns:
-        None if that is not known.
+        None if `sources.jsonl.gz` cannot be read.
     """
     try:
         with gzip.open(folder / SOURCES_NAME, "rb") as lines:
@@ -58,23 +85,30 @@ def name_changes(folder: Path, files: Sequence[AudioFile]) -> str | None:
     except (OSError, EOFError, ValueError, TypeError):
         return None
     now = _by_label(_lines(files))
-    both = [label for label in now if label in before and now[label] != before[label]]
+    changed = [label for label in now if label in before and now[label] != before[label]]
     changes = {
         "added": [label for label in now if label not in before],
         "removed": [label for label in before if label not in now],
-        "changed": [f"{label} ({_what_changed(before[label], now[label])})" for label in both],
+        "changed": [f"{label} ({_what_changed(before[label], now[label])})" for label in changed],
     }
-    return (
-        "; ".join(f"{kind} {_few(names)}" for kind, names in changes.items() if names) or "in another order"
-    )
+    named = (f"{kind} {_examples(names)}" for kind, names in changes.items() if names)
+    return "; ".join(named) or "in another order"
 
 
 def _lines(files: Sequence[AudioFile]) -> Iterator[bytes]:
     for file in files:
-        beside = (_beside(file.path, ".json"), _beside(file.path, ".txt"))
-        stats = [_stat(path) for path in (file.path, *beside)]
+        stem = os.path.splitext(file.path)[0]
+        stats = [_stat(path) for path in (file.path, f"{stem}.json", f"{stem}.txt")]
         record = (file.name, file.start, file.end, dict(file.fields), stats)
         yield json.dumps(record).encode() + b"\n"
+
+
+def _stat(path: str | Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # missing, or not a possible path
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _by_label(lines: Iterable[bytes]) -> dict[str, list[Any]]:
@@ -83,24 +117,24 @@ def _by_label(lines: Iterable[bytes]) -> dict[str, list[Any]]:
 
 
 def _what_changed(before: list[Any], now: list[Any]) -> str:
-    """Name what differs of end, fields, and size and time of the audio, its `.json` and its `.txt`."""
+    """Compare end, fields, and size and time of the audio, its `.json` and its `.txt`."""
     if before[-1][0] != now[-1][0]:
         return "the audio"
     return "its caption" if before[-1] != now[-1] else "its line in the list"
 
 
-def _few(names: list[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(map(printable, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
+def _examples(names: list[str]) -> str:
+    more = len(names) - _EXAMPLES
+    return ", ".join(map(printable, names[:_EXAMPLES])) + (f" and {more} more" if more > 0 else "")
 
 
-def _beside(path: Path, suffix: str) -> str:
-    return os.path.splitext(path)[0] + suffix
-
-
-def _stat(path: str | Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):  # absent, or not a possible path
-        return None
-    return found.st_size, found.st_mtime_ns
+def _option(name: str, value: Any) -> str:
+    """Name a setting as the command's option."""
+    if name == "codec" and isinstance(value, Mapping):
+        return f"--codec {value.get('id')} (weights {str(value.get('sha256'))[:12]})"
+    if name == "files" and value is not None:
+        return f"a list of {value} files"
+    option = f"--{name.replace('_', '-')}"
+    if value is None or value is True:
+        return option if value else f"no {option}"
+    return f"{option} {value}"

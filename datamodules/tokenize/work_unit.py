@@ -1,6 +1,6 @@
-"""One shard in progress: a tar that grows sample by sample, and a journal of what became of each file.
+"""One unfinished shard: a tar that grows clip by clip, and a journal of the outcome of each file.
 
-A killed process leaves both; the next one takes what they agree on and goes on after it.
+A killed process leaves both; the next one continues after the last outcome on which they agree.
 Shapes: tokens integers [K, T].
 """
 
@@ -23,23 +23,22 @@ from filelock import FileLock, Timeout
 
 from datamodules.shards.index import IndexRows
 from datamodules.shards.manifest import ShardEntry
-from datamodules.shards.scan import scan_shard
-from datamodules.shards.writer import end_of_archive, sample_bytes
+from datamodules.shards.writer import end_of_archive, sample_bytes, scan_written
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors
 from magnet_train.tokens import CodecInfo
 
 
 class Outcome(NamedTuple):
-    """What became of one file: a sample, or a reason why there is none.
+    """Outcome of one file: a sample, or a reason why there is none.
 
     Args:
         path: The file.
-        key: Of its sample, None if it was left out.
+        key: Key of its sample, None if it was left out.
         audio: Hash of its audio, None if it was left out.
         reason: Why it was left out, None if it was not.
-        end: Bytes in the tar after it.
-        crc32: Of the bytes it added to the tar.
+        end: Size of the tar after it (bytes).
+        crc32: Of the bytes that it added to the tar.
         shortfall: What could not be read of a file that gave a sample, None if nothing is missing.
     """
 
@@ -53,32 +52,32 @@ class Outcome(NamedTuple):
 
 
 class WorkUnit:
-    """Fill one shard, going on where an earlier process was stopped; as a context manager, close its files.
+    """Fill one shard, continuing where an earlier process stopped; a context manager that closes its files.
 
     Args:
-        folder: Of the unfinished shards of a job.
-        number: Of the shard.
-        codec: Who makes the tokens.
+        folder: Holds the unfinished shards of a job.
+        number: Number of the shard.
+        codec: Codec that makes the tokens.
 
     Raises:
-        UserError: Another process is at this shard, or the folder cannot be written to.
+        UserError: Another process is writing this shard, or the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, number: int, codec: CodecInfo) -> None:
         self.number = number
         self.codec = codec
         self.tar_path = folder / f"{number:06d}.tar"
-        self._journal_path = folder / f"{number:06d}.jsonl"
-        self._rows_path = folder / f"{number:06d}.npy"
-        self._entry_path = folder / f"{number:06d}.json"
-        self._lock = FileLock(folder / f"{number:06d}.lock")
+        self._journal_path = self.tar_path.with_suffix(".jsonl")
+        self._rows_path = self.tar_path.with_suffix(".npy")
+        self._entry_path = self.tar_path.with_suffix(".json")
+        self._lock = FileLock(self.tar_path.with_suffix(".lock"))
         self._tar: IO[bytes] | None = None
         self._journal: IO[bytes] | None = None
         self.outcomes: list[Outcome] = []
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do here."""
+        """Whether the shard is complete."""
         return self._entry_path.exists()
 
     def __enter__(self) -> Self:
@@ -99,7 +98,7 @@ class WorkUnit:
     ) -> None:
         for file in (self._tar, self._journal):
             if file is not None:
-                with contextlib.suppress(OSError):  # a full disk fails once more
+                with contextlib.suppress(OSError):  # a full disk fails again when buffers are flushed
                     file.close()
         self._tar = self._journal = None
         self._lock.release()
@@ -135,7 +134,7 @@ class WorkUnit:
         self._note(Outcome(path, key, audio, None, self._end + len(data), zlib.crc32(data), shortfall))
 
     def leave_out(self, path: str, reason: str) -> None:
-        """Note that the next file gives no sample.
+        """Record that the next file gives no sample.
 
         Raises:
             UserError: No room on disk.
@@ -143,10 +142,10 @@ class WorkUnit:
         self._note(Outcome(path, None, None, reason, self._end, 0))
 
     def finish(self) -> None:
-        """End the tar, read it back and mark the shard as finished.
+        """Close the tar, read it back and mark the shard as finished.
 
         Raises:
-            UserError: No room on disk, or the tar reads back otherwise than it was written.
+            UserError: No room on disk, or the tar does not read back as written.
         """
         tar, journal = self._files()
         with explain_disk_errors(self.tar_path):
@@ -154,25 +153,22 @@ class WorkUnit:
             for file in (tar, journal):
                 file.flush()
                 os.fsync(file.fileno())
-        scan = scan_shard(self.tar_path, self.number, self.codec)
-        kept = sum(outcome.reason is None for outcome in self.outcomes)
-        if scan.problems or scan.entry.samples != kept:
-            what = scan.problems[0] if scan.problems else f"{scan.entry.samples} of {kept} samples"
-            raise UserError(f"{self.tar_path} reads back otherwise than written: {what}; check the disk.")
+        samples = sum(outcome.reason is None for outcome in self.outcomes)
+        scan = scan_written(self.tar_path, self.number, self.codec, samples)
         rows = io.BytesIO()
         np.save(rows, scan.rows, allow_pickle=False)
         with atomic_write(self._rows_path) as file:
             file.write(rows.getvalue())
-        with atomic_write(self._entry_path) as file:  # last: marks the end
+        with atomic_write(self._entry_path) as file:  # last: marks the shard as finished
             file.write(json.dumps(asdict(scan.entry)).encode())
 
     def contents_on_disk(self) -> tuple[ShardEntry, IndexRows]:
-        """Return what the tar of a finished unit holds."""
+        """Return manifest entry and index rows of a finished unit."""
         rows: IndexRows = np.load(self._rows_path, allow_pickle=False)
         return ShardEntry(**json.loads(self._entry_path.read_bytes())), rows
 
     def outcomes_on_disk(self) -> list[Outcome]:
-        """Return what became of each file of a finished unit."""
+        """Return the outcome of each file of a finished unit."""
         with self._journal_path.open("rb") as lines:
             return [Outcome(*json.loads(line)) for line in lines]
 
@@ -186,7 +182,7 @@ class WorkUnit:
         return self.outcomes[-1].end if self.outcomes else 0
 
     def _note(self, outcome: Outcome) -> None:
-        """Add a line to the journal, after the bytes that it speaks of are in the tar."""
+        """Append an outcome to the journal, after its bytes are in the tar."""
         _, journal = self._files()
         with explain_disk_errors(self._journal_path):
             journal.write(json.dumps(outcome).encode() + b"\n")
@@ -194,7 +190,7 @@ class WorkUnit:
         self.outcomes.append(outcome)
 
     def _recover(self) -> None:
-        """Take over the lines of the journal whose bytes are in the tar, and cut off the rest of both."""
+        """Load the journal's outcomes whose bytes are in the tar, and truncate both after them."""
         tar, journal = self._files()
         tar.seek(0)
         journal.seek(0)
@@ -205,7 +201,7 @@ class WorkUnit:
                 break
             data = tar.read(outcome.end - self._end)
             if len(data) != outcome.end - self._end or zlib.crc32(data) != outcome.crc32:
-                break  # after a power cut the journal may be ahead of the tar
+                break  # after a power failure the journal may be ahead of the tar
             self.outcomes.append(outcome)
             good += len(line)
         for file, size in ((tar, self._end), (journal, good)):
@@ -213,7 +209,7 @@ class WorkUnit:
 
 
 def _parse(line: bytes) -> Outcome | None:
-    """Read a line of the journal; None if it was cut off in the middle."""
+    """Parse a line of the journal; None if it is incomplete."""
     if not line.endswith(b"\n"):
         return None
     try:

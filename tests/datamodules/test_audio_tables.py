@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from datamodules.tokenize import audio_tables
 from datamodules.tokenize.audio_files import list_audio
 from datamodules.tokenize.audio_tables import SUFFIXES
 from magnet_train.errors import UserError
@@ -87,16 +89,16 @@ def test_a_csv_with_paths(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("m.jsonl", "", "has no lines"),
-        ("m.jsonl", '{"path": "a.wav", "text": "x"}\n{', "line 2 is no JSON"),
+        ("m.jsonl", '{"path": "a.wav", "text": "x"}\n{', "line 2 is not JSON"),
         ("m.jsonl", '{"text": "x"}', "line 1 has no path"),
         ("m.jsonl", '{"path": ""}', "line 1 has no path"),
         ("m.jsonl", "[1]", "line 1 has no path"),
-        ("m.jsonl", '{"path": "a.wav", "start": "soon"}', "line 1: start is no number of seconds"),
-        ("m.jsonl", '{"path": "a.wav", "start": true}', "line 1: start is no number of seconds"),
-        ("m.jsonl", '{"path": "a.wav", "start": [1]}', "line 1: start is no number of seconds"),
-        ("m.jsonl", '{"path": "a.wav", "end": 1e999}', "line 1: end is no number of seconds"),
-        ("m.jsonl", f'{{"path": "a.wav", "end": 1{"0" * 400}}}', "line 1: end is no number of seconds"),
-        ("m.csv", "path,end\na.wav,nan", "line 2: end is no number of seconds"),
+        ("m.jsonl", '{"path": "a.wav", "start": "soon"}', "line 1: start is not a number of seconds"),
+        ("m.jsonl", '{"path": "a.wav", "start": true}', "line 1: start is not a number of seconds"),
+        ("m.jsonl", '{"path": "a.wav", "start": [1]}', "line 1: start is not a number of seconds"),
+        ("m.jsonl", '{"path": "a.wav", "end": 1e999}', "line 1: end is not a number of seconds"),
+        ("m.jsonl", f'{{"path": "a.wav", "end": 1{"0" * 400}}}', "line 1: end is not a number of seconds"),
+        ("m.csv", "path,end\na.wav,nan", "line 2: end is not a number of seconds"),
         ("m.jsonl", '{"path": "a.wav", "start": 3, "end": 2}', "a clip cannot go from 3 s to 2 s"),
         ("m.csv", "", "columns none; one of path"),
         ("m.csv", "caption\nx", "columns caption; one of path"),
@@ -111,6 +113,21 @@ def test_a_csv_with_paths(tmp_path: Path) -> None:
 def test_bad_lists(tmp_path: Path, name: str, content: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         list_audio(put(tmp_path, name, content))
+
+
+def test_a_gzipped_list_is_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 MB of zeros take 100 kB gzipped; no more than the limit gets into memory."""
+    monkeypatch.setattr(audio_tables, "_MAX_UNPACKED_BYTES", 10**6)
+    with gzip.open(tmp_path / "m.jsonl.gz", "wb") as file:
+        for _ in range(100):
+            file.write(bytes(10**6))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"m\.jsonl\.gz is unreadable \(it unpacks to more than 1000000"):
+            list_audio(tmp_path / "m.jsonl.gz")
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_list_in_another_encoding(tmp_path: Path) -> None:

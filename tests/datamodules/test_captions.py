@@ -103,7 +103,7 @@ def test_templates_that_cannot_be_filled(pattern: str) -> None:
         ("a.json", {"bpm": 3}, "no caption: none of"),
         ("a.json", {"text": 3}, "text is a int"),
         ("a.json", "{", "unreadable caption"),
-        ("a.json", "[1]", "no JSON object"),
+        ("a.json", "[1]", "not a JSON object"),
         ("a.json", '{"text": "x", "bpm": NaN}', "NaN is not JSON"),
         ("a.txt", " \n", "no caption"),
         ("a.json", {"text": "  "}, "no caption: none of"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -372,11 +373,14 @@ def test_an_index_cut_short_is_refused(make_shards: Any) -> None:
         ShardReader(folder)
 
 
-def test_files_are_closed_and_opened_again(make_shards: Any) -> None:
-    reader = ShardReader(make_shards(clips=3))
-    assert reader[0].key == "clip0000"
-    reader.close()
-    assert reader[0].key == "clip0000"
+def test_files_are_closed_and_opened_again(make_shards: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.shards.reading._MAX_OPEN_FILES", 1)
+    reader = ShardReader(make_shards(clips=12, shard_bytes=20_000))
+    assert len(reader.manifest.shards) > 1
+    before = len(os.listdir("/proc/self/fd"))
+    for number in (0, 11, 0, 11, 0):
+        assert reader[number].key == f"clip{number:04d}"
+        assert len(os.listdir("/proc/self/fd")) == before + 1
 
 
 def test_an_unfinished_folder_is_named_so(tmp_path: Path, codec: CodecInfo) -> None:

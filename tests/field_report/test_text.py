@@ -58,9 +58,9 @@ def prompts(path: Path) -> list[str | None]:
         ("path,text,\na.wav,slow,soft", "line 2 has 3 fields for 2 columns"),
         ("ytid,start_s,caption\nx,1,slow,fast", "line 2 has 4 fields for 3 columns"),
         (f"path,text\na.wav,{'x' * 200_000}", "line 2 is garbled"),
-        ("path,start\na.wav,0:75", "line 2: start is no number of seconds"),
-        ("path,start\na.wav,1:2:3:4", "line 2: start is no number of seconds"),
-        ("path,start\na.wav,1_000", "line 2: start is no number of seconds"),
+        ("path,start\na.wav,0:75", "line 2: start is not a number of seconds"),
+        ("path,start\na.wav,1:2:3:4", "line 2: start is not a number of seconds"),
+        ("path,start\na.wav,1_000", "line 2: start is not a number of seconds"),
     ],
 )
 def test_a_csv_is_never_cut(tmp_path: Path, content: str, message: str) -> None:
