@@ -195,9 +195,6 @@ def generation_flops(setting: BenchmarkConfig, decoding: DecodingConfig) -> floa
         clips = setting.batch * (1 if step.cfg_coef == 1.0 else 2)
         chunks = max(int(step.mask_rate * (frames // setting.SPAN_LEN)), 1)
         answered = clips * chunks * setting.SPAN_LEN
-        span = setting.SPAN_LEN if chunks == 1 else None
-        work = Pass(
-            step.stage, clips, setting.batch, frames, setting.text_positions, answered, pruned=True, span=span
-        )
+        work = Pass(step.stage, clips, setting.batch, frames, setting.text_positions, answered, pruned=True)
         total += forward_flops(setting.lm_config, work)
     return total

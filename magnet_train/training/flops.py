@@ -1,8 +1,8 @@
 """Count the floating-point operations that the mathematics needs, whatever is computed on top.
 
 One multiplication and one addition are two operations. A restricted frame has 2C + 1 keys, one head answers at
-masked frames alone, and a clip without a text has no cross-attention. Where only some frames are asked for, the last
-layer computes little else, and of a single span only what it can see counts. Norms, GELU and softmax do not count,
+masked frames alone, and a clip without a text has no cross-attention. Where only some frames are queried, the last
+layer leaves out the others after self-attention. Norms, GELU and softmax do not count,
 nor does what activation checkpointing computes twice, nor the text encoder.
 
 Shapes: D = dim, C = frames of context each side.
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-
-from magnet_train.models.receptive_field import field_width
 
 DATASHEET_PEAK = {"H100": 989e12, "H200": 989e12}  # FLOP/s, dense bf16, from NVIDIA's data sheets
 
@@ -29,8 +27,7 @@ class Pass:
         frames: Of a clip.
         text_positions: Of a text.
         answered: Frames that the head answers for, in all clips together.
-        pruned: Layers leave out what the answer does not depend on, as in a generation.
-        span: A clip's answered frames lie within so many; None: anywhere.
+        pruned: The last layer leaves out frames that are not answered, as in a generation.
     """
 
     stage: int
@@ -40,7 +37,6 @@ class Pass:
     text_positions: int
     answered: int
     pruned: bool = False
-    span: int | None = None
 
 
 def forward_flops(config: dict[str, Any], work: Pass) -> float:
@@ -73,12 +69,9 @@ def _products(config: dict[str, Any], work: Pass) -> tuple[float, float]:
     weights += num_layers * 2 * work.with_text * work.text_positions * 2 * dim * dim  # its keys and values
     states = 0.0
     for layers_left in range(num_layers, 0, -1):
-        attending = work.frames
-        if restricted and work.span is not None:
-            attending = field_width(work.span, work.frames, context, layers_left)
-        going_on = work.answered / work.clips if work.pruned and layers_left == 1 else attending
-        weights += 2 * work.clips * attending * 4 * dim * dim  # self-attention
-        states += 2 * work.clips * attending * 2 * keys * dim
+        going_on = work.answered / work.clips if work.pruned and layers_left == 1 else work.frames
+        weights += 2 * work.clips * work.frames * 4 * dim * dim  # self-attention
+        states += 2 * work.clips * work.frames * 2 * keys * dim
         weights += 2 * work.with_text * going_on * 2 * dim * dim  # cross-attention
         states += 2 * work.with_text * going_on * 2 * work.text_positions * dim
         weights += 2 * work.clips * going_on * 8 * dim * dim  # feed-forward
