@@ -16,7 +16,8 @@ from gradio_client.utils import is_file_obj_with_meta, traverse
 from magnet_train.apps.demo.clip_request import MOST_CLIPS, read_request
 from magnet_train.apps.demo.form import QUIET, as_sentence, lay_out_form
 from magnet_train.apps.demo.service import Cancelled, Clip, ClipService
-from magnet_train.checkpoints.licence import UNSPECIFIED, note_on
+from magnet_train.checkpoints.bundle import UNSPECIFIED
+from magnet_train.checkpoints.card import note_on
 from magnet_train.errors import UserError
 from magnet_train.models.transformer import count_parameters
 from magnet_train.pipeline.magnet import Magnet

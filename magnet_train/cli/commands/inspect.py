@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _tables(name: str, clips: int) -> list[Table]:
-    from magnet_train.checkpoints.audiocraft.read import STATE_FILE
+    from magnet_train.checkpoints.audiocraft.names import STATE_FILE
     from magnet_train.checkpoints.export import CONFIG
     from magnet_train.storage.hub import is_hub_id
 

@@ -92,9 +92,9 @@ def _shipped_sizes() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _stored(model: str) -> _Models:
     from magnet_train.checkpoints.card import describe_text
-    from magnet_train.checkpoints.load import read_stored
+    from magnet_train.checkpoints.load import read_bundle
 
-    stored = read_stored(model, mapped=Path(model).is_file())
+    stored = read_bundle(model, mapped=Path(model).is_file())
     encoder = (
         _T5_BASE if stored.text.get("name") == "t5-base" else describe_text(stored.text).replace("`", "")
     )

@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from magnet_train.checkpoints.adapter import weights_sha256
-from magnet_train.checkpoints.bundle import ModelBundle, load_weights
-from magnet_train.checkpoints.licence import UNSPECIFIED, note_on
+from magnet_train.checkpoints.bundle import UNSPECIFIED, ModelBundle, load_weights
+from magnet_train.checkpoints.card import note_on
 from magnet_train.errors import UserError
 from magnet_train.models.transformer import count_parameters
 from magnet_train.training.finetune.trainable import LoRA, TrainableParameters
