@@ -195,9 +195,9 @@ def generation_flops(config: BenchmarkConfig, decoding: DecodingConfig) -> float
     for step in decoding_schedule(decoding):
         clips = config.batch * (1 if step.cfg_coef == 1.0 else 2)
         spans = max(int(step.mask_rate * (frames // config.SPAN_LEN)), 1)
-        sizes = (clips, config.batch, frames, config.text_positions, clips * spans * config.SPAN_LEN)
-        span = config.SPAN_LEN if spans == 1 else None
-        total += forward_flops(config.lm_config, Pass(step.stage, *sizes, pruned=True, span=span))
+        answered = clips * spans * config.SPAN_LEN
+        work = Pass(step.stage, clips, config.batch, frames, config.text_positions, answered, pruned=True)
+        total += forward_flops(config.lm_config, work)
     return total
 
 

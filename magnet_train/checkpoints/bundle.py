@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from magnet_train.checkpoints.audiocraft.omegaconf import STAND_INS
-from magnet_train.checkpoints.licence import UNSPECIFIED
 from magnet_train.checkpoints.settings import (
     decoding_of,
     duration_of,
@@ -27,6 +26,14 @@ from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.storage.weight_checks import require_backed, require_finite
 from magnet_train.tokens import CodecInfo
+
+UNSPECIFIED = "unspecified"  # licence
+
+# Where our part lies in a Lightning checkpoint.
+KEY = "magnet_train"
+FORMAT = 1
+RAW_STATE = "current_model_state"  # Lightning's EMA callback keeps the averaged weights in `state_dict`
+ORIGIN = ("licence", "data", "base", "adapter")  # fields beside the settings, see `ModelBundle`
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # how torch's files begin, new and old
 RECORDS = ("data", "base", "adapter", "training")
@@ -212,18 +219,3 @@ def require_all(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], where:
         raise UserError(
             f"{where} does not fit its own description: {'; '.join(problems)}; export or copy the model again."
         )
-
-
-def as_it_came(tensor: Tensor, stored: Tensor | None) -> Tensor:
-    """Return `tensor` in the type that it was stored in, where that loses nothing: fp16 in, fp16 out."""
-    if stored is None or stored.dtype == tensor.dtype:
-        return tensor
-    narrow = tensor.to(stored.dtype)
-    return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
-
-
-def without_path(base: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the base by the last two parts of its path: where it lay on this machine is nobody else's concern."""
-    if not base or base.get("hub"):
-        return dict(base)
-    return {**base, "source": "/".join(Path(str(base.get("source"))).parts[-2:])}

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from magnet_train.checkpoints.audiocraft.read import CODEC_FILE, THEIR_STORE
+from magnet_train.checkpoints.audiocraft.names import CODEC_FILE, THEIR_STORE
 from magnet_train.checkpoints.bundle import ModelBundle, describe
 from magnet_train.checkpoints.card import model_card
 from magnet_train.errors import UserError, first_line

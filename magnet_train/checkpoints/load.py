@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from magnet_train.checkpoints.adapter import merge_adapter, weights_sha256
-from magnet_train.checkpoints.audiocraft.read import CODEC_FILE, STATE_FILE, is_audiocraft, read_audiocraft
-from magnet_train.checkpoints.bundle import ModelBundle, load_plain
+from magnet_train.checkpoints.audiocraft.names import CODEC_FILE, STATE_FILE
+from magnet_train.checkpoints.audiocraft.read import is_audiocraft, read_audiocraft
+from magnet_train.checkpoints.bundle import (
+    FORMAT,
+    KEY,
+    RAW_STATE,
+    UNSPECIFIED,
+    ModelBundle,
+    describe,
+    load_plain,
+)
+from magnet_train.checkpoints.card import RELEASED
 from magnet_train.checkpoints.export import CARD, CONFIG, load_export
-from magnet_train.checkpoints.licence import RELEASED, UNSPECIFIED
-from magnet_train.checkpoints.lightning import read_checkpoint
 from magnet_train.errors import UserError
 from magnet_train.storage.hub import SETTINGS, WEIGHTS, find_folder
 
@@ -22,12 +34,12 @@ RELEASES = ("facebook/magnet-", "facebook/audio-magnet-")
 def read_model(path_or_hub_id: str | Path, raw: bool = False) -> ModelBundle:
     """Read a model in any format that we know; an adapter with the model that it belongs to.
 
-    Args and errors as in `read_stored`.
+    Args and errors as in `read_bundle`.
 
     Raises:
         UserError: As there, or an adapter's base is gone or has changed.
     """
-    stored = read_stored(path_or_hub_id, raw)
+    stored = read_bundle(path_or_hub_id, raw)
     return stored if not stored.adapter else merge_adapter(_base_of(stored), stored)
 
 
@@ -48,7 +60,7 @@ def _base_of(adapter: ModelBundle) -> ModelBundle:
     return base
 
 
-def read_stored(path_or_hub_id: str | Path, raw: bool = False, mapped: bool = False) -> ModelBundle:
+def read_bundle(path_or_hub_id: str | Path, raw: bool = False, mapped: bool = False) -> ModelBundle:
     """Read what lies there: a model in any format that we know, or an adapter alone.
 
     Args:
@@ -103,3 +115,47 @@ def _only_one_set(path: Path) -> UserError:
         f"{path} holds one set of weights, so there are no raw ones beside it; leave --raw out, or name the "
         "checkpoint that `fit` saved."
     )
+
+
+def read_checkpoint(path: Path, raw: bool = False, checkpoint: Any = None) -> ModelBundle:
+    """Read model and settings, not the state of the training.
+
+    Args:
+        path: The `.ckpt`.
+        raw: Take the weights as they were trained instead of their moving average, where both are there.
+        checkpoint: The file's content where it has been read already.
+
+    Raises:
+        UserError: Not a checkpoint of ours, or one that cannot be read.
+    """
+    checkpoint = load_plain(path) if checkpoint is None else checkpoint
+    stored = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(stored, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
+        raise UserError(f"{path} was not written by magnet-train; name a checkpoint that `fit` saved.")
+    if stored.get("format") != FORMAT:
+        raise UserError(
+            f"{path} has format {stored.get('format')}, this version reads {FORMAT}; update magnet-train."
+        )
+    averaged = RAW_STATE in checkpoint and not raw and _was_averaged(checkpoint)
+    weights = checkpoint["state_dict" if averaged or RAW_STATE not in checkpoint else RAW_STATE]
+    training: dict[str, Any] = {"steps": _count(checkpoint.get("global_step"))}
+    callbacks = checkpoint.get("callbacks")
+    position = callbacks.get("DataPosition") if isinstance(callbacks, Mapping) else None
+    if isinstance(position, Mapping) and "slots" in position:
+        training["clips seen"] = _count(position["slots"])
+    training["weights"] = "ema" if averaged else "raw"
+    if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise UserError(
+            f"{path} holds something else than tensors as weights; name a checkpoint that `fit` saved."
+        )
+    return describe(stored, str(path), dict(weights), source=str(path), training=training)
+
+
+def _was_averaged(checkpoint: Mapping[str, Any]) -> bool:
+    """Tell a true average from the weights that training began with, which stand there until the first update."""
+    state = checkpoint.get("averaging_state")
+    return not isinstance(state, Mapping) or bool(state.get("n_averaged", 1) > 0)
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0

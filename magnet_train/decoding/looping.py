@@ -38,7 +38,7 @@ def close_loop(
     place = frames[:, None].expand(-1, tokens.shape[1], -1)
     at_seam = (frames < half) | (frames >= num_frames - half)
     keep = ~at_seam[:, None] | stays.to(tokens.device).gather(2, place)
-    return tokens.scatter(2, place, make(tokens.gather(2, place), keep, None))
+    return tokens.scatter(2, place, make(prompt=tokens.gather(2, place), keep=keep, progress=None))
 
 
 def _turn(tokens: Tensor, window: int, features: Features) -> Tensor:

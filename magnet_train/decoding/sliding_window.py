@@ -68,7 +68,9 @@ def continue_tokens(
         estimate = windows + 1 + max(0, -(-left // round((1 - ENDING - LEAST_SEEN) * window)))
         frames = _frames(begin, window)
         made = make(
-            _part(tokens, begin, window), frames < done[:, None], _part_of(progress, windows, estimate)
+            prompt=_part(tokens, begin, window),
+            keep=frames < done[:, None],
+            progress=_part_of(progress, windows, estimate),
         )
         tokens.scatter_(2, frames[:, None].expand_as(made), made)
         windows += 1

@@ -1,20 +1,21 @@
-"""Multi-head attention, and the restricted context without a [T, T] tensor.
+"""Multi-head attention: over all frames, within the restricted context, and to a text.
 
-Shapes: B clips, T frames, S key positions, D = dim, H heads, N blocks of W frames, C frames beyond a block.
+Shapes: B clips, R of them with a text, T frames, S key positions, D = dim, H heads, N blocks of W frames, C frames of
+context beyond a block.
 
 Source: arXiv 2401.04577, section 3.2 (restricted context).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCK_FRAMES = 32  # measured on a CPU: 16 is as fast, 64 a tenth slower
-SHORT_FRAMES = 128  # a clip up to here is one block: cutting it costs more than it saves
+SHORT_FRAMES = 128  # shorter clips are one block: cutting them costs more than it saves
 
 
 class Window(NamedTuple):
@@ -25,16 +26,7 @@ class Window(NamedTuple):
 
 
 def window_of(num_frames: int, context: int, device: torch.device | str = "cpu") -> Window | None:
-    """Cut a clip into blocks for `windowed_attention`.
-
-    Args:
-        num_frames: T.
-        context: Frames on each side; the frame itself comes on top.
-        device: Where to put the mask.
-
-    Returns:
-        The window, or None when the context reaches everywhere from everywhere.
-    """
+    """Return the window of clips of T frames with `context` frames on each side, None if it covers the clip."""
     if context >= num_frames - 1:
         return None
     block, halo = max(BLOCK_FRAMES, context), context
@@ -45,41 +37,24 @@ def window_of(num_frames: int, context: int, device: torch.device | str = "cpu")
     first_key = torch.arange(num_blocks, device=device).view(num_blocks, 1, 1) * block - halo
     key = first_key + torch.arange(block + 2 * halo, device=device)  # [N, 1, W + 2C]
     exists = (key >= 0) & (key < num_frames)
-    # Frames that only fill the last block attend to each other: softmax over no key would be NaN.
+    # Frames that pad the last block attend to each other: softmax over no key would be NaN.
     return Window(halo, ((query - key).abs() <= context) & (exists | (query >= num_frames)))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, allowed: Tensor | None = None) -> Tensor:
-    """Attend from every position of `q` to those of `k` and `v`.
+    """Attend from each position of `q` [B, T, D] to those of `k` and `v` [B, S, D]; return [B, T, D].
 
-    Args:
-        q: float [B, T, D].
-        k: float [B, S, D].
-        v: float [B, S, D].
-        num_heads: H.
-        allowed: bool, broadcast to [B, H, T, S].
-
-    Returns:
-        float [B, T, D].
+    `allowed` is bool and broadcast to [B, H, T, S].
     """
     q, k, v = (x.view(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (q, k, v))  # [B, H, T or S, D/H]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed).transpose(1, 2).flatten(2)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)  # [B, H, T, D/H]
+    return out.transpose(1, 2).flatten(2)  # [B, T, D]
 
 
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: Window) -> Tensor:
-    """Attend to the frames near by: block by block, each with C more keys on both sides.
+    """Attend to neighbouring frames, block by block, each with C more keys on both sides; all are [B, T, D].
 
-    Same result as `attention` with `masking.context_mask`; time and memory grow with T instead of T².
-
-    Args:
-        q: float [B, T, D]; `k` and `v` alike.
-        k: Keys.
-        v: Values.
-        num_heads: H.
-        window: Of T frames.
-
-    Returns:
-        float [B, T, D].
+    Gives the result of `attention` with `masking.context_mask`, but time and memory grow with T instead of T².
     """
     batch, num_frames, dim = q.shape
     halo, allowed = window
@@ -119,7 +94,7 @@ class Projections(nn.Module):
 
 
 class SelfAttention(Projections):
-    """Let the frames of a clip attend to each other: all of them, or those within a window."""
+    """Attention of the frames of a clip to each other: to all of them, or to those within a window."""
 
     def forward(self, x: Tensor, window: Window | None) -> Tensor:
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # [B, T, D]
@@ -128,19 +103,60 @@ class SelfAttention(Projections):
         return self.out_proj(windowed_attention(q, k, v, self.num_heads, window))  # type: ignore[no-any-return]
 
 
+class TextStates(NamedTuple):
+    """A text as the model reads it: states that each layer projects."""
+
+    states: Tensor  # float [R, S, D]
+    readable: Tensor | None  # bool [R, 1, 1, S]; None: all of them
+
+
+class TextMemory(NamedTuple):
+    """A text as one layer reads it: keys and values, [R, S, D], or folded, [R, H, S, D]."""
+
+    keys: Tensor
+    values: Tensor
+    readable: Tensor | None
+
+
 class CrossAttention(Projections):
-    """Let frames attend to a text, in whichever form it is held."""
+    """Attention of frames [R, T, D] to a text."""
 
-    def forward(self, x: Tensor, text: TextMemory) -> Tensor:
-        return text.attend(self, x)
+    def forward(self, x: Tensor, text: TextStates | TextMemory) -> Tensor:
+        if isinstance(text, TextStates):
+            text = self._project(text)
+        if text.keys.dim() == 4:
+            return _attend_folded(x, text)
+        out = attention(self.q_proj(x), text.keys, text.values, self.num_heads, text.readable)
+        return self.out_proj(out)  # type: ignore[no-any-return]
+
+    def prepare(self, text: TextStates) -> TextStates | TextMemory:
+        """Compute once per generation what does not depend on the frames.
+
+        Short texts are folded: q K^T = x (W_q^T K^T) and (A V) W_o^T = A (V W_o^T), so each frame needs S products a
+        head instead of the D of two projections. Weights that are not plain (LoRA, FSDP) work through their modules
+        alone, so the text stays as it is.
+        """
+        linears = (self.q_proj, self.k_proj, self.v_proj, self.out_proj)
+        if not all(type(linear) is nn.Linear and type(linear.weight) is nn.Parameter for linear in linears):
+            return text
+        memory = self._project(text)
+        head_dim = self.q_proj.out_features // self.num_heads
+        if text.states.shape[1] > head_dim // 2:  # folding pays below head_dim, but hardly above half of it
+            return memory
+        k, v = (x.view(*x.shape[:2], self.num_heads, head_dim) for x in memory[:2])  # [R, S, H, D/H]
+        w_q = self.q_proj.weight.view(self.num_heads, head_dim, -1)  # [H, D/H, D]
+        w_o = self.out_proj.weight.view(-1, self.num_heads, head_dim)  # [D, H, D/H]
+        keys = torch.einsum("rshe,hed->rhsd", k, w_q) * head_dim**-0.5
+        return TextMemory(keys, torch.einsum("rshe,dhe->rhsd", v, w_o), text.readable)
+
+    def _project(self, text: TextStates) -> TextMemory:
+        return TextMemory(self.k_proj(text.states), self.v_proj(text.states), text.readable)
 
 
-class TextMemory(Protocol):
-    """A text that a layer can attend to; its kinds are in `text_memory`."""
-
-    @property
-    def num_rows(self) -> int:
-        """R: the first R clips of the batch have a text, the others none."""
-
-    def attend(self, projections: Projections, x: Tensor) -> Tensor:
-        """Return float [R, T, D] for frames `x` of the same shape."""
+def _attend_folded(x: Tensor, text: TextMemory) -> Tensor:
+    scores = x @ text.keys.flatten(1, 2).mT  # [R, T, H x S]
+    scores = scores.view(*x.shape[:2], *text.keys.shape[1:3])  # [R, T, H, S]
+    if text.readable is not None:
+        scores = scores.masked_fill(~text.readable, float("-inf"))
+    weights = scores.softmax(dim=-1).flatten(2)  # [R, T, H x S]
+    return weights @ text.values.flatten(1, 2)  # [R, T, D]

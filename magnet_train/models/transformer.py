@@ -1,8 +1,8 @@
-"""The MAGNeT transformer: layer, model.
+"""The MAGNeT transformer: layer and model; attention is in `attention.py`.
 
-Shapes: B clips, K codebooks, T frames, S text positions, D = dim.
+Shapes: B clips, R of them with a text, K codebooks, T frames, M queried frames, S text positions, D = dim.
 
-Sources: arXiv 2401.04577 (MAGNeT), section 3; arXiv 2306.05284 (MusicGen), whose layer it shares.
+Sources: arXiv 2401.04577 (MAGNeT), section 3; arXiv 2306.05284 (MusicGen), for the layer.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ from torch import Tensor, nn
 
 from magnet_train.errors import UserError
 from magnet_train.masking import at_frames
-from magnet_train.models.attention import CrossAttention, SelfAttention, TextMemory, Window, window_of
-from magnet_train.models.receptive_field import Asked, ReceptiveField
-from magnet_train.models.text_memory import TextStates
+from magnet_train.models.attention import (
+    CrossAttention,
+    SelfAttention,
+    TextMemory,
+    TextStates,
+    Window,
+    window_of,
+)
 
 POSITION_PERIOD = 10_000
 FEED_FORWARD_SCALE = 4
@@ -39,22 +44,26 @@ class Layer(nn.Module):
         self.linear_out = nn.Linear(FEED_FORWARD_SCALE * dim, dim, bias=False)
 
     def forward(
-        self, x: Tensor, window: Window | None, text: TextMemory | None, frames: Tensor | None = None
+        self,
+        x: Tensor,
+        window: Window | None,
+        text: TextStates | TextMemory | None,
+        query_frames: Tensor | None = None,
     ) -> Tensor:
-        """Return [B, T, D], or [B, M, D] of the frames int64 [B, M]: only attention needs the others."""
-        x = x + self.self_attention(self.norm_self(x), window)
-        if frames is not None:
-            x = at_frames(x, frames)
+        """Return [B, T, D], or [B, M, D] of `query_frames` int64 [B, M]; the first R clips attend to `text`."""
+        x = x + self.self_attention(self.norm_self(x), window)  # [B, T, D]
+        if query_frames is not None:
+            x = at_frames(x, query_frames)  # [B, M, D]
         if text is not None:
-            # Clips without a text would add exactly zero: their values are zero and nothing has a bias.
-            with_text, without = x[: text.num_rows], x[text.num_rows :]
+            # Clips without a text would add exactly zero: their values are zero and no layer has a bias.
+            with_text, without = x[: len(text[0])], x[len(text[0]) :]  # [R, T, D], [B - R, T, D]
             with_text = with_text + self.cross_attention(self.norm_cross(with_text), text)
             x = torch.cat([with_text, without]) if len(without) else with_text
         return x + self.linear_out(F.gelu(self.linear_in(self.norm_feed_forward(x))))  # type: ignore[no-any-return]
 
 
 class MagnetTransformer(nn.Module):
-    """Predict the tokens of one codebook from all that is visible, in both directions, given a text.
+    """Bidirectional transformer that predicts the masked tokens of one codebook, given a text.
 
     Args:
         n_q: K, number of codebooks.
@@ -65,11 +74,11 @@ class MagnetTransformer(nn.Module):
         num_layers: Transformer layers.
         span_len: Frames in a masked span that the model is trained for (3 frames are 60 ms at 50 Hz).
         subcodes_context: Frames each side that codebooks above the first attend to; -1 for all.
-        text_key_mask: Hide the padding behind a text, so that a clip does not depend on the other texts of
-            its batch. False keeps padding as keys with zero value, as the released weights were trained.
+        text_key_mask: Hide the padding behind a text, so that a clip does not depend on the other texts of its
+            batch. False keeps padding as keys with zero value, as the released weights were trained.
 
     Raises:
-        UserError: Sizes that do not fit together.
+        UserError: A size is out of range, or two do not fit together.
 
     Source: arXiv 2401.04577, section 3.
     """
@@ -100,28 +109,22 @@ class MagnetTransformer(nn.Module):
         self.n_q, self.card, self.dim = n_q, card, dim
         self.span_len, self.subcodes_context, self.text_key_mask = span_len, subcodes_context, text_key_mask
         self.config: dict[str, Any] = {
-            "n_q": n_q,
-            "card": card,
-            "text_dim": text_dim,
-            "dim": dim,
-            "num_heads": num_heads,
-            "num_layers": num_layers,
-            "span_len": span_len,
-            "subcodes_context": subcodes_context,
-            "text_key_mask": text_key_mask,
+            **{"n_q": n_q, "card": card, "text_dim": text_dim, "dim": dim},
+            **{"num_heads": num_heads, "num_layers": num_layers, "span_len": span_len},
+            **{"subcodes_context": subcodes_context, "text_key_mask": text_key_mask},
         }
         self.embeddings = nn.ModuleList(nn.Embedding(card + 1, dim) for _ in range(n_q))
         self.text_proj = nn.Linear(text_dim, dim)
         self.layers = nn.ModuleList(Layer(dim, num_heads) for _ in range(num_layers))
         self.out_norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        # One parameter for all K heads: the gradient of those that a step does not use is zero, not missing,
-        # which is what the reference's optimizer sees and what DDP needs.
+        # One parameter for all K heads: a head that a step does not use gets a zero gradient instead of none, as
+        # in the reference's optimizer and as DDP needs.
         self.heads = nn.Parameter(torch.empty(n_q, card, dim))
         self._init_weights()
 
     @property
     def mask_id(self) -> int:
-        """The id that stands for "not known yet"."""
+        """The id of a masked token."""
         return self.card
 
     def forward(
@@ -133,23 +136,19 @@ class MagnetTransformer(nn.Module):
             tokens: int64 [B, K, T], ids 0..card (card = masked).
             stage: k, 0..K-1.
             text: float [B, S, text_dim], raw states of the text encoder; None is the null condition.
-            text_mask: bool or int [B, S], true where `text` holds a token; a row without any is the null
-                condition. None: all of `text` counts.
+            text_mask: bool or int [B, S], true where `text` holds a token; a row of false is the null condition.
+                None: all of `text` counts.
 
         Returns:
-            float [B, T, card], logits.
+            Logits float [B, T, card].
 
         Raises:
             ValueError: `tokens` or `stage` do not fit the model.
         """
         return self.head(self.hidden(tokens, stage, text, text_mask), stage)
 
-    def restricts(self, stage: int) -> bool:
-        """Tell whether the frames of codebook `stage` attend to near ones alone."""
-        return stage > 0 and self.subcodes_context >= 0
-
     def head(self, hidden: Tensor, stage: int) -> Tensor:
-        """Turn hidden states [..., D] into logits [..., card] of codebook `stage`."""
+        """Return logits [..., card] of codebook `stage` for hidden states [..., D]."""
         return F.linear(hidden, self.heads[stage])
 
     def hidden(
@@ -160,22 +159,23 @@ class MagnetTransformer(nn.Module):
         text_mask: Tensor | None = None,
         rows: Sequence[int] | None = None,
     ) -> Tensor:
-        """Compute the states [B, T, D] that `head` reads.
+        """Return the hidden states [B, T, D] that `head` reads.
 
         Args:
-            tokens: As in `forward`; `stage`, `text` and `text_mask` too.
+            tokens: As in `forward`, like `stage`, `text` and `text_mask`.
             stage: k.
             text: States of the text encoder.
             text_mask: Where they hold a token.
-            rows: Clips that have a text, others are the null condition; for a caller who knows them without
-                asking the device. By default read from a `text_mask` on the CPU, else all.
+            rows: Clips that have a text. By default read from a `text_mask` on the CPU; from one on a GPU that would
+                synchronise, so all clips count.
         """
         if text is None:
             return self.states(tokens, stage)
         if rows is None:
             rows = _rows_with_text(text_mask, len(tokens))
-        # One row at least, so that every weight gets a gradient, if only zero: DDP waits for all of them.
-        rows = rows or [0]
+        rows = rows or [
+            0
+        ]  # at least one row, so that every weight gets a gradient: DDP waits for all of them
         if len(rows) == len(tokens):
             return self.states(tokens, stage, [self.read_text(text, text_mask)] * len(self.layers))
         order = torch.tensor([*rows, *sorted(set(range(len(tokens))) - set(rows))])
@@ -187,51 +187,44 @@ class MagnetTransformer(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return the sum of the codebooks' embeddings, [B, T, D], of tokens int64 [B, K, T]."""
-        x: Tensor = sum(emb(tokens[:, k]) for k, emb in enumerate(self.embeddings))
+        x: Tensor = sum(emb(tokens[:, k]) for k, emb in enumerate(self.embeddings))  # [B, T, D]
         return x
 
     def states(
         self,
         tokens: Tensor,
         stage: int,
-        texts: Sequence[TextMemory] | None = None,
-        asked: Asked | None = None,
+        texts: Sequence[TextStates | TextMemory] | None = None,
+        query_frames: Tensor | None = None,
     ) -> Tensor:
-        """Compute the states [B, T, D] that `head` reads, given the text as each layer should read it.
+        """Return the hidden states that `head` reads, [B, T, D], or [B, M, D] of `query_frames`.
 
         Args:
             tokens: int64 [B, K, T]; the clips that have a text come first.
             stage: k.
-            texts: For each layer the text of the first R clips; the rest, or all when None, have none.
-            asked: Compute the states [B, M, D] of these frames, and as little else as they need.
+            texts: For each layer the text of the first R clips; the others, or all when None, have none.
+            query_frames: int64 [B, M]; the last layer computes only these frames after self-attention.
         """
         if tokens.dim() != 3 or tokens.shape[1] != self.n_q:
             raise ValueError(f"tokens of shape {list(tokens.shape)} should be [B, {self.n_q}, T].")
         if not 0 <= stage < self.n_q:
             raise ValueError(f"stage {stage} should lie in 0..{self.n_q - 1}.")
         num_frames = tokens.shape[-1]
-        x = self.embed(tokens)
-        x = x + sinusoidal_positions(num_frames, self.dim, x.device).to(x.dtype)  # [B, T, D]
-        restricted = self.restricts(stage)
+        x = self.embed(tokens)  # [B, T, D]
+        x = x + sinusoidal_positions(num_frames, self.dim, x.device).to(x.dtype)
+        restricted = stage > 0 and self.subcodes_context >= 0
         window = window_of(num_frames, self.subcodes_context, x.device) if restricted else None
-        frames, field = None, None
-        if asked is not None and restricted and asked.span is not None:
-            field = ReceptiveField(asked, num_frames, self.subcodes_context, window)
         for depth, layer in enumerate(self.layers):
-            layers_left = len(self.layers) - depth
-            if field is not None:
-                x, window = field.narrow(x, layers_left), field.window
-            if asked is not None and layers_left == 1:
-                frames = asked.frames if field is None else field.places(asked.frames)
-            x = layer(x, window, None if texts is None else texts[depth], frames)
+            text = None if texts is None else texts[depth]
+            x = layer(x, window, text, query_frames if depth == len(self.layers) - 1 else None)
         return self.out_norm(x)  # type: ignore[no-any-return]
 
     def read_text(
         self, text: Tensor, text_mask: Tensor | None = None, hide_padding: bool = False
     ) -> TextStates:
-        """Bring text-encoder states [R, S, text_dim] to the width of the model; `text_mask` as in `forward`.
+        """Project text-encoder states [R, S, text_dim] to the width of the model; `text_mask` as in `forward`.
 
-        `hide_padding` hides it whatever `text_key_mask` says, as if each text were read alone.
+        `hide_padding` hides padding whatever `text_key_mask` is, as if each text were read alone.
         """
         states = self.text_proj(text.to(self.text_proj.weight.dtype))  # [R, S, D]
         if text_mask is None:
@@ -240,13 +233,13 @@ class MagnetTransformer(nn.Module):
         states = states * present[..., None].to(states.dtype)
         if not (self.text_key_mask or hide_padding):
             return TextStates(states, None)
-        # A row without text may read everything: its values are all zero, and softmax over no key is NaN.
+        # A row without a text may attend to all positions: its values are zero, and softmax over no key is NaN.
         readable = present | ~present.any(dim=-1, keepdim=True)
         return TextStates(states, readable[:, None, None, :])
 
     @torch.no_grad()
     def _init_weights(self) -> None:
-        """Draw truncated Gaussians of std 1/sqrt(fan in), smaller in deeper layers as in the reference."""
+        """Draw from truncated Gaussians of std 1/sqrt(fan in), smaller in deeper layers as in the reference."""
         for emb in self.embeddings:
             _truncated_normal(emb.weight, self.dim**-0.5)  # type: ignore[arg-type]
         _truncated_normal(self.heads, self.dim**-0.5)
@@ -257,11 +250,7 @@ class MagnetTransformer(nn.Module):
 
 
 def sinusoidal_positions(num_frames: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
-    """Code positions 0..T-1 as cosines, then sines, of dim/2 frequencies from 1 down to 1/10,000.
-
-    Returns:
-        float32 [T, dim].
-    """
+    """Encode positions 0..T-1 as cosines, then sines, of dim/2 frequencies from 1 to 1/10,000: float32 [T, dim]."""
     half = dim // 2
     frequency = torch.arange(half, device=device, dtype=torch.float32) / (half - 1)
     position = torch.arange(num_frames, device=device, dtype=torch.float32)[:, None]
@@ -270,7 +259,7 @@ def sinusoidal_positions(num_frames: int, dim: int, device: torch.device | str =
 
 
 def _rows_with_text(text_mask: Tensor | None, batch: int) -> list[int]:
-    if text_mask is None or text_mask.device.type != "cpu":  # to look on a GPU is to wait for it
+    if text_mask is None or text_mask.device.type != "cpu":
         return list(range(batch))
     return text_mask.any(dim=-1).nonzero()[:, 0].tolist()
 
@@ -280,5 +269,5 @@ def _truncated_normal(weight: Tensor, std: float) -> None:
 
 
 def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
-    """Count the numbers in `module`'s parameters."""
+    """Return the number of parameters of `module`."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)

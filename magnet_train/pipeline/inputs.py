@@ -1,4 +1,4 @@
-"""Bring what is handed over in Python to the types that a model needs, or say in one sentence what is wrong with it.
+"""Checks and conversions of the arguments of `Magnet`: each wrong one is an error of one sentence.
 
 Shapes: B clips, K codebooks, P frames of a prompt; audio float32 [channels, samples], full scale -1..1.
 """
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from magnet_train.errors import UserError
 
-LARGEST_SEED = 2**63 - 1  # that torch takes
+LARGEST_SEED = 2**63 - 1  # limit of torch
+LONGEST_CLIP = 86_400.0  # s, a day: more would fit into neither memory nor a WAV file
 _FULL_SCALE = {torch.int8: 2**7, torch.int16: 2**15, torch.int32: 2**31}
 _TOKEN_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -24,7 +25,7 @@ def as_captions(texts: object) -> list[str | None]:
     """Return B captions.
 
     Raises:
-        UserError: It is a single string, holds nothing, or holds something else than strings and None.
+        UserError: `texts` is a single string or empty, or an entry is neither a string nor None.
     """
     if isinstance(texts, str) or not isinstance(texts, Iterable):
         raise UserError(f"texts is {texts!r}; give a list with one caption or None for each clip.")
@@ -38,10 +39,10 @@ def as_captions(texts: object) -> list[str | None]:
 
 
 def as_whole_number(value: object, name: str) -> int:
-    """Return `value` as an int of 0 to 2^63 - 1; numpy's integers and those of a tensor are ones.
+    """Return `value`, an int or an integer of numpy or torch, as an int of 0 to 2^63 - 1.
 
     Raises:
-        UserError: It is something else.
+        UserError: The value is of another type or out of range.
     """
     try:
         number = operator.index(cast(SupportsIndex, value))
@@ -52,19 +53,30 @@ def as_whole_number(value: object, name: str) -> int:
     return number
 
 
+def as_seconds(seconds: object) -> float:
+    """Return the length of a clip (s); raises `UserError` if it is not a number or out of range."""
+    try:
+        length = float(cast(Any, seconds))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"seconds is {seconds!r}; give a number of seconds.") from error
+    if not 0 < length <= LONGEST_CLIP:
+        raise UserError(f"clip length {length:g} s is out of range; use 0 < seconds <= {LONGEST_CLIP:.0f}.")
+    return length
+
+
 def as_audio(audio: object, channels: int, name: str, most_dims: int) -> Tensor:
     """Return audio as float32 [channels, samples], or [B, channels, samples] where `most_dims` is 3.
 
-    Integers are divided by their full scale, and [samples] will do for one channel.
+    Integers are divided by their full scale; [samples] is accepted for one channel.
 
     Args:
         audio: Tensor or numpy array.
-        channels: That it should have.
-        name: What to call it in errors.
-        most_dims: 2, or 3 if there may be one for each clip.
+        channels: Expected number of channels.
+        name: Name of the audio in errors.
+        most_dims: 2, or 3 if each clip may have audio of its own.
 
     Raises:
-        UserError: It is something else, has another shape, or samples that are not finite.
+        UserError: The audio is of another type or shape, or has samples that are not finite.
     """
     tensor = _as_tensor(audio, f"{name} is {type(audio).__name__}; give a tensor or numpy array of samples")
     if tensor.dim() == 1 and channels == 1:
@@ -87,11 +99,7 @@ def as_audio(audio: object, channels: int, name: str, most_dims: int) -> Tensor:
 
 
 def as_tokens(tokens: object, batch: int, n_q: int) -> Tensor:
-    """Return the tokens of a prompt, int64 [B, K, P].
-
-    Raises:
-        UserError: It is something else.
-    """
+    """Return the tokens of a prompt, int64 [B, K, P]; raises `UserError` for another type or shape."""
     tensor = _as_tensor(tokens, f"prompt is {type(tokens).__name__}; give tokens, int64 [B, K, frames]")
     if tensor.dtype not in _TOKEN_TYPES:
         raise UserError(
@@ -103,11 +111,7 @@ def as_tokens(tokens: object, batch: int, n_q: int) -> Tensor:
 
 
 def as_mask(keep: object) -> Tensor:
-    """Return what stays of a prompt, bool of 2 or 3 dimensions.
-
-    Raises:
-        UserError: It is something else.
-    """
+    """Return the mask of a prompt, bool [B, P] or [B, K, P]; raises `UserError` for another type or shape."""
     tensor = _as_tensor(
         keep, f"keep is {type(keep).__name__}; give a bool tensor, [B, frames] or [B, K, frames]"
     )
@@ -120,11 +124,7 @@ def as_mask(keep: object) -> Tensor:
 
 
 def as_region(region: object) -> tuple[float, float]:
-    """Return start and end of a region in seconds.
-
-    Raises:
-        UserError: It is something else than two numbers.
-    """
+    """Return start and end of a region in seconds; raises `UserError` unless they are two numbers."""
     try:
         start, end = (float(second) for second in cast(Iterable[Any], region))
     except (TypeError, ValueError) as error:

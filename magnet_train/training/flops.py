@@ -1,8 +1,7 @@
 """FLOPs that the model needs by its definition, without overhead of the implementation.
 
 One multiply-add is two operations. A restricted frame attends to 2C + 1 keys, the head predicts masked frames only, and
-a clip without text has no cross-attention. With `pruned`, the last layer computes predicted frames only; with `span`,
-earlier layers compute only the frames within its receptive field. Norms, GELU, softmax, recomputed activations and the
+a clip without text has no cross-attention. With `pruned`, the last layer computes predicted frames only. Norms, GELU, softmax, recomputed activations and the
 text encoder do not count.
 
 Shapes: D = dim, C = frames of context on each side.
@@ -12,8 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-
-from magnet_train.models.receptive_field import field_width
 
 DATASHEET_PEAK = {"H100": 989e12, "H200": 989e12}  # FLOP/s, dense bf16, from NVIDIA's data sheets
 
@@ -30,7 +27,6 @@ class Pass:
         text_positions: Positions of a text.
         answered: Frames that the head predicts, in all clips together.
         pruned: Whether the last layer computes only the predicted frames, as in generation.
-        span: Length in frames of the region that holds a clip's predicted frames; None is the whole clip.
     """
 
     stage: int
@@ -40,7 +36,6 @@ class Pass:
     text_positions: int
     answered: int
     pruned: bool = False
-    span: int | None = None
 
 
 def forward_flops(config: dict[str, Any], work: Pass) -> float:
@@ -73,12 +68,9 @@ def _products(config: dict[str, Any], work: Pass) -> tuple[float, float]:
     weights += num_layers * 2 * work.with_text * work.text_positions * 2 * dim * dim  # its keys and values
     states = 0.0
     for layers_left in range(num_layers, 0, -1):
-        attending = work.frames
-        if restricted and work.span is not None:
-            attending = field_width(work.span, work.frames, context, layers_left)
-        passed_on = work.answered / work.clips if work.pruned and layers_left == 1 else attending
-        weights += 2 * work.clips * attending * 4 * dim * dim  # self-attention
-        states += 2 * work.clips * attending * 2 * keys * dim
+        passed_on = work.answered / work.clips if work.pruned and layers_left == 1 else work.frames
+        weights += 2 * work.clips * work.frames * 4 * dim * dim  # self-attention
+        states += 2 * work.clips * work.frames * 2 * keys * dim
         weights += 2 * work.with_text * passed_on * 2 * dim * dim  # cross-attention
         states += 2 * work.with_text * passed_on * 2 * work.text_positions * dim
         weights += 2 * work.clips * passed_on * 8 * dim * dim  # feed-forward

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from magnet_train.checkpoints.layout import FORMAT, KEY, ORIGIN
+from magnet_train.checkpoints.bundle import FORMAT, KEY, ORIGIN
 from magnet_train.decoding import DecodingConfig, clip_generators, generate_tokens
 from magnet_train.errors import UserError, first_line
 from magnet_train.masking import draw_stage, mask_rate, span_mask, stratified_stages

@@ -150,12 +150,11 @@ def test_flops_of_the_paper_sized_model():
     assert forward_flops(config, Pass(0, 1, 0, frames, 24, 320)) == without
 
 
-def test_flops_of_a_span_are_those_of_its_receptive_field():
+def test_flops_of_the_last_layer_are_those_of_the_queried_frames():
     config = BenchmarkConfig().lm_config
-    dim = 1024
-    seen = [3 + 10 * left for left in range(24, 0, -1)]  # frames of each layer, the lowest first
-    attention = sum(seen) * (8 * dim**2 + 4 * (2 * BenchmarkConfig.CONTEXT + 1) * dim)
-    feed_forward = (sum(seen[:-1]) + 3) * 16 * dim**2
+    dim, frames = 1024, 500
+    attention = 24 * frames * (8 * dim**2 + 4 * (2 * CONTEXT + 1) * dim)
+    feed_forward = (23 * frames + 3) * 16 * dim**2
     head = 2 * 3 * dim * 2048
-    work = Pass(1, 1, 0, 500, 24, answered=3, pruned=True, span=3)
+    work = Pass(1, 1, 0, frames, 24, answered=3, pruned=True)
     assert forward_flops(config, work) == attention + feed_forward + head

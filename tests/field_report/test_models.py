@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from magnet_train import Magnet
 from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.checkpoints.export import save_export
-from magnet_train.checkpoints.load import read_model, read_stored
+from magnet_train.checkpoints.load import read_bundle, read_model
 from magnet_train.codecs import (
     encodec_hf,  # noqa: F401  its imports take more memory than the promises may
     load_codec,
@@ -288,7 +288,7 @@ def test_adapters(checkpoint: Callable[[Change], Path], change: dict[str, Any], 
         }
 
     with little_room(), pytest.raises(UserError, match=message):
-        read_stored(checkpoint(adapt))
+        read_bundle(checkpoint(adapt))
 
 
 @pytest.mark.case("A16")

@@ -15,7 +15,8 @@ from gradio_client.utils import is_file_obj_with_meta, traverse
 
 from magnet_train.apps.demo.form import IMMEDIATE, MAX_CLIPS, as_sentence, build_form, read_request
 from magnet_train.apps.demo.service import Cancelled, Clip, ClipService
-from magnet_train.checkpoints.licence import UNSPECIFIED, note_on
+from magnet_train.checkpoints.bundle import UNSPECIFIED
+from magnet_train.checkpoints.card import note_on
 from magnet_train.errors import UserError
 from magnet_train.models.transformer import count_parameters
 from magnet_train.pipeline.magnet import Magnet

@@ -1,22 +1,73 @@
-"""Translate names between the reference's state dict and ours.
+"""Names of the reference: its files, its settings, and its tensors with their translation to ours and back.
 
-Values travel as they are (fp16 stays fp16); only names and the packing of q, k, v and of the heads change.
+Values stay as they are (fp16 stays fp16); only names and the packing of q, k, v and of the heads change.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+STATE_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
+PRETRAINED = "//pretrained/"  # before a hub id in the reference's configurations
+THEIR_STORE = "//"  # begins a name in a private store of the reference's authors
+TEXT_WEIGHT = "condition_provider.conditioners.description.output_proj.weight"
+OURS = "magnet_train"  # section that our exports add to the configuration, and the reference ignores
+
+# Settings that the architecture needs, where the reference knows others. A missing setting has this value.
+ARCHITECTURE: dict[str, Any] = {
+    "lm_model": "transformer_lm_magnet",
+    "codebooks_pattern.modeling": "parallel",
+    "codebooks_pattern.parallel.empty_initial": -1,
+    "fuser.cross": ["description"],
+    "fuser.sum": [],
+    "fuser.prepend": [],
+    "fuser.input_interpolate": [],
+    "fuser.cross_attention_pos_emb": False,
+    "conditioners.description.model": "t5",
+    "conditioners.description.t5.finetune": False,
+    "conditioners.description.t5.normalize_text": False,
+    "transformer_lm.hidden_scale": 4,
+    "transformer_lm.activation": "gelu",
+    "transformer_lm.norm": "layer_norm",
+    "transformer_lm.norm_first": True,
+    "transformer_lm.bias_ff": False,
+    "transformer_lm.bias_attn": False,
+    "transformer_lm.bias_proj": False,
+    "transformer_lm.past_context": None,
+    "transformer_lm.causal": False,
+    "transformer_lm.layer_scale": None,
+    "transformer_lm.positional_embedding": "sin",
+    "transformer_lm.xpos": False,
+    "transformer_lm.qk_layer_norm": False,
+    "transformer_lm.qk_layer_norm_cross": False,
+    "transformer_lm.kv_repeat": 1,
+}
+
+# Setting of `generate.lm` -> ours.
+DECODING = {
+    "decoding_steps": "decoding_steps",
+    "span_arrangement": "span_arrangement",
+    "span_scoring": "span_scoring",
+    "temp": "temperature",
+    "anneal_temp": "anneal_temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "use_sampling": "use_sampling",
+    "max_cfg_coef": "max_cfg_coef",
+    "min_cfg_coef": "min_cfg_coef",
+}
+
 HEAD = re.compile(r"linears\.(\d+)\.weight")
 PACKED = "in_proj_weight"  # rows [q; k; v]
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-WRAPPED = ".mha."  # attention by nn.MultiheadAttention instead of the reference's own: the same tensors, one level down
+WRAPPED = ".mha."  # part of the names where attention is nn.MultiheadAttention instead of the reference's own
 
-# Our piece of a name for the reference's. No entry is a part of another's result, so the order does not matter.
+# Pieces of our names and the reference's. No entry is a part of another's result, so the order does not matter.
 TO_THEIRS = {
     "embeddings.": "emb.",
     "text_proj.": "condition_provider.conditioners.description.output_proj.",
@@ -31,12 +82,12 @@ TO_OURS = {theirs: ours for ours, theirs in TO_THEIRS.items()}
 
 
 def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give tensors of any attention backend of the reference the names that released models have."""
+    """Rename the tensors of any attention backend of the reference as in released models."""
     return {name.replace(WRAPPED, "."): tensor for name, tensor in state.items()}
 
 
 def from_audiocraft_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give a release's tensors our names, with q, k, v apart and the K heads in one."""
+    """Rename a release's tensors to ours, with q, k, v apart and the K heads in one."""
     ours: dict[str, Tensor] = {}
     heads: dict[int, Tensor] = {}
     for name, tensor in state.items():
@@ -55,7 +106,7 @@ def from_audiocraft_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_audiocraft_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give our tensors the reference's names; the inverse of `from_audiocraft_names`."""
+    """Rename our tensors to the reference's; the inverse of `from_audiocraft_names`."""
     theirs: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name == "heads":

@@ -16,10 +16,21 @@ import torch
 import yaml
 from torch import Tensor
 
-from magnet_train.checkpoints.audiocraft.names import from_audiocraft_names, to_audiocraft_names, unwrapped
+from magnet_train.checkpoints.audiocraft.names import (
+    ARCHITECTURE,
+    CODEC_FILE,
+    DECODING,
+    OURS,
+    PRETRAINED,
+    STATE_FILE,
+    TEXT_WEIGHT,
+    from_audiocraft_names,
+    to_audiocraft_names,
+    unwrapped,
+)
 from magnet_train.checkpoints.audiocraft.omegaconf import to_plain
 from magnet_train.checkpoints.bundle import ModelBundle, load_plain, require_all
-from magnet_train.checkpoints.licence import licence_of
+from magnet_train.checkpoints.card import licence_of
 from magnet_train.checkpoints.settings import (
     decoding_of,
     duration_of,
@@ -33,58 +44,9 @@ from magnet_train.models import MagnetTransformer
 from magnet_train.storage.weight_checks import require_backed, require_finite
 from magnet_train.tokens import CodecInfo
 
-STATE_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
-PRETRAINED = "//pretrained/"  # before a hub id in the reference's configurations
-THEIR_STORE = "//"  # begins a name in a store of the reference's authors, where nobody else can look
 MAX_CAPTION_TOKENS = 512  # the reference never cuts a caption; T5 was trained on this many
-TEXT_WEIGHT = "condition_provider.conditioners.description.output_proj.weight"
-OURS = "magnet_train"  # section that our exports add to the configuration; the reference passes over it
 
-# What the architecture must be, where the reference knows others. A setting that is left out has this value.
-ARCHITECTURE: dict[str, Any] = {
-    "lm_model": "transformer_lm_magnet",
-    "codebooks_pattern.modeling": "parallel",
-    "codebooks_pattern.parallel.empty_initial": -1,
-    "fuser.cross": ["description"],
-    "fuser.sum": [],
-    "fuser.prepend": [],
-    "fuser.input_interpolate": [],
-    "fuser.cross_attention_pos_emb": False,
-    "conditioners.description.model": "t5",
-    "conditioners.description.t5.finetune": False,
-    "conditioners.description.t5.normalize_text": False,
-    "transformer_lm.hidden_scale": 4,
-    "transformer_lm.activation": "gelu",
-    "transformer_lm.norm": "layer_norm",
-    "transformer_lm.norm_first": True,
-    "transformer_lm.bias_ff": False,
-    "transformer_lm.bias_attn": False,
-    "transformer_lm.bias_proj": False,
-    "transformer_lm.past_context": None,
-    "transformer_lm.causal": False,
-    "transformer_lm.layer_scale": None,
-    "transformer_lm.positional_embedding": "sin",
-    "transformer_lm.xpos": False,
-    "transformer_lm.qk_layer_norm": False,
-    "transformer_lm.qk_layer_norm_cross": False,
-    "transformer_lm.kv_repeat": 1,
-}
-
-# Setting of `generate.lm` -> ours.
-DECODING = {
-    "decoding_steps": "decoding_steps",
-    "span_arrangement": "span_arrangement",
-    "span_scoring": "span_scoring",
-    "temp": "temperature",
-    "anneal_temp": "anneal_temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "use_sampling": "use_sampling",
-    "max_cfg_coef": "max_cfg_coef",
-    "min_cfg_coef": "min_cfg_coef",
-}
-
-# What the released music models sample with, where a file does not say.
+# Settings of the released music models, for files without them.
 RELEASED = {"temperature": 3.0, "anneal_temperature": True}
 
 

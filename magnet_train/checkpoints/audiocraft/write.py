@@ -9,8 +9,7 @@ from typing import Any
 import torch
 import yaml
 
-from magnet_train.checkpoints.audiocraft.names import to_audiocraft_names
-from magnet_train.checkpoints.audiocraft.read import (
+from magnet_train.checkpoints.audiocraft.names import (
     ARCHITECTURE,
     CODEC_FILE,
     DECODING,
@@ -18,6 +17,7 @@ from magnet_train.checkpoints.audiocraft.read import (
     PRETRAINED,
     STATE_FILE,
     THEIR_STORE,
+    to_audiocraft_names,
 )
 from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.checkpoints.card import model_card

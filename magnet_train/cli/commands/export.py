@@ -44,9 +44,8 @@ def run(args: argparse.Namespace) -> None:
         UserError: The model cannot be read, the folder cannot be written, or audiocraft could not read it.
     """
     request = ExportRequest(**vars(args))
-    from magnet_train.checkpoints.audiocraft.read import CODEC_FILE
-    from magnet_train.checkpoints.card import NO_CODEC
-    from magnet_train.checkpoints.licence import note_on
+    from magnet_train.checkpoints.audiocraft.names import CODEC_FILE
+    from magnet_train.checkpoints.card import NO_CODEC, note_on
     from magnet_train.models.transformer import count_parameters
     from magnet_train.pipeline.magnet import Magnet
 

@@ -59,7 +59,7 @@ def _tables(request: InspectRequest) -> list[Table]:
         return memory_tables(request.path)
     if request.path is None:
         raise UserError("name a folder of shards or a model to inspect; `inspect --help` lists the kinds.")
-    from magnet_train.checkpoints.audiocraft.read import STATE_FILE
+    from magnet_train.checkpoints.audiocraft.names import STATE_FILE
     from magnet_train.checkpoints.export import CONFIG
     from magnet_train.storage.hub import is_hub_id
 

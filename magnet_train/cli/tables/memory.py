@@ -77,14 +77,14 @@ def _released() -> _Models:
 
 def _stored(model: str) -> _Models:
     from magnet_train.checkpoints.card import describe_text
-    from magnet_train.checkpoints.load import read_stored
+    from magnet_train.checkpoints.load import read_bundle
 
-    stored = read_stored(model, mapped=Path(model).is_file())
-    t5_base = stored.text.get("name") == "t5-base"
-    encoder = _T5_BASE if t5_base else describe_text(stored.text).replace("`", "")
+    bundle = read_bundle(model, mapped=Path(model).is_file())
+    t5_base = bundle.text.get("name") == "t5-base"
+    encoder = _T5_BASE if t5_base else describe_text(bundle.text).replace("`", "")
     return _Models(
-        {Path(model).name: stored.lm},
-        stored.codec.frames(stored.segment_duration),
-        stored.segment_duration,
-        "" if stored.text.get("kind") == "none" else f"the text encoder ({encoder}), ",
+        {Path(model).name: bundle.lm},
+        bundle.codec.frames(bundle.segment_duration),
+        bundle.segment_duration,
+        "" if bundle.text.get("kind") == "none" else f"the text encoder ({encoder}), ",
     )

@@ -23,11 +23,11 @@ def model_tables(name: str) -> list[Table]:
     Raises:
         UserError: It is none of these, or unreadable.
     """
-    from magnet_train.checkpoints.load import HUB_FILES, read_stored
+    from magnet_train.checkpoints.load import HUB_FILES, read_bundle
     from magnet_train.storage.hub import find_folder
 
     path = Path(name) if Path(name).exists() else find_folder(name, "model", HUB_FILES)
-    stored = read_stored(path if Path(name).exists() else name, mapped=True)
+    stored = read_bundle(path if Path(name).exists() else name, mapped=True)
     return [_settings(name, stored, path), _parameters(stored.weights)]
 
 
@@ -50,7 +50,7 @@ def _settings(title: str, stored: ModelBundle, path: Path) -> Table:
 
 
 def _kind(stored: ModelBundle, path: Path) -> str:
-    from magnet_train.checkpoints.audiocraft.read import STATE_FILE
+    from magnet_train.checkpoints.audiocraft.names import STATE_FILE
 
     weights = stored.training.get("weights")
     if stored.adapter:

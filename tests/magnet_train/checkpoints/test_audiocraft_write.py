@@ -14,7 +14,8 @@ import yaml
 from safetensors.torch import load_file
 
 from magnet_train import Magnet
-from magnet_train.checkpoints.audiocraft.read import TEXT_WEIGHT, read_audiocraft
+from magnet_train.checkpoints.audiocraft.names import TEXT_WEIGHT
+from magnet_train.checkpoints.audiocraft.read import read_audiocraft
 from magnet_train.checkpoints.audiocraft.write import T5_WIDTHS, save_audiocraft
 from magnet_train.checkpoints.load import read_model
 from magnet_train.cli.main import main

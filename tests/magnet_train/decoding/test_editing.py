@@ -10,6 +10,8 @@ import torch
 from magnet_train import Magnet
 from magnet_train.decoding.editing import Edit, plan_edit, splice
 from magnet_train.errors import UserError
+from magnet_train.pipeline.parts import ModelParts
+from magnet_train.pipeline.request import ClipRequest, make_tokens
 
 HOP, RATE = 160, 8000  # of the packaged codec: 50 Hz
 FADE = 80  # samples
@@ -85,20 +87,22 @@ def test_only_the_region_of_a_long_recording_changes(magnet: Magnet) -> None:
 
 def test_the_model_sees_the_tokens_around_the_region(magnet: Magnet, monkeypatch: pytest.MonkeyPatch) -> None:
     audio = recording(1.0)
-    given = {}
+    requests: list[ClipRequest] = []
 
-    def remember(*args: object, **options: object) -> torch.Tensor:
-        given.update(options)
-        return generate(*args, **options)  # type: ignore[arg-type]
+    def remember(model: ModelParts, request: ClipRequest) -> torch.Tensor:
+        requests.append(request)
+        return make_tokens(model, request)
 
-    generate = magnet._clips_of_tokens
-    monkeypatch.setattr(magnet, "_clips_of_tokens", remember)
+    monkeypatch.setattr("magnet_train.pipeline.magnet.make_tokens", remember)
     magnet.edit(audio, (0.5, 0.6), ["a low bell"], seed=0)
     clip = audio[None, :, 15 * HOP : 39 * HOP]  # frames 15 to 38 lie around 25 to 29
-    assert torch.equal(given["prompt"], magnet.codec.encode(clip))
+    (request,) = requests
+    assert request.prompt is not None
+    assert request.keep is not None
+    assert torch.equal(request.prompt, magnet.codec.encode(clip))
     kept = torch.ones(24, dtype=torch.bool)
     kept[10:15] = False
-    assert given["keep"].tolist() == [kept.tolist()]
+    assert request.keep.tolist() == [kept.tolist()]
 
 
 def test_the_end_of_a_recording_that_is_no_whole_frame(magnet: Magnet) -> None:

@@ -1,4 +1,4 @@
-"""Restricted attention and the forms of a text against the plain computation."""
+"""Restricted attention, prepared texts and queried frames against the plain computation."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from torch import nn
 
 from magnet_train.masking import at_frames, context_mask
 from magnet_train.models import GuidedLogits, MagnetTransformer
-from magnet_train.models.attention import CrossAttention, attention, window_of, windowed_attention
-from magnet_train.models.text_memory import FoldedText, TextKeys, TextStates, prepare
+from magnet_train.models.attention import (
+    CrossAttention,
+    TextMemory,
+    TextStates,
+    attention,
+    window_of,
+    windowed_attention,
+)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -68,16 +74,19 @@ def test_prepared_texts_read_alike(length, masked):
     readable = torch.arange(length)[None] < torch.tensor([[length], [max(length - 2, 1)]])
     text = TextStates(random(2, length, 32), readable[:, None, None, :] if masked else None)
     frames = random(2, 20, 32, seed=1)
-    keys = TextKeys(layer.k_proj(text.states), layer.v_proj(text.states), text.readable)
-    folded = prepare(text, layer)
-    assert isinstance(folded, FoldedText)
+    keys = TextMemory(layer.k_proj(text.states), layer.v_proj(text.states), text.readable)
+    folded = layer.prepare(text)
+    assert isinstance(folded, TextMemory)
+    assert folded.keys.dim() == 4
     expected = layer(frames, text)
     torch.testing.assert_close(layer(frames, keys), expected)
     torch.testing.assert_close(layer(frames, folded), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_long_text_keeps_its_keys():
-    assert isinstance(prepare(TextStates(random(1, 9, 32), None), cross()), TextKeys)
+    memory = cross().prepare(TextStates(random(1, 9, 32), None))
+    assert isinstance(memory, TextMemory)
+    assert memory.keys.dim() == 3
 
 
 def test_an_adapter_is_not_bypassed():
@@ -88,7 +97,7 @@ def test_an_adapter_is_not_bypassed():
     layer = cross()
     layer.q_proj.__class__ = Adapter
     text = TextStates(random(1, 5, 32), None)
-    assert prepare(text, layer) is text
+    assert layer.prepare(text) is text
 
 
 def text_of(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,10 +150,10 @@ def test_guidance_reads_the_text_once_and_answers_alike():
         conditional, null = lm(tokens, 1, text, mask), lm(tokens, 1)
         torch.testing.assert_close(guided(tokens, 1, 3.0), null + 3 * (conditional - null), atol=1e-5, rtol=0)
         frames = torch.tensor([[0, 7, 39], [5, 5, 2]])
-        there = guided.at(tokens, 1, 3.0, frames)
-        everywhere = guided(tokens, 1, 3.0)
+        at_some = guided.at(tokens, 1, 3.0, frames)
+        at_all = guided(tokens, 1, 3.0)
     for row in range(2):
-        torch.testing.assert_close(there[row], everywhere[row, frames[row]], atol=1e-5, rtol=0)
+        torch.testing.assert_close(at_some[row], at_all[row, frames[row]], atol=1e-5, rtol=0)
 
 
 def test_without_guidance_the_clip_without_text_is_not_computed():
@@ -164,33 +173,25 @@ def widths_at(
     """Ask for some frames, compare with an answer for all, and return the frames into and out of each layer."""
     tokens = tokens_of(2, num_frames)
     guided = GuidedLogits(lm, *text_of([3, 6]))
-    everywhere = guided(tokens, stage, 3.0)
+    at_all = guided(tokens, stage, 3.0)
     widths: list[tuple[int, int]] = []
     for layer in lm.layers:
         layer.register_forward_hook(
             lambda module, inputs, output: widths.append((inputs[0].shape[1], output.shape[1]))
         )
-    there = guided.at(tokens, stage, 3.0, frames)
-    torch.testing.assert_close(there, at_frames(everywhere, frames), atol=1e-5, rtol=0)
+    at_some = guided.at(tokens, stage, 3.0, frames)
+    torch.testing.assert_close(at_some, at_frames(at_all, frames), atol=1e-5, rtol=0)
     return widths
 
 
 @pytest.mark.parametrize("frames", [[[0, 1, 2], [197, 198, 199]], [[11, 12, 13], [90, 91, 92]]])
 @pytest.mark.parametrize("context", [5, 0])
-def test_a_span_is_predicted_from_what_it_can_see(frames, context):
+def test_a_span_is_predicted_as_with_all_frames(frames, context):
     lm = tiny(num_layers=4, subcodes_context=context)
-    widths = widths_at(lm, 200, 2, torch.tensor(frames))
-    seen = [3 + 2 * context * layers for layers in (4, 3, 2, 1)]
-    assert widths == [(seen[0], seen[0]), (seen[1], seen[1]), (seen[2], seen[2]), (seen[3], 3)]
-
-
-def test_a_field_of_blocks_and_one_that_starts_as_wide_as_the_clip():
-    lm = tiny(num_layers=20)
-    widths = widths_at(lm, 180, 1, torch.tensor([[150, 151, 152], [0, 1, 2]]))
-    assert [width for width, _ in widths] == [min(180, 3 + 10 * layers) for layers in range(20, 0, -1)]
+    assert widths_at(lm, 200, 2, torch.tensor(frames)) == [(200, 200)] * 3 + [(200, 3)]
 
 
 @pytest.mark.parametrize("stage", [0, 2])
-def test_frames_far_apart_have_all_frames_up_to_the_last_layer(stage):
+def test_only_the_last_layer_leaves_frames_out(stage):
     widths = widths_at(tiny(), 200, stage, torch.arange(0, 200, 7).repeat(2, 1))
     assert widths == [(200, 200), (200, 29)]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from magnet_train import Magnet
-from magnet_train.checkpoints.load import read_model, read_stored
+from magnet_train.checkpoints.load import read_bundle, read_model
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
 from magnet_train.errors import UserError
@@ -147,7 +147,7 @@ def test_adapter_alone_is_in_the_checkpoint(lora: Path, base: Path) -> None:
         )  # A and B, two layers, four maps in each attention and two behind them
         assert all(".lora_" in name for name in names)
     assert lora.stat().st_size < 0.5 * (base / "model.safetensors").stat().st_size + 200_000
-    stored = read_stored(lora)
+    stored = read_bundle(lora)
     assert stored.adapter["rank"] == 16
     assert stored.base["source"] == str(base)
 
@@ -168,7 +168,7 @@ def test_merged_model_is_base_and_adapter(lora: Path, base: Path, tmp_path: Path
 
     magnet = Magnet.from_pretrained(base)
     before = logits_of(magnet)
-    stored = read_stored(lora)
+    stored = read_bundle(lora)
     settings = LoraConfig(r=16, lora_alpha=16, target_modules=stored.adapter["targets"])
     inject_adapter_in_model(settings, magnet.lm)
     weights = {
@@ -240,7 +240,7 @@ def test_adapter_resumes_bit_for_bit(shards: Path, base: Path, lora: Path, tmp_p
     middle = tmp_path / "half" / "last.ckpt"
     assert torch.load(middle, weights_only=True)["global_step"] == 2
     assert fit(shards, tmp_path / "rest", *options, "--ckpt_path", str(middle)) == 0
-    whole, rest = (read_stored(tmp_path / run / "last.ckpt", raw=True).weights for run in ("whole", "rest"))
+    whole, rest = (read_bundle(tmp_path / run / "last.ckpt", raw=True).weights for run in ("whole", "rest"))
     assert all(torch.equal(whole[name], rest[name]) for name in whole)
 
 
@@ -341,7 +341,7 @@ def test_two_processes_train_the_adapter_of_one(shards: Path, base: Path, tmp_pa
             env=environment,
             timeout=300,
         )
-    one, both = (read_stored(tmp_path / run / "last.ckpt", raw=True).weights for run in ("one", "two"))
+    one, both = (read_bundle(tmp_path / run / "last.ckpt", raw=True).weights for run in ("one", "two"))
     assert one.keys() == both.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(both[name], tensor, atol=2e-5, rtol=1e-3)

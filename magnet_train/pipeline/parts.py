@@ -1,0 +1,182 @@
+"""Transformer, text encoder and codec of a model bundle: built, changed by adapters, and collected for saving."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from magnet_train.checkpoints.adapter import merge_adapter, weights_sha256
+from magnet_train.checkpoints.audiocraft.names import CODEC_FILE, THEIR_STORE
+from magnet_train.checkpoints.bundle import UNSPECIFIED, ModelBundle, load_weights
+from magnet_train.checkpoints.load import read_bundle
+from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
+from magnet_train.decoding import DecodingConfig
+from magnet_train.errors import UserError, first_line
+from magnet_train.models import MagnetTransformer
+from magnet_train.text import TextEncoder, text_encoder_from_spec
+
+
+class ModelParts:
+    """The parts of a bundle on one device.
+
+    The codec is loaded when first used, and so is a frozen text encoder, whose weights are not the model's.
+
+    Args:
+        bundle: Settings and weights.
+        device: Where to compute.
+
+    Raises:
+        UserError: The weights do not fit the settings, or the device is missing.
+    """
+
+    def __init__(self, bundle: ModelBundle, device: str) -> None:
+        self.bundle = bundle
+        self.device = _device(device)
+        self.lm = _build_lm(bundle)
+        frozen_t5 = bundle.text.get("kind") == "t5" and bundle.text.get("trainable") is False
+        self._text: TextEncoder | None = None if frozen_t5 else self._load_text()
+        self._codec: Codec | None = None
+        load_weights(self.trained(), bundle.weights, bundle.source)
+        self.lm.eval().to(self.device)
+
+    @property
+    def text(self) -> TextEncoder:
+        """The text encoder, see `Magnet.text`."""
+        if self._text is None:
+            self._text = self._load_text()
+        return self._text
+
+    def _load_text(self) -> TextEncoder:
+        text = text_encoder_from_spec(self.bundle.text, self.bundle.text_folder)
+        needed = self.bundle.lm.get("text_dim")
+        if text.dim != needed:
+            raise UserError(
+                f"{self.bundle.source} expects text states of width {needed}, but text encoder {text.id} gives "
+                f"{text.dim}; name the encoder that it was trained with."
+            )
+        return text.eval().to(self.device)
+
+    @property
+    def codec(self) -> Codec:
+        """The codec, see `Magnet.codec`."""
+        if self._codec is None:
+            source, info, folder = self.bundle.source, self.bundle.codec, self.bundle.codec_folder
+            if folder is not None and (folder / CODEC_FILE).is_file():
+                raise UserError(
+                    f"{source} has a codec in audiocraft's own format ({folder / CODEC_FILE}), which this version "
+                    "cannot decode; take its tokens (generate_tokens), or decode them with audiocraft."
+                )
+            if folder is None and info.id.startswith(THEIR_STORE):
+                raise UserError(
+                    f"{source} names codec {info.id}, which lies in a store of audiocraft's authors; put the release's "
+                    f"{CODEC_FILE} beside the weights, or take the tokens alone."
+                )
+            name = str(folder or info.id)
+            codec = load_codec(name, device=str(self.device))
+            info.require_same_tokens(codec.info, "the model", name)
+            self._codec = codec
+        return self._codec
+
+    def trained(self) -> nn.ModuleDict:
+        """Return the modules whose weights are the model's: a frozen text encoder has its own."""
+        parts: dict[str, nn.Module] = {"lm": self.lm}
+        return nn.ModuleDict(parts if self._text is None else {**parts, "text": self._text})
+
+    def load_adapter(self, path: str | Path, strength: float) -> None:
+        """Add a LoRA adapter, see `Magnet.load_adapter`."""
+        adapter = read_bundle(path)
+        if not adapter.adapter:
+            raise UserError(f"{path} holds a whole model instead of an adapter; load it as the model.")
+        if weights_sha256(self.bundle.weights) != adapter.base.get("weights_sha256"):
+            warnings.warn(
+                f"adapter {path} was trained on {adapter.base.get('source')}, but {self.bundle.source} has other "
+                "weights; its effect may differ here.",
+                stacklevel=3,
+            )
+        own = {f"lm.{name}": tensor for name, tensor in self.lm.state_dict().items()}
+        merged = merge_adapter(replace(self.bundle, weights=own), adapter, strength)
+        self.lm.load_state_dict({name.removeprefix("lm."): tensor for name, tensor in merged.weights.items()})
+        self.bundle = replace(
+            self.bundle,
+            training={**adapter.training, "adapter strength": strength},
+            data=adapter.data,
+            base=adapter.base,
+            licence=self.bundle.licence if adapter.licence == UNSPECIFIED else adapter.licence,
+        )
+
+    def collect(self, scratch: Path, decoding: DecodingConfig, licence: str | None) -> ModelBundle:
+        """Return the bundle with the weights as they are now and local copies of codec and text encoder.
+
+        Args:
+            scratch: Folder for files of the text encoder, until the bundle is written.
+            decoding: Settings of the decoder.
+            licence: Replaces that of the bundle, unless None.
+        """
+        bundle = self.bundle
+        text_folder, name = bundle.text_folder, bundle.text.get("name")
+        local = name is not None and name != QUICKSTART and Path(name).is_dir()
+        if text_folder is None and name and (local or (self._text is not None and self._text.trainable)):
+            text_folder = scratch
+            self.text.save(text_folder)
+        codec_folder, codec_id = bundle.codec_folder, bundle.codec.id
+        local = not codec_id.startswith(THEIR_STORE) and (
+            Path(codec_id).is_dir() or Path(codec_id).is_absolute()
+        )
+        if codec_folder is None and codec_id == QUICKSTART:
+            codec_folder = packaged_codec()
+        elif codec_folder is None and local:
+            _ = self.codec  # raises if the codec is gone or has changed since it made the tokens
+            codec_folder = Path(codec_id)
+        base = dict(bundle.base)
+        if base and not base.get(
+            "hub"
+        ):  # where the base lay on this machine is private: two parts of its path stay
+            base["source"] = "/".join(Path(str(base.get("source"))).parts[-2:])
+        weights = {
+            tensor_name: _as_stored(tensor, bundle.weights.get(tensor_name))
+            for tensor_name, tensor in self.trained().state_dict().items()
+        }
+        return replace(
+            bundle,
+            weights=weights,
+            decoding=decoding,
+            codec_folder=codec_folder,
+            text_folder=text_folder,
+            licence=licence or bundle.licence,
+            base=base,
+        )
+
+
+def _as_stored(tensor: Tensor, stored: Tensor | None) -> Tensor:
+    """Return `tensor` in the type of the file that it came from, where that is lossless: fp16 in, fp16 out."""
+    if stored is None or stored.dtype == tensor.dtype:
+        return tensor
+    narrow = tensor.to(stored.dtype)
+    return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch raises the latter when it was built without CUDA
+        raise UserError(f"device {name} is not there ({first_line(error)[:80]}); try cpu.") from error
+
+
+def _build_lm(bundle: ModelBundle) -> MagnetTransformer:
+    try:
+        lm = MagnetTransformer(**bundle.lm)
+    except (TypeError, ValueError, RuntimeError, UserError) as error:
+        raise UserError(
+            f"{bundle.source} describes a model that cannot be built ({error}); export it again."
+        ) from error
+    codec = bundle.codec
+    if (lm.n_q, lm.card) != (codec.n_q, codec.card):
+        raise UserError(
+            f"{bundle.source} has a model of {lm.n_q} codebooks of {lm.card} entries but a codec of {codec.n_q} of "
+            f"{codec.card}; export it again."
+        )
+    return lm

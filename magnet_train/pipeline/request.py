@@ -1,0 +1,236 @@
+"""A request for clips, from the arguments of `Magnet` to tokens.
+
+Shapes: B clips, K codebooks, T frames of a clip, P frames of a prompt; tokens int64 [B, K, T].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from magnet_train.audio.chunked import encode_audio
+from magnet_train.decoding import (
+    DecodingConfig,
+    LogitsAtFrames,
+    Progress,
+    Rescorer,
+    clip_generators,
+    generate_tokens,
+)
+from magnet_train.decoding.editing import ROUNDING
+from magnet_train.decoding.generate import given_tokens
+from magnet_train.decoding.looping import close_loop
+from magnet_train.decoding.sliding_window import continue_tokens
+from magnet_train.errors import UserError
+from magnet_train.models import GuidedLogits
+from magnet_train.pipeline.inputs import (
+    as_audio,
+    as_captions,
+    as_mask,
+    as_seconds,
+    as_tokens,
+    as_whole_number,
+)
+from magnet_train.pipeline.parts import ModelParts
+
+if TYPE_CHECKING:
+    from magnet_train.pipeline.musicgen import RescoringModel
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """What `Magnet.generate_tokens` is asked for; see there.
+
+    Args:
+        texts: B captions.
+        seconds: Length of a clip (s).
+        seed: Of the noise; None takes torch's global generator.
+        decoding: Settings of the decoder.
+        progress: Called as progress(steps done, steps in all).
+        rescorer: A second model that helps to rank spans.
+        first_index: Index of the first clip.
+        prompt: int64 [B, K, P].
+        keep: bool [B, P] or [B, K, P], the tokens of the prompt that stay.
+        loop: Join the two ends of each clip.
+        as_reference: Make the batch at once, with the padding of captions visible to a model that was trained so.
+    """
+
+    texts: Sequence[str | None]
+    seconds: float
+    seed: int | None
+    decoding: DecodingConfig
+    progress: Progress | None
+    rescorer: RescoringModel | None
+    first_index: int
+    prompt: Tensor | None = None
+    keep: Tensor | None = None
+    loop: bool = False
+    as_reference: bool = False
+
+    def checked(self, model: ModelParts) -> ClipRequest:
+        """Return the request with each argument in its type.
+
+        Raises:
+            UserError: An argument has the wrong type, is out of range or does not fit the model.
+        """
+        seconds, texts = as_seconds(self.seconds), as_captions(self.texts)
+        seed = None if self.seed is None else as_whole_number(self.seed, "seed")
+        first_index = as_whole_number(self.first_index, "first_index")
+        if not isinstance(self.decoding, DecodingConfig):
+            raise UserError(f"decoding is {self.decoding!r}; give a DecodingConfig.")
+        prompt = None if self.prompt is None else as_tokens(self.prompt, len(texts), model.lm.n_q)
+        keep = None if self.keep is None else as_mask(self.keep)
+        kept = 0 if prompt is None or not (keep is None or bool(keep.all())) else prompt.shape[-1]
+        if kept and kept == model.bundle.codec.frames(seconds):
+            raise UserError("the prompt is as long as the clip, which leaves nothing to make; shorten it.")
+        return replace(
+            self, texts=texts, seconds=seconds, seed=seed, first_index=first_index, prompt=prompt, keep=keep
+        )
+
+    def clip(self, row: int, progress: Progress | None) -> ClipRequest:
+        """Return the request for clip number `row` alone."""
+        return replace(
+            self,
+            texts=[self.texts[row]],
+            first_index=self.first_index + row,
+            prompt=None if self.prompt is None else self.prompt[row : row + 1],
+            keep=None if self.keep is None else self.keep[row : row + 1],
+            progress=progress,
+        )
+
+
+def encode_prompt(model: ModelParts, audio: object, request: ClipRequest) -> Tensor:
+    """Encode audio [channels, samples] or [B, channels, samples] as the prompt of a checked request, int64 [B, K, P].
+
+    Raises:
+        UserError: The audio has the wrong type or shape, is shorter than a frame, or leaves nothing to make.
+    """
+    codec, clips, seconds = model.bundle.codec, len(request.texts), request.seconds
+    prompt = as_audio(audio, codec.channels, "prompt", 3)
+    prompt = prompt if prompt.dim() == 3 else prompt[None]
+    if prompt.shape[0] not in (1, clips):
+        raise UserError(
+            f"the prompt's shape {list(prompt.shape)} should be [{clips}, {codec.channels}, samples], or the same "
+            "without the number of clips."
+        )
+    length = prompt.shape[-1] / codec.sample_rate
+    if length < 1 / codec.frame_rate:
+        raise UserError(
+            f"the prompt of {length:g} s is shorter than one frame of {1 / codec.frame_rate:g} s."
+        )
+    # `Codec.encode` rounds the number of frames up.
+    if math.ceil(length * codec.frame_rate - ROUNDING) >= codec.frames(seconds):
+        raise UserError(
+            f"the prompt lasts {length:g} s and the clip {seconds:g} s, which leaves nothing to make; shorten the "
+            "prompt or ask for more seconds."
+        )
+    tokens = torch.stack([encode_audio(model.codec, clip) for clip in prompt])
+    return tokens.expand(clips, -1, -1)
+
+
+def make_tokens(model: ModelParts, request: ClipRequest) -> Tensor:
+    """Make the tokens of a checked request, int64 [B, K, T].
+
+    On a CPU clips are made one by one, so that each is the same in any batch: to the last bit, a row of a matrix product
+    depends on the number of rows. That takes a model of 128 dimensions twice the time; larger ones were not measured.
+    """
+    if request.as_reference or model.device.type != "cpu":
+        return _make_batch(model, request)
+    steps = _StepsOfClips(request.progress, len(request.texts))
+    rows = range(len(request.texts))
+    return torch.cat([_make_batch(model, request.clip(row, steps.of(row))) for row in rows])
+
+
+def _make_batch(model: ModelParts, request: ClipRequest) -> Tensor:
+    lm, codec, decoding = model.lm, model.bundle.codec, request.decoding
+    shape = (len(request.texts), lm.n_q, codec.frames(request.seconds))
+    window = codec.frames(model.bundle.segment_duration)
+    _check_window(model, request, shape[2] > window)
+    indices = range(request.first_index, request.first_index + shape[0])
+    fill = partial(
+        generate_tokens,
+        guided_logits(model, request.texts, padding=request.as_reference),
+        (*shape[:2], min(shape[2], window)),
+        decoding,
+        card=lm.card,
+        span_len=lm.span_len,
+        rescorer=_rescorer(model, request),
+        generator=None if request.seed is None else clip_generators(request.seed, indices, model.device),
+        device=model.device,
+    )
+    prompt, keep = request.prompt, request.keep
+    if shape[2] <= window:
+        tokens = fill(prompt=prompt, keep=keep, progress=request.progress)
+    else:
+        given, _ = given_tokens(prompt, None, shape, lm.card, model.device)
+        length = 0 if prompt is None else prompt.shape[-1]
+        tokens = continue_tokens(given, length, window, fill, partial(_features, model), request.progress)
+    if not request.loop:
+        return tokens
+    _, stays = given_tokens(prompt, keep, shape, lm.card, model.device)
+    return close_loop(tokens, stays, window, 2 * lm.span_len, fill, partial(_features, model))
+
+
+def _check_window(model: ModelParts, request: ClipRequest, too_long: bool) -> None:
+    """Raise `UserError` for what the reference lacks, or what does not fit into one window and has to."""
+    parity = request.decoding.parity
+    if request.loop and parity:
+        raise UserError(
+            "parity mode does what the reference does, which has no loops; leave one of the two out."
+        )
+    if too_long and (parity or request.keep is not None):
+        what = "a clip in parity mode" if parity else "a clip with `keep`"
+        raise UserError(
+            f"{what} has to be made at once, in at most the {model.bundle.segment_duration:g} s of the model's clips, "
+            f"not {request.seconds:g} s; ask for less."
+        )
+
+
+def _features(model: ModelParts, tokens: Tensor) -> Tensor:
+    """Return the sum of the codebooks' embeddings, float [B, D, T]: similar for frames that sound alike."""
+    with torch.no_grad():
+        return model.lm.embed(tokens).float().transpose(1, 2)
+
+
+def guided_logits(model: ModelParts, texts: Sequence[str | None], padding: bool = False) -> LogitsAtFrames:
+    """Return the `logits_fn` of clips about `texts`, each read alone, or with the `padding` of its batch visible."""
+    with torch.no_grad():
+        hidden, mask = model.text(texts)
+    if not bool(mask.any()):
+        return GuidedLogits(model.lm, None)
+    return GuidedLogits(model.lm, hidden, mask, hide_padding=not padding)
+
+
+def _rescorer(model: ModelParts, request: ClipRequest) -> Rescorer | None:
+    if request.rescorer is None:
+        return None
+    request.rescorer.require_same_tokens(model.bundle.codec)
+    if request.decoding.rescorer_weight == 0:
+        return None
+    return request.rescorer.for_texts(request.texts)
+
+
+class _StepsOfClips:
+    """Adds up the steps of clips that are made one after the other; their numbers of steps may differ."""
+
+    def __init__(self, progress: Progress | None, clips: int) -> None:
+        self.progress, self.clips = progress, clips
+        self.taken = 0
+
+    def of(self, row: int) -> Progress | None:
+        """Return the progress callable of clip number `row`."""
+        progress, before = self.progress, self.taken
+        if progress is None:
+            return None
+
+        def report(done: int, total: int) -> None:
+            self.taken = before + done
+            progress(self.taken, before + total * (self.clips - row))
+
+        return report
