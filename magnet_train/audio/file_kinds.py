@@ -1,4 +1,4 @@
-"""What is at a path: a file, something that must not be opened, or content that is not audio."""
+"""What is at a path: a file, something that must not be opened, or content that is not audio; and errors that say so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+
+import soundfile
+
+from magnet_train.errors import UserError, cannot_read
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -35,6 +40,12 @@ _BEGINNINGS = (
     (rb"version https://git-lfs", "a git-lfs pointer and not the file itself", _DOWNLOAD),
 )
 
+# Messages of libsndfile that are not the reason.
+_REASONS = {
+    "SF_INFO struct incomplete": "its header has an impossible sample rate, number of channels or length",
+    "File does not exist or is not a regular file": "it contains no MP3 frames that can be decoded",
+}
+
 
 def why_not_a_file(path: str | Path) -> str | None:
     """Check, without opening it, that a path is a file with content: a pipe would block, a device may never end.
@@ -56,7 +67,7 @@ def why_not_a_file(path: str | Path) -> str | None:
 
 def _why_not_found(path: str | Path, error: OSError) -> str:
     if error.errno == errno.ELOOP:
-        return "is a link that points to itself"
+        return "is a link in a loop of links"
     with contextlib.suppress(OSError):
         return f"is a link to {os.readlink(path)}, which does not exist"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -64,7 +75,34 @@ def _why_not_found(path: str | Path, error: OSError) -> str:
     return f"cannot be read ({error.strerror})"
 
 
-def kind_and_remedy(path: str | Path) -> tuple[str, str] | None:
+@contextlib.contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """Turn errors of opening or reading an audio file into one sentence.
+
+    Raises:
+        UserError: Names the file and what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    # a false header, or a headerless .raw
+    except (soundfile.SoundFileError, MemoryError, TypeError, ValueError) as error:
+        kind, remedy = _kind_and_remedy(path) or ("", "")
+        if kind:
+            raise UserError(f"{path} is {kind}; {remedy}.") from error
+        raise UserError(
+            f"cannot read {path} as audio ({_reason(error)}); convert it to wav, flac, ogg or mp3."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return libsndfile's message without its file name and full stop, or a better one."""
+    words = str(error).rsplit(": ", 1)[-1].rstrip(".")
+    return next((better for theirs, better in _REASONS.items() if theirs in words), words)
+
+
+def _kind_and_remedy(path: str | Path) -> tuple[str, str] | None:
     """Recognise common files that are not read as audio by their first bytes.
 
     Returns:

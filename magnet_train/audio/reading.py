@@ -17,7 +17,8 @@ from soundfile import SoundFile
 from torch import Tensor
 
 from magnet_train.audio.containers import Part
-from magnet_train.audio.recording import LARGEST_FLOAT, Levels, Recording, explained, frames_in, is_float
+from magnet_train.audio.file_kinds import explained
+from magnet_train.audio.recording import LARGEST_FLOAT, Levels, Recording, frames_in, is_float
 from magnet_train.audio.recording import blocks as blocks_of
 from magnet_train.audio.resampling import resample_blocks
 from magnet_train.errors import UserError

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import soundfile
 
 from magnet_train.audio.containers import Part, PartFile, parts_of
-from magnet_train.audio.file_kinds import kind_and_remedy, why_not_a_file
-from magnet_train.errors import UserError, cannot_read
+from magnet_train.audio.file_kinds import explained, why_not_a_file
+from magnet_train.errors import UserError
 
 Samples = npt.NDArray[np.float32]
 
@@ -30,12 +30,6 @@ _LONGEST = 30 * 86_400.0  # seconds; a header that gives more is wrong
 _UNKNOWN_FRAMES = 2**62  # libsndfile gives its largest number as the length if no header has one
 _FLOATS = ("FLOAT", "DOUBLE")
 _INTEGER_BITS = (8, 16, 24, 32)
-
-# Messages of libsndfile that are not the reason.
-_REASONS = {
-    "SF_INFO struct incomplete": "its header has an impossible sample rate, number of channels or length",
-    "File does not exist or is not a regular file": "it contains no MP3 frames that can be decoded",
-}
 
 
 def require_audio_file(path: str | Path) -> None:
@@ -150,33 +144,6 @@ def _read(file: soundfile.SoundFile, frames: int) -> Samples:
     except soundfile.SoundFileError:
         unread = np.isnan(buffer[:, -1])
         return buffer[: int(unread.argmax()) if unread.any() else frames]
-
-
-@contextlib.contextmanager
-def explained(path: str | Path) -> Iterator[None]:
-    """Turn errors of opening or reading an audio file into one sentence.
-
-    Raises:
-        UserError: Names the file and what to do.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise cannot_read(path, error) from error
-    # a false header, or a headerless .raw
-    except (soundfile.SoundFileError, MemoryError, TypeError, ValueError) as error:
-        kind, remedy = kind_and_remedy(path) or ("", "")
-        if kind:
-            raise UserError(f"{path} is {kind}; {remedy}.") from error
-        raise UserError(
-            f"cannot read {path} as audio ({_reason(error)}); convert it to wav, flac, ogg or mp3."
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Return libsndfile's message without its file name and full stop, or a better one."""
-    words = str(error).rsplit(": ", 1)[-1].rstrip(".")
-    return next((better for theirs, better in _REASONS.items() if theirs in words), words)
 
 
 class Levels:

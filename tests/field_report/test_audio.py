@@ -138,7 +138,7 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
         "socket.wav": "is a socket",
         "device.wav": "is a device",
         "gone.wav": "is a link to nowhere, which does not exist",
-        "circle.wav": "is a link that points to itself",
+        "circle.wav": "is a link in a loop of links",
         "folder.wav": "it is a folder",
         "empty.mp3": "is empty (0 bytes)",
         "page.mp3": "is a web page; download it again",
