@@ -1,8 +1,8 @@
 """FLOPs that the model needs by its definition, without overhead of the implementation.
 
 One multiply-add is two operations. A restricted frame attends to 2C + 1 keys, the head predicts masked frames only, and
-a clip without text has no cross-attention. With `pruned`, the last layer computes predicted frames only. Norms, GELU, softmax, recomputed activations and the
-text encoder do not count.
+a clip without text has no cross-attention. With `pruned`, the last layer computes predicted frames only. Norms, GELU,
+softmax, recomputed activations and the text encoder do not count.
 
 Shapes: D = dim, C = frames of context on each side.
 """

@@ -153,7 +153,7 @@ def test_flops_of_the_paper_sized_model():
 def test_flops_of_the_last_layer_are_those_of_the_queried_frames():
     config = BenchmarkConfig().lm_config
     dim, frames = 1024, 500
-    attention = 24 * frames * (8 * dim**2 + 4 * (2 * CONTEXT + 1) * dim)
+    attention = 24 * frames * (8 * dim**2 + 4 * (2 * BenchmarkConfig.CONTEXT + 1) * dim)
     feed_forward = (23 * frames + 3) * 16 * dim**2
     head = 2 * 3 * dim * 2048
     work = Pass(1, 1, 0, frames, 24, answered=3, pruned=True)
