@@ -78,8 +78,10 @@ def run(args: argparse.Namespace) -> None:
         with serving(page, request.host, port, folder, logins, request.open) as address:
             print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
             if not is_loopback(request.host):
-                who = "with a login, and passwords are sent in the clear" if logins else "without a password"
-                print(f"everyone who can reach this address can use it {who}", flush=True)
+                who = (
+                    "who has a login, and passwords are sent in the clear" if logins else "without a password"
+                )
+                print(f"everyone who can reach this address can use it, {who}", flush=True)
             try:
                 threading.Event().wait()
             finally:
