@@ -59,19 +59,12 @@ def memory_tables(model: str | None) -> list[Table]:
 
 
 class _Models(NamedTuple):
-    """The models of the table.
+    """The models of the table."""
 
-    Args:
-        sizes: Arguments of `MagnetTransformer` by name.
-        frames: Length of a clip.
-        seconds: The same in seconds.
-        text: Name and size of the text encoder, followed by ", "; empty without one.
-    """
-
-    sizes: dict[str, dict[str, Any]]
-    frames: int
+    sizes: dict[str, dict[str, Any]]  # arguments of `MagnetTransformer` by name
+    frames: int  # of a clip
     seconds: float
-    text: str
+    text: str  # name and size of the text encoder, followed by ", "; empty without one
 
 
 def _shipped() -> _Models:
