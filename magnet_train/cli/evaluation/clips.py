@@ -123,7 +123,7 @@ def read_side(source: Path) -> Side:
 def _read_clip(file: AudioFile, record: Record, problems: list[Skipped]) -> EvaluatedClip:
     """Look up the caption of a file, in what `generate` recorded of it first."""
     clip = EvaluatedClip(file, PurePath(file.name).stem)
-    # made without a caption it has a number as its id, which says nothing of the reference
+    # without a caption its id is a number, which does not name a reference
     clip.id = None if None in (record.get("id"), record.get("text")) else str(record["id"])
     recorded = {"text": record["text"]} if isinstance(record.get("text"), str) else {}
     try:

@@ -16,7 +16,7 @@ BATCHES = (1, 4, 8, 16)
 SIZES = ("small", "medium", "large")
 RELEASED: dict[str, Any] = {"n_q": 4, "card": 2048, "text_dim": 768}
 RELEASED_FRAMES = 500  # 10 s at 50 Hz
-_LEAST = 0.1 * GB  # where a number in GB says nothing
+_LEAST = 0.1 * GB  # below which the table is in MB
 _T5_BASE = f"T5-base {109_628_544 * 4 / GB:.1f} GB"  # frozen, from its published sizes
 
 
