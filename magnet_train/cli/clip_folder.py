@@ -22,13 +22,7 @@ Record = dict[str, Any]
 
 
 class ClipFolder:
-    """An open folder.
-
-    Args:
-        path: The folder.
-        results: results.jsonl, unbuffered, for appending.
-        done: Number of finished clips.
-    """
+    """An open folder with `done` finished clips, from `open_clip_folder`."""
 
     def __init__(self, path: Path, results: FileIO, done: int) -> None:
         self.path, self._results, self.done = path, results, done

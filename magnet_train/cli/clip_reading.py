@@ -35,13 +35,13 @@ class Unusable(Exception):  # noqa: N818  # a verdict on a file, not an error of
 class Clip:
     """A file that is read in the background, one block ahead of the codec.
 
-    Metadata are known once a block was read, hash and shortfall once all were.
+    `metadata` is known once a block was read, hash and shortfall once all were.
 
     Args:
         file: To read.
         codec: Gives rate and channels.
         template: For files without a caption.
-        rescale: Whether floats at the scale of integers are scaled to -1..1.
+        rescale: Scale floats in the range of integers to -1..1.
         pool: Threads to read in.
     """
 
@@ -54,7 +54,7 @@ class Clip:
         pool: ThreadPoolExecutor,
     ) -> None:
         self.file = file
-        self.samples = 0  # read so far, at the codec's rate
+        self.samples = 0  # at the codec's rate
         self._codec, self._template, self._rescale, self._pool = codec, template, rescale, pool
         self.metadata: dict[str, Any] = {}
         self._stream: AudioStream | None = None

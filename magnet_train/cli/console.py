@@ -125,7 +125,8 @@ class ProgressBar:
         task = self._bar.tasks[0]
         total = "?" if task.total is None else f"{task.total:g}"
         rate = "" if task.speed is None else f", {task.speed:.1f}/s"
-        left = "" if task.time_remaining is None else f", {duration(task.time_remaining)} left"
+        seconds = None if task.finished else task.time_remaining
+        left = "" if seconds is None else f", {duration(seconds)} left"
         return f"{task.completed:g}/{total} {self._unit}{rate}{left}"
 
 

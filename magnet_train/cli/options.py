@@ -218,16 +218,16 @@ class SamplerOptions:
         given: dict[str, Any] = {
             "decoding_steps": self.steps,
             "temperature": self.temperature,
-            "anneal_temperature": None
-            if self.constant_temperature is None
-            else not self.constant_temperature,
             "top_p": self.top_p,
             "top_k": self.top_k,
             "span_arrangement": self.arrangement,
             "span_scoring": self.scoring,
             "rescorer_weight": self.rescorer_weight,
-            "use_sampling": False if self.greedy else None,
         }
+        if self.constant_temperature is not None:
+            given["anneal_temperature"] = not self.constant_temperature
+        if self.greedy:
+            given["use_sampling"] = False
         if self.cfg is not None:
             given["max_cfg_coef"], given["min_cfg_coef"] = self.cfg[0], self.cfg[-1]
         if self.top_k is not None and self.top_p is None:

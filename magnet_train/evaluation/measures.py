@@ -107,15 +107,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class EqualSizes:
-    """Distances of three sets of equally many clips, all to the same other part of the reference.
+    """Distances of three sets of `clips` clips each, all to the same other `reference_clips` of the reference.
 
     Args:
         clips: In each of the three sets.
-        reference_clips: In the rest of the reference, which they are compared with.
+        reference_clips: In the rest of the reference.
         splits: Number of random draws of the clips, over which each distance is averaged.
-        generated: Of generated clips.
-        real: The floor: of real clips, the other part of the reference.
-        noise: Chance: of white noise as loud as the generated clips; None without noise.
+        generated: Distance of generated clips.
+        real: The floor: distance of real clips, the other part of the reference.
+        noise: Chance: distance of white noise as loud as the generated clips; None without noise.
     """
 
     clips: int
@@ -128,16 +128,10 @@ class EqualSizes:
 
 @dataclass(frozen=True)
 class Fad:
-    """Fréchet distance of all generated to all reference windows, smaller is better.
+    """Fréchet distance of all generated to all reference windows, 0 or more, smaller is better.
 
-    Args:
-        distance: 0 or more.
-        generated_clips: Their number.
-        generated_windows: The number of their windows, one embedding each.
-        reference_clips: Their number.
-        reference_windows: The number of their windows.
-        dimensions: Of an embedding. With fewer windows than that the distance is biased upwards.
-        equal: The same at equal sizes; None if the reference has fewer than four clips.
+    Each window has one embedding. With fewer windows than an embedding has `dimensions` the distance is biased upwards.
+    `equal` is the distance at equal sizes, None if the reference has fewer than four clips.
     """
 
     distance: float
@@ -229,7 +223,7 @@ class ClapScore:
         mean: Over clips.
         interval: 95 % bootstrap interval over clips; None for one clip.
         clips: Number of clips with a caption.
-        chance: Mean over all pairs of a clip with a different caption of another clip; None if all captions are equal.
+        chance: Mean over all pairs of a clip and another caption; None if all captions are equal.
     """
 
     mean: float
@@ -265,17 +259,14 @@ def measure_clap_score(
 
 def _mean_cosine_of_others(clips: Floats, texts: Floats, captions: Sequence[str]) -> float | None:
     """Average over every pair with different captions: the expectation of random pairing."""
-    _, group = np.unique(np.asarray(captions, dtype=object).astype(str), return_inverse=True)
-    sizes = np.bincount(group)
-    pairs = len(captions) ** 2 - int(np.square(sizes).sum())
+    members: dict[str, list[int]] = {}
+    for number, caption in enumerate(captions):
+        members.setdefault(caption, []).append(number)
+    pairs = len(captions) ** 2 - sum(len(same) ** 2 for same in members.values())
     if not pairs:
         return None
-    own = np.zeros((len(sizes), clips.shape[1]))
-    np.add.at(own, group, clips)
-    own_texts = np.zeros_like(own)
-    np.add.at(own_texts, group, texts)
-    everything = clips.sum(axis=0) @ texts.sum(axis=0)
-    return float((everything - (own * own_texts).sum()) / pairs)
+    equal = sum(clips[same].sum(axis=0) @ texts[same].sum(axis=0) for same in members.values())
+    return float((clips.sum(axis=0) @ texts.sum(axis=0) - equal) / pairs)
 
 
 @dataclass(frozen=True)
@@ -287,8 +278,7 @@ class PairedDivergence:
         interval: 95 % bootstrap interval over pairs; None for one pair.
         pairs: Their number.
         chance: Mean over all pairs of a reference with the generated clip of another; None for one pair.
-        other_real: Mean over all pairs of a reference with another reference, the value of unrelated real sound; None
-            for one pair.
+        other_real: Mean over all pairs of two references, the value of unrelated real sound; None for one pair.
     """
 
     mean: float

@@ -32,29 +32,17 @@ _FRAME_SECONDS, _HOPS_PER_SECOND = 0.025, 100  # of AST's spectrogram
 
 @dataclass(frozen=True)
 class Origin:
-    """Which model it was, for a report that others can reproduce.
+    """Which model it was, for a report that others can reproduce."""
 
-    Args:
-        id: Folder or hub id, as given.
-        revision: Commit on the hub; None for a folder.
-        sha256: Of the weight files in the order of their names.
-    """
-
-    id: str
-    revision: str | None
-    sha256: str
+    id: str  # folder or hub id, as given
+    revision: str | None  # commit on the hub; None for a folder
+    sha256: str  # of the weight files in the order of their names
 
 
 class Clap:
-    """A transformers ClapModel in float32.
+    """A transformers ClapModel in float32, from `from_pretrained`.
 
     Its feature extractor takes a random part of longer audio; windows are never longer, so nothing is random.
-
-    Args:
-        model: In evaluation mode.
-        extractor: Its feature extractor.
-        folder: Of its tokenizer.
-        origin: Which model it is.
     """
 
     def __init__(self, model: Any, extractor: Any, folder: Path, origin: Origin) -> None:
@@ -147,7 +135,7 @@ class Clap:
 
 
 class AudioTagger:
-    """A transformers ASTForAudioClassification in float32; arguments as of `Clap`."""
+    """A transformers ASTForAudioClassification in float32, from `from_pretrained`."""
 
     def __init__(self, model: Any, extractor: Any, folder: Path, origin: Origin) -> None:
         self.model, self.extractor, self.origin = model, extractor, origin

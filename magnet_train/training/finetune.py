@@ -13,8 +13,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from magnet_train.checkpoints.adapter import ADAPTER, is_adapter_weight, weights_sha256
-from magnet_train.checkpoints.bundle import ModelBundle, load_weights
-from magnet_train.checkpoints.licence import UNSPECIFIED, note_on
+from magnet_train.checkpoints.bundle import UNSPECIFIED, ModelBundle, load_weights
+from magnet_train.checkpoints.card import note_on
 from magnet_train.errors import UserError
 from magnet_train.models.transformer import count_parameters
 from magnet_train.training.module import MagnetModule

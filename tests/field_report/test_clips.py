@@ -228,9 +228,9 @@ def test_words_that_the_vocabulary_lacks_are_named_once(
             warnings.simplefilter("error")
             options = [word for text in texts for word in ("--text", text)]
             assert generate(folder, tmp_path / "clips", *options) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert len(said) == 1
-    assert "'distant', 'bells'" in said[0]
+    printed = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(printed) == 1
+    assert "'distant', 'bells'" in printed[0]
 
 
 @pytest.mark.case("A4")
@@ -290,15 +290,15 @@ def test_a_stopped_command_goes_on_and_ends_with_the_same_bytes(
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(number)
-        said = process.communicate(timeout=120)[1]
+        printed = process.communicate(timeout=120)[1]
     finally:
         process.kill()
     assert process.returncode == code
     kept = len(results_of(tmp_path / "clips"))
     assert 3 <= kept < 60
     if code > 0:
-        assert f"{kept} of 60 clips are in" in said.splitlines()[-1]
-        assert "Traceback" not in said
+        assert f"{kept} of 60 clips are in" in printed.splitlines()[-1]
+        assert "Traceback" not in printed
     before = files_of(tmp_path / "clips")
     torch.set_num_threads(1)
     assert main(words) == 0
@@ -354,8 +354,8 @@ def test_another_command_into_the_same_folder_is_refused(
     capsys.readouterr()
     again = command(folder, out, 1) if other == ["fewer"] else command(folder, out, 2, *other)
     assert main(again) == 1
-    said = capsys.readouterr().err.strip().splitlines()
-    assert said[-1].startswith(f"magnet-train: error: {out} holds clips of another command")
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert printed[-1].startswith(f"magnet-train: error: {out} holds clips of another command")
     assert files_of(out) == before
 
 
@@ -511,9 +511,9 @@ def test_a_prompt_whose_header_promises_2_ghz_is_one_sentence(
     content[24:28] = (2**31 - 1).to_bytes(4, "little")
     song.write_bytes(content)
     assert generate(folder, tmp_path / "clips", "--text", "noise", "--prompt", str(song)) == 1
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1
-    assert said[0].startswith("magnet-train: error: ")
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert len(printed) == 1
+    assert printed[0].startswith("magnet-train: error: ")
     assert not (tmp_path / "clips").exists()
 
 

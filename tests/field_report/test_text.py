@@ -235,7 +235,7 @@ def test_inspect_escapes_what_the_terminal_cannot_show_or_would_obey(tmp_path: P
             ["café \u2014 slow", "red \x1b[31malert\x07", "a \u202eevil\u202c one [b]x[/b]"]
         ):
             writer.add(f"clip{number}", np.zeros((2, 50), dtype=np.int16), {"text": text, "f\x1bield": 1})
-    shown = {}
+    printed = {}
     for encoding in ("ascii", "utf-8"):
         result = subprocess.run(
             [sys.executable, "-m", "magnet_train", "inspect", str(tmp_path / "shards")],
@@ -244,14 +244,14 @@ def test_inspect_escapes_what_the_terminal_cannot_show_or_would_obey(tmp_path: P
             check=False,
         )
         assert result.returncode == 0, result.stderr.decode()
-        shown[encoding] = result.stdout.decode(encoding)
-        assert "\x1b" not in shown[encoding]
-        assert "\x07" not in shown[encoding]
-        assert "\u202e" not in shown[encoding]
-        assert r"red \x1b[31malert\x07" in shown[encoding]
-        assert r"a \u202eevil\u202c one [b]x[/b]" in shown[encoding]
-    assert r"caf\xe9" in shown["ascii"]
-    assert "café \u2014 slow" in shown["utf-8"]
+        printed[encoding] = result.stdout.decode(encoding)
+        assert "\x1b" not in printed[encoding]
+        assert "\x07" not in printed[encoding]
+        assert "\u202e" not in printed[encoding]
+        assert r"red \x1b[31malert\x07" in printed[encoding]
+        assert r"a \u202eevil\u202c one [b]x[/b]" in printed[encoding]
+    assert r"caf\xe9" in printed["ascii"]
+    assert "café \u2014 slow" in printed["utf-8"]
 
 
 def test_messages_do_nothing_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from magnet_train.pipeline.magnet import Magnet
 
 NAME_LENGTH = 40  # characters of a caption in a file's name
+_LONGEST = 86_400.0  # s, of a clip and of a recording to edit
 
 
 def _region(text: str) -> tuple[float, float]:
@@ -123,18 +124,16 @@ class GenerateRequest(SamplerOptions, ModelOptions):
 
     def record(self) -> Record:
         """Return the entries of a record for adapter, audio, loop and rescorer, where given."""
-        record: Record = {}
-        if self.adapter is not None:
-            record.update(adapter=self.adapter, strength=self.adapter_strength)
-        if self.prompt is not None:
-            record.update(prompt=str(self.prompt))
-        if self.edit is not None:
-            record.update(edit=str(self.edit), region=self.region)
-        if self.loop:
-            record.update(loop=True)
-        if self.rescorer is not None:
-            record.update(rescorer=self.rescorer)
-        return record
+        given = {
+            "adapter": self.adapter,
+            "strength": self.adapter_strength if self.adapter else None,
+            "prompt": str(self.prompt) if self.prompt else None,
+            "edit": str(self.edit) if self.edit else None,
+            "region": self.region,
+            "loop": self.loop or None,
+            "rescorer": self.rescorer,
+        }
+        return {name: value for name, value in given.items() if value is not None}
 
 
 add_arguments = declare(GenerateRequest)
@@ -214,7 +213,7 @@ class _Maker:
 
 
 def _read_recording(magnet: Magnet, request: GenerateRequest) -> Tensor | None:
-    """Read --prompt or --edit, and never much more than a clip can use: a small file may hold days of silence.
+    """Read --prompt or --edit, but never much more than a clip can use: a small file may hold days of silence.
 
     A prompt is cut a second behind the end of its clip, where it is still refused for leaving nothing to make.
 
@@ -223,25 +222,20 @@ def _read_recording(magnet: Magnet, request: GenerateRequest) -> Tensor | None:
     """
     import torch
 
-    from magnet_train.audio import AudioStream
-    from magnet_train.audio.recording import header_seconds
-    from magnet_train.pipeline.magnet import LONGEST_CLIP
+    from magnet_train.audio import AudioStream, audio_seconds
 
-    path, longest = request.edit or request.prompt, LONGEST_CLIP
+    path, end = request.edit or request.prompt, _LONGEST
     if path is None:
         return None
     if request.edit is None:
         seconds = magnet.segment_duration if request.seconds is None else request.seconds
-        longest = seconds if 0 < seconds <= LONGEST_CLIP else 0.0  # Magnet refuses the others
-    too_long = UserError(
-        f"--edit {path} is longer than {LONGEST_CLIP:,.0f} s; cut the part to edit out of it."
-    )
-    if request.edit is not None and header_seconds(path) > longest:
-        raise too_long
-    stream = AudioStream(path, magnet.sample_rate, magnet.codec.channels, end=longest + 1)
+        end = 1 + (seconds if 0 < seconds <= _LONGEST else 0)  # Magnet refuses the others
+    elif audio_seconds(path) > _LONGEST:
+        raise UserError(
+            f"--edit {path} is longer than {_LONGEST:,.0f} s; cut out the part to edit with its surroundings."
+        )
+    stream = AudioStream(path, magnet.sample_rate, magnet.codec.channels, end=end)
     audio = torch.cat(list(stream), dim=-1)
-    if request.edit is not None and audio.shape[-1] > longest * magnet.sample_rate:
-        raise too_long
     if stream.shortfall is not None:
         warnings.warn(f"{path}: {stream.shortfall}", stacklevel=2)
     return audio
@@ -322,12 +316,12 @@ def _report_when_stopped(folder: ClipFolder, clips: int) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Preempted) as stopped:
-        kept = (
+        done = (
             f"{folder.done} of {count(clips, 'clip')} are in {folder.path}"
             if folder.done
             else "no clip was done"
         )
-        raise type(stopped)(f"stopped; {kept}, and the same command goes on from there") from None
+        raise type(stopped)(f"stopped; {done}, and the same command resumes from there") from None
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)

@@ -205,7 +205,7 @@ def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
         print(f"left out {files} ({summarize(finished.left_out)}); reasons in {folder / REPORT_NAME}")
     if finished.partial:
         files = count(len(finished.partial), "file")
-        print(f"read only a part of {files}; how much of each is in {folder / REPORT_NAME}")
+        print(f"read {files} in part only; how much of each is in {folder / REPORT_NAME}")
     _print_remedy(finished.left_out)
 
 

@@ -29,27 +29,16 @@ Record = dict[str, Any]
 
 @dataclass
 class EvaluatedClip:
-    """A clip on either side.
-
-    Args:
-        file: The audio file.
-        name: Its name without folder and suffix, by which clips are paired.
-        id: Id of its prompt, if `generate` made the clip from a caption; pairs it as well.
-        caption: Its own, or that of its reference; None without one.
-        seconds: Its length, once it was read.
-        silent: Whether it is silent, once it was read.
-        shortfall: Which part could not be read, once it was read.
-        problem: Why it cannot be used, once that is known.
-    """
+    """A clip on either side; length, silence and shortfall are known once it was read."""
 
     file: AudioFile
-    name: str
-    id: str | None = None
-    caption: str | None = None
+    name: str  # without folder and suffix, by which clips are paired
+    id: str | None = None  # of its prompt, if `generate` made it from a caption; pairs it as well
+    caption: str | None = None  # its own, or that of its reference
     seconds: float = 0.0
     silent: bool = False
-    shortfall: str | None = None
-    problem: str | None = None
+    shortfall: str | None = None  # which part could not be read
+    problem: str | None = None  # why it cannot be used, once that is known
 
     def blocks(self, sample_rate: int) -> Iterator[Tensor]:
         """Read it in mono at a model's rate, about ten seconds at a time.
@@ -76,19 +65,12 @@ Pair = tuple[EvaluatedClip, EvaluatedClip]  # generated, reference
 
 @dataclass
 class Side:
-    """All clips of one side.
+    """All clips of one side."""
 
-    Args:
-        path: Their folder or list.
-        listed: Those that seemed usable before any was opened.
-        refused: Files that are not listed, with reasons.
-        problems: Captions that are there and cannot be read.
-    """
-
-    path: Path
-    listed: list[EvaluatedClip] = field(default_factory=list)
-    refused: list[Skipped] = field(default_factory=list)
-    problems: list[Skipped] = field(default_factory=list)
+    path: Path  # their folder or list
+    listed: list[EvaluatedClip] = field(default_factory=list)  # usable as far as their names show
+    refused: list[Skipped] = field(default_factory=list)  # the other files
+    problems: list[Skipped] = field(default_factory=list)  # captions that cannot be read
 
     @property
     def clips(self) -> list[EvaluatedClip]:
@@ -141,7 +123,7 @@ def read_side(source: Path) -> Side:
 def _read_clip(file: AudioFile, record: Record, problems: list[Skipped]) -> EvaluatedClip:
     """Look up the caption of a file, in what `generate` recorded of it first."""
     clip = EvaluatedClip(file, PurePath(file.name).stem)
-    # made without a caption it has a number as its id, which says nothing of the reference
+    # without a caption its id is a number, which does not name a reference
     clip.id = None if None in (record.get("id"), record.get("text")) else str(record["id"])
     recorded = {"text": record["text"]} if isinstance(record.get("text"), str) else {}
     try:

@@ -34,39 +34,22 @@ _T = TypeVar("_T")
 
 @dataclass
 class EvaluationResult:
-    """What was compared, how, and the measures that could be computed.
-
-    Args:
-        generated: One side.
-        reference: The other.
-        matched: Pairs of the two, before any was opened.
-        device: Where to compute.
-        batch_size: Windows per call of a model.
-        seed: Of noise, random splits and intervals.
-        clap: The CLAP model, if it could be loaded.
-        tagger: The classifier, if it could be loaded.
-        fad: FAD-CLAP.
-        clap_score: CLAP score of the generated clips.
-        clap_score_real: CLAP score of the reference with its own captions.
-        kl: KL-AST.
-        not_computed: For each missing measure the reason, a sentence.
-        notes: Reservations about the numbers.
-    """
+    """What was compared, how, and the measures that could be computed."""
 
     generated: Side
     reference: Side
-    matched: list[Pair]
+    matched: list[Pair]  # before any file was opened
     device: str
-    batch_size: int
-    seed: int
+    batch_size: int  # windows per call of a model
+    seed: int  # of noise, random splits and intervals
     clap: Clap | None = None
     tagger: AudioTagger | None = None
     fad: Fad | None = None
     clap_score: ClapScore | None = None
-    clap_score_real: ClapScore | None = None
+    clap_score_real: ClapScore | None = None  # of the reference with its own captions
     kl: PairedDivergence | None = None
-    not_computed: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    not_computed: dict[str, str] = field(default_factory=dict)  # measure -> reason, a sentence
+    notes: list[str] = field(default_factory=list)  # reservations about the numbers
 
     @property
     def measures(self) -> dict[str, Fad | ClapScore | PairedDivergence]:
@@ -100,7 +83,7 @@ def measure(result: EvaluationResult, clap: str, classifier: str) -> None:
     """Fill in every measure that can be computed.
 
     Args:
-        result: To be filled in.
+        result: To fill in.
         clap: Folder or hub id of a CLAP model.
         classifier: Folder or hub id of an AST.
     """
@@ -212,9 +195,9 @@ def _embed(
     """Return float64 [W, D] of each clip by `id(clip)`; those that cannot be used get a `problem`.
 
     Args:
-        option: The option that named the model.
+        option: The option that named the model, for errors.
         model: Gives sample rate and window.
-        run: Its method, from windows to float64 [windows, D].
+        run: Its method from windows to float64 [windows, D].
         batch_size: Windows per call.
         clip_done: Called after each clip.
         clips: To read.

@@ -84,11 +84,11 @@ def test_all_three_measures_with_chance_and_ceiling(folders, evaluate, clap_fold
     assert found["generated"]["seconds"] == pytest.approx(6)
     assert found["models"]["clap"]["id"] == str(clap_folder)
     assert len(found["models"]["clap"]["sha256"]) == 64
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for words in ("FAD-CLAP ↓", "equal sizes", "CLAP score ↑", "KL-AST ↓", "6 pairs", "6 captions"):
-        assert words in said
-    assert "biased upwards: 6 generated and 8 real windows in 12 dimensions" in " ".join(said.split())
-    assert "None of these can be compared with the FAD, CLAP and KL of papers" in said
+        assert words in printed
+    assert "biased upwards: 6 generated and 8 real windows in 12 dimensions" in " ".join(printed.split())
+    assert "None of these can be compared with the FAD, CLAP and KL of papers" in printed
 
 
 def test_numbers_are_those_of_the_python_api(folders, evaluate, clap_folder):
@@ -163,7 +163,7 @@ def test_what_cannot_be_read_is_named_and_left_out(folders, evaluate, capsys):
     assert "left out 4 generated files" in capsys.readouterr().out
 
 
-def test_a_clip_that_no_model_can_hear_is_left_out(folders, evaluate, capsys):
+def test_a_clip_beyond_any_level_is_left_out(folders, evaluate, capsys):
     _, whole = evaluate(folders)
     soundfile.write(folders[0] / "loud.wav", np.full(24_000, 1e30), 24_000, subtype="FLOAT")
     code, found = evaluate(folders)
@@ -193,14 +193,14 @@ def test_silence_counts(folders, evaluate, capsys):
     assert "1 generated clip of 6 silent" in capsys.readouterr().out
 
 
-def test_long_clips_are_heard_whole_in_windows(folders, evaluate):
+def test_long_clips_are_cut_into_windows(folders, evaluate):
     write_clip(folders[0] / "clip0.wav", 210, seconds=3.7, text="a low bell")  # windows of this CLAP: 1 s
     _, found = evaluate(folders)
     assert found["measures"]["fad_clap"]["generated_windows"] == 5 + 4
     assert found["measures"]["fad_clap"]["generated_clips"] == 6
 
 
-def test_short_clips_against_long_ones_are_told(folders, evaluate, capsys):
+def test_short_clips_against_long_ones_are_reported(folders, evaluate, capsys):
     for file in folders[0].glob("*.wav"):
         write_clip(file, 300, seconds=0.4)
     evaluate(folders)
@@ -227,7 +227,7 @@ def test_captions_of_the_reference_serve_its_pairs(folders, evaluate):
     assert found["measures"]["clap_score"]["real"]["clips"] == 7
 
 
-def test_an_unreadable_caption_is_told(folders, evaluate, capsys):
+def test_an_unreadable_caption_is_reported(folders, evaluate, capsys):
     (folders[0] / "clip1.txt").unlink()
     (folders[0] / "clip1.json").write_text("{")
     (folders[1] / "clip1.txt").unlink()
@@ -336,7 +336,7 @@ def test_a_model_that_gives_no_numbers_costs_only_its_measures(folders, evaluate
     assert "the model of --clap gives finite numbers for no clip" in found["not_computed"]["fad_clap"]
 
 
-def test_names_that_are_no_text_and_names_like_markup(folders, evaluate, capfd):
+def test_names_that_are_not_text_and_names_like_markup(folders, evaluate, capfd):
     os.rename(os.fsencode(folders[0] / "clip1.wav"), os.fsencode(folders[0]) + b"/\xff[bold].wav")
     (folders[0] / "[red]x.wav").write_bytes(b"RIFF no more")
     (folders[0] / os.fsdecode(b"\xfe.wav")).write_bytes(b"RIFF no more")
@@ -364,7 +364,7 @@ def test_mistakes_are_one_sentence(options, words, folders, evaluate, capsys):
     assert words in line
 
 
-def test_an_unusable_target_is_told_before_anything_is_read(folders, evaluate, capsys, monkeypatch):
+def test_an_unusable_target_is_reported_before_anything_is_read(folders, evaluate, capsys, monkeypatch):
     monkeypatch.setattr("magnet_train.cli.evaluation.clips.read_side", pytest.fail)
     code, _ = evaluate(folders, "--out", "/proc/evaluation.json")
     assert code == 1
@@ -410,7 +410,7 @@ def test_exit_codes_of_a_real_process(folders, clap_folder):
     assert "Traceback" not in nothing.stderr
 
 
-def test_no_model_at_all_is_a_failure_that_says_why(folders, evaluate, capsys):
+def test_no_model_at_all_is_a_failure_with_the_reasons(folders, evaluate, capsys):
     code, found = evaluate(folders, "--clap", NOWHERE, "--classifier", NOWHERE)
     assert code == 1
     assert found["measures"] == {}

@@ -29,7 +29,7 @@ def test_writes_exactly_the_weights_of_the_checkpoint(
     assert all(torch.equal(written[name], expected[name]) for name in written)
 
 
-def test_says_what_it_wrote(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_what_it_wrote(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export(checkpoint, tmp_path / "out", "--licence", "CC0-1.0") == 0
     printed = capsys.readouterr().out
     magnet = Magnet.from_pretrained(checkpoint)

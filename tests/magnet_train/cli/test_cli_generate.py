@@ -197,9 +197,9 @@ def test_a_rescorer_of_other_tokens_is_one_sentence_and_leaves_nothing(
     capsys.readouterr()
     options = ["--text", "a flute", "--rescorer", str(tmp_path / "other")]
     assert generate(checkpoint, tmp_path / "clips", *options) == 1
-    said = capsys.readouterr().err.strip()
-    assert said.startswith(f"magnet-train: error: rescorer {tmp_path / 'other'} has card 64 ")
-    assert "\n" not in said
+    printed = capsys.readouterr().err.strip()
+    assert printed.startswith(f"magnet-train: error: rescorer {tmp_path / 'other'} has card 64 ")
+    assert "\n" not in printed
     assert not (tmp_path / "clips").exists()
 
 
@@ -243,15 +243,15 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], named: str
 ) -> None:
     assert generate(checkpoint, tmp_path / "clips", *options) == 1
-    said = capsys.readouterr().err.strip()
-    error = said.splitlines()[-1]
+    printed = capsys.readouterr().err.strip()
+    error = printed.splitlines()[-1]
     assert error.startswith("magnet-train: error: ")
     assert named in error
-    assert "steps" not in said.replace(error, "")  # no bar that stands still
+    assert "steps" not in printed.replace(error, "")  # no bar that stands still
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unusable_target_is_told_before_anything_is_made(
+def test_an_unusable_target_is_reported_before_anything_is_made(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Magnet, "generate", pytest.fail)

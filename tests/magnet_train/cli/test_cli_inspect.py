@@ -39,14 +39,14 @@ def rows(text: str) -> list[list[str]]:
 
 def test_shards(shards: Path, capsys: Any) -> None:
     assert main(["inspect", str(shards)]) == 0
-    shown = rows(capsys.readouterr().out)
-    assert ["clips", "10"] in shown
-    assert ["audio", "20.0 s"] in shown
-    assert ["0", "2 of 8", "6", "2"] in shown  # one bit is in even use
-    assert ["1", "4 of 8", "4", "4"] in shown
-    assert ["empty", "1"] in shown
+    table_rows = rows(capsys.readouterr().out)
+    assert ["clips", "10"] in table_rows
+    assert ["audio", "20.0 s"] in table_rows
+    assert ["0", "2 of 8", "6", "2"] in table_rows  # one bit is in even use
+    assert ["1", "4 of 8", "4", "4"] in table_rows
+    assert ["empty", "1"] in table_rows
     merged = "a [red] drum a [red] drum. bpm: 90"
-    assert ["clip2", "2.00", "a [red] drum a [red] drum", merged] in shown
+    assert ["clip2", "2.00", "a [red] drum a [red] drum", merged] in table_rows
     lengths = [
         ("0", 1),
         ("1 to 4", 1),
@@ -55,9 +55,9 @@ def test_shards(shards: Path, capsys: Any) -> None:
         ("17 to 32", 4),
     ]  # of 0, 3, ... 27 words
     for words, clips in lengths:
-        assert [words, str(clips), "█" * (10 * clips)] in shown
-    assert ["1", "0    1    2    3    0    1    2    3    0    1"] in shown  # first tokens of codebook 1
-    assert ["fields", "text 10, bpm 10"] in shown
+        assert [words, str(clips), "█" * (10 * clips)] in table_rows
+    assert ["1", "0    1    2    3    0    1    2    3    0    1"] in table_rows  # first tokens of codebook 1
+    assert ["fields", "text 10, bpm 10"] in table_rows
 
 
 def test_some_clips_of_many(shards: Path, capsys: Any) -> None:

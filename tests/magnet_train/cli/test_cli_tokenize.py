@@ -189,8 +189,8 @@ def test_a_file_that_may_not_be_read(
     (mixed / "mono.wav").chmod(0)
     words = ("tokenize", "--audio", mixed, "--out", tmp_path / "shards", "--codec", "quickstart")
     assert without_rights(*words).returncode == 0
-    told = "cannot be read (Permission denied); correct its permissions."
-    assert report_of(tmp_path / "shards")["mono.wav"] == f"unreadable: {mixed / 'mono.wav'} {told}"
+    problem = "cannot be read (Permission denied); correct its permissions."
+    assert report_of(tmp_path / "shards")["mono.wav"] == f"unreadable: {mixed / 'mono.wav'} {problem}"
     (mixed / "list.jsonl").touch(0)
     refused = without_rights("tokenize", "--audio", mixed / "list.jsonl", "--out", tmp_path / "other")
     assert refused.returncode == 1
@@ -346,9 +346,9 @@ def test_a_rank_does_its_share(
         monkeypatch.setenv("SLURM_PROCID", rank)
         monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
         assert tokenize(*words, "--out", tmp_path / "shared") == 0
-    told = capsys.readouterr().out
-    assert "rank 1 of 2 has done its share" in told
-    assert told.count("wrote 5 clips") == 2
+    printed = capsys.readouterr().out
+    assert "rank 1 of 2 has done its share" in printed
+    assert printed.count("wrote 5 clips") == 2
     for path in (tmp_path / "alone").iterdir():
         assert path.read_bytes() == (tmp_path / "shared" / path.name).read_bytes()
 
@@ -393,7 +393,7 @@ def test_the_remedy_for_sound_that_is_not_read(mixed: Path, tmp_path: Path, caps
     assert "1 wma file not read" in printed
 
 
-def test_names_that_are_no_text(tmp_path: Path) -> None:
+def test_names_that_are_not_text(tmp_path: Path) -> None:
     folder = tmp_path / "[red] audio"
     write_tone(folder / "plain.wav")
     for pitch, name in ((200, b"\xff\xfe.wav"), (300, "日本\n.wav".encode())):

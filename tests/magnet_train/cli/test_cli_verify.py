@@ -48,8 +48,8 @@ def test_damage_names_shard_and_key(shards: Path, capsys: Any) -> None:
     path.write_bytes(data)
     assert main(["verify", str(shards), "--workers", "1"]) == 1
     captured = capsys.readouterr()
-    told = captured.out + captured.err
-    assert told.count("shard-000000.tar, key clip1: tokens 1..1793 leave 0..63") == 1
+    printed = captured.out + captured.err
+    assert printed.count("shard-000000.tar, key clip1: tokens 1..1793 leave 0..63") == 1
     assert captured.err.count("magnet-train: error:") == 1
 
 
@@ -112,25 +112,25 @@ def test_files_that_may_not_be_read(
     shards: Path, without_rights: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     (shards / "shard-000001.tar").chmod(0)
-    told = [without_rights("verify", shards), without_rights("inspect", shards)]
+    runs = [without_rights("verify", shards), without_rights("inspect", shards)]
     (shards / "index.npy").chmod(0)
-    told.append(without_rights("inspect", shards))
+    runs.append(without_rights("inspect", shards))
     for name in ("shard-000000.tar", "manifest.json"):
         (shards / name).chmod(0)
-    told.append(without_rights("verify", shards))
+    runs.append(without_rights("verify", shards))
     (shards / "manifest.json").unlink()
-    told.append(without_rights("verify", shards, "--write-index"))
+    runs.append(without_rights("verify", shards, "--write-index"))
     remedy = "cannot be read (Permission denied); correct its permissions."
     start = f"magnet-train: error: {shards}"
-    assert [run.stderr.splitlines()[-1] for run in told] == [
+    assert [run.stderr.splitlines()[-1] for run in runs] == [
         f"{start} has 1 problem: shard-000001.tar: {remedy}",
         f"{start}/shard-000001.tar {remedy}",
         f"{start}/index.npy {remedy}",
         f"{start}/manifest.json {remedy}",
         f"{start}/shard-000000.tar {remedy}",
     ]
-    assert {run.returncode for run in told} == {1}
-    assert not any("Traceback" in run.stderr for run in told)
+    assert {run.returncode for run in runs} == {1}
+    assert not any("Traceback" in run.stderr for run in runs)
 
 
 def test_a_folder_among_foreign_tars(shards: Path, capsys: Any) -> None:

@@ -86,9 +86,9 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("undisturbed") / "shards"
-    told = wait(tokenize(audio, out))
-    assert f"wrote {CLIPS - 1} clips" in told
-    assert "left out 2 files (1 silent, 1 duplicate)" in told
+    printed = wait(tokenize(audio, out))
+    assert f"wrote {CLIPS - 1} clips" in printed
+    assert "left out 2 files (1 silent, 1 duplicate)" in printed
     return contents(out)
 
 
@@ -99,11 +99,11 @@ def test_killed_and_interrupted_it_goes_on(
     for _ in range(5):  # on a busy machine the signal may find that everything is done already
         process = tokenize(audio, out, "--overwrite")
         stop_after([process], out, 2, signal.SIGINT)
-        told = process.communicate()[1]
+        printed = process.communicate()[1]
         if process.returncode != 0:
             break
     assert process.returncode == 130
-    assert "interrupted" in told
+    assert "interrupted" in printed
     for files in (1, 9, 6):
         process = tokenize(audio, out)
         stop_after([process], out, files, signal.SIGKILL)

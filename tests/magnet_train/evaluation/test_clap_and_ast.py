@@ -92,15 +92,15 @@ def test_probabilities_are_the_softmax_of_transformers_logits(tagger, ast_folder
     np.testing.assert_allclose(tagger.probabilities(windows), logits.softmax(-1).numpy(), atol=1e-6)
 
 
-def test_a_few_samples_and_silence_are_heard(clap, tagger):
-    for model, hear in ((clap, clap.embed_audio), (tagger, tagger.probabilities)):
-        assert np.isfinite(hear([torch.full((3,), 0.1), torch.zeros(model.sample_rate)])).all()
+def test_a_few_samples_and_silence_give_finite_numbers(clap, tagger):
+    for model, embed in ((clap, clap.embed_audio), (tagger, tagger.probabilities)):
+        assert np.isfinite(embed([torch.full((3,), 0.1), torch.zeros(model.sample_rate)])).all()
 
 
 def test_longer_than_a_window_is_refused_not_cut_at_random(clap, tagger):
-    for model, hear in ((clap, clap.embed_audio), (tagger, tagger.probabilities)):
+    for model, embed in ((clap, clap.embed_audio), (tagger, tagger.probabilities)):
         with pytest.raises(ValueError, match="at most"):
-            hear([torch.zeros(model.window_samples + 1)])
+            embed([torch.zeros(model.window_samples + 1)])
 
 
 def test_no_tokenizer_only_stops_the_captions(clap_folder, tmp_path):
@@ -113,7 +113,7 @@ def test_no_tokenizer_only_stops_the_captions(clap_folder, tmp_path):
         clap.embed_text(["a bell"])
 
 
-def test_what_is_not_such_a_model_is_said_in_a_sentence(clap_folder, ast_folder, tmp_path):
+def test_what_is_not_such_a_model_is_refused_in_a_sentence(clap_folder, ast_folder, tmp_path):
     with pytest.raises(UserError, match="is of type audio-spectrogram-transformer and has to be clap"):
         Clap.from_pretrained(str(ast_folder))
     with pytest.raises(UserError, match="is of type clap and has to be audio-spectrogram-transformer"):
@@ -126,10 +126,10 @@ def test_what_is_not_such_a_model_is_said_in_a_sentence(clap_folder, ast_folder,
     (broken / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match="cannot be loaded"):
         Clap.from_pretrained(str(broken))
-    unheard = shutil.copytree(clap_folder, tmp_path / "unheard")
-    (unheard / "preprocessor_config.json").unlink()
+    incomplete = shutil.copytree(clap_folder, tmp_path / "unheard")
+    (incomplete / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match=r"no readable preprocessor_config\.json"):
-        Clap.from_pretrained(str(unheard))
+        Clap.from_pretrained(str(incomplete))
 
 
 def test_missing_weights_are_not_made_up(clap_folder, tmp_path):

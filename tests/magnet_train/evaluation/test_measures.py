@@ -68,7 +68,7 @@ class TestFad:
         assert equal.real.mean == pytest.approx(frechet_distance(axes[:2], axes[2:]))
         assert equal.real.std == pytest.approx(0, abs=1e-12)
 
-    def test_too_few_windows_are_told(self):
+    def test_too_few_windows_are_reported(self):
         assert measure_fad(clips(2, 0), clips(50, 1)).too_few
         assert not measure_fad(clips(50, 0), clips(50, 1)).too_few
 
@@ -125,7 +125,7 @@ class TestDivergence:
         ).sum(-1)
         np.testing.assert_allclose(kl_divergence(real, ours), expected.numpy())
 
-    def test_equal_is_zero_and_never_heard_is_finite(self):
+    def test_equal_is_zero_and_impossible_is_finite(self):
         certain = np.eye(3)
         assert kl_divergence(certain, certain) == pytest.approx(0, abs=1e-5)
         assert kl_divergence(certain, certain[::-1]).max() == pytest.approx(-np.log(1e-6))

@@ -69,7 +69,7 @@ def test_table_of_a_model(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "AdamW" in shown
     assert "frames), MB; rank" in shown  # a few MB
     assert " 0.0" not in shown
-    assert "the text encoder (T5-base 0.4 GB), what" in " ".join(shown.split())
+    assert "the text encoder (T5-base 0.4 GB), the device" in " ".join(shown.split())
     # of the shipped sizes, as in docs/finetune.md
     assert main(["inspect", "--memory"]) == 0
     shown = capsys.readouterr().out
@@ -87,4 +87,4 @@ def test_table_names_the_models_own_text_encoder(checkpoint: Path, capsys: Any) 
 
 def test_nothing_to_inspect(capsys: Any) -> None:
     assert main(["inspect"]) == 1
-    assert "name what to inspect" in capsys.readouterr().err
+    assert "name a folder of shards or a model to inspect" in capsys.readouterr().err
