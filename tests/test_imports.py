@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,7 @@ def layer(name: str) -> str:
     return max((part for part in LAYERS if within(name, part)), key=len)
 
 
+@cache
 def all_imports(file: Path) -> set[str]:
     """Names of modules that a file imports anywhere; `from package import module` is the module."""
     names = set()

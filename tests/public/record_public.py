@@ -31,8 +31,8 @@ import magnet_train
 from magnet_train.cli.main import COMMANDS, main
 
 HERE = Path(__file__).parent
-# Packages all of whose names can stand in a user's YAML or program.
-PACKAGES = (
+# Packages and modules all of whose names can stand in a user's YAML or program.
+MODULES = (
     "datamodules",
     "magnet_train",
     "magnet_train.codecs",
@@ -57,7 +57,7 @@ def parser_of(*words: str) -> argparse.ArgumentParser:
     """Return the parser that `magnet-train WORDS` reads its options with."""
 
     def capture(self: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
-        if self.prog != "magnet-train":  # which only finds the command
+        if all(action.dest != "command" for action in self._actions):  # not the parser that finds the command
             raise _Captured(self)
         return parse(self, *_, **__)
 
@@ -144,9 +144,18 @@ def class_paths(node: Any) -> Iterator[str]:
             yield from class_paths(part)
 
 
+def public_names(module: str) -> list[str]:
+    """Return `__all__` of a package, and the classes and functions that a plain module defines."""
+    found = importlib.import_module(module)
+    if hasattr(found, "__all__"):
+        return list(found.__all__)
+    names = [name for name in vars(found) if not name.startswith("_")]
+    return [name for name in names if getattr(vars(found)[name], "__module__", None) == module]
+
+
 def python_names() -> dict[str, Any]:
     """Return dotted name -> parameters of what YAML and programs can name, and the methods of `Magnet`."""
-    names = {f"{package}.{name}" for package in PACKAGES for name in importlib.import_module(package).__all__}
+    names = {f"{module}.{name}" for module in MODULES for name in public_names(module)}
     for config in (ROOT / "configs").rglob("*.yaml"):
         paths = class_paths(yaml.safe_load(config.read_text()))
         names.update(path for path in paths if path.startswith(("magnet_train.", "datamodules.")))
@@ -236,4 +245,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         make_all(Path(scratch) / "files")
         for name, content in record(Path(scratch) / "files").items():
-            (HERE / name).write_text(json.dumps(content, indent=1) + "\n")
+            (HERE / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
