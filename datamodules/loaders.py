@@ -6,6 +6,7 @@ Shapes: see `magnet_train.tokens.TokenBatch`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,11 @@ class TokenDataset(Dataset[TokenBatch]):
         return None
 
 
+@dataclass(eq=False)
 class _ErrorsAsItems(Dataset[TokenBatch | UserError]):
     """Return a `UserError` as an item: raised in a worker, its message would contain the worker's traceback."""
 
-    def __init__(self, dataset: Dataset[TokenBatch]) -> None:
-        self.dataset = dataset
+    dataset: Dataset[TokenBatch]
 
     def __getitem__(self, index: Slots) -> TokenBatch | UserError:
         try:
@@ -101,11 +102,11 @@ class _ErrorsAsItems(Dataset[TokenBatch | UserError]):
             return UserError(str(error))
 
 
+@dataclass(eq=False)
 class _ErrorsAsItemsStream(IterableDataset[TokenBatch | UserError]):
     """The same for a stream."""
 
-    def __init__(self, dataset: IterableDataset[TokenBatch]) -> None:
-        self.dataset = dataset
+    dataset: IterableDataset[TokenBatch]
 
     def __iter__(self) -> Iterator[TokenBatch | UserError]:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -46,6 +47,7 @@ from magnet_train.errors import UserError, cannot_read
 from magnet_train.tokens import CodecInfo, TokenBatch
 
 
+@dataclass(eq=False)
 class ShardStream(IterableDataset[TokenBatch]):
     """Yield batches without end; the shards of each epoch are divided among the workers of all ranks.
 
@@ -63,26 +65,14 @@ class ShardStream(IterableDataset[TokenBatch]):
         start: First slot of the run to yield.
     """
 
-    def __init__(
-        self,
-        shards: str,
-        manifest: Manifest,
-        make_batch: BatchMaker,
-        *,
-        batch_size: int,
-        buffer: int,
-        rank: int,
-        world_size: int,
-        start: int = 0,
-    ) -> None:
-        self.shards = shards
-        self.manifest = manifest
-        self.make_batch = make_batch
-        self.batch_size = batch_size
-        self.buffer = buffer
-        self.rank = rank
-        self.world_size = world_size
-        self.start = start
+    shards: str
+    manifest: Manifest
+    make_batch: BatchMaker
+    batch_size: int
+    buffer: int
+    rank: int
+    world_size: int
+    start: int = 0
 
     def __iter__(self) -> Iterator[TokenBatch]:
         worker = get_worker_info()

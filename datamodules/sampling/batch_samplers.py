@@ -6,6 +6,7 @@ A batch is the numbers of its slots, int64 [batch_size]; the worker that loads i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 Slots: TypeAlias = npt.NDArray[np.int64]  # -1 marks a padding row
 
 
+@dataclass
 class InfiniteBatchSampler:
     """Yield this rank's slice of each global batch, without end.
 
@@ -27,11 +29,10 @@ class InfiniteBatchSampler:
         start: First slot of the run to yield; may be changed between two iterations.
     """
 
-    def __init__(self, *, batch_size: int, rank: int = 0, world_size: int = 1, start: int = 0) -> None:
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
-        self.start = start
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+    start: int = 0
 
     def __iter__(self) -> Iterator[Slots]:
         first = self.start + self.rank * self.batch_size
@@ -40,6 +41,7 @@ class InfiniteBatchSampler:
             first += self.batch_size * self.world_size
 
 
+@dataclass(frozen=True)
 class EvaluationBatchSampler(Sequence[Slots]):
     """Cover slots 0..slots-1 once, with the same number of full batches on each rank; -1 pads the last one.
 
@@ -50,11 +52,10 @@ class EvaluationBatchSampler(Sequence[Slots]):
         world_size: Number of evaluating processes.
     """
 
-    def __init__(self, slots: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.slots = slots
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
+    slots: int
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
 
     def __len__(self) -> int:
         return -(-self.slots // (self.batch_size * self.world_size))

@@ -22,15 +22,10 @@ _REPLACEMENTS = 16  # clips to try in place of a damaged one
 
 
 class SampledClips(NamedTuple):
-    """The clips of some slots.
+    """The clips of n slots."""
 
-    Args:
-        folder: Numbers of the folders, int64 [n].
-        clip: Numbers of the clips within their folders, int64 [n].
-    """
-
-    folder: npt.NDArray[np.int64]
-    clip: npt.NDArray[np.int64]
+    folder: npt.NDArray[np.int64]  # [n], numbers of the folders
+    clip: npt.NDArray[np.int64]  # [n], numbers of the clips within their folders
 
 
 class ClipSampler(Protocol):

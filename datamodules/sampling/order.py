@@ -14,6 +14,7 @@ import enum
 import functools
 import math
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,7 @@ def _round_keys(seed: int, epoch: int, source: int) -> npt.NDArray[np.uint64]:
     return random_bits(seed, epoch, Purpose.ORDER, _ROUNDS, source)
 
 
+@dataclass(frozen=True)
 class ClipOrder:
     """Shuffled order of the clips, epoch after epoch without end: each epoch has each clip once.
 
@@ -138,10 +140,9 @@ class ClipOrder:
         source: Number of the folder in a mixture.
     """
 
-    def __init__(self, seed: int, clips: int, source: int = 0) -> None:
-        self.seed = seed
-        self.clips = clips
-        self.source = source
+    seed: int
+    clips: int
+    source: int = 0
 
     def __getitem__(self, places: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Return the clips at `places`, each 0 or more: numbers in 0..clips-1, [n] for [n]."""

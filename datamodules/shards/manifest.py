@@ -41,36 +41,22 @@ _REMEDY = "copy it again or tokenize again"
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One tar in the manifest.
+    """One tar in the manifest."""
 
-    Args:
-        file: Name within the folder.
-        bytes: Size of the file.
-        samples: Clips in it.
-        frames: Token frames in it, over all clips.
-        sha256: Hash of the file in hexadecimal.
-    """
-
-    file: str
-    bytes: int
-    samples: int
-    frames: int
-    sha256: str
+    file: str  # name within the folder
+    bytes: int  # size of the file
+    samples: int  # clips in it
+    frames: int  # token frames in it, over all clips
+    sha256: str  # of the file, in hexadecimal
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The record of a folder of shards.
+    """The record of a folder of shards."""
 
-    Args:
-        codec: Codec that made the tokens.
-        shards: One entry for each tar; an index row names a shard by its place in this list.
-        index_sha256: Hash of the index sidecar in hexadecimal.
-    """
-
-    codec: CodecInfo
-    shards: tuple[ShardEntry, ...]
-    index_sha256: str
+    codec: CodecInfo  # that made the tokens
+    shards: tuple[ShardEntry, ...]  # an index row names a shard by its place here
+    index_sha256: str  # of the index sidecar, in hexadecimal
 
     @property
     def samples(self) -> int:

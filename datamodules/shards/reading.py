@@ -86,7 +86,7 @@ class ShardReader:
             data = self._read(shard, start, end - start)
             key = _key(data[npy_header - start : npy], expected)
             tokens = tokens_from_npy(data[npy : npy + npy_bytes])
-            self._check_tokens(tokens)
+            check_tokens(tokens, self.manifest.codec)
             metadata = parse_metadata(data[json : json + json_bytes])
         except PermissionError as error:
             return cannot_read(self.folder / self.manifest.shards[shard].file, error)
@@ -99,15 +99,6 @@ class ShardReader:
             damage.__cause__ = error
             return damage
         return Sample(key, tokens, metadata)
-
-    def _check_tokens(self, tokens: TokenArray) -> None:
-        codec = self.manifest.codec
-        if len(tokens) == codec.n_q and tokens.size:
-            # read as unsigned, a negative id is a large one: one pass finds both
-            highest = np.maximum.reduce(tokens.view(np.uint16), axis=None)
-            if highest < codec.card:
-                return
-        check_tokens(tokens, codec)
 
     def _read(self, shard: int, start: int, size: int) -> bytes:
         file = self._files.get(shard)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,11 @@ _ROWS_AT_ONCE = 2**14  # Python tuples take seven times the memory of a row
 
 @dataclass(frozen=True)
 class Issue:
-    """One thing that is wrong with a folder of shards.
+    """One thing that is wrong with a folder of shards."""
 
-    Args:
-        shard: File name within the folder.
-        key: Sample within the shard, or None for the shard as a whole.
-        what: Description of the damage.
-        remedy: What to do about it.
-    """
-
-    shard: str
-    key: str | None
-    what: str
+    shard: str  # file name within the folder
+    key: str | None  # sample within the shard, or None for the shard as a whole
+    what: str  # description of the damage
     remedy: str = "copy it again or tokenize again"
 
     def __str__(self) -> str:
@@ -52,16 +45,10 @@ class Issue:
 
 @dataclass
 class ShardScan:
-    """Contents of one shard.
+    """Contents of one shard."""
 
-    Args:
-        entry: Sizes, counts and hash as found.
-        rows: Index rows [samples] of the sound samples, `shard` set to the requested number.
-        issues: Everything that is wrong with it.
-    """
-
-    entry: ShardEntry
-    rows: IndexRows
+    entry: ShardEntry  # sizes, counts and hash as found
+    rows: IndexRows  # [samples], of the sound samples, `shard` set to the requested number
     issues: list[Issue] = field(default_factory=list)
 
 
@@ -126,20 +113,15 @@ def parse_metadata(payload: bytes) -> dict[str, Any]:
         raise MalformedError(f"its .json is unreadable ({error})") from error
     if not isinstance(record.get("text", ""), str):
         raise MalformedError(f"its text is a {type(record['text']).__name__}, not a string")
-    if len(payload) > MAX_CAPTION_LENGTH:  # otherwise no caption in it can be longer
-        _check_caption(record)
+    if len(payload) <= MAX_CAPTION_LENGTH:  # so no caption in it can be longer
+        return record
+    for fields in (("text",), ("text", *METADATA_FIELDS)):
+        length = sum(len(str(record[name])) for name in fields if name in record)
+        if length > MAX_CAPTION_LENGTH:
+            verb = "has" if len(fields) == 1 else "have"
+            names = " and ".join(filter(None, ("text", ", ".join(fields[1:]))))
+            raise MalformedError(f"its {names} {verb} {length} characters, more than {MAX_CAPTION_LENGTH}")
     return record
-
-
-def _check_caption(record: Mapping[str, Any]) -> None:
-    text = len(record.get("text", ""))
-    if text > MAX_CAPTION_LENGTH:
-        raise MalformedError(f"its text has {text} characters, more than {MAX_CAPTION_LENGTH}")
-    fields = sum(len(str(record[name])) for name in METADATA_FIELDS if name in record)
-    if text + fields > MAX_CAPTION_LENGTH:
-        raise MalformedError(
-            f"its text and {', '.join(METADATA_FIELDS)} have {text + fields} characters, more than {MAX_CAPTION_LENGTH}"
-        )
 
 
 def check_key(key: str) -> None:
@@ -165,6 +147,9 @@ def check_tokens(tokens: npt.NDArray[np.integer[Any]], codec: CodecInfo) -> None
         raise MalformedError(f"{n_q} codebooks instead of {codec.n_q}")
     if frames == 0:
         raise MalformedError("no frames")
+    # of 16 bits read as unsigned, a negative id is a large one: one pass finds both
+    if tokens.itemsize == 2 and np.maximum.reduce(tokens.view(np.uint16), axis=None) < codec.card:
+        return
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= codec.card:
         raise MalformedError(f"tokens {low}..{high} leave 0..{codec.card - 1}")

@@ -1,8 +1,8 @@
 """Walk a tar strictly: checksums, sizes, names and the end-of-archive blocks are all checked.
 
-`tarfile.TarFile` takes a damaged header or a missing tail for the end of the archive, so a truncated shard silently
-loses its last samples, and it reads a name of any size into memory. Here all three are errors. The fields of one header
-block are still decoded by `tarfile`, which WebDataset readers use as well.
+The standard library's `tarfile` takes a damaged header or a missing tail for the end of the archive, so a truncated
+shard silently loses its last samples, and it reads a name of any size into memory. Here all three are errors. A header
+takes half the time of `tarfile.TarInfo.frombuf`.
 
 Source: POSIX.1-2017, pax, "ustar Interchange Format".
 """
@@ -19,6 +19,8 @@ from datamodules.shards.files import MalformedError
 BLOCK = 512
 MAX_HEADER_BYTES = 64 * 2**10  # before one payload; in practice one block, or three to five with a long name
 _ZEROS = bytes(BLOCK)
+_OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
+_OTHER_NUMBERS = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))  # mode ... devices
 _PAX_RECORD = re.compile(rb"([0-9]{1,9}) ([^=]+)=")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _END_READ_BYTES = 2**20  # read at a time after the end-of-archive mark
@@ -28,6 +30,12 @@ _NAME_TYPES = (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XGLTYPE)
 _FORBIDDEN_PAX = (b"size", b"GNU.sparse.")  # the payload would not be what the header describes
 _MAX_NAME_BYTES = 4096
 _QUOTED = 60  # characters of a name in an error
+
+
+class _Header(NamedTuple):
+    name: str
+    size: int
+    type: bytes
 
 
 class Member(NamedTuple):
@@ -131,15 +139,37 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension
 
 
-def _parse_header(block: bytes, position: int) -> tarfile.TarInfo:
-    try:
-        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
-        raise MalformedError(f"the header at byte {position} is damaged ({error})") from error
-    if header.size < 0:
-        raise MalformedError(f"the header at byte {position} is damaged (negative size)")
-    header.name = _checked_name(header.name.encode("utf-8", "surrogateescape"), position)
-    return header
+def _parse_header(block: bytes, position: int) -> _Header:
+    if len(block) < BLOCK:
+        raise MalformedError(f"the header at byte {position} is cut short")
+    checksum = _number(block[148:156], "checksum", position)
+    if checksum != sum(block[:148]) + 8 * ord(" ") + sum(block[156:]):
+        raise MalformedError(f"the checksum of the header at byte {position} is wrong")
+    if not all(_is_number(block[start:end]) for start, end in _OTHER_NUMBERS):
+        raise MalformedError(f"the header at byte {position} has a field that is not a number")
+    name = block[:100].split(b"\0", 1)[0]
+    prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
+    return _Header(
+        name=_checked_name(prefix + b"/" + name if prefix else name, position),
+        size=_number(block[124:136], "size", position),
+        type=block[156:157],
+    )
+
+
+def _is_number(field: bytes) -> bool:
+    """Return whether `tarfile`, and so webdataset, can read a number that is not used here."""
+    if field[0] & 0x80:
+        return field[0] in (0x80, 0xFF)
+    return not field.partition(b"\0")[0].strip().strip(b"01234567")
+
+
+def _number(field: bytes, what: str, position: int) -> int:
+    if field[0] == 0x80:  # GNU's base 256, for sizes of 8 GiB and more
+        return int.from_bytes(field[1:], "big")
+    match = _OCTAL.fullmatch(field)
+    if match is None:
+        raise MalformedError(f"the {what} in the header at byte {position} is not a number")
+    return int(match[1], 8)
 
 
 def _long_name(payload: bytes, kind: bytes) -> str | None:

@@ -235,5 +235,5 @@ def _codec_of_first_sample(path: Path) -> CodecInfo:
     except MalformedError as error:
         raise UserError(f"{path} is damaged: {error}; copy it again.") from error
     if not isinstance(record.get("codec"), dict):
-        raise UserError(f"{path} does not name the codec of its tokens; name it with --codec.")
+        raise UserError(f"{path} does not say which codec made its tokens; name it with --codec.")
     return read_codec(record["codec"], where=f"codec in the first sample of {path}")

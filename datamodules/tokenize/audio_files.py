@@ -6,12 +6,12 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
 
-from datamodules.tokenize.audio_tables import SUFFIXES, ListedAudio, read_list
+from datamodules.tokenize.audio_tables import SUFFIXES, read_list
+from datamodules.tokenize.audio_tables import AudioFile as AudioFile
 from datamodules.tokenize.folder_walk import walk_folder
 from magnet_train.errors import UserError
 
@@ -23,36 +23,6 @@ _UNREAD_SUFFIXES = (
 _UNREAD = " is not read"  # after a suffix, the kind of their reason
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _MAX_KEY_LENGTH = 80
-
-
-@dataclass(frozen=True)
-class AudioFile:
-    """One clip to tokenize: a file or a part of one.
-
-    Args:
-        path: The audio file.
-        name: Its path as listed.
-        key: Its name in the shards: unique, and safe as a member of a tar.
-        start: Start of the clip (s), None at the beginning.
-        end: End of the clip (s), None at the end.
-        fields: The other fields of its line in the list.
-        problem: Why it cannot be used, as far as can be known without opening it.
-        by_id: Found by the id of MusicCaps or AudioCaps: it may be the whole video, or its clip cut already.
-    """
-
-    path: Path
-    name: str
-    key: str
-    start: float | None
-    end: float | None
-    fields: Mapping[str, Any]
-    problem: str | None = None
-    by_id: bool = False
-
-    @property
-    def label(self) -> str:
-        """Path and part, for reports."""
-        return f"{self.path}{_segment(self.start, self.end)}"
 
 
 def list_audio(source: Path) -> list[AudioFile]:
@@ -81,9 +51,9 @@ def list_audio(source: Path) -> list[AudioFile]:
             raise UserError(f"{source} has no lines; write one with path and text for each file.")
     else:
         raise UserError(f"there is no folder or list at {source}; check the path.")
-    identities: set[str] = set()
+    parts: set[str] = set()
     keys: set[str] = set()
-    return [_with_key(clip, identities, keys) for clip in listed]
+    return [_with_key(file, parts, keys) for file in listed]
 
 
 def suffixes_not_read(reasons: Iterable[str]) -> list[tuple[str, int]]:
@@ -92,38 +62,31 @@ def suffixes_not_read(reasons: Iterable[str]) -> list[tuple[str, int]]:
     return Counter(kind.removesuffix(_UNREAD) for kind in kinds if kind.endswith(_UNREAD)).most_common()
 
 
-def _in_folder(folder: Path, name: str, problem: str | None) -> ListedAudio:
+def _in_folder(folder: Path, name: str, problem: str | None) -> AudioFile:
     suffix = os.path.splitext(name)[1].lower()
     if problem is None and suffix in _UNREAD_SUFFIXES:
         problem = f"{suffix[1:]}{_UNREAD}: convert it to wav, flac, ogg or mp3"
-    return ListedAudio(folder / name, name, None, None, {}, problem)
+    return AudioFile(folder / name, name, problem=problem)
 
 
-def _with_key(clip: ListedAudio, identities: set[str], keys: set[str]) -> AudioFile:
+def _with_key(file: AudioFile, parts: set[str], keys: set[str]) -> AudioFile:
     """Add a unique key, and mark a clip that was listed before."""
-    identity = clip.name + _segment(clip.start, clip.end)
-    if identity in identities:
-        clip = clip._replace(problem="duplicate: listed before")
-    identities.add(identity)
-    return AudioFile(**clip._asdict(), key=_make_key(clip.name, clip.start, identity, keys))
+    part = file.name + file.segment
+    problem = "duplicate: listed before" if part in parts else file.problem
+    parts.add(part)
+    return replace(file, key=_make_key(file.name, file.start, part, keys), problem=problem)
 
 
-def _segment(start: float | None, end: float | None) -> str:
-    if start is None and end is None:
-        return ""
-    return f" from {start or 0:g} s" + ("" if end is None else f" to {end:g} s")
-
-
-def _make_key(name: str, start: float | None, identity: str, keys: set[str]) -> str:
+def _make_key(name: str, start: float | None, part: str, keys: set[str]) -> str:
     """Make a unique key without dots and slashes from a path, the same in every run."""
     folder, _, base = name.rpartition("/")
-    parts = [*PurePath(folder).parts, os.path.splitext(base)[0]]
-    key = "__".join(filter(None, (_UNSAFE.sub("_", part).strip("_-") for part in parts))) or "clip"
+    names = [*PurePath(folder).parts, os.path.splitext(base)[0]]
+    key = "__".join(filter(None, (_UNSAFE.sub("_", name).strip("_-") for name in names))) or "clip"
     if start:
         key += f"-{start:g}s".replace(".", "_")
     while key in keys or len(key) > _MAX_KEY_LENGTH:
-        digest = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
+        digest = hashlib.blake2b(part.encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
         key = f"{key[: _MAX_KEY_LENGTH - 13]}-{digest}"
-        identity += "+"  # the same path and part twice
+        part += "+"  # the same path and part twice
     keys.add(key)
     return key

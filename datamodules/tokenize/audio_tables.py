@@ -14,8 +14,9 @@ import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 from datamodules.tokenize.folder_walk import walk_folder
 from magnet_train.errors import UserError, cannot_read
@@ -36,29 +37,44 @@ _MAX_UNPACKED_BYTES = 2**30  # of a gzipped list: some five million lines
 _AUDIOCAPS_SECONDS = 10.0  # length of its clips, which have a start only
 
 
-class ListedAudio(NamedTuple):
-    """One line of a list.
+@dataclass(frozen=True)
+class AudioFile:
+    """One clip to tokenize: a file or a part of one.
 
     Args:
         path: The audio file.
         name: Its path as listed.
         start: Start of the clip (s), None at the beginning.
         end: End of the clip (s), None at the end.
-        fields: Everything else.
-        problem: Why it cannot be used, as far as the list shows.
+        fields: The other fields of its line in the list.
+        problem: Why it cannot be used, as far as can be known without opening it.
         by_id: Found by the id of MusicCaps or AudioCaps: it may be the whole video, or its clip cut already.
+        key: Its name in the shards: unique, and safe as a member of a tar; `list_audio` sets it.
     """
 
     path: Path
     name: str
-    start: float | None
-    end: float | None
-    fields: dict[str, Any]
+    start: float | None = None
+    end: float | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
     by_id: bool = False
+    key: str = ""
+
+    @property
+    def segment(self) -> str:
+        """The part of the file in words, "" for the whole."""
+        if self.start is None and self.end is None:
+            return ""
+        return f" from {self.start or 0:g} s" + ("" if self.end is None else f" to {self.end:g} s")
+
+    @property
+    def label(self) -> str:
+        """Path and part, for reports."""
+        return f"{self.path}{self.segment}"
 
 
-def read_list(source: Path) -> Iterator[ListedAudio]:
+def read_list(source: Path) -> Iterator[AudioFile]:
     """Read a `.csv` or `.jsonl`, which may be gzipped.
 
     Raises:
@@ -85,7 +101,7 @@ def _unpack(source: Path) -> bytes:
     return data
 
 
-def _read_jsonl(source: Path, text: str) -> Iterator[ListedAudio]:
+def _read_jsonl(source: Path, text: str) -> Iterator[AudioFile]:
     for number, line in enumerate(lines_of(text), start=1):
         where = f"{source} line {number}"
         if not line.strip():
@@ -101,7 +117,7 @@ def _read_jsonl(source: Path, text: str) -> Iterator[ListedAudio]:
         yield _listed(source, number, name, start, end, record)
 
 
-def _read_csv(source: Path, text: str) -> Iterator[ListedAudio]:
+def _read_csv(source: Path, text: str) -> Iterator[AudioFile]:
     rows = _rows(source, text)
     columns = [name.strip() for name in next(rows, (0, [""]))[1]]
     duplicates = [name for name in dict.fromkeys(columns) if name and columns.count(name) > 1]
@@ -170,16 +186,16 @@ def _record(columns: list[str], row: list[str], where: str) -> dict[str, Any]:
 
 def _listed(
     source: Path, number: int, name: str, start: float | None, end: float | None, fields: dict[str, Any]
-) -> ListedAudio:
+) -> AudioFile:
     """Make an entry, with a problem if its path or its fields cannot be used."""
     problem = _path_problem(name)
     if problem:  # the line number replaces the path, which later code could not use
         line = f"line {number}"
-        return ListedAudio(source.with_name(f"{source.name} {line}"), line, start, end, {}, problem)
+        return AudioFile(source.with_name(f"{source.name} {line}"), line, start, end, problem=problem)
     problem = unusable(fields)
     if problem:
-        return ListedAudio(source.parent / name, name, start, end, {}, f"unreadable line: {problem}")
-    return ListedAudio(source.parent / name, name, start, end, fields)
+        return AudioFile(source.parent / name, name, start, end, problem=f"unreadable line: {problem}")
+    return AudioFile(source.parent / name, name, start, end, fields)
 
 
 def _path_problem(name: str) -> str | None:
@@ -194,7 +210,7 @@ def _path_problem(name: str) -> str | None:
     return None
 
 
-def _find_by_id(source: Path, record: dict[str, Any], stems: Mapping[str, Path], where: str) -> ListedAudio:
+def _find_by_id(source: Path, record: dict[str, Any], stems: Mapping[str, Path], where: str) -> AudioFile:
     """Find the file of a line that has only an id, by the names that common downloaders give."""
     ids = [str(record[name]) for name in _IDS if name in record]
     if not ids:
@@ -211,10 +227,10 @@ def _find_by_id(source: Path, record: dict[str, Any], stems: Mapping[str, Path],
     path = next((stems[name] for name in names if name in stems), None)
     if path is not None:
         name = path.relative_to(source.parent).as_posix()
-        return ListedAudio(path, name, start, end, record, by_id=True)
+        return AudioFile(path, name, start, end, record, by_id=True)
     kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
     problem = f"missing: no {ids[0]} ({kinds}) in the folder of {source.name}"
-    return ListedAudio(source.parent / ids[0], ids[0], start, end, record, problem)
+    return AudioFile(source.parent / ids[0], ids[0], start, end, record, problem)
 
 
 def _files_by_stem(folder: Path) -> dict[str, Path]:

@@ -9,15 +9,10 @@ from typing import NamedTuple
 
 
 class Found(NamedTuple):
-    """A file, or something that prevents reading one.
+    """A file, or something that prevents reading one."""
 
-    Args:
-        name: Its path within the folder, with slashes.
-        problem: Why it cannot be used.
-    """
-
-    name: str
-    problem: str | None = None
+    name: str  # its path within the folder, with slashes
+    problem: str | None = None  # why it cannot be used
 
 
 def walk_folder(folder: Path, suffixes: Sequence[str]) -> list[Found]:

@@ -14,27 +14,17 @@ REPORT_NAME = "report.jsonl"
 
 
 class Skipped(NamedTuple):
-    """A file that gave no sample.
-
-    Args:
-        path: The file.
-        reason: A kind ("silent") and, after a colon, details.
-    """
+    """A file that gave no sample."""
 
     path: str
-    reason: str
+    reason: str  # a kind ("silent") and, after a colon, details
 
 
 class Report(NamedTuple):
-    """Contents of `report.jsonl`.
+    """Contents of `report.jsonl`."""
 
-    Args:
-        left_out: Files that gave no sample.
-        partial: Files that gave a sample of their readable part; marked with `kept` in the file.
-    """
-
-    left_out: list[Skipped]
-    partial: list[Skipped]
+    left_out: list[Skipped]  # files that gave no sample
+    partial: list[Skipped]  # files that gave a sample of their readable part; marked with `kept` in the file
 
 
 def summarize(left_out: Sequence[Skipped]) -> str:

@@ -30,25 +30,15 @@ from magnet_train.tokens import CodecInfo
 
 
 class Outcome(NamedTuple):
-    """Outcome of one file: a sample, or a reason why there is none.
-
-    Args:
-        path: The file.
-        key: Key of its sample, None if it was left out.
-        audio: Hash of its audio, None if it was left out.
-        reason: Why it was left out, None if it was not.
-        end: Size of the tar after it (bytes).
-        crc32: Of the bytes that it added to the tar.
-        shortfall: What could not be read of a file that gave a sample, None if nothing is missing.
-    """
+    """Outcome of one file: a sample, or a reason why there is none."""
 
     path: str
-    key: str | None
-    audio: str | None
-    reason: str | None
-    end: int
-    crc32: int
-    shortfall: str | None = None
+    key: str | None  # of its sample, None if it was left out
+    audio: str | None  # hash of its audio, None if it was left out
+    reason: str | None  # why it was left out, None if it was not
+    end: int  # size of the tar after it (bytes)
+    crc32: int  # of the bytes that it added to the tar
+    shortfall: str | None = None  # what could not be read of a file that gave a sample
 
 
 class WorkUnit:

@@ -1,4 +1,4 @@
-"""Small real shards with payloads that say which clip they are."""
+"""Small real shards with payloads that identify the clip."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def make_shards(tmp_path: Path, write_shards: MakeShards) -> MakeShards:
 
 @pytest.fixture(name="clip_tokens")
 def clip_tokens_fixture() -> Callable[[int, int], np.ndarray]:
-    """Return the function that says which tokens a clip of `make_shards` has."""
+    """Return the function that makes the tokens of a clip of `make_shards`."""
     return clip_tokens

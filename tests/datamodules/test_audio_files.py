@@ -32,7 +32,7 @@ def test_a_folder_is_listed_in_order(tmp_path: Path) -> None:
     assert all(file.problem is None and not file.fields for file in files.values())
 
 
-def test_other_files_are_left_alone_but_other_audio_is_told(tmp_path: Path) -> None:
+def test_other_files_are_left_alone_but_other_audio_is_reported(tmp_path: Path) -> None:
     for name in ("._a.wav", "cover.jpg", "b.m4a", "notes.txt"):
         put(tmp_path, name)
     (file,) = list_audio(tmp_path)

@@ -82,7 +82,7 @@ def test_a_skipped_clip_changes_no_other_slot(make_shards: Any, caplog: pytest.L
     slots = {slot for slot, row in sound.items() if row[0] in bad}
     assert {slot for slot in sound if sound[slot] != found[slot]} == slots
     assert not bad & {row[0] for row in found.values()}
-    assert all(found[slot][2] == sound[slot][2] for slot in slots)  # the dice are the slot's
+    assert all(found[slot][2] == sound[slot][2] for slot in slots)  # the noise is the slot's
     assert data.skipped == len(slots)
     messages = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
     assert len(messages) == len(slots)

@@ -1,4 +1,4 @@
-"""Order, crops and dice are functions of (seed, slot) and stay what they are."""
+"""Order, crops and noise are functions of (seed, slot) and do not change."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ pytestmark = [
 
 
 class Recorder(pl.LightningModule):
-    """Write down the slots of every training batch."""
+    """Record the slots of every training batch."""
 
     def __init__(self) -> None:
         super().__init__()

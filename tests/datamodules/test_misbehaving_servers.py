@@ -175,7 +175,7 @@ def test_retry_after_is_kept(
 
 
 @pytest.mark.parametrize("wait", ["86400", "9" * 5000, "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_a_long_retry_after_is_told_at_once(server: Server, fetch: Callable[[], Path], wait: str) -> None:
+def test_a_long_retry_after_is_reported_at_once(server: Server, fetch: Callable[[], Path], wait: str) -> None:
     server.faults["manifest.json"], server.for_ever = [asks(429, wait)], True
     with pytest.raises(UserError, match=r"manifest\.json .*the server asks to wait \d+ s; try again then"):
         fetch()

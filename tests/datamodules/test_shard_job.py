@@ -72,7 +72,7 @@ def decided(folder: Path) -> int:
 
 
 def kill_after(folder: Path, processes: list[multiprocessing.Process], files: int) -> bool:
-    """Kill all processes once so many more files are decided; say whether they were alive until then."""
+    """Kill all processes once `files` more files are decided; return whether they were alive until then."""
     goal = decided(folder) + files
     while decided(folder) < goal and all(process.is_alive() for process in processes):
         time.sleep(0.001)
@@ -137,7 +137,7 @@ def finish_together(folder: Path, barrier: Any) -> None:
 
 
 def test_ranks_that_finish_at_the_same_moment(undisturbed: Path, tmp_path: Path) -> None:
-    """Whoever comes second finds the folder of unfinished work gone, or going."""
+    """The second process finds the folder of unfinished work removed, or being removed."""
     context = multiprocessing.get_context("fork")
     for turn in range(10):
         folder = tmp_path / f"shards{turn}"

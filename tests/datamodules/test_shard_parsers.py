@@ -56,7 +56,7 @@ ODD = st.one_of(
 )
 
 
-class Held:
+class BoundedBytes:
     """Bytes in memory as an archive."""
 
     def __init__(self, data: bytes) -> None:
@@ -68,7 +68,7 @@ class Held:
 
 
 def changed(data: bytes, changes: list[tuple[int, int]]) -> bytes:
-    """Set bytes, counted round the end."""
+    """Set bytes, modulo the length."""
     copy = bytearray(data)
     for place, value in changes:
         copy[place % len(copy)] = value
@@ -175,7 +175,7 @@ TARS = [_tar(tarfile.PAX_FORMAT), _tar(tarfile.GNU_FORMAT), _tar(tarfile.USTAR_F
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """Make the checksum of each block right where it looks like a header, so that more than it is tried."""
+    """Make the checksum of each block right where it looks like a header, so that other checks are reached."""
     blocks = [bytearray(data[start : start + 512]) for start in range(0, len(data), 512)]
     for block in blocks:
         if block[257:262] == b"ustar":
@@ -193,7 +193,7 @@ def test_any_change_of_a_tar(data: bytes, changes: list[tuple[int, int]], summed
     data = changed(data, changes)
     data = _with_checksums(data) if summed else data
     try:
-        members = list(walk_tar(Held(data)))
+        members = list(walk_tar(BoundedBytes(data)))
     except MalformedError as error:
         check_sentence(error)
         return
@@ -213,7 +213,7 @@ def test_any_size_in_a_tar_header(size: int, kind: bytes) -> None:
     block[156:157] = kind
     data = _with_checksums(bytes(block) + bytes(1024))
     try:
-        list(walk_tar(Held(data)))
+        list(walk_tar(BoundedBytes(data)))
     except MalformedError:
         return
     assert size <= 1024
@@ -227,7 +227,7 @@ def test_any_bytes_in_a_pax_header(payload: bytes) -> None:
     file = tarfile.TarInfo("b.npy").tobuf(tarfile.USTAR_FORMAT)
     data = header.tobuf(tarfile.USTAR_FORMAT) + payload + bytes(-len(payload) % 512) + file + bytes(1024)
     try:
-        (member,) = walk_tar(Held(data))
+        (member,) = walk_tar(BoundedBytes(data))
     except MalformedError:
         return
     assert split_name(member.name)

@@ -107,7 +107,7 @@ def test_seed_changes_order_crops_and_noise(make_shards: MakeShards) -> None:
 
 
 def test_noise_is_of_the_slot_alone(make_shards: MakeShards) -> None:
-    """Other clips, another length: the same slot throws the same dice."""
+    """Other clips, another length: the same slot draws the same noise."""
     first = take(module(make_shards(name="first")).train_dataloader(), 1)[0]
     other = take(module(make_shards(clips=30, name="other"), segment_duration=0.5).train_dataloader(), 1)[0]
     assert torch.equal(first["noise"][:, :27], other["noise"])

@@ -24,7 +24,7 @@ from magnet_train.training.module import MagnetModule
 
 
 class Recorder(pl.Callback):
-    """Write down what each step saw."""
+    """Record the clips of each step."""
 
     def __init__(self, log: str) -> None:
         self.path = log

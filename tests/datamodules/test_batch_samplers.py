@@ -1,4 +1,4 @@
-"""The global order does not know how many ranks there are."""
+"""The global order does not depend on the number of ranks."""
 
 from __future__ import annotations
 

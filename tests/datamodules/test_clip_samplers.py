@@ -14,14 +14,14 @@ NONE = np.empty(0, dtype=np.int64)
 
 
 def mixture(*parts: tuple[int, float], seed: int = 0) -> WeightedMixture:
-    """Make one of (clips, weight)."""
+    """Return a mixture of folders given as (clips, weight)."""
     return WeightedMixture(
         [TrainSplit(clips, NONE) for clips, _ in parts], [weight for _, weight in parts], seed
     )
 
 
 def test_holding_out_goes_by_key() -> None:
-    """Clips keep their side when others come, and the share is about what was asked for."""
+    """Clips stay in their split when others are added, and the share is about the requested one."""
     hashes = np.random.default_rng(0).integers(0, 2**64, 10_000, dtype=np.uint64)
     held = hold_out(hashes, 0.1, Path("x"))
     assert 900 < len(held) < 1100
@@ -42,17 +42,17 @@ def test_what_is_not_held_out_is_numbered_without_gaps() -> None:
 
 
 def test_one_folder_is_walked_in_epochs() -> None:
-    draw = mixture((37, 2.0))
-    drawn = draw[np.arange(3 * 37)]
-    assert not drawn.folder.any()
+    sampler = mixture((37, 2.0))
+    sampled = sampler[np.arange(3 * 37)]
+    assert not sampled.folder.any()
     for epoch in range(3):
-        assert sorted(drawn.clip[epoch * 37 : (epoch + 1) * 37]) == list(range(37))
+        assert sorted(sampled.clip[epoch * 37 : (epoch + 1) * 37]) == list(range(37))
 
 
 @pytest.mark.parametrize("weights", [(3, 1), (0.2, 0.5, 0.3), (1, 1, 1), (1000, 1)])
 def test_weights_hold_at_every_moment(weights: tuple[float, ...]) -> None:
-    draw = mixture(*((50, weight) for weight in weights))
-    folders = draw[np.arange(20_000)].folder
+    sampler = mixture(*((50, weight) for weight in weights))
+    folders = sampler[np.arange(20_000)].folder
     for number, weight in enumerate(weights):
         counts = np.cumsum(folders == number)
         expected = np.arange(1, 20_001) * weight / sum(weights)
@@ -60,21 +60,21 @@ def test_weights_hold_at_every_moment(weights: tuple[float, ...]) -> None:
 
 
 def test_each_folder_goes_through_its_own_epochs() -> None:
-    drawn = mixture((7, 3), (11, 1), (5, 2))[np.arange(1200)]
+    sampled = mixture((7, 3), (11, 1), (5, 2))[np.arange(1200)]
     for folder, clips in enumerate((7, 11, 5)):
-        walked = drawn.clip[drawn.folder == folder]
+        walked = sampled.clip[sampled.folder == folder]
         for start in range(0, len(walked) - clips, clips):
             assert sorted(walked[start : start + clips]) == list(range(clips))
 
 
 def test_folders_of_one_size_have_orders_of_their_own() -> None:
-    drawn = mixture((100, 1), (100, 1))[np.arange(200)]
-    assert (drawn.clip[drawn.folder == 0] != drawn.clip[drawn.folder == 1]).mean() > 0.9
+    sampled = mixture((100, 1), (100, 1))[np.arange(200)]
+    assert (sampled.clip[sampled.folder == 0] != sampled.clip[sampled.folder == 1]).mean() > 0.9
 
 
 def test_any_piece_of_the_run_is_the_same() -> None:
-    draw = mixture((7, 3), (11, 1), (5, 2), seed=3)
-    whole, piece = draw[np.arange(500)], draw[np.arange(123, 456)]
+    sampler = mixture((7, 3), (11, 1), (5, 2), seed=3)
+    whole, piece = sampler[np.arange(500)], sampler[np.arange(123, 456)]
     assert (whole.folder[123:456] == piece.folder).all()
     assert (whole.clip[123:456] == piece.clip).all()
 
@@ -86,27 +86,27 @@ def test_weights_that_cannot_be_kept_are_refused(weights: tuple[float, float]) -
 
 
 def test_replacements_are_of_the_slot_and_not_held_out() -> None:
-    draw = WeightedMixture([TrainSplit(10, np.array([2, 7]))], [1.0], seed=0)
-    first = draw.replacements(5, 0)
-    assert first.tolist() == draw.replacements(5, 0).tolist() != draw.replacements(6, 0).tolist()
-    assert not {2, 7} & {int(clip) for slot in range(50) for clip in draw.replacements(slot, 0)}
+    sampler = WeightedMixture([TrainSplit(10, np.array([2, 7]))], [1.0], seed=0)
+    first = sampler.replacements(5, 0)
+    assert first.tolist() == sampler.replacements(5, 0).tolist() != sampler.replacements(6, 0).tolist()
+    assert not {2, 7} & {int(clip) for slot in range(50) for clip in sampler.replacements(slot, 0)}
 
 
 def test_one_by_one_joins_the_folders() -> None:
-    draw = SequentialClips([np.array([4, 8]), range(0), range(3)])
-    assert len(draw) == 5
-    drawn = draw[np.array([0, 1, 2, 4])]
-    assert drawn.folder.tolist() == [0, 0, 2, 2]
-    assert drawn.clip.tolist() == [4, 8, 0, 2]
-    assert not len(draw.replacements(0, 0))
+    sampler = SequentialClips([np.array([4, 8]), range(0), range(3)])
+    assert len(sampler) == 5
+    sampled = sampler[np.array([0, 1, 2, 4])]
+    assert sampled.folder.tolist() == [0, 0, 2, 2]
+    assert sampled.clip.tolist() == [4, 8, 0, 2]
+    assert not len(sampler.replacements(0, 0))
 
 
 def test_a_billion_clips_cost_no_more_than_ten() -> None:
     """1,024 ranks far into a run over a billion clips: what a rank keeps are a few numbers."""
-    draw = mixture((10**9, 1), seed=1)
+    sampler = mixture((10**9, 1), seed=1)
     slots = 7 * 10**9 + 1023 * 8 + np.arange(8)
-    clips = draw[slots].clip
+    clips = sampler[slots].clip
     assert len(set(clips.tolist())) == 8
     assert ((clips >= 0) & (clips < 10**9)).all()
-    kept = draw.splits[0]
+    kept = sampler.splits[0]
     assert kept._kept_before.nbytes == 0
