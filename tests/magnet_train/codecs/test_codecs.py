@@ -179,7 +179,7 @@ def test_without_a_network_the_answer_comes_at_once(monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def mute_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a server that takes connections and never answers, and little patience with it."""
-    for module in ("hub", "codecs.encodec_package"):
+    for module in ("storage.hub", "codecs.encodec_package"):
         monkeypatch.setattr(f"magnet_train.{module}.PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
