@@ -162,7 +162,7 @@ def _measure_openings(work: Path, report: Report, console: Console) -> None:
 def _print(console: Console, title: str, numbers: dict[str, Any]) -> None:
     setting = numbers["setting"]
     heading = f"{title}, K {setting['n_q']}, T {setting['frames']}: clips/s of CPU time without workers"
-    table = make_table(heading, "beside", "B", "theirs", "ours", "ratio", "low", "high")
+    table = make_table(heading, "against", "B", "theirs", "ours", "ratio", "low", "high")
     for row in numbers["ratios"]:
         rates = [f"{row[name]:,.0f}" for name in ("other_clips_per_s", "ours_clips_per_s")]
         ratios = [f"{row[name]:.2f}" for name in ("ratio", "low", "high")]
@@ -181,7 +181,7 @@ def _print(console: Console, title: str, numbers: dict[str, Any]) -> None:
 
 def _print_workers(console: Console, rows: list[Row]) -> None:
     heading = f"ours, B {rows[0]['batch']}: clips/s by the wall clock, us of CPU time a clip"
-    columns = ("clips/s", "low", "high", "codes/s", "us here", "us in workers")
+    columns = ("clips/s", "low", "high", "codes/s", "us, this process", "us, workers")
     table = make_table(heading, "workers", *columns)
     for row in rows:
         rates = [f"{row[name]:,.0f}" for name in ("clips_per_s", "low", "high", "codes_per_s")]

@@ -101,6 +101,7 @@ class _Chunks:
         return length - self._layout.head if self._layout.inclusive else length
 
     def _with_samples(self, part: Part, place: int, length: int) -> Part:
+        """Return the part corrected for its chunk of samples, which begins at `place`."""
         layout, body = self._layout, place + self._layout.head
         available = self._size - body
         largest = 2 ** (8 * (layout.head - layout.name) - 1) - 1
@@ -109,11 +110,8 @@ class _Chunks:
             known = 0 < length < (2**62 if layout.head - layout.name == 8 else _PLACEHOLDER)
             missing = 1 - available / length if known else 0.0
             # libsndfile refuses a CAF that is too short, and reads the others to the end by itself.
-            return (
-                replace(part, missing=missing, patch=to_the_end)
-                if self._magic == b"caff"
-                else replace(part, missing=missing)
-            )
+            patch = to_the_end if self._magic == b"caff" else part.patch
+            return replace(part, missing=missing, patch=patch)
         behind = self._next_chunk(body + length)
         if layout.inclusive or self._size - behind <= _CRUMBS or self._is_chunk(behind):
             return part
