@@ -20,7 +20,7 @@ _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"class_path[ =]'([\w.]+)'")
 _UNKNOWN = re.compile(r"Option '(\S+)' is not|does not accept option '(\S+)'|unrecognized arguments: (\S+)")
 _REQUIRED = re.compile(r"arguments are required: (.*)")
-_VALUE = re.compile(r"(?:Got|Given) value: (?!NestedArg)(.{0,80})$", re.MULTILINE)
+_VALUE = re.compile(r"(?:Got|Given) value: (?!NestedArg)(.{0,80})$|: (\S+) does not conform", re.MULTILINE)
 _NO_REASON = re.compile(
     r"[ -]*(Parser key|Does not validate|Subtypes|Errors|Problem with|Subclass types|a class path \(|a dict )"
 )
@@ -68,7 +68,8 @@ def one_sentence(message: str, options: Iterable[str] = ()) -> str:
         return f"{text[:400]}{'...' if len(text) > 400 else ''}"
     reasons = " or ".join(_reasons(tree))
     value = _VALUE.search(message)
-    return f"{key}: {reasons[:1].lower()}{reasons[1:]}" + (f" (given '{value[1]}')." if value else ".")
+    given = f" (given '{value[value.lastindex or 0]}')" if value else ""
+    return f"{key}: {reasons[:1].lower()}{reasons[1:]}{given}."
 
 
 def _reasons(tree: str) -> list[str]:
@@ -80,6 +81,9 @@ def _reasons(tree: str) -> list[str]:
         if _indent(line) == depth:
             reason = line.strip(" -").partition(". Got value: ")[0].replace("NoneType", "null")
             reason = re.sub(r"an? <class '(?:\w+\.)*(\w+)'>", r"\1", reason)
+            reason = re.sub(
+                r"Not of type \w+: .* does not conform to restriction", "Expected a number", reason
+            )
             reason = re.sub(r"a typing\.Literal\[(.*)\]", r"one of \1", reason)
             reasons.append(reason.removeprefix("Expected ") if reasons else reason)
     return reasons

@@ -134,9 +134,12 @@ def test_an_early_end_is_reported(fit, callbacks, options, words):
         (["--trainer.overfit_batches", "2"], "tokenize these alone"),
         (["--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"], "use ddp"),
         (["--trainer.log_every_n_steps", "0"], "trainer.log_every_n_steps is 0; give 1 or more."),
-        (["--seed_everything", "-1"], "seed_everything is -1; give 0 to 4294967295."),
+        (
+            ["--seed_everything", "-1"],
+            "seed_everything: expected bool or a number v>=0 and v<4294967296 (given '-1')",
+        ),
         (["--model.optimizer.lr", "-1"], "model.optimizer refuses its settings (Invalid learning rate: -1"),
-        (["--model.optimizer.lr", "nan"], "model.optimizer.lr is 'nan': expected"),
+        (["--model.optimizer.lr", "nan"], "model.optimizer.lr: expected"),
         (
             ["--model.optimizer.lr", ".nan"],
             "model.optimizer refuses its settings (Invalid learning rate: nan",

@@ -36,7 +36,7 @@ BASE = ("-c", "configs/base.yaml", "-c", "configs/quickstart.yaml")
         ),
         ("data: {init_args: {batch_size: many}}", ["data.batch_size: expected int (given 'many')"]),
         ("resume: always", ["resume: expected one of 'never', 'auto', 'required' (given 'always')"]),
-        ("rank_timeout: -1", ["rank_timeout: ", "-1 does not conform to restriction v>0"]),
+        ("rank_timeout: -1", ["rank_timeout: expected a number v>0", "(given '-1')"]),
         (
             "trainer: {precision: fp16}",
             ["trainer.precision: expected int or one of ", "'bf16-mixed'", "(given 'fp16')"],

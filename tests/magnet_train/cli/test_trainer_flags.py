@@ -80,7 +80,7 @@ FLAGS: dict[str, list[tuple[str, str | None]]] = {
     "reload_dataloaders_every_n_epochs": [("1", WORKS), ("-1", "reload_dataloaders_every_n_epochs is -1")],
     "strategy": [
         ("auto", WORKS),
-        ("ddp_spawn", "trainer.strategy ddp_spawn starts its processes as copies of this one"),
+        ("ddp_spawn", "trainer.strategy ddp_spawn copies this process"),
         ("ddp_notebook", "use ddp"),
         ("fsdp", "use -c configs/trainer/fsdp.yaml"),
         ("ddpp", "no trainer.strategy 'ddpp'; give ddp"),
