@@ -1,1 +1,1 @@
-"""Reading and writing models: our export, Lightning checkpoints, the reference's format."""
+"""Models in files: our export, Lightning checkpoints, the reference's formats; `ModelBundle` is what each is read as."""

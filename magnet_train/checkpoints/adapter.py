@@ -1,4 +1,4 @@
-"""LoRA weights as they lie in a checkpoint, and their sum with the model they were trained on.
+"""LoRA adapters: their weights in a checkpoint, and merging them into a model.
 
 Shapes: a linear map's weight [out, in] gets A [rank, in] and B [out, rank].
 """
@@ -16,25 +16,25 @@ from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.errors import UserError
 from magnet_train.storage.weight_checks import require_finite
 
-ADAPTER = "default"  # peft's name for the only one
+ADAPTER = "default"  # peft's name for a single adapter
 A, B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
 
 
 def is_adapter_weight(name: str) -> bool:
-    """Tell the additions from the model's own weights by name."""
+    """Return whether a weight of this name belongs to an adapter."""
     return name.endswith((A, B))
 
 
 def merge_adapter(base: ModelBundle, adapter: ModelBundle, strength: float = 1.0) -> ModelBundle:
-    """Add an adapter to the model it was trained on, or to one of the same shape.
+    """Merge an adapter into the model it was trained on, or into one of the same shape.
 
     Args:
         base: The model.
         adapter: A checkpoint of a LoRA fine-tune.
-        strength: How much of it; 0 leaves the base, 1 is as trained. Adapters may be added one after the other.
+        strength: Factor: 0 leaves the base, 1 is as trained. Adapters can be merged one after the other.
 
     Returns:
-        The model with weights W + strength * alpha / rank * B A; settings are those of the adapter.
+        The model with weights W + strength * alpha / rank * B A, and the settings of the adapter.
 
     Raises:
         UserError: The two do not fit together.
@@ -69,7 +69,7 @@ def merge_adapter(base: ModelBundle, adapter: ModelBundle, strength: float = 1.0
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
-    """Hash names and numbers, so that a base is known again in whatever file it lies."""
+    """Return a hash of names and numbers, the same for the same weights in any file."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()

@@ -1,4 +1,8 @@
-"""A model as it lies in a file: settings in primitives, weights by name."""
+"""The model bundle: what every file of a model is read as, and the checks on the way.
+
+A Lightning checkpoint of ours holds, beside the state of the training, `state_dict` and under `KEY` the format number, the
+settings (`SETTINGS`) and the origin (`ORIGIN`). An export's config.json has the same fields.
+"""
 
 from __future__ import annotations
 
@@ -28,37 +32,34 @@ from magnet_train.storage.weight_checks import require_backed, require_finite
 from magnet_train.tokens import CodecInfo
 
 UNSPECIFIED = "unspecified"  # licence
-
-# Where our part lies in a Lightning checkpoint.
 KEY = "magnet_train"
 FORMAT = 1
 RAW_STATE = "current_model_state"  # Lightning's EMA callback keeps the averaged weights in `state_dict`
-ORIGIN = ("licence", "data", "base", "adapter")  # fields beside the settings, see `ModelBundle`
+SETTINGS = ("lm", "text", "codec", "decoding", "segment_duration")
+ORIGIN = ("licence", "data", "base", "adapter")
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # how torch's files begin, new and old
-RECORDS = ("data", "base", "adapter", "training")
-SETTINGS = ("lm", "text", "codec", "decoding", "segment_duration")
 
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """What every format we read gives.
+    """A model as it lies in a file: settings in primitives, weights by name.
 
     Args:
-        source: Where it was read from, for messages.
+        source: Path or hub id, for messages.
         lm: Arguments of `MagnetTransformer`.
         text: `spec()` of the text encoder.
-        codec: Who made the tokens.
-        decoding: Default settings of the sampler.
-        segment_duration: Longest clip in seconds.
+        codec: The codec of the tokens.
+        decoding: Default settings of the decoder.
+        segment_duration: Longest clip (s).
         weights: Tensors named `lm.*` and, for a trained text encoder, `text.*`.
         codec_folder: Local copy of the codec that travels with the model.
         text_folder: Local copy of tokenizer and text encoder.
         licence: SPDX id or a word.
-        training: Steps and the like, for tables and cards.
-        data: What it was trained on: clips, hours, codec of the shards.
-        base: The model that training began with: source, licence, hash of its weights. Empty without one.
-        adapter: Rank and the like where `weights` are a LoRA adapter to `base` alone. Else empty.
+        training: Steps and other facts, for tables and cards.
+        data: Clips, hours and codec of the training data.
+        base: Source, licence and hash of the model that training began with; empty without one.
+        adapter: Rank and alpha if `weights` are only a LoRA adapter to `base`; else empty.
     """
 
     source: str
@@ -77,26 +78,27 @@ class ModelBundle:
     adapter: dict[str, Any] = field(default_factory=dict)
 
 
-def describe(record: Mapping[str, Any], where: str, weights: dict[str, Tensor], **more: Any) -> ModelBundle:
-    """Read the settings, which a checkpoint and a config.json hold under the same names.
+def bundle_from_record(
+    record: Mapping[str, Any], where: str, weights: dict[str, Tensor], **more: Any
+) -> ModelBundle:
+    """Check the record of a checkpoint or config.json, and return it as a bundle.
 
     Args:
-        record: `lm`, `text`, `codec`, `decoding` and `segment_duration`; maybe `licence`, `data`, `base`
-            and `adapter`.
+        record: `SETTINGS`, and `ORIGIN` as far as known.
         where: File named in errors.
         weights: The model's weights.
         more: Remaining fields of `ModelBundle`.
 
     Raises:
-        UserError: A setting is missing, cannot be one, or does not fit the weights; or weights are NaN.
+        UserError: A setting is missing, invalid, or does not fit the weights; or weights are NaN.
     """
     missing = [name for name in SETTINGS if name not in record]
     if missing:
-        raise UserError(f"{where} does not say {', '.join(missing)} of its model; save or export it again.")
+        raise UserError(f"{where} lacks {', '.join(missing)} of its model; save or export it again.")
     wrong = [name for name in SETTINGS[:-1] if not isinstance(record[name], Mapping)]
     if wrong:
         raise UserError(f"{where} has no fields under {', '.join(wrong)}; save or export it again.")
-    require_small({name: record.get(name) for name in (*SETTINGS, *RECORDS)}, where)
+    require_small({name: record.get(name) for name in (*SETTINGS, *ORIGIN, "training")}, where)
     require_backed(weights, where)
     adapter = dict(record.get("adapter") or {})
     require_lm(record["lm"], None if adapter else weights, where)
@@ -132,7 +134,7 @@ def load_plain(path: Path, mapped: bool = False) -> Any:
 
     Args:
         path: The file.
-        mapped: Read tensors only when they are looked at: for a moment, since the file must not change meanwhile.
+        mapped: Map the file instead of reading it: for short use, since the file must not change meanwhile.
 
     Raises:
         UserError: The file is missing, damaged, or holds more than plain data.
@@ -147,23 +149,19 @@ def load_plain(path: Path, mapped: bool = False) -> Any:
     except (
         pickle.UnpicklingError,
         LookupError,
-    ) as error:  # torch's own text advises how to run such a file; nobody should
+    ) as error:  # torch's own message advises how to run such a file
         raise UserError(
             f"{path} is damaged or holds objects that could run code, so it was not loaded; save it again as "
             "plain tensors."
         ) from error
     except OSError as error:
         raise cannot_read(path, error) from error
-    except (RuntimeError, EOFError, ValueError) as error:  # torch's words are about the inside of its reader
+    except (RuntimeError, EOFError, ValueError) as error:  # torch's own message is about its reader
         raise UserError(f"{path} is cut short or damaged; copy or save it again.") from error
 
 
 def _require_torch_file(path: Path) -> None:
-    """Tell a file that torch may have written from any other.
-
-    Raises:
-        UserError: It is another, or cannot be opened.
-    """
+    """Raise `UserError` for a file that torch cannot have written, or that cannot be opened."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_ZIP))
@@ -172,15 +170,13 @@ def _require_torch_file(path: Path) -> None:
     except OSError as error:
         raise cannot_read(path, error) from error
     if not start.startswith((_ZIP, _PICKLE)):
-        raise UserError(f"{path} is no checkpoint and no weights of torch; check the path, or copy it again.")
+        raise UserError(
+            f"{path} is not a checkpoint or a weights file of torch; check the path, or copy it again."
+        )
 
 
 def _require_stored_as_is(path: Path) -> None:
-    """Refuse an archive that would unpack to more than it is: torch writes its files uncompressed.
-
-    Raises:
-        UserError: It would, or its directory is damaged.
-    """
+    """Raise `UserError` for a compressed or damaged archive: torch writes its files uncompressed."""
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -193,17 +189,13 @@ def _require_stored_as_is(path: Path) -> None:
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Put weights into `module`, every name accounted for.
-
-    Raises:
-        UserError: Names are missing, unexpected or of another shape; all of them are listed.
-    """
+    """Load weights into `module`; errors as in `require_all`."""
     require_all(module.state_dict(), weights, where)
     module.load_state_dict(dict(weights))
 
 
 def require_all(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
-    """Compare names and shapes of weights with those that a model has.
+    """Compare names and shapes of weights with a model's own.
 
     Raises:
         UserError: Names are missing, unexpected or of another shape; all of them are listed.

@@ -1,4 +1,4 @@
-"""The model card: what a model is, what it was made from, what it may be used for and how to use it."""
+"""The model card: a model's facts, origin, licence and use; and the licence in other cards."""
 
 from __future__ import annotations
 
@@ -33,12 +33,7 @@ NO_CODEC = (
 
 
 def model_card(model: ModelBundle, format: str = "magnet") -> str:
-    """Write the card in Markdown, with the hub's front matter.
-
-    Args:
-        model: The model.
-        format: A key of `USE`.
-    """
+    """Return the card in Markdown, with the hub's front matter; `format` is a key of `USE`."""
     base = f"\nbase_model: {model.base['source']}" if model.base.get("hub") else ""
     table = "\n".join(f"| {name} | {text} |" for name, text in facts(model))
     remarks = "\n\n".join(_remarks(model, format))
@@ -65,7 +60,7 @@ Made with magnet-train after "Masked Audio Generation using a Single Non-Autoreg
 
 
 def facts(model: ModelBundle) -> Iterator[tuple[str, str]]:
-    """List what there is to say of a model, as (name, text) in Markdown."""
+    """Yield the facts of a model as (name, text) in Markdown."""
     lm, codec = model.lm, model.codec
     yield (
         "architecture",
@@ -83,7 +78,7 @@ def facts(model: ModelBundle) -> Iterator[tuple[str, str]]:
     yield (
         "codec",
         f"`{codec.id}`, {codec.n_q} codebooks of {codec.card}, {codec.frame_rate:g} frames/s, "
-        + (f"sha256 `{codec.sha256}`" if codec.sha256 else "hash unknown: its source does not say"),
+        + (f"sha256 `{codec.sha256}`" if codec.sha256 else "hash unknown"),
     )
     yield "text encoder", describe_text(model.text)
     if model.training:
@@ -102,7 +97,7 @@ def facts(model: ModelBundle) -> Iterator[tuple[str, str]]:
 
 
 def _parameters(model: ModelBundle) -> str:
-    """Count parameters as `fit` and `export` do, once each: a T5 stores its embedding under two names."""
+    """Count each parameter once, as `fit` and `export` do: a T5 stores its embedding under two names."""
     counts = {"lm": 0, "text": 0}
     for name, tensor in model.weights.items():
         if not name.endswith("encoder.embed_tokens.weight"):
@@ -112,7 +107,7 @@ def _parameters(model: ModelBundle) -> str:
 
 
 def describe_text(text: Mapping[str, Any]) -> str:
-    """Say in words what a text encoder's `spec()` says."""
+    """Return a text encoder's `spec()` in words."""
     kind, name = text.get("kind"), text.get("name")
     if kind == "t5":
         revision = f" at revision {text['revision']}" if text.get("revision") else ""
@@ -154,7 +149,7 @@ def _listed(record: Mapping[str, Any]) -> str:
     )
 
 
-# Those that the hub knows by name; any other is `other` there, with its name beside it.
+# Licences that the hub knows by name; others are `other` there, with the name beside it.
 HUB_IDS = {
     "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-sa-4.0", "cc-by-sa-3.0", "cc-by-nc-4.0",
     "cc-by-nc-3.0", "cc-by-nc-sa-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-nd-4.0", "cc-by-nd-4.0", "bsd-3-clause",
@@ -163,7 +158,7 @@ HUB_IDS = {
 
 
 def licence_of(folder: Path) -> str:
-    """Read the licence from the front matter of a folder's model card; "unspecified" where none says."""
+    """Return the licence in the front matter of a folder's model card, "unspecified" without one."""
     try:
         text = (folder / "README.md").read_text(encoding="utf-8")
         if not text.startswith("---\n"):
@@ -177,14 +172,14 @@ def licence_of(folder: Path) -> str:
 
 
 def front_matter(licence: str) -> str:
-    """Write the card's lines on the licence as the hub accepts them."""
+    """Return the card's lines on the licence in the hub's format."""
     if licence.lower() in HUB_IDS:
         return f"license: {licence.lower()}"
     return f"license: other\nlicense_name: {yaml.safe_dump(licence).splitlines()[0]}"
 
 
 def note_on(*licences: str) -> str:
-    """Say in a sentence what follows from a model's licence or its base's; "" where nothing has to be said."""
+    """Return a sentence on the limits of a model's licence or its base's, "" without any."""
     if any(licence.lower().startswith("cc-by-nc") for licence in licences):
-        return "Not for commercial use: the licence of the weights it began with says so."
+        return "Not for commercial use: the licence of the weights that training began with forbids it."
     return ""

@@ -1,4 +1,4 @@
-"""Our export: a folder with safetensors, config.json and a model card that holds all it needs."""
+"""Our export: a self-contained folder with safetensors, config.json and a model card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from magnet_train.checkpoints.audiocraft.names import CODEC_FILE, THEIR_STORE
-from magnet_train.checkpoints.bundle import ModelBundle, describe
+from magnet_train.checkpoints.bundle import ModelBundle, bundle_from_record
 from magnet_train.checkpoints.card import model_card
 from magnet_train.errors import UserError, first_line
 from magnet_train.storage.atomic_io import sync
@@ -29,14 +29,14 @@ CODEC_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 
 
 def save_export(model: ModelBundle, folder: Path) -> None:
-    """Write the folder, whole or not at all.
+    """Write the folder, all or nothing.
 
     Args:
-        model: What to write; its local codec and text folders are copied along.
+        model: The model; its local codec and text folders are copied along.
         folder: Target; must not exist or be empty.
 
     Raises:
-        UserError: The target holds something, or cannot be written.
+        UserError: The target is not empty, or cannot be written.
     """
     with whole_folder(folder) as partial:
         _write(model, partial)
@@ -44,10 +44,10 @@ def save_export(model: ModelBundle, folder: Path) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `folder`, which takes its place if all goes well.
+    """Yield a temporary folder beside `folder`, and move it there unless the block raises.
 
     Raises:
-        UserError: The target holds something, or cannot be written.
+        UserError: The target is not empty, or cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -57,7 +57,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             yield partial
-            partial.chmod(0o755)  # mkdtemp, and safetensors for its files, let only the owner in
+            partial.chmod(0o755)  # mkdtemp and safetensors give access to the owner alone
             for path in partial.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
                 sync(path)
@@ -100,7 +100,7 @@ def load_export(folder: Path) -> ModelBundle:
     training = config.get("training") or {}
     if not isinstance(training, dict):
         raise UserError(f"{config_file} has no fields under training; export it again.")
-    stored = describe(
+    bundle = bundle_from_record(
         config,
         str(config_file),
         weights,
@@ -109,31 +109,31 @@ def load_export(folder: Path) -> ModelBundle:
         text_folder=_if_there(folder / TEXT_FOLDER),
         training=training,
     )
-    if stored.text_folder is not None and stored.text.get("trainable") is True:
-        _require_text_of_the_weights(stored, stored.text_folder)
-    return stored
+    if bundle.text_folder is not None and bundle.text.get("trainable") is True:
+        _check_trained_text(bundle, bundle.text_folder)
+    return bundle
 
 
-def _require_text_of_the_weights(stored: ModelBundle, folder: Path) -> None:
-    """Hold the configuration of a text encoder that was trained along to its weights, which lie with the model's."""
+def _check_trained_text(bundle: ModelBundle, folder: Path) -> None:
+    """Compare the configuration of a trained text encoder with its weights, which lie beside the model's."""
     from magnet_train.text.t5 import require_modest_t5  # transformers takes seconds
 
-    size = sum(tensor.nbytes for name, tensor in stored.weights.items() if name.startswith("text."))
+    size = sum(tensor.nbytes for name, tensor in bundle.weights.items() if name.startswith("text."))
     try:
         require_modest_t5(folder, str(folder), size)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder} holds no text encoder ({first_line(error)}); export the model again."
+            f"{folder} is not the folder of a text encoder ({first_line(error)}); export the model again."
         ) from error
 
 
 def _write(model: ModelBundle, folder: Path) -> None:
-    # What is copied along does not go by a path of this machine; a name of the hub or the package stays.
+    # The copies are named by their folder in the export instead of a path of this machine.
     if model.codec_folder is not None and _is_path(model.codec.id):
         model = replace(model, codec=replace(model.codec, id=CODEC_FOLDER))
     if model.text_folder is not None and Path(str(model.text.get("name"))).exists():
         model = replace(model, text={**model.text, "name": TEXT_FOLDER})
-    # Tied tensors (a T5's embedding stands in its state dict twice) have to be copies of their own.
+    # safetensors refuses tied tensors (a T5's embedding is twice in its state dict), so each is a copy.
     save_file(
         {name: tensor.detach().clone().contiguous() for name, tensor in model.weights.items()},
         folder / WEIGHTS,
@@ -159,12 +159,8 @@ def _write(model: ModelBundle, folder: Path) -> None:
 
 
 def _copy_codec(source: Path, target: Path) -> None:
-    """Copy what loading the codec needs.
-
-    Raises:
-        UserError: Its weights are there only as a pickle, which nobody should have to load.
-    """
-    if (source / CODEC_FILE).is_file():  # audiocraft's own format; read as plain data if at all
+    """Copy the files that loading the codec needs; raises `UserError` if its weights are only there as a pickle."""
+    if (source / CODEC_FILE).is_file():  # audiocraft's own format
         target.mkdir()
         shutil.copyfile(source / CODEC_FILE, target / CODEC_FILE)
         return

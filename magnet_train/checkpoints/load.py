@@ -1,4 +1,4 @@
-"""Tell formats apart and read whichever it is."""
+"""Load a model in any format: tell formats apart, and read each as a `ModelBundle`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from magnet_train.checkpoints.bundle import (
     RAW_STATE,
     UNSPECIFIED,
     ModelBundle,
-    describe,
+    bundle_from_record,
     load_plain,
 )
 from magnet_train.checkpoints.card import RELEASED
@@ -32,15 +32,15 @@ RELEASES = ("facebook/magnet-", "facebook/audio-magnet-")
 
 
 def read_model(path_or_hub_id: str | Path, raw: bool = False) -> ModelBundle:
-    """Read a model in any format that we know; an adapter with the model that it belongs to.
+    """Read a model in any format; an adapter is merged into its base.
 
     Args and errors as in `read_bundle`.
 
     Raises:
         UserError: As there, or an adapter's base is gone or has changed.
     """
-    stored = read_bundle(path_or_hub_id, raw)
-    return stored if not stored.adapter else merge_adapter(_base_of(stored), stored)
+    bundle = read_bundle(path_or_hub_id, raw)
+    return bundle if not bundle.adapter else merge_adapter(_base_of(bundle), bundle)
 
 
 def _base_of(adapter: ModelBundle) -> ModelBundle:
@@ -49,8 +49,8 @@ def _base_of(adapter: ModelBundle) -> ModelBundle:
         base = read_model(source)
     except UserError as error:
         raise UserError(
-            f"{adapter.source} holds an adapter to {source}, which cannot be read ({error}) Put it there, or name the "
-            "base as the model and this file as --adapter."
+            f"{adapter.source} holds an adapter to {source}, which cannot be read ({error}) Put the base there, or name "
+            "it as the model and this file as --adapter."
         ) from error
     if weights_sha256(base.weights) != adapter.base.get("weights_sha256"):
         raise UserError(
@@ -61,16 +61,16 @@ def _base_of(adapter: ModelBundle) -> ModelBundle:
 
 
 def read_bundle(path_or_hub_id: str | Path, raw: bool = False, mapped: bool = False) -> ModelBundle:
-    """Read what lies there: a model in any format that we know, or an adapter alone.
+    """Read a model in any format, or an adapter alone.
 
     Args:
         path_or_hub_id: A folder that `export` wrote; a checkpoint that `fit` saved; a release of audiocraft
             (its folder or `state_dict.bin`) or a training checkpoint of it; or a hub id that holds one of these.
-        raw: Take the weights as they were trained instead of their moving average.
+        raw: Take the weights as trained instead of their moving average.
         mapped: As in `load_plain`.
 
     Raises:
-        UserError: There is nothing, nothing readable, or `raw` where there is only one set of weights.
+        UserError: The model is missing or cannot be read, or `raw` is given for a file with one set of weights.
     """
     path = Path(path_or_hub_id)
     if path.is_file():
@@ -80,14 +80,14 @@ def read_bundle(path_or_hub_id: str | Path, raw: bool = False, mapped: bool = Fa
     fetched = not path.exists()
     if fetched:
         path = find_folder(str(path_or_hub_id), "model", HUB_FILES)
-    stored = _read_folder(path)
+    bundle = _read_folder(path)
     if raw:
         raise _only_one_set(path)
     if fetched:
-        stored = replace(stored, source=str(path_or_hub_id))
-        if stored.licence == UNSPECIFIED and str(path_or_hub_id).startswith(RELEASES):
-            stored = replace(stored, licence=RELEASED)
-    return stored
+        bundle = replace(bundle, source=str(path_or_hub_id))
+        if bundle.licence == UNSPECIFIED and str(path_or_hub_id).startswith(RELEASES):
+            bundle = replace(bundle, licence=RELEASED)
+    return bundle
 
 
 def _read_folder(path: Path) -> ModelBundle:
@@ -96,7 +96,7 @@ def _read_folder(path: Path) -> ModelBundle:
     if (path / STATE_FILE).is_file():
         return read_audiocraft(path)
     raise UserError(
-        f"{path} holds no model (neither {CONFIG} nor {STATE_FILE}); name a folder that `export` wrote, a release "
+        f"{path} holds no model: it has neither {CONFIG} nor {STATE_FILE}; name a folder that `export` wrote, a release "
         "of audiocraft, or a .ckpt."
     )
 
@@ -112,29 +112,27 @@ def _read_file(path: Path, raw: bool, mapped: bool) -> ModelBundle:
 
 def _only_one_set(path: Path) -> UserError:
     return UserError(
-        f"{path} holds one set of weights, so there are no raw ones beside it; leave --raw out, or name the "
-        "checkpoint that `fit` saved."
+        f"{path} holds only one set of weights; leave --raw out, or name the checkpoint that `fit` saved."
     )
 
 
-def read_checkpoint(path: Path, raw: bool = False, checkpoint: Any = None) -> ModelBundle:
-    """Read model and settings, not the state of the training.
+def read_checkpoint(path: Path, raw: bool, checkpoint: Any) -> ModelBundle:
+    """Return the bundle in a Lightning checkpoint that `fit` saved.
 
     Args:
         path: The `.ckpt`.
-        raw: Take the weights as they were trained instead of their moving average, where both are there.
-        checkpoint: The file's content where it has been read already.
+        raw: Take the weights as trained instead of their moving average, if both are there.
+        checkpoint: Content of the file.
 
     Raises:
-        UserError: Not a checkpoint of ours, or one that cannot be read.
+        UserError: The content is not a checkpoint of ours, or one of another format.
     """
-    checkpoint = load_plain(path) if checkpoint is None else checkpoint
-    stored = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
-    if not isinstance(stored, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
+    record = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(record, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
         raise UserError(f"{path} was not written by magnet-train; name a checkpoint that `fit` saved.")
-    if stored.get("format") != FORMAT:
+    if record.get("format") != FORMAT:
         raise UserError(
-            f"{path} has format {stored.get('format')}, this version reads {FORMAT}; update magnet-train."
+            f"{path} has format {record.get('format')}, this version reads {FORMAT}; update magnet-train."
         )
     averaged = RAW_STATE in checkpoint and not raw and _was_averaged(checkpoint)
     weights = checkpoint["state_dict" if averaged or RAW_STATE not in checkpoint else RAW_STATE]
@@ -145,14 +143,12 @@ def read_checkpoint(path: Path, raw: bool = False, checkpoint: Any = None) -> Mo
         training["clips seen"] = _count(position["slots"])
     training["weights"] = "ema" if averaged else "raw"
     if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise UserError(
-            f"{path} holds something else than tensors as weights; name a checkpoint that `fit` saved."
-        )
-    return describe(stored, str(path), dict(weights), source=str(path), training=training)
+        raise UserError(f"{path} has weights that are not tensors; name a checkpoint that `fit` saved.")
+    return bundle_from_record(record, str(path), dict(weights), source=str(path), training=training)
 
 
 def _was_averaged(checkpoint: Mapping[str, Any]) -> bool:
-    """Tell a true average from the weights that training began with, which stand there until the first update."""
+    """Return False before the first update, when the initial weights stand in place of an average."""
     state = checkpoint.get("averaging_state")
     return not isinstance(state, Mapping) or bool(state.get("n_averaged", 1) > 0)
 

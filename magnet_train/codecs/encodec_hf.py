@@ -96,7 +96,7 @@ class EncodecCodec(Codec):
         tokens = tokens.to(self.model.device)
         # The size of a batch shows in the last bits on a CPU, so clips are decoded one by one there.
         size = 1 if tokens.device.type == "cpu" else len(tokens)
-        parts = [part[None] for part in tokens.split(size)]  # type: ignore[no-untyped-call]  # [1, B, K, T] each
+        parts = [part[None] for part in torch.split(tokens, size)]  # [1, B, K, T] each
         return torch.cat([self.model.decode(part, audio_scales=[None]).audio_values for part in parts])
 
     def to(self, device: torch.device | str) -> Self:

@@ -1,4 +1,4 @@
-"""Settings of the decoder, and the list of steps that follows from them."""
+"""Settings of the decoder, and its schedule of steps."""
 
 from __future__ import annotations
 
@@ -13,34 +13,33 @@ from torch import Tensor
 from magnet_train.errors import UserError
 from magnet_train.masking import mask_rate
 
-MOST_STEPS = 10_000  # of a codebook; a step that fills no frame of the longest clips is wasted long before
+MOST_STEPS = 10_000  # of a codebook, far more than the longest clips have frames to fill
 
 
 @dataclass(frozen=True)
 class DecodingConfig:
     """Settings of the iterative decoder.
 
-    The defaults are those of the released music models but for the temperature: 1 and constant, which made more clips
-    right than their 3 falling to 0 (`benchmarks/README.md`). Models of others keep what they were released with.
+    The defaults are those of the released music models except for the temperature: 1 and constant instead of 3 falling
+    to 0, which made more clips right (`benchmarks/README.md`). Released models keep their own settings.
 
     Args:
         decoding_steps: Steps for each codebook, coarse to fine; one entry per codebook, each at least 1.
         span_arrangement: "nonoverlap" cuts the clip into chunks of `span_len` frames and masks whole chunks;
-            "stride1" masks spans that may start anywhere; "spread" ranks nothing: it fills single frames in an
-            order in which they are far apart.
-        span_scoring: How a chunk is judged: "max" by its best token, "prod" by all of them together.
-            "stride1" always takes all.
-        temperature: Of each step, or with `anneal_temperature` of the first of a codebook; higher is more random.
-        anneal_temperature: Let it fall linearly to 0 over the steps of a codebook.
+            "stride1" masks spans that may start anywhere; "spread" ranks nothing and fills single frames in an order in
+            which they are far apart.
+        span_scoring: Score of a chunk: "max" of its best token, "prod" of all its tokens. "stride1" always takes all.
+        temperature: Temperature of each step, or with `anneal_temperature` of the first of a codebook; higher is more
+            random.
+        anneal_temperature: Let the temperature fall linearly to 0 over the steps of a codebook.
         top_p: Sample from the smallest set of tokens whose probability exceeds this, 0..1; 0 turns it off.
         top_k: Sample from this many most probable tokens when `top_p` is 0; 0 turns it off.
         use_sampling: False takes the most probable token each time.
-        max_cfg_coef: Guidance while everything is masked; 1 is none.
+        max_cfg_coef: Guidance while everything is masked; 1 turns it off.
         min_cfg_coef: Guidance when nothing is masked any more.
-        rescorer_weight: Share of a rescorer, if there is one, in how probable a token counts as when spans are
-            ranked, 0..1: 0 leaves it out, 1 leaves the model out.
-        parity: Do exactly what the reference does where we differ: T is trimmed to a multiple of `span_len`,
-            and codebooks without steps stay masked.
+        rescorer_weight: Weight of a rescorer's probabilities when spans are ranked, 0..1; 0 turns it off.
+        parity: Do exactly what the reference does: T is trimmed to a multiple of `span_len`, and codebooks without
+            steps stay masked.
 
     Source: arXiv 2401.04577, sections 3.3 and 3.4, and figure 4.
     """
@@ -87,7 +86,7 @@ class DecodingConfig:
 
 @dataclass(frozen=True)
 class DecodingStep:
-    """One forward pass: what it is about and how it samples."""
+    """One forward pass: its codebook, mask rate and sampling."""
 
     stage: int
     mask_rate: Tensor  # float32 scalar, share of the stage's units that are masked going in
@@ -96,7 +95,7 @@ class DecodingStep:
 
 
 def decoding_schedule(decoding: DecodingConfig) -> Iterator[DecodingStep]:
-    """List all steps in order, codebook by codebook.
+    """Yield all steps in order, codebook by codebook.
 
     The mask rate goes from 1 to 0 on the cosine, the temperature falls linearly from just below its start
     to 0, and guidance moves from `max_cfg_coef` to `min_cfg_coef` with the mask rate.

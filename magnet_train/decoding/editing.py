@@ -1,4 +1,4 @@
-"""Make a part of a recording anew and leave the rest of it alone.
+"""Editing: regenerate a region of a recording and leave the rest as it is.
 
 Shapes: audio float32 [channels, samples]; B versions, K codebooks, T frames of the clip that the model sees.
 """
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from magnet_train.errors import UserError
 
-FADE_SECONDS = 0.01  # on each side of the region: old and new audio meet without a click
-ROUNDING = 1e-6  # of a frame: 0.3 s at 50 Hz begin at frame 15, whatever a float says
+FADE_SECONDS = 0.01  # on each side of the region, so that old and new audio meet without a click
+ROUNDING = 1e-6  # frames: 0.3 s at 50 Hz is frame 15 in spite of float rounding
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Edit:
     """A region of a recording, and the clip around it that the model sees; all in token frames.
 
     Args:
-        first: The first frame that is made anew.
-        end: The frame after the last of them.
-        clip_first: The first frame that the model sees.
-        clip_end: The frame after the last of them.
+        first: First frame of the region.
+        end: Frame after the last of the region.
+        clip_first: First frame that the model sees.
+        clip_end: Frame after the last that the model sees.
     """
 
     first: int
@@ -35,13 +35,13 @@ class Edit:
 
     @property
     def keep(self) -> Tensor:
-        """What of the clip stays, bool [T]."""
+        """The frames of the clip that stay, bool [T]."""
         frames = torch.arange(self.clip_first, self.clip_end)
         return (frames < self.first) | (frames >= self.end)
 
 
 def plan_edit(region: tuple[float, float], seconds: float, frame_rate: float, segment: float) -> Edit:
-    """Choose the frames of a region, also those it touches in part, and as much around them as the model can see.
+    """Return the frames that a region touches, and as much around them as the model can see.
 
     Args:
         region: Start and end (s).
@@ -55,36 +55,34 @@ def plan_edit(region: tuple[float, float], seconds: float, frame_rate: float, se
     start, end = region
     if not 0 <= start < end <= seconds:
         raise UserError(
-            f"the region from {start:g} to {end:g} s is not a part of a recording of {seconds:.3f} s; give its start and "
-            "its end in seconds."
+            f"the region from {start:g} to {end:g} s is not within the recording of {seconds:.3f} s; give start and end "
+            "in seconds."
         )
     total = math.ceil(seconds * frame_rate - ROUNDING)
     first = math.floor(start * frame_rate + ROUNDING)
     last = math.ceil(end * frame_rate - ROUNDING)
     if last <= first:
         raise UserError(
-            f"the region from {start:g} to {end:g} s is too short for anything to be made; take at least one frame, "
-            f"{1 / frame_rate:g} s."
+            f"the region from {start:g} to {end:g} s is too short; use at least one frame, {1 / frame_rate:g} s."
         )
     length = min(total, round(segment * frame_rate))
     if last - first > length:
         raise UserError(
-            f"the region from {start:g} to {end:g} s is longer than the {segment:g} s that the model makes in one go; "
-            "take it in parts."
+            f"the region from {start:g} to {end:g} s is longer than the model's clips of {segment:g} s; edit it in parts."
         )
     clip_first = min(max(0, (first + last - length) // 2), total - length)
     return Edit(first, last, clip_first, clip_first + length)
 
 
 def splice(recording: Tensor, made: Tensor, edit: Edit, hop: int, sample_rate: int) -> Tensor:
-    """Put what was made into the recording, which keeps every sample outside the region and two short fades.
+    """Put the regenerated clip into the recording, whose samples outside the region and two short fades stay.
 
     Args:
         recording: [channels, samples].
-        made: [B, channels, T * hop], the whole clip as the codec gives it.
-        edit: Where it belongs.
+        made: [B, channels, T * hop], the decoded clip.
+        edit: Frames of the region and of the clip.
         hop: Samples a frame.
-        sample_rate: Of both (Hz).
+        sample_rate: Sample rate of both (Hz).
 
     Returns:
         [B, channels, samples].
@@ -93,7 +91,7 @@ def splice(recording: Tensor, made: Tensor, edit: Edit, hop: int, sample_rate: i
     stop = min(edit.clip_end * hop, recording.shape[-1])
     fade = round(FADE_SECONDS * sample_rate)
     time = torch.arange(begin, stop)
-    # 0 where the old audio stays, 1 in the region, a line between the two outside of it.
+    # 0 where the old audio stays, 1 in the region, and a line between the two in the fades.
     away = torch.maximum(edit.first * hop - time, time - (edit.end * hop - 1)).clamp(min=0)
     weight = (1 - away / (fade + 1)).clamp(min=0)
     edited = recording.expand(len(made), -1, -1).clone()

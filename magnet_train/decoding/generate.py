@@ -1,41 +1,53 @@
-"""Fill a clip codebook by codebook in a few parallel steps: keep what is sure, mask the rest again.
+"""The iterative decoder: a clip is filled codebook by codebook, in a few parallel steps each.
 
-Knows neither model nor trainer: it asks a callable for logits. Shapes: B clips, K codebooks, T frames,
-M frames that are asked for, L = span_len frames.
+It knows neither model nor trainer, only a `LogitsFn`. Shapes: B clips, K codebooks, T frames, M queried frames,
+L = span_len frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from magnet_train.decoding.config import DecodingConfig, DecodingStep, decoding_schedule
-from magnet_train.decoding.remasking import remasking_for
+from magnet_train.decoding.remasking import Remasking, remasking_for
 from magnet_train.decoding.rescoring import Rescorer, Rescoring
 from magnet_train.decoding.sampling import choose_tokens, exponential_noise
 from magnet_train.errors import UserError
 from magnet_train.masking import at_frames
 
-# (tokens [B, K, T], stage, cfg_coef) -> logits [B, T, card]
-LogitsFn = Callable[[Tensor, int, float], Tensor]
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
+class LogitsFn(Protocol):
+    """The contract between the decoder and a model, which a plain function fulfils too."""
+
+    def __call__(self, tokens: Tensor, stage: int, cfg_coef: float, /) -> Tensor:
+        """Return guided logits of one codebook.
+
+        Args:
+            tokens: int64 [B, K, T]; the id `card` is a masked token.
+            stage: k, 0..K-1, the codebook to predict.
+            cfg_coef: Guidance: 1 is the prediction given the text, more exaggerates it.
+
+        Returns:
+            float [B, T, card].
+        """
+
+
 @runtime_checkable
-class LogitsAtFrames(Protocol):
-    """A `LogitsFn` that can also answer for some of the frames, for less work."""
+class LogitsAtFrames(LogitsFn, Protocol):
+    """A `LogitsFn` that can also compute some of the frames alone, for less work."""
 
-    def __call__(self, tokens: Tensor, stage: int, cfg_coef: float) -> Tensor:
-        """Return logits float [B, T, card]."""
-
-    def at(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor) -> Tensor:
+    def at(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor, /) -> Tensor:
         """Return logits float [B, M, card] of the frames int64 [B, M]."""
 
 
-@torch.no_grad()  # not inference_mode: a model could not be trained or asked for gradients on its tensors
+@torch.no_grad()  # not inference_mode: a model could neither be trained on its tensors nor give gradients for them
 def generate_tokens(
     logits_fn: LogitsFn,
     shape: tuple[int, int, int],
@@ -53,31 +65,26 @@ def generate_tokens(
     """Generate tokens, or fill the gaps between given ones.
 
     Args:
-        logits_fn: Called once per step as `logits_fn(tokens, stage, cfg_coef)` with int64 [B, K, T] (`card` =
-            masked); returns guided logits float [B, T, card] of codebook `stage`. Its method `at` is called
-            instead if it has one, see `LogitsAtFrames`.
+        logits_fn: Called once per step; its method `at` is called instead if it is a `LogitsAtFrames`.
         shape: (B, K, T).
         decoding: Steps, sampling and guidance.
         card: Entries in each codebook, and the mask id.
         span_len: L, frames in a span that the model was trained for.
-        prompt: int64 [B, K, P], P <= T, tokens given from the start of the clip on.
-        keep: bool [B, K, T] or [B, T], which tokens of a prompt of T frames stay; all of them by default.
-        rescorer: A second model that helps to rank the spans, with weight `decoding.rescorer_weight`; called
-            after each step but the last of a codebook, see `Rescorer`.
-        generator: Makes sampling repeatable; on `device`. One for each clip makes a clip independent of the
-            others in its batch.
+        prompt: int64 [B, K, P], P <= T, tokens at the beginning of the clip.
+        keep: bool [B, K, P] or [B, P], the tokens of the prompt that stay; None keeps all.
+        rescorer: A second model that helps to rank spans, with weight `decoding.rescorer_weight`.
+        generator: Makes sampling repeatable; on `device`. One for each clip makes clips independent of their batch.
         progress: Called after each step with (steps done, steps in all).
-        device: Where the tokens live.
+        device: Device of the tokens.
 
     Returns:
-        int64 [B, K, T], ids 0..card-1. In parity mode T is trimmed to a multiple of L, and codebooks
-        without steps hold `card`.
+        int64 [B, K, T], ids 0..card-1. In parity mode T is trimmed to a multiple of L, and codebooks without steps
+        hold `card`.
 
     Raises:
-        UserError: The clip is shorter than a span, the prompt is longer than the clip, or the settings do
-            not fit.
+        UserError: The clip is shorter than a span, the prompt is longer than the clip, or settings do not fit.
 
-    Source: arXiv 2401.04577, figure 4; SEMANTICS of the reference in tests/reference.
+    Source: arXiv 2401.04577, figure 4; the reference's semantics are in tests/reference.
     """
     batch, n_q, num_frames = shape
     decoding.check(n_q, card)
@@ -88,31 +95,44 @@ def generate_tokens(
     if decoding.parity and decoding.span_arrangement == "nonoverlap":
         num_frames -= num_frames % span_len
     given, kept = given_tokens(prompt, keep, (batch, n_q, num_frames), card, device)
-    keep = kept.to(device)
-    tokens = given.clone()
-    schedule = list(decoding_schedule(decoding))
     remasking = remasking_for(decoding, num_frames, span_len, generator, device)
+    draw_noise = partial(exponential_noise, (batch, num_frames, card), generator, device)
+    return _fill(logits_fn, given, kept, decoding, card, remasking, rescorer, draw_noise, progress)
+
+
+def _fill(
+    logits_fn: LogitsFn,
+    given: Tensor,
+    kept: Tensor,
+    decoding: DecodingConfig,
+    card: int,
+    remasking: Remasking,
+    rescorer: Rescorer | None,
+    draw_noise: Callable[[], Tensor],
+    progress: Progress | None,
+) -> Tensor:
+    """Fill the masked tokens of `given`; `kept` on the CPU is true for tokens that stay. Both are [B, K, T]."""
+    tokens, keep = given.clone(), kept.to(given.device)
+    schedule = list(decoding_schedule(decoding))
     rescoring = Rescoring(rescorer, decoding, schedule)
     stage = -1
     for done, step in enumerate(schedule, start=1):
         if step.stage != stage:
             stage = step.stage
-            current = given[:, stage]  # [B, T], the codebook at work
-            scores = remasking.start(kept[:, stage]).to(device)
+            current = given[:, stage]  # [B, T], tokens of this codebook
+            scores = remasking.start(kept[:, stage]).to(given.device)
         chosen, most = remasking.choose(scores, step.mask_rate)
         current = current.masked_fill(chosen & ~keep[:, stage], card)
-        masked = current == card
+        masked = current == card  # [B, T]
         tokens[:, stage] = current
-        # Clips that need fewer frames than others have some computed that nothing reads.
+        # Some frames of clips that need fewer than others are computed and not used.
         frames = (chosen | masked).int().argsort(dim=-1, descending=True, stable=True)[:, :most]  # [B, M]
         logits = _logits_at(logits_fn, tokens, step, frames)
-        noise = None
-        if decoding.use_sampling:
-            noise = at_frames(exponential_noise((batch, num_frames, card), generator, device), frames)
-        sampled, sampled_probs = choose_tokens(logits, step.temperature, decoding, noise)
+        noise = at_frames(draw_noise(), frames) if decoding.use_sampling else None
+        sampled, sampled_probs = choose_tokens(logits, step.temperature, decoding, noise)  # [B, M]
         current = torch.where(masked, current.scatter(1, frames, sampled), current)
         tokens[:, stage] = current
-        probs = torch.ones((batch, num_frames), device=device).scatter(1, frames, sampled_probs)
+        probs = torch.ones(current.shape, device=given.device).scatter(1, frames, sampled_probs)  # [B, T]
         probs = rescoring.mix(probs, masked, tokens, stage, done - 1)
         scores = remasking.score(probs, chosen, masked)
         if progress is not None:
@@ -121,7 +141,7 @@ def generate_tokens(
 
 
 def _logits_at(logits_fn: LogitsFn, tokens: Tensor, step: DecodingStep, frames: Tensor) -> Tensor:
-    """Ask for logits float32 [B, M, card] of the frames int64 [B, M]."""
+    """Return logits float32 [B, M, card] of the frames int64 [B, M]."""
     if isinstance(logits_fn, LogitsAtFrames):
         return logits_fn.at(tokens, step.stage, step.cfg_coef, frames).float()
     logits = logits_fn(tokens, step.stage, step.cfg_coef).float()
@@ -135,15 +155,15 @@ def given_tokens(
     card: int,
     device: torch.device | str,
 ) -> tuple[Tensor, Tensor]:
-    """Lay a prompt into an otherwise masked clip; return it and, on the CPU, what of it stays: [B, K, T].
+    """Put a prompt into a masked clip; return the clip and, bool on the CPU, which tokens stay. Both are [B, K, T].
 
     Raises:
-        UserError: The prompt is longer than the clip, holds ids that are none, or `keep` does not fit it.
+        UserError: The prompt is longer than the clip or has ids beyond the codebook, or `keep` does not fit it.
     """
     given = torch.full(shape, card, dtype=torch.int64, device=device)
     if prompt is None:
         if keep is not None:
-            raise UserError("keep says which tokens of a prompt stay, but there is no prompt.")
+            raise UserError("keep selects tokens of a prompt; give the prompt as well.")
         return given, torch.zeros(shape, dtype=torch.bool)
     if prompt.shape[:2] != shape[:2] or prompt.shape[-1] > shape[-1]:
         raise UserError(
@@ -157,7 +177,7 @@ def given_tokens(
         keep = keep[:, None].expand(-1, shape[1], -1)
     if keep.shape != prompt.shape:
         raise UserError(
-            f"keep of shape {list(keep.shape)} should have that of the prompt, {list(prompt.shape)}."
+            f"keep has shape {list(keep.shape)} and should have the prompt's, {list(prompt.shape)}."
         )
     stays = torch.zeros(shape, dtype=torch.bool)
     stays[..., :length] = keep.cpu()

@@ -1,6 +1,8 @@
-"""How probable the decoder is to make given tokens: an exact number, where no ranking decides what stays.
+"""The exact log-probability of given tokens under the decoder, where its order does not depend on tokens.
 
-Shapes: B clips, K codebooks, T frames, M frames that are filled by a step.
+Shapes: B clips, K codebooks, T frames.
+
+Source: arXiv 2603.01367 (DUEL) for the idea, whose orders may depend on tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from magnet_train.decoding.generate import LogitsFn, Progress
 from magnet_train.decoding.remasking import SpreadRemasking
 from magnet_train.decoding.sampling import MIN_TEMPERATURE, filter_probs
 from magnet_train.errors import UserError
+from magnet_train.masking import mask_for_stage
 
 
 @torch.no_grad()
@@ -27,16 +30,14 @@ def log_likelihood(
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Return the log-probability with which the decoder makes these tokens, steps, temperature and guidance included.
+    """Return the log-probability of these tokens under the decoder, with its steps, temperature and guidance.
 
-    With the "spread" arrangement the frames that a step fills depend on no token, and those of a step are sampled
-    independently of each other. So the probability of a clip is a product over steps, which the model is asked for as
-    often as in decoding. It tells how many steps are enough and which of two models is better without a clip being
-    made; a ranking of spans has no such number. It is that of a decoder that begins where this call begins, at a
-    frame drawn for each clip and codebook.
+    With the "spread" arrangement the order depends on no token, and the frames of a step are sampled independently, so
+    the probability of a clip is a product over steps. It holds for the order that starts at the frame drawn by
+    `generator` for each clip and codebook.
 
     Args:
-        logits_fn: See `generate_tokens`.
+        logits_fn: See `LogitsFn`; called once per step.
         tokens: int64 [B, K, T], ids 0..card-1, real clips for instance.
         decoding: With `span_arrangement` "spread" and sampling. With `top_p` or `top_k` most real clips have
             probability 0.
@@ -45,44 +46,39 @@ def log_likelihood(
         progress: Called after each step with (steps done, steps in all).
 
     Returns:
-        float64 [B, K] in nats, 0 or less: of each codebook given those below it. -inf where the decoder cannot make the
-        tokens.
+        float64 [B, K] in nats, of each codebook given those below it; -inf where the decoder cannot make the tokens.
 
     Raises:
         UserError: Another arrangement, no sampling, or settings that do not fit.
-
-    Source: the idea is that of arXiv 2603.01367 (DUEL), whose orders may depend on tokens.
     """
     batch, n_q, num_frames = tokens.shape
     decoding.check(n_q, card)
     if decoding.span_arrangement != "spread" or not decoding.use_sampling:
         raise UserError(
-            f'the likelihood needs span_arrangement "spread" and use_sampling, not "{decoding.span_arrangement}" and '
-            f"{decoding.use_sampling}: whatever ranks tokens, or takes the best, has none that could be computed."
+            'the likelihood needs span_arrangement "spread" and use_sampling true, not '
+            f'"{decoding.span_arrangement}" and {decoding.use_sampling}: it cannot be computed for other decoders.'
         )
-    device = tokens.device
     schedule = list(decoding_schedule(decoding))
-    order = SpreadRemasking(num_frames, generator, device)
-    nats = torch.zeros(batch, n_q, dtype=torch.float64, device=device)
+    order = SpreadRemasking(num_frames, generator, tokens.device)
+    nats = torch.zeros(batch, n_q, dtype=torch.float64, device=tokens.device)
     for done, step in enumerate(schedule, start=1):
         k = step.stage
         if done == 1 or schedule[done - 2].stage != k:
-            scores = order.start(torch.zeros(batch, num_frames, dtype=torch.bool)).to(device)
-        hidden, _ = order.choose(scores, step.mask_rate)
-        shown = tokens.clone()
-        shown[:, k] = tokens[:, k].masked_fill(hidden, card)
-        shown[:, k + 1 :] = card
-        logits = logits_fn(shown, k, step.cfg_coef).double()
-        probs = filter_probs(
-            torch.softmax(logits / max(step.temperature, MIN_TEMPERATURE), dim=-1),
-            decoding.top_p,
-            decoding.top_k,
-        )
-        if done < len(schedule) and schedule[done].stage == k:  # what stays hidden counts later
-            later, _ = order.choose(scores, schedule[done].mask_rate)
-            hidden = hidden & ~later
-        own = probs.gather(-1, tokens[:, k, :, None])[..., 0].log()
-        nats[:, k] += own.where(hidden, 0).sum(dim=-1)
+            scores = order.start(torch.zeros(batch, num_frames, dtype=torch.bool)).to(tokens.device)
+        masked, _ = order.choose(scores, step.mask_rate)
+        filled = masked
+        if done < len(schedule) and schedule[done].stage == k:  # what stays masked counts later
+            filled = masked & ~order.choose(scores, schedule[done].mask_rate)[0]
+        logits = logits_fn(mask_for_stage(tokens, masked, k, card), k, step.cfg_coef).double()
+        own = _log_probs(logits, tokens[:, k], step.temperature, decoding)
+        nats[:, k] += own.where(filled, 0).sum(dim=-1)
         if progress is not None:
             progress(done, len(schedule))
     return nats
+
+
+def _log_probs(logits: Tensor, tokens: Tensor, temperature: float, decoding: DecodingConfig) -> Tensor:
+    """Return the log-probability of each token, [B, T], for logits [B, T, card] and tokens [B, T]."""
+    probs = torch.softmax(logits / max(temperature, MIN_TEMPERATURE), dim=-1)
+    probs = filter_probs(probs, decoding.top_p, decoding.top_k)
+    return probs.gather(-1, tokens[..., None])[..., 0].log()

@@ -1,4 +1,4 @@
-"""Choose what of a codebook is masked again before the next step: what was least probable, or what is next to it.
+"""Re-masking strategies: which positions of a codebook are masked again before the next step.
 
 Shapes: B clips, T frames, L = span_len frames.
 """
@@ -16,36 +16,34 @@ from magnet_train.decoding.config import DecodingConfig
 from magnet_train.decoding.sampling import uniform
 from magnet_train.masking import least_probable_spans
 
-SETTLED = -1e4  # score of what must not be masked again; every true score is above it
+SETTLED = -1e4  # score of positions that must not be masked again, below every other score
 
 
 class Remasking(Protocol):
-    """Chooses which frames of a codebook are masked again before a step, from how improbable they were.
-
-    How many that can be is known before the step, so that a GPU need not be asked.
-    """
+    """A strategy. Counts are computed on the CPU, so the decoder never synchronises with a GPU."""
 
     def start(self, keep: Tensor) -> Tensor:
-        """Return scores before the first step, given what stays (bool [B, T]); both on the CPU."""
+        """Return the scores before the first step, given the frames that stay (bool [B, T]); both on the CPU."""
 
     def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
-        """Return the frames to mask for a wanted mask rate, bool [B, T], and how many frames a clip
-        needs at most, these and those still open.
-        """
+        """Return the frames to mask for a mask rate, bool [B, T], and the most frames, masked or open, of a clip."""
 
     def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
-        """Score again from the probabilities float [B, T] of the tokens just sampled.
+        """Return the scores after a step.
 
-        `chosen` [B, T] is what `choose` returned, `filled` [B, T] what was then really filled.
+        Args:
+            probs: float [B, T], probabilities of the tokens just sampled.
+            chosen: bool [B, T], what `choose` returned.
+            filled: bool [B, T], the frames that were filled.
         """
 
 
 class ChunkRemasking:
-    """Masks whole chunks of L neighbouring frames; a chunk that was kept once stays for good.
+    """Masks the least probable chunks of L neighbouring frames; a chunk that was kept once stays.
 
     Args:
-        num_frames: T; when it is no multiple of L the last chunk is shorter.
-        chunk_len: L; 1 decides token by token.
+        num_frames: T; if it is not a multiple of L the last chunk is shorter.
+        chunk_len: L; 1 ranks single tokens.
         scoring: "max" or "prod", see `DecodingConfig`.
     """
 
@@ -66,7 +64,7 @@ class ChunkRemasking:
         return frames, min(int(count.max()) * self.chunk_len, self.num_frames)
 
     def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
-        # A short last chunk is judged as if its last token went on.
+        # A short last chunk is scored as if its last token went on.
         chunks = self._chunks(F.pad(probs, (0, self.missing), mode="replicate"))
         scores = 1 - chunks.amax(dim=-1) if self.scoring == "max" else -chunks.log().sum(dim=-1)
         return scores.masked_fill(~chosen[:, :: self.chunk_len], SETTLED)
@@ -77,7 +75,7 @@ class ChunkRemasking:
 
 
 class OverlappingRemasking:
-    """Masks spans of L frames that may start anywhere; fixed tokens between bad ones can be masked again.
+    """Masks the least probable spans of L frames, which start anywhere and may cover tokens that were kept before.
 
     Args:
         span_len: L.
@@ -92,9 +90,9 @@ class OverlappingRemasking:
 
     def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
         counts = (rate * self.num_open).int().clamp(min=1).tolist()
-        rows = zip(scores.cpu(), counts, strict=True)  # the search asks often: better there than on a GPU
+        rows = zip(scores.cpu(), counts, strict=True)  # on a GPU each step of the search would synchronise
         frames = torch.stack([least_probable_spans(row, self.span_len, count) for row, count in rows])
-        # The first mask may miss frames, which are open all the same and get filled.
+        # Open frames that the first mask misses are filled all the same.
         return frames.to(scores.device), max(*counts, int(frames.sum(dim=-1).max()))
 
     def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
@@ -102,11 +100,10 @@ class OverlappingRemasking:
 
 
 class SpreadRemasking:
-    """Fills frames far apart from each other first, in an order that no probability has a say in.
+    """Fills frames that are far apart from each other first, whatever their probabilities.
 
-    All frames of a step are sampled without knowing of each other, and neighbours have most to tell each other. So
-    the order is that of the van der Corput sequence, which always goes into a largest gap (to a frame); each
-    clip starts it at another frame.
+    The frames of a step are sampled independently, and neighbours depend on each other most. The order is the van der
+    Corput sequence, which always goes into a largest gap (to a frame), from a random first frame in each clip.
 
     Args:
         num_frames: T.
@@ -131,7 +128,7 @@ class SpreadRemasking:
         turn = ((self.order + first) % num_frames).argsort(dim=-1)  # [B, T], when each frame is filled
         turn = turn.masked_fill(keep, -1).argsort(dim=-1, stable=True).argsort(dim=-1, stable=True)
         self.num_open = (~keep).sum(dim=-1)  # [B]
-        # Counted from the end, so that the last `count` are those below `count`.
+        # Counted from the end: the last `count` frames are those below `count`.
         self.left = (num_frames - 1 - turn).masked_fill(keep, num_frames)
         return torch.zeros(keep.shape)
 
@@ -144,10 +141,10 @@ class SpreadRemasking:
 
 
 def bit_reversed_order(length: int) -> Tensor:
-    """Return 0..length-1, int64 [length], by their binary digits read backwards: 0, 4, 2, 6, 1, 5, 3, 7.
+    """Return 0..length-1, int64 [length], ordered by their reversed binary digits: 0, 4, 2, 6, 1, 5, 3, 7.
 
-    Of a length that is no power of two, the next one's order is squeezed into it: to leave out what is beyond the end
-    would leave first and last frame, neighbours in the circle, to be filled one after the other.
+    For other lengths the order of the next power of two is scaled down: cut off instead, it would fill the first and
+    the last frame, which are neighbours after a rotation, one after the other.
     """
     digits = max(length - 1, 1).bit_length()
     backwards = (int(f"{number:0{digits}b}"[::-1], 2) for number in range(2**digits))
@@ -161,7 +158,7 @@ def remasking_for(
     generator: torch.Generator | Sequence[torch.Generator] | None,
     device: torch.device | str,
 ) -> Remasking:
-    """Pick the remasking that the settings ask for; `generator` is on `device`."""
+    """Return the strategy of the settings; `generator` is on `device`."""
     if decoding.span_arrangement == "spread":
         return SpreadRemasking(num_frames, generator, device)
     if span_len <= 1:

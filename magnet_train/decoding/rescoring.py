@@ -1,4 +1,4 @@
-"""Let a second model have a say in which spans are masked again.
+"""Rescoring: a second model helps to rank the spans that are masked again.
 
 Shapes: B clips, K codebooks, T frames.
 
@@ -16,31 +16,30 @@ from magnet_train.errors import UserError
 
 
 class Rescorer(Protocol):
-    """Says how probable tokens are that were sampled already."""
+    """Probabilities of sampled tokens; called after each step but the last of a codebook."""
 
     def __call__(self, tokens: Tensor, stage: int) -> Tensor:
-        """Judge the tokens of codebook `stage`.
+        """Return the probability float [B, T], 0..1, of the token of codebook `stage` at each frame.
 
         Args:
-            tokens: int64 [B, K, T]. Codebook `stage` and those below it are filled; those above hold the mask
-                id, except where they were given.
+            tokens: int64 [B, K, T]. Codebook `stage` and those below are filled; those above hold the mask id, except
+                for given tokens.
             stage: k.
-
-        Returns:
-            float [B, T], probability of the token of codebook k at each frame, 0..1.
         """
 
 
 class Rescoring:
-    """Mixes a rescorer's probabilities into the model's, where that can change anything.
+    """Mixes a rescorer's probabilities into the model's.
+
+    The rescorer is not called where it cannot change anything: at weight 0, and after the last step of a codebook.
 
     Args:
         rescorer: None leaves the model's probabilities as they are.
-        decoding: Has the weight of the rescorer. At 0 it is not asked at all.
-        schedule: All steps; after the last one of a codebook nothing is masked again, so it is not asked.
+        decoding: Has the weight of the rescorer.
+        schedule: All steps.
 
     Raises:
-        UserError: There is a rescorer and nothing is ranked.
+        UserError: There is a rescorer, but the arrangement ranks nothing.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class Rescoring:
     ) -> None:
         if rescorer is not None and decoding.span_arrangement == "spread":
             raise UserError(
-                'span_arrangement "spread" ranks nothing, so that a rescorer has no say; choose another or leave it out.'
+                'span_arrangement "spread" does not rank spans; choose another arrangement, or leave the rescorer out.'
             )
         self.rescorer = rescorer if decoding.rescorer_weight > 0 else None
         self.weight = decoding.rescorer_weight
@@ -60,7 +59,7 @@ class Rescoring:
 
         Args:
             probs: float [B, T], those of the model.
-            filled: bool [B, T], frames whose token was sampled in this step; others keep what they have.
+            filled: bool [B, T], frames whose token was sampled in this step; others keep their probability.
             tokens: int64 [B, K, T], with what was sampled.
             stage: k.
             index: Of the step, from 0.

@@ -1,19 +1,37 @@
-"""Turn logits into tokens: which are candidates, which one is drawn, how probable it was.
+"""Sampling: the noise of a clip, top-p and top-k, and tokens with their probabilities from logits.
 
-Shapes: B clips, T frames, M frames that were asked for.
+Shapes: B clips, T frames, M queried frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from magnet_train.decoding.config import DecodingConfig
 
-ROUNDING = 1e-5  # more than sums of probabilities in float32 are off by
+ROUNDING = 1e-5  # above the error of sums of probabilities in float32
 MIN_TEMPERATURE = 1e-2  # the annealed temperature ends at 0, where softmax is undefined
+
+
+def clip_generators(seed: int, indices: Iterable[int], device: torch.device | str) -> list[torch.Generator]:
+    """Return a generator for each clip, a function of (seed, index) alone, whatever batch or rank makes the clip.
+
+    Args:
+        seed: Seed of the whole set of clips.
+        indices: Index of each clip within the set.
+        device: Where to draw; devices of one kind draw the same numbers.
+    """
+    return [torch.Generator(device).manual_seed(_clip_seed(seed, index)) for index in indices]
+
+
+def _clip_seed(seed: int, index: int) -> int:
+    """Hash (seed, index) to 0..2^63-1: a sum would give clip 1 of seed 0 the noise of clip 0 of seed 1."""
+    pair = b"".join(number.to_bytes(16, "little", signed=True) for number in (seed, index))
+    return int.from_bytes(hashlib.blake2b(pair, digest_size=8).digest(), "little") >> 1
 
 
 def filter_probs(probs: Tensor, top_p: float, top_k: int) -> Tensor:
@@ -43,9 +61,9 @@ def exponential_noise(
     generator: torch.Generator | Sequence[torch.Generator] | None,
     device: torch.device | str,
 ) -> Tensor:
-    """Draw what `sample_categorical` needs, float32 [B, T, card], exponentially distributed.
+    """Draw exponential noise float32 [B, T, card] for `sample_categorical`.
 
-    Drawn for every frame, so that a frame's share does not depend on which others are computed.
+    It is drawn for every frame, so that the noise of one does not depend on which others are computed.
     """
     return uniform(shape, generator, device).log_().neg_()
 
@@ -55,20 +73,19 @@ def uniform(
     generator: torch.Generator | Sequence[torch.Generator] | None,
     device: torch.device | str,
 ) -> Tensor:
-    """Draw float32 `shape` from 0..1, the first dimension being the clips, each of which may have a generator."""
+    """Draw float32 `shape` from 0..1; the first dimension is the clips, each of which may have a generator."""
     if isinstance(generator, Sequence):
         return torch.stack([torch.rand(shape[1:], generator=each, device=device) for each in generator])
     return torch.rand(shape, generator=generator, device=device)
 
 
 def sample_categorical(probs: Tensor, noise: Tensor) -> Tensor:
-    """Draw one id for each distribution by an exponential race: the token that arrives first.
+    """Draw one id from each distribution by an exponential race: the token with the smallest noise / probability.
 
-    Rounding matters only where two arrive at once, so that the same noise gives the same token whatever the
-    size of the batch was.
+    Rounding matters only where two tokens nearly tie, so the same noise gives the same token in a batch of any size.
 
     Args:
-        probs: float [..., card]; they need not add up to 1.
+        probs: float [..., card], normalised or not.
         noise: float [..., card], see `exponential_noise`.
 
     Returns:
@@ -80,8 +97,8 @@ def sample_categorical(probs: Tensor, noise: Tensor) -> Tensor:
 def sample_nucleus(probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
     """Draw from the smallest set of tokens whose probability exceeds `top_p`, sorting as little as possible.
 
-    If the winner of a race of all tokens lies in the set, it is also the winner among the set. One sum tells
-    whether it does, and only where it does not the set has to be found.
+    The winner of a race of all tokens, if it lies in the set, is the winner of the set. One sum shows whether it does;
+    only other rows are sorted.
 
     Args:
         probs: float [N, card].
@@ -91,11 +108,11 @@ def sample_nucleus(probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
     Returns:
         int64 [N], what `filter_probs` and `sample_categorical` give.
     """
-    if probs.device.type != "cpu":  # to learn how many rows there are to sort would be to wait for a GPU
+    if probs.device.type != "cpu":  # the number of rows to sort would synchronise with the GPU
         return sample_categorical(filter_probs(probs, top_p, 0), noise)
     token = sample_categorical(probs, noise)
     own = probs.gather(-1, token[:, None])
-    # With all its equals before it, so that neither ties nor rounding let a token in that sorting leaves out.
+    # With all tokens of equal probability before it: neither ties nor rounding admit a token that sorting leaves out.
     before = ((probs * (probs >= own)).sum(dim=-1, keepdim=True) - own)[:, 0]
     rows = (before > top_p - ROUNDING).nonzero()[:, 0]
     token[rows] = sample_categorical(filter_probs(probs[rows], top_p, 0), noise[rows])
@@ -105,7 +122,7 @@ def sample_nucleus(probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
 def choose_tokens(
     logits: Tensor, temperature: float, decoding: DecodingConfig, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Sample a token at every frame and say how probable it was.
+    """Sample a token for each frame, and return its probability.
 
     Args:
         logits: float [B, M, card], guided.

@@ -1,6 +1,10 @@
-"""Make clips longer than those a model was trained on: window after window, each in sight of the one before.
+"""Sliding window: clips longer than those of the training, each window in sight of the one before.
 
-Shapes: B clips, K codebooks, T frames of a clip, W frames of a window, D features of a frame.
+A model whose training clips begin on the beat has learned that frame 0 is one. A window that begins elsewhere in a clip
+or loop has to be moved by a whole number of beats, which `find_repeat` finds.
+
+Shapes: B clips, K codebooks, T frames of a clip, W frames of a window, D features of a frame, N frames of a pattern,
+S frames that are searched.
 """
 
 from __future__ import annotations
@@ -12,22 +16,23 @@ import torch
 from torch import Tensor
 
 from magnet_train.decoding import Progress
-from magnet_train.decoding.repetition import find_repeat
 
-# Parts of a window. A model ends a clip as those of its training ended, so the last frames of a window are made again
-# by the next one, which begins on a beat and in sight of 3/8 to 3/4 of a window; between the two is room for a beat.
+# Parts of a window. A model ends a clip as those of its training ended, so the next window makes the last frames again.
+# It begins on a beat and in sight of 3/8 to 3/4 of a window; between the two is room for a beat.
 ENDING = 1 / 8
 LEAST_SEEN = 3 / 8
 MOST_SEEN = 3 / 4
+
+NEARLY_BEST = 0.8  # of the highest correlation: two beats away is about as good as one
 
 Features = Callable[[Tensor], Tensor]  # tokens int64 [B, K, T] -> float [B, D, T]
 
 
 class MakeWindow(Protocol):
-    """Makes the missing frames of a window."""
+    """Generates the missing frames of a window."""
 
     def __call__(self, prompt: Tensor, keep: Tensor, progress: Progress | None) -> Tensor:
-        """Return int64 [B, K, W], given a prompt of that shape and which of its frames stay, bool [B, W]."""
+        """Return int64 [B, K, W], given a prompt of that shape and its frames that stay, bool [B, W] or [B, K, W]."""
 
 
 def continue_tokens(
@@ -40,15 +45,15 @@ def continue_tokens(
 ) -> Tensor:
     """Fill a clip from left to right.
 
-    A model takes the first frame that it is shown for the beginning of a clip, so each window begins where the sound
-    is most like the beginning of the window before: on a beat, where there is one.
+    A model takes the first frame of a window for the beginning of a clip, so each window begins where the sound
+    resembles the beginning of the window before: on a beat, if there is one.
 
     Args:
-        given: int64 [B, K, T], of which the first `prompt` frames stay.
-        prompt: How many, 0..T.
+        given: int64 [B, K, T]; the first `prompt` frames stay.
+        prompt: Number of frames that stay, 0..T.
         window: W, at most T.
-        make: Makes the missing frames of a window.
-        features: The sound of each frame, for finding repetitions.
+        make: Generates the missing frames of a window.
+        features: Features of each frame, for finding repetitions.
         progress: Called after each step with (steps done, steps in all) of all windows, whose number is an estimate
             until the last one.
 
@@ -56,10 +61,10 @@ def continue_tokens(
         int64 [B, K, T].
     """
     num_frames = given.shape[-1]
-    # The last window may reach beyond the end of the clip.
+    # The last window may extend beyond the end of the clip.
     tokens = torch.cat([given, given.new_zeros(*given.shape[:2], window)], dim=-1)
-    begin = torch.zeros(len(given), dtype=torch.int64, device=given.device)  # of the window, in each clip
-    done = torch.full_like(begin, prompt)  # the first frame that is still to be made
+    begin = torch.zeros(len(given), dtype=torch.int64, device=given.device)  # [B], first frame of the window
+    done = torch.full_like(begin, prompt)  # [B], first frame that is missing
     windows = 0
     while bool((done < num_frames).any()):
         following = _next_begin(tokens, begin, done.clamp(max=num_frames), window, features)
@@ -105,3 +110,34 @@ def _part_of(progress: Progress | None, number: int, parts: int) -> Progress | N
     if progress is None:
         return None
     return lambda done, total: progress(number * total + done, parts * total)
+
+
+def find_repeat(pattern: Tensor, search: Tensor) -> Tensor:
+    """Return the offset at which searched frames repeat a pattern, so that a cut falls on the beat.
+
+    Args:
+        pattern: Features of N frames, float [B, D, N]; embeddings of tokens for one.
+        search: Features of S frames, float [B, D, S], S >= N.
+
+    Returns:
+        int64 [B], 0..S - N: the latest of the correlation's peaks near the highest one; the middle where nothing
+        correlates, as in silence.
+    """
+    length = pattern.shape[-1]
+    pattern = _normalised(pattern)
+    offsets = torch.arange(search.shape[-1] - length + 1, device=search.device)
+    parts = (search[..., offset : offset + length] for offset in range(len(offsets)))
+    score = torch.stack([(_normalised(part) * pattern).sum((1, 2)) for part in parts], dim=1)  # [B, offsets]
+    before, after = score.roll(1, dims=1), score.roll(-1, dims=1)
+    before[:, 0] = after[:, -1] = -torch.inf
+    best = score.max(dim=1, keepdim=True).values  # [B, 1]
+    peak = (score >= before) & (score >= after) & (score >= NEARLY_BEST * best)
+    latest = torch.where(peak, offsets, 0).max(dim=1).values
+    return torch.where(best[:, 0] > 0, latest, score.shape[1] // 2)
+
+
+def _normalised(part: Tensor) -> Tensor:
+    """Subtract the mean over time, and scale each clip to norm 1 (silence stays 0)."""
+    part = part - part.mean(dim=-1, keepdim=True)
+    scaled: Tensor = part / torch.linalg.vector_norm(part, dim=(1, 2), keepdim=True).clamp(min=1e-6)
+    return scaled

@@ -167,8 +167,9 @@ class Magnet:
             UserError: An argument is out of range or does not fit, a loop in parity mode, a prompt that is as long as
                 the clip, or a rescorer of other tokens.
         """
-        request = self._request(texts, seconds, seed, decoding, progress, rescorer, first_index)
-        request = replace(request, loop=loop).checked(self._parts)
+        seconds, decoding = self.segment_duration if seconds is None else seconds, decoding or self.decoding
+        request = ClipRequest(texts, seconds, seed, decoding, progress, rescorer, first_index, loop=loop)
+        request = request.checked(self._parts)
         if prompt is not None:
             request = replace(request, prompt=encode_prompt(self._parts, prompt, request))
         tokens = self._make(request)
@@ -211,9 +212,12 @@ class Magnet:
         edit = plan_edit(as_region(region), length, codec.frame_rate, self.segment_duration)
         clip = audio[None, :, edit.clip_first * hop : edit.clip_end * hop]
         seconds = min(self.segment_duration, (edit.clip_end - edit.clip_first) / codec.frame_rate)
-        request = self._request(texts, seconds, seed, decoding, progress, rescorer, first_index)
         prompt, keep = codec.encode(clip).expand(len(texts), -1, -1), edit.keep.expand(len(texts), -1)
-        tokens = self._make(replace(request, prompt=prompt, keep=keep).checked(self._parts))
+        decoding = decoding or self.decoding
+        request = ClipRequest(
+            texts, seconds, seed, decoding, progress, rescorer, first_index, prompt=prompt, keep=keep
+        )
+        tokens = self._make(request.checked(self._parts))
         return splice(audio.cpu(), codec.decode(tokens).cpu(), edit, hop, codec.sample_rate)
 
     def generate_tokens(
@@ -234,23 +238,20 @@ class Magnet:
         `keep`, bool [B, P] or [B, K, P], is true for the tokens of the prompt that stay; None keeps all. In parity mode
         the batch is made as the reference makes it, whose released models see the padding behind a shorter caption.
         """
-        request = self._request(texts, seconds, seed, decoding, progress, rescorer, first_index)
-        parity = getattr(request.decoding, "parity", False)
-        request = replace(request, prompt=prompt, keep=keep, loop=loop, as_reference=parity)
-        return self._make(request.checked(self._parts))
-
-    def _request(
-        self,
-        texts: Sequence[str | None],
-        seconds: float | None,
-        seed: int | None,
-        decoding: DecodingConfig | None,
-        progress: Progress | None,
-        rescorer: RescoringModel | None,
-        first_index: int,
-    ) -> ClipRequest:
-        seconds = self.segment_duration if seconds is None else seconds
-        return ClipRequest(texts, seconds, seed, decoding or self.decoding, progress, rescorer, first_index)
+        seconds, decoding = self.segment_duration if seconds is None else seconds, decoding or self.decoding
+        request = ClipRequest(
+            texts,
+            seconds,
+            seed,
+            decoding,
+            progress,
+            rescorer,
+            first_index,
+            prompt=prompt,
+            keep=keep,
+            loop=loop,
+        ).checked(self._parts)
+        return self._make(replace(request, as_reference=decoding.parity))
 
     def _make(self, request: ClipRequest) -> Tensor:
         if new := self.newly_unknown_words(request.texts):

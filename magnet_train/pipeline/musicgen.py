@@ -1,7 +1,7 @@
-"""MusicGen as a rescorer: an autoregressive model of the same tokens says how probable MAGNeT's are.
+"""MusicGen as a rescorer: an autoregressive model gives the probabilities of MAGNeT's tokens.
 
-Shapes: B clips, K codebooks, T frames, S text positions. A column is what MusicGen reads at once: column c holds frame
-c - 1 - k of codebook k (the delay pattern), and its special token where there is no such frame.
+Shapes: B clips, K codebooks, T frames, S text positions. Column c of MusicGen's input holds frame c - 1 - k of codebook
+k (the delay pattern), or the special token without such a frame.
 
 Source: arXiv 2401.04577, section 3.4; MusicGen, arXiv 2306.05284, section 2.2.
 """
@@ -24,32 +24,32 @@ from magnet_train.storage.hub import find_folder, lacking, unreadable
 from magnet_train.text.tokenizer import Tokenizer
 from magnet_train.tokens import CodecInfo
 
-logging.disable_progress_bar()  # as the codec does, which is not always loaded before
+logging.disable_progress_bar()
 
 MUSICGEN = "facebook/musicgen-small"
 MAX_TEXT = 256  # tokens of a caption
 
 
 class RescoringModel(Protocol):
-    """A model that judges clips about any texts, as `Magnet.generate` takes it."""
+    """The contract of a `rescorer` of `Magnet.generate`."""
 
     def require_same_tokens(self, codec: CodecInfo) -> None:
-        """Raise `UserError` if the model speaks other tokens than those of `codec`."""
+        """Raise `UserError` if the model has other tokens than `codec`."""
 
     def for_texts(self, texts: Sequence[str | None]) -> Rescorer:
-        """Return what judges B clips about these texts."""
+        """Return the rescorer of B clips about these texts."""
 
 
 class MusicgenRescorer:
     """MusicGen of transformers, without its codec.
 
     Args:
-        model: In evaluation mode; its codec is let go.
-        tokenizer: Of its text encoder.
-        name: Where it came from, for messages.
+        model: The model; its codec is not kept.
+        tokenizer: Tokenizer of its text encoder.
+        name: Path or hub id, for messages.
 
     Raises:
-        UserError: It is a stereo model, or marks unknown tokens by another id than all MusicGens.
+        UserError: The model is stereo, or its special token has another id than in all MusicGens.
     """
 
     def __init__(self, model: MusicgenForConditionalGeneration, tokenizer: Tokenizer, name: str) -> None:
@@ -63,7 +63,7 @@ class MusicgenRescorer:
         self.frame_rate = float(config.audio_encoder.sampling_rate / config.audio_encoder.hop_length)
         if config.decoder.audio_channels != 1:
             raise UserError(
-                f"rescorer {name} makes stereo of two streams of tokens, which MAGNeT does not; use {MUSICGEN}."
+                f"rescorer {name} is a stereo model with two streams of tokens, unlike MAGNeT; use {MUSICGEN}."
             )
         if config.decoder.pad_token_id != self.card:
             raise UserError(
@@ -75,14 +75,10 @@ class MusicgenRescorer:
     def from_pretrained(
         cls, path_or_hub_id: str | Path = MUSICGEN, device: str | torch.device = "cpu"
     ) -> Self:
-        """Load a MusicGen.
-
-        Args:
-            path_or_hub_id: Folder or hub id of a MusicGen in transformers' format.
-            device: Where to compute; that of the MAGNeT.
+        """Load a MusicGen in transformers' format from a folder or hub id, to the device of the MAGNeT.
 
         Raises:
-            UserError: There is none, or it cannot be read.
+            UserError: The model is missing or cannot be read.
         """
         name = str(path_or_hub_id)
         folder = find_folder(name, "rescorer")
@@ -93,8 +89,8 @@ class MusicgenRescorer:
             raise unreadable(name, "rescorer", error) from error
         if config.model_type != "musicgen":
             raise UserError(
-                f"rescorer {name} is no MusicGen as transformers saves it: its config.json has model_type "
-                f"{config.model_type}; use {MUSICGEN} or a folder like it."
+                f"rescorer {name} is not a MusicGen in transformers' format: its config.json has model_type "
+                f"{config.model_type}; use {MUSICGEN} or a folder of the same kind."
             )
         try:
             with _quiet():
@@ -110,7 +106,7 @@ class MusicgenRescorer:
         return cls(model.to(device), Tokenizer(str(folder), MAX_TEXT), name)
 
     def require_same_tokens(self, codec: CodecInfo) -> None:
-        """Refuse a MAGNeT that speaks other tokens; a codec of the same numbers and other weights goes unnoticed.
+        """Compare tokens with those of a MAGNeT's codec; other weights of a codec of the same numbers go unnoticed.
 
         Raises:
             UserError: The number or size of the codebooks, the sample rate or the frame rate differ.
@@ -119,13 +115,13 @@ class MusicgenRescorer:
             mine, theirs = getattr(self, name), getattr(codec, name)
             if mine != theirs:
                 raise UserError(
-                    f"rescorer {self.name} has {name} {mine:g} but the model speaks the tokens of codec {codec.id} with "
-                    f"{theirs:g}; use a MusicGen that was trained on the same codec."
+                    f"rescorer {self.name} has {name} {mine:g} but codec {codec.id} of the model has {theirs:g}; use "
+                    "a MusicGen that was trained on the same codec."
                 )
 
     @torch.no_grad()
     def for_texts(self, texts: Sequence[str | None]) -> Rescorer:
-        """Read the texts, once for the whole generation, and return what judges clips about them.
+        """Return the rescorer of B clips about these texts, which are read once for the whole generation.
 
         An empty text is MusicGen's null condition: states of zero.
         """
@@ -134,29 +130,22 @@ class MusicgenRescorer:
         ids, mask = ids.to(device), mask.to(device)
         readable = mask | ~mask.any(dim=1, keepdim=True)  # a row without any key could be NaN
         states = self._text_encoder(input_ids=ids, attention_mask=readable.long()).last_hidden_state
-        # Zeros have no share in what attention gives, since MusicGen's values have no bias.
+        # Zeros contribute nothing to attention, since MusicGen's values have no bias.
         states = self._projection(states) * mask[..., None]
-        return _AboutTexts(self._decoder, states, readable.long())
+        return _TextRescorer(self._decoder, states, readable.long())
 
 
-class _AboutTexts:
-    """Judges clips about texts that were read, see `Rescorer`.
-
-    Args:
-        decoder: MusicgenForCausalLM.
-        states: float [B, S, width].
-        readable: int64 [B, S], 1 where attention may look.
-    """
+class _TextRescorer:
+    """A `Rescorer`: a MusicgenForCausalLM, text states float [B, S, width] and their attention mask int64 [B, S]."""
 
     def __init__(self, decoder: Any, states: Tensor, readable: Tensor) -> None:
         self.decoder, self.states, self.readable = decoder, states, readable
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, stage: int) -> Tensor:
-        """Return float32 [B, T], in one pass over all frames.
+        """Return probabilities float32 [B, T] in one pass over all frames, each given the tokens before it.
 
-        MusicGen has read the tokens before each one in its own order. Finer codebooks that are not there yet are its
-        special token, as at the beginning of a clip: the mask id is the same number.
+        Codebooks that are still masked are MusicGen's special token, which has the same number as the mask id.
         """
         num_frames = tokens.shape[-1]
         states = self.decoder.model(
@@ -173,26 +162,26 @@ class _AboutTexts:
 
 
 def delayed(tokens: Tensor, special: int, columns: int) -> Tensor:
-    """Lay tokens out as MusicGen reads them: each codebook one column later than the one below it.
+    """Arrange tokens in the delay pattern: each codebook one column later than the one below it.
 
     Args:
         tokens: int64 [B, K, T].
         special: Id where a codebook has no frame.
-        columns: How many to return.
+        columns: Number of columns to return.
 
     Returns:
         int64 [B, K, columns].
     """
     batch, n_q, num_frames = tokens.shape
-    laid = tokens.new_full((batch, n_q, num_frames + n_q), special)
+    pattern = tokens.new_full((batch, n_q, num_frames + n_q), special)
     for codebook in range(n_q):
-        laid[:, codebook, 1 + codebook : 1 + codebook + num_frames] = tokens[:, codebook]
-    return laid[..., :columns]
+        pattern[:, codebook, 1 + codebook : 1 + codebook + num_frames] = tokens[:, codebook]
+    return pattern[..., :columns]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hush transformers, which warns of MusicGen's special token because it is no code; what is missing is checked."""
+    """Silence transformers' warning about MusicGen's special token; missing weights are checked here."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -1,7 +1,7 @@
-"""Read what OmegaConf pickles as inert data, without OmegaConf and without running code.
+"""OmegaConf's pickled objects as inert data, without OmegaConf and without running code.
 
 A training checkpoint of the reference holds its configuration as OmegaConf objects, which a `weights_only` load
-refuses. Each of their classes is replaced by one that only keeps what it is given.
+refuses. Stand-ins for their classes only keep the pickled state.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class _Kept:
-    """Whatever object stood there; its state, untouched."""
+    """An object's state, as it was pickled."""
 
     state: dict[str, Any]
 
@@ -39,22 +39,22 @@ class _Else(_Kept):
 
 
 def _empty_dict(*_: Any) -> dict[Any, Any]:
-    """Stand in for `collections.defaultdict`, which the weights-only reader does not fill."""
+    """Stands for `collections.defaultdict`, which the weights-only reader does not fill."""
     return {}
 
 
 def _joined(*parts: str) -> str:
-    """Stand in for a path, which pickles as its parts."""
+    """Stands for a path, which is pickled as its parts."""
     return "/".join(parts).replace("//", "/", 1)
 
 
 def _type(*_: Any) -> type[_Else]:
-    """Stand in for `Tuple[int, ...]` and the like, which pickle as an index into their generic type."""
+    """Stands for `Tuple[int, ...]` and the like, which are pickled as an index into their generic type."""
     return _Else
 
 
 _VALUES = ("Any", "Boolean", "Bytes", "Enum", "Float", "Integer", "Interpolation", "Path", "String")
-# Types that OmegaConf names beside its values: nothing is ever made of them, so any name will do.
+# Types that OmegaConf names beside its values; nothing is built from them.
 _TYPES = (
     *(
         f"builtins.{name}"
@@ -78,7 +78,7 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def to_plain(node: Any) -> Any:
-    """Turn what a load with `STAND_INS` gave into dicts, lists and numbers; `${...}` stays text."""
+    """Return dicts, lists and plain values for what a load with `STAND_INS` gave; `${...}` stays text."""
     if isinstance(node, _Kept):
         content = node.state.get("_content" if not isinstance(node, _Value) else "_val")
         if isinstance(node, _Dict) and isinstance(content, dict):

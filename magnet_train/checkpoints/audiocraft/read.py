@@ -1,4 +1,4 @@
-"""Read the reference's formats: a release (`state_dict.bin`, `compression_state_dict.bin`) or a training checkpoint.
+"""Reading of the reference's formats: a release (`state_dict.bin`, `compression_state_dict.bin`), a training checkpoint.
 
 A release is `{"best_state": tensors, "xp.cfg": YAML text, "version", "exported"}`; a training checkpoint has the
 tensors under `best_state.model` and the configuration as OmegaConf objects. Beside a release lies the codec, or
@@ -50,8 +50,12 @@ MAX_CAPTION_TOKENS = 512  # the reference never cuts a caption; T5 was trained o
 RELEASED = {"temperature": 3.0, "anneal_temperature": True}
 
 
+_ABSENT = object()
+_MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)
+
+
 def is_audiocraft(package: object) -> bool:
-    """Tell a release or a training checkpoint of the reference from other torch files."""
+    """Return whether a torch file's content is a release or a training checkpoint of the reference."""
     return isinstance(package, Mapping) and {"best_state", "xp.cfg"} <= package.keys()
 
 
@@ -60,11 +64,11 @@ def read_audiocraft(path: Path, package: Any = None) -> ModelBundle:
 
     Args:
         path: Folder or file.
-        package: The file's content where it has been read already.
+        package: Content of the file, if it is read already.
 
     Raises:
-        UserError: The file is missing, damaged, would run code, lacks what a model needs, or describes an
-            architecture that is not MAGNeT's.
+        UserError: The file is missing, damaged, would run code, lacks parts of a model, or describes another
+            architecture than MAGNeT's.
     """
     file = path / STATE_FILE if path.is_dir() else path
     package = load_plain(file) if package is None else package
@@ -74,24 +78,12 @@ def read_audiocraft(path: Path, package: Any = None) -> ModelBundle:
         config = _config_of(package)
         _require_architecture(config, file)
         return _read_package(config, _weights_of(package), file)
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        AttributeError,
-        RuntimeError,
-        yaml.YAMLError,
-    ) as error:
+    except (*_MALFORMED, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:120]
         raise UserError(
-            f"{file} has a configuration that makes no model ({type(error).__name__}: {first_words(error)}); "
-            "export it again from audiocraft."
+            f"{file} has a configuration that no model can be built from ({type(error).__name__}: {reason}); export it "
+            "again from audiocraft."
         ) from error
-
-
-def first_words(error: Exception) -> str:
-    """Return the beginning of an error's message on one line."""
-    return " ".join(str(error).split())[:120]
 
 
 def _config_of(package: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +96,7 @@ def _config_of(package: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weights_of(package: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the state dict: of a release, of a training checkpoint, or of one that trained sharded."""
+    """Return the state dict of a release, of a training checkpoint, or of a sharded one."""
     best = (package.get("fsdp_best_state") or {}).get("model") or package["best_state"]
     best = best.get("model", best)
     return unwrapped({str(name): tensor for name, tensor in best.items() if isinstance(tensor, Tensor)})
@@ -120,19 +112,16 @@ def _require_architecture(config: Mapping[str, Any], file: Path) -> None:
             wrong.append(f"{name} {reprlib.repr(value)} instead of {needed!r}")
     if wrong:
         raise UserError(
-            f"{file} is no MAGNeT model as magnet-train builds it: it has {'; '.join(wrong)}; train or export "
-            "one with the released settings."
+            f"{file} has another architecture than magnet-train builds: {'; '.join(wrong)}; train or export a model with "
+            "the released settings."
         )
-
-
-_ABSENT = object()
 
 
 def _read_package(config: dict[str, Any], state: dict[str, Tensor], file: Path) -> ModelBundle:
     ours = config.get(OURS, {})
     if TEXT_WEIGHT not in state:
         raise UserError(f"{file} has no weights named {TEXT_WEIGHT}; it is not a model conditioned on text.")
-    # The name in the YAML does not bind the width of the text encoder; the weights do.
+    # The name in the YAML does not determine the width of the text encoder; the weights do.
     lm = _lm_config(config, text_dim=int(state[TEXT_WEIGHT].shape[-1]))
     require_backed(state, str(file))
     require_lm(lm, state, str(file))
@@ -141,7 +130,7 @@ def _read_package(config: dict[str, Any], state: dict[str, Tensor], file: Path) 
     codec_id, codec_folder = _codec_beside(file, str(config["compression_model_checkpoint"]))
     codec = CodecInfo(
         id=codec_id,
-        sha256="",  # a release does not say; an unknown hash proves nothing and refuses nothing
+        sha256="",  # unknown, which fits any codec
         sample_rate=int(config["sample_rate"]),
         channels=int(config["channels"]),
         frame_rate=float(config["transformer_lm"]["compression_model_framerate"]),
@@ -184,33 +173,27 @@ def _lm_config(config: Mapping[str, Any], text_dim: int) -> dict[str, Any]:
         "num_layers": int(lm["num_layers"]),
         "span_len": int(config["masking"]["span_len"]),  # transformer_lm.span_len is often a placeholder
         "subcodes_context": int(lm["subcodes_context"]),
-        # The reference keeps padded text as keys; an export of ours says how it was trained.
+        # The reference keeps padded text as keys; our exports record how the model was trained.
         "text_key_mask": bool(config.get(OURS, {}).get("text_key_mask", False)),
     }
 
 
 def reference_layout(lm: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the state dict that the reference has for a model, without its numbers.
-
-    Args:
-        lm: Arguments of `MagnetTransformer`.
-
-    Returns:
-        Tensors on the meta device by the reference's names.
+    """Return the reference's state dict for the arguments of a `MagnetTransformer`, on the meta device.
 
     Raises:
-        ValueError: Sizes that do not fit together.
+        ValueError: The sizes do not fit together.
     """
     with torch.device("meta"):
         try:
             model = MagnetTransformer(**lm)
-        except UserError as error:  # it names our options; the caller names the file
+        except UserError as error:  # names our options, where the caller names the file
             raise ValueError(str(error)) from error
     return to_audiocraft_names(model.state_dict())
 
 
 def _decoding(config: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the sampler's settings: those that an export of ours states in full, else those of the reference."""
+    """Return the settings of the decoder: in full from an export of ours, else those of the reference."""
     theirs = config.get("generate", {}).get("lm", {})
     given = {name: theirs[their] for their, name in DECODING.items() if theirs.get(their) is not None}
     settings: dict[str, Any] = {**RELEASED, **given}
@@ -221,7 +204,7 @@ def _decoding(config: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, A
 
 
 def _codec_beside(state_file: Path, named: str) -> tuple[str, Path | None]:
-    """Say which codec a release is for, and the folder of its own weights where it carries them."""
+    """Return the name of a release's codec, and the folder of its weights if the release has them."""
     file = state_file.parent / CODEC_FILE
     named = named.removeprefix(PRETRAINED)
     if not file.is_file():
@@ -230,5 +213,5 @@ def _codec_beside(state_file: Path, named: str) -> tuple[str, Path | None]:
     if isinstance(package, Mapping) and isinstance(package.get("pretrained"), str):
         return package["pretrained"].removeprefix(PRETRAINED), None
     if not is_audiocraft(package):
-        raise UserError(f"{file} holds neither a codec nor the name of one; copy it from the release again.")
+        raise UserError(f"{file} holds neither a codec nor a codec's name; copy it from the release again.")
     return named, file.parent

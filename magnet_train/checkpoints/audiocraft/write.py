@@ -1,7 +1,8 @@
-"""Write the pair that `MAGNeT.get_pretrained(folder)` of the reference reads, or say why it could not."""
+"""Writing of the pair of files that `MAGNeT.get_pretrained(folder)` of the reference reads."""
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,13 @@ from magnet_train.storage.hub import is_hub_id
 VERSION = "1.4.0a2"  # of the reference whose builders the configuration is for
 LM_PREFIX = "lm."
 
-# The text encoders that the reference's conditioner can build, and the width of their states. It lists
-# flan-t5-xl and -xxl as well, but knows no width for them.
+# Text encoders that the reference's conditioner can build, and the width of their states. It lists flan-t5-xl and -xxl
+# as well, but without their width.
 T5_WIDTHS = {
     "t5-small": 512, "t5-base": 768, "t5-large": 1024, "t5-3b": 1024, "t5-11b": 1024,
     "google/flan-t5-small": 512, "google/flan-t5-base": 768, "google/flan-t5-large": 1024,
 }  # fmt: skip
-# Settings of the decoder with values of ours that the reference has no name for.
+# Values that the reference knows of settings of the decoder for which we have more.
 THEIR_NAMES = {"span_arrangement": ("nonoverlap", "stride1"), "span_scoring": ("max", "prod")}
 
 
@@ -43,7 +44,7 @@ def save_audiocraft(model: ModelBundle, folder: Path) -> None:
     """Write `state_dict.bin`, `compression_state_dict.bin` and a card, all or nothing.
 
     Args:
-        model: What to write.
+        model: The model.
         folder: Target; must not exist or be empty.
 
     Raises:
@@ -73,56 +74,56 @@ def save_audiocraft(model: ModelBundle, folder: Path) -> None:
         (partial / CARD).write_text(model_card(model, "audiocraft"), encoding="utf-8")
 
 
-def audiocraft_config(model: ModelBundle) -> dict[str, Any]:
-    """Describe the model as the reference's builders expect it.
+# Settings of the released configurations that do not depend on the model.
+FIXED: dict[str, Any] = {
+    "solver": "magnet",
+    "device": "cuda",
+    "dtype": "float32",
+    "autocast": True,
+    "autocast_dtype": "float16",
+    "efficient_attention_backend": "xformers",  # "torch" ignores the mask of the higher codebooks
+    "compression_model_n_q": None,
+    "tokens": {"padding_with_special_token": False},
+    "interleave_stereo_codebooks": {"use": False, "per_timestep": False},
+    "classifier_free_guidance": {"training_dropout": 0.3, "inference_coef": 3.0},
+    "attribute_dropout": {},
+    "fuser": {"cross_attention_pos_emb_scale": 1},
+    "codebooks_pattern": {},
+}
+FIXED_LM: dict[str, Any] = {
+    "dropout": 0.0,
+    "emb_lr": None,
+    "custom": False,
+    "memory_efficient": True,
+    "attention_as_float32": False,
+    "checkpointing": "none",
+    "weight_init": "gaussian",
+    "depthwise_init": "current",
+    "zero_bias_init": True,
+    "cross_attention": False,  # the reference turns it on itself, since `fuser.cross` is not empty
+    "attention_dropout": None,
+    "two_step_cfg": False,
+}
 
-    Training settings that do not shape the model have the values of the released configurations.
-    """
+
+def audiocraft_config(model: ModelBundle) -> dict[str, Any]:
+    """Return the configuration that the reference's builders expect, and under `OURS` what only we read."""
     lm, codec = model.lm, model.codec
     seconds, frame_rate = int(model.segment_duration), int(codec.frame_rate)  # the reference slices with them
-    config: dict[str, Any] = {
-        "solver": "magnet",
-        "device": "cuda",
-        "dtype": "float32",
-        "autocast": True,
-        "autocast_dtype": "float16",
-        "efficient_attention_backend": "xformers",  # "torch" ignores the mask of the higher codebooks
+    sizes = ("dim", "num_heads", "num_layers", "n_q", "card", "subcodes_context", "span_len")
+    config: dict[str, Any] = copy.deepcopy(FIXED) | {
         "sample_rate": codec.sample_rate,
         "channels": codec.channels,
         "compression_model_checkpoint": f"{PRETRAINED}{codec.id}" if is_hub_id(codec.id) else codec.id,
-        "compression_model_n_q": None,
-        "tokens": {"padding_with_special_token": False},
-        "interleave_stereo_codebooks": {"use": False, "per_timestep": False},
         "dataset": {"segment_duration": seconds},
         "masking": {"span_len": lm["span_len"]},
         "generate": {"lm": _decoding(model.decoding)},
-        "classifier_free_guidance": {"training_dropout": 0.3, "inference_coef": 3.0},
-        "attribute_dropout": {},
-        "fuser": {"cross_attention_pos_emb_scale": 1},
         "conditioners": {"description": {"t5": {"name": model.text["name"], "word_dropout": 0.0}}},
-        "codebooks_pattern": {},
         "transformer_lm": {
-            "dim": lm["dim"],
-            "num_heads": lm["num_heads"],
-            "num_layers": lm["num_layers"],
-            "n_q": lm["n_q"],
-            "card": lm["card"],
-            "subcodes_context": lm["subcodes_context"],
+            **{name: lm[name] for name in sizes},
             "compression_model_framerate": frame_rate,
             "segment_duration": seconds,
-            "span_len": lm["span_len"],
-            "dropout": 0.0,
-            "emb_lr": None,
-            "custom": False,
-            "memory_efficient": True,
-            "attention_as_float32": False,
-            "checkpointing": "none",
-            "weight_init": "gaussian",
-            "depthwise_init": "current",
-            "zero_bias_init": True,
-            "cross_attention": False,  # the reference turns it on itself, since `fuser.cross` names something
-            "attention_dropout": None,
-            "two_step_cfg": False,
+            **FIXED_LM,
         },
         OURS: {
             "text_key_mask": lm["text_key_mask"],
@@ -160,16 +161,16 @@ def _require_readable_text(model: ModelBundle) -> None:
         f"T5 '{text.get('name')}'{' that was trained along' if text.get('trainable') else ''}",
     )
     raise UserError(
-        f"audiocraft cannot read {model.source}: its text encoder is {what}, and audiocraft takes frozen ones by name "
-        f"alone ({', '.join(T5_WIDTHS)}); use --format magnet."
+        f"audiocraft cannot read {model.source}: its text encoder is {what}, and audiocraft takes only frozen ones by "
+        f"name ({', '.join(T5_WIDTHS)}); use --format magnet."
     )
 
 
 def _require_readable_codec(model: ModelBundle) -> None:
-    """Refuse a codec that the reference does not know how to read.
+    """Raise `UserError` for a codec that the reference cannot read.
 
-    It reads one by hub id, in transformers' format, and from a file in its own format. A model that came from
-    it without such a file goes back without.
+    It reads transformers' format by hub id, and its own format from a file. A release that came without such a file is
+    written without.
     """
     if model.codec_folder is not None:
         readable = (model.codec_folder / CODEC_FILE).is_file()
@@ -183,20 +184,20 @@ def _require_readable_codec(model: ModelBundle) -> None:
 
 
 def _require_whole_numbers(model: ModelBundle) -> None:
-    """Refuse fractions where the reference multiplies and slices with what it finds."""
+    """Raise `UserError` for fractions in settings that the reference slices with."""
     for name, value, remedy in (
         ("segment_duration", model.segment_duration, "train with whole seconds (--data.segment_duration 10)"),
         ("frame_rate of the codec", model.codec.frame_rate, "train on the tokens of another codec"),
     ):
         if not float(value).is_integer():
             raise UserError(
-                f"audiocraft cannot read {model.source}: its {name} is {value:g}, and audiocraft takes whole numbers "
-                f"alone; {remedy}, or use --format magnet."
+                f"audiocraft cannot read {model.source}: its {name} is {value:g}, and audiocraft takes only whole "
+                f"numbers; {remedy}, or use --format magnet."
             )
 
 
 def _decoding(decoding: DecodingConfig) -> dict[str, Any]:
-    """Write the sampler's settings by the reference's names; what it has no name for keeps its default there."""
+    """Return the decoder's settings by the reference's names, without values that the reference lacks."""
     settings = {theirs: _plain(getattr(decoding, ours)) for theirs, ours in DECODING.items()}
     return {name: value for name, value in settings.items() if value in THEIR_NAMES.get(name, (value,))}
 

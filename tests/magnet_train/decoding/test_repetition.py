@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from magnet_train.decoding.repetition import find_repeat
+from magnet_train.decoding.sliding_window import find_repeat
 
 
 def beats(period: int, frames: int = 96, dim: int = 8, noise: float = 0.0, seed: int = 0) -> Tensor:

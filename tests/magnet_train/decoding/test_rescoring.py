@@ -193,7 +193,7 @@ def test_clips_of_a_batch_are_those_made_alone(settings: dict[str, Any]) -> None
 
 
 def test_where_nothing_is_ranked_a_rescorer_is_refused() -> None:
-    with pytest.raises(UserError, match="ranks nothing"):
+    with pytest.raises(UserError, match="does not rank spans"):
         generate(unused, 0.5, settings={"span_arrangement": "spread"})
 
 

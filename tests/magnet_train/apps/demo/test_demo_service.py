@@ -111,7 +111,7 @@ def test_user_errors_are_one_sentence(
     soundfile.write(long, np.zeros(int(MAX_RECORDING * 1000) + 1000), 1000)
     edit, proceed = {"task": "Change a part"}, {"task": "Continue a recording"}
     for fields, words in [
-        ({**edit, "recording": str(recording), "start": 2.0, "end": 1.0}, "is not a part of a recording"),
+        ({**edit, "recording": str(recording), "start": 2.0, "end": 1.0}, "is not within the recording"),
         ({**edit, "recording": str(text), "start": 0.0, "end": 1.0}, "as audio"),
         ({**edit, "recording": str(long), "start": 0.0, "end": 1.0}, "lasts 10.0 minutes; cut it"),
         ({**proceed, "recording": str(recording), "kept_seconds": 0.001}, "shorter than one frame"),
