@@ -51,7 +51,7 @@ def _add_model_options(parser: argparse.ArgumentParser, generate: bool) -> None:
         sizes, "--frames", [500, 1500], "lengths of a clip in frames, 50 a second", nargs="+", metavar="T"
     )
     _add_int(sizes, "--batch", 1, "clips", metavar="B")
-    _add_int(sizes, "--text-positions", 24, "tokens of a caption", metavar="S")
+    _add_int(sizes, "--text_positions", 24, "tokens of a caption", metavar="S")
     how = parser.add_argument_group("how")
     _add_int(how, "--rounds", 5, "turns of each version")
     how.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")

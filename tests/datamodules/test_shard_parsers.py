@@ -257,7 +257,7 @@ def test_any_json_of_a_sample(payload: bytes) -> None:
     [
         (b'{"text": "x \\ud83c"}', "half of a surrogate pair"),
         (b'{"a": ["\\udf00"]}', "half of a surrogate pair"),
-        (b'{"text": "a", "text": "b"}', "'text' stands there twice"),
+        (b'{"text": "a", "text": "b"}', "'text' occurs twice"),
         (b'{"bpm": NaN}', "NaN is not JSON"),
         (b'{"bpm": 1e400}', "too large a number"),
         (b'{"bpm": ' + b"9" * 5000 + b"}", "4300 digits"),

@@ -57,7 +57,7 @@ def memory_tables(model: str | None) -> list[Table]:
         memory_table.add_row(*labels, *(f"{bytes / unit:.{digits}f}" for bytes in totals))
     memory_table.caption_justify = "left"
     memory_table.caption = escape(
-        f"Computed from shapes, with AdamW and a moving average. On top: {models.text}what the device keeps for itself "
+        f"Computed from shapes, with AdamW and a moving average. On top: {models.text}the device's own needs "
         "(about 1 GB with CUDA), and fragmentation."
     )
     return [memory_table]

@@ -122,7 +122,7 @@ def test_the_command_names_the_adapter_and_the_index(request_of: Read) -> None:
     ("text", "kind"), [(ClassLabels(["low", "high"], 8), "dropdown"), (NoText(), "textbox")]
 )
 def test_other_texts(magnet: Magnet, monkeypatch: pytest.MonkeyPatch, text: Any, kind: str) -> None:
-    monkeypatch.setattr(magnet, "_text", text)
+    monkeypatch.setattr(magnet._parts, "_text", text)
     with gr.Blocks():
         field = build_form(magnet)["text"]
     assert field.get_block_name() == kind

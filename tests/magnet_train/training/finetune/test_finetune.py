@@ -315,7 +315,7 @@ def test_adapter_whose_base_is_gone_or_changed(lora: Path, base: Path, tmp_path:
 
 
 def test_adapter_that_is_none(lora: Path, base: Path) -> None:
-    with pytest.raises(UserError, match="no adapter"):
+    with pytest.raises(UserError, match="instead of an adapter"):
         Magnet.from_pretrained(base).load_adapter(base)
     with pytest.raises(UserError, match="another card, text_dim, dim"):
         Magnet.from_pretrained(RECORDED / "lm_a").load_adapter(lora)
