@@ -110,9 +110,7 @@ class MovingAverage(Callback):
         else:
             self._average = {name: tensor.clone() for name, tensor in own.items()}
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Update the average every `every_n_steps` optimizer steps."""
         step = trainer.global_step
         if step == self._last_step or step % self.every_n_steps:
@@ -140,9 +138,7 @@ class MovingAverage(Callback):
         """Return to the raw weights."""
         self._hold(pl_module, average=False)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Return to the raw weights after a validation."""
         self._hold(pl_module, average=False)
 
@@ -150,9 +146,7 @@ class MovingAverage(Callback):
         """Return to the raw weights after a validation that ends training."""
         self._hold(pl_module, average=False)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Return to the raw weights, wherever the run was stopped."""
         self._hold(pl_module, average=False)
 

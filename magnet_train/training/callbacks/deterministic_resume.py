@@ -68,9 +68,7 @@ class DeterministicResume(Callback):
         for config in trainer.lr_scheduler_configs:
             _recompute_rates(config.scheduler)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Seed the first batch of each optimizer step."""
         if trainer.ckpt_path is not None:
             internals.set_logged_step(trainer, trainer.global_step)
@@ -101,15 +99,11 @@ class LastRow(Callback):
     def __init__(self) -> None:
         self._before: dict[str, Any] = {}  # values by metric, before this batch
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Remember the values of earlier steps."""
         self._before = internals.logged_values(trainer)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Log the step if its update was made and its hooks were running."""
         if trainer.training and internals.in_batch_end_hooks(trainer):
             with contextlib.suppress(Exception):  # the exception that stopped the run matters more

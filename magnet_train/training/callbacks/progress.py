@@ -10,7 +10,6 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from magnet_train.training.callbacks.throughput import ThroughputMonitor
 
@@ -49,12 +48,7 @@ class StepProgressBar(RichProgressBar):
         """Leave the bar as it is, where Lightning's starts again for each epoch."""
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: STEP_OUTPUT,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Update after the last step, and otherwise when enough time has passed."""
         wait = _BAR_SECONDS if self._terminal else self.line_seconds

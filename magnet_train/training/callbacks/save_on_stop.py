@@ -11,7 +11,6 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from magnet_train.errors import AgreedError, Preempted
 from magnet_train.training import lightning_internals as internals
@@ -99,29 +98,14 @@ class SaveOnStop(Checkpoint):
         """Remember the step that the resumed checkpoint holds."""
         self._saved_step = trainer.global_step
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: STEP_OUTPUT,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Save at the last step, or stop if any rank received a signal."""
         if trainer.global_step == trainer.max_steps:
             self._save_last(trainer)
         elif number := self._consensus.poll():
             self._stop(trainer, number)
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: STEP_OUTPUT,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Stop in the middle of a long validation."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
