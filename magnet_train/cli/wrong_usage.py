@@ -82,7 +82,7 @@ def _reasons(tree: str) -> list[str]:
             reason = line.strip(" -").partition(". Got value: ")[0].replace("NoneType", "null")
             reason = re.sub(r"an? <class '(?:\w+\.)*(\w+)'>", r"\1", reason)
             reason = re.sub(
-                r"Not of type \w+: .* does not conform to restriction", "Expected a number", reason
+                r"Not of type \w+:.* does not conform to restriction", "Expected a number", reason
             )
             reason = re.sub(r"a typing\.Literal\[(.*)\]", r"one of \1", reason)
             reasons.append(reason.removeprefix("Expected ") if reasons else reason)

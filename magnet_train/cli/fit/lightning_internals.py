@@ -29,7 +29,7 @@ _WARNING_NOISE = (
     ".*directory .* exists and is not empty",  # the folder of the same run
     ".*isinstance.treespec, LeafSpec.. is deprecated",
     "The dirpath has changed from",
-    r"\s*(By default only one Jsonargparse|skip_none parameter was deprecated)",  # in Lightning
+    r"\s*(By default only one Jsonargparse|\S+ (parameter )?was deprecated in v)",  # parts that Lightning uses
     "You have overridden `transfer_batch_to_device`",  # on purpose
     "Couldn't infer the batch indices",  # a batch carries its slots
     ".*using the WeightAveraging callback, but loading a checkpoint outside",  # the average is what is loaded
