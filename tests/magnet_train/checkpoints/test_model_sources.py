@@ -95,7 +95,7 @@ def test_checkpoint_that_lacks_a_setting(change_checkpoint: Change, missing: str
 
 def test_checkpoint_of_sizes_that_cannot_be(change_checkpoint: Change) -> None:
     path = change_checkpoint(lambda content: content["magnet_train"]["lm"].update(num_heads=7))
-    assert "no model that can be built" in refusal(path)
+    assert "a model that cannot be built" in refusal(path)
 
 
 def test_checkpoint_without_weights(change_checkpoint: Change) -> None:
