@@ -46,10 +46,10 @@ def test_the_frames_of_a_region(region: tuple[float, float], seconds: float, exp
     ("region", "words"),
     [
         ((0.3, 0.3), "0.3 to 0.3"),
-        ((0.4, 0.3), "not a part"),
-        ((-0.1, 0.3), "not a part"),
+        ((0.4, 0.3), "not within the recording"),
+        ((-0.1, 0.3), "not within the recording"),
         ((1.9, 2.1), "2.000 s"),
-        ((float("nan"), 1.0), "not a part"),
+        ((float("nan"), 1.0), "not within the recording"),
         ((0.2, 0.9), "0.48 s"),
     ],
 )

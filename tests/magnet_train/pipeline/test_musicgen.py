@@ -199,7 +199,7 @@ def test_a_model_of_another_codec_is_refused_before_anything_is_made(
 ) -> None:
     write_musicgen(tmp_path, vocab_size=64, pad_token_id=64, bos_token_id=64)
     other = MusicgenRescorer.from_pretrained(tmp_path)
-    with pytest.raises(UserError, match=f"{tmp_path.name} has card 64 but the model .* quickstart with 256"):
+    with pytest.raises(UserError, match=f"{tmp_path.name} has card 64 but codec quickstart of the model has 256"):
         Magnet.from_pretrained(checkpoint).generate_tokens(["a bell"], rescorer=other)
 
 
@@ -218,7 +218,7 @@ def test_other_kinds_of_musicgen_are_refused(
 def test_folders_that_hold_none(tmp_path: Path, musicgen: Path) -> None:
     with pytest.raises(UserError, match=r"rescorer \./nowhere does not exist"):
         MusicgenRescorer.from_pretrained("./nowhere")
-    with pytest.raises(UserError, match=r"no MusicGen .* model_type encodec"):
+    with pytest.raises(UserError, match=r"not a MusicGen .* model_type encodec"):
         MusicgenRescorer.from_pretrained(packaged_codec())
     copy = Path(shutil.copytree(musicgen, tmp_path / "copy"))
     weights = load_file(copy / "model.safetensors")
