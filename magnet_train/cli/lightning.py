@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,7 @@ from magnet_train.cli.fit.failures import (
     explain,
     training_failures,
 )
-from magnet_train.cli.fit.lightning_internals import (
-    allow_pending_validation,
-    set_rank_timeout,
-    silence_advice,
-    validation_is_pending,
-)
+from magnet_train.cli.fit.lightning_advice import silence_advice
 from magnet_train.cli.fit.options import add_options
 from magnet_train.cli.fit.resume import checkpoint_for_fit, checkpoint_to_evaluate, require_same_run
 from magnet_train.cli.fit.run_folder import RunRecord, check_folder, direct_outputs, is_finished, prepared
@@ -42,6 +38,11 @@ from magnet_train.errors import AgreedError, Preempted
 from magnet_train.training.callbacks import SaveOnStop
 from magnet_train.training.checkpointing import AtomicCheckpointIO, peek
 from magnet_train.training.finetune import start, take_architecture
+from magnet_train.training.lightning_internals import (
+    allow_pending_validation,
+    set_rank_timeout,
+    validation_is_pending,
+)
 from magnet_train.training.module import MagnetModule
 from magnet_train.training.parallel import accumulate
 from magnet_train.training.stop_request import PREEMPTED, START_LIMIT, stop_request
@@ -171,7 +172,7 @@ class MagnetCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
         trainer = super().instantiate_trainer(plugins=plugins, **settings)
-        set_rank_timeout(trainer, self._get(self.config, "rank_timeout"))
+        set_rank_timeout(trainer, timedelta(minutes=self._get(self.config, "rank_timeout")))
         return trainer
 
     def fit(self, ckpt_path: str | None, **arguments: Any) -> None:

@@ -1,16 +1,21 @@
-"""Private parts of Lightning that stopping, resuming and sharding depend on, one function each.
+"""Private parts of Lightning that the package depends on, one function each.
 
 Tried with Lightning 2.6.0 and 2.6.6. `tests/magnet_train/training/test_lightning_internals.py` checks that the installed
 version has every one of them. Loop progress counts batches as ready, started, processed and completed, in that order;
-the hooks of a batch run between processed and completed.
+the hooks of a batch run between processed and completed. `magnet_train.cli.lightning` also overrides `LightningCLI._get`,
+`._parse_ckpt_path` and `._prepare_subcommand_kwargs`.
 """
 
 from __future__ import annotations
 
+import subprocess
+import time
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch.distributed.constants import default_pg_timeout
 
@@ -111,3 +116,38 @@ def log_unfinished_step(trainer: pl.Trainer, before: dict[str, Any]) -> None:
         if metric._forward_cache is before.get(name):
             metric._forward_cache = None
     trainer._logger_connector.update_train_step_metrics()
+
+
+def set_max_steps(trainer: pl.Trainer, steps: int) -> None:
+    """Change `trainer.max_steps` of a trainer that was built."""
+    trainer.fit_loop.epoch_loop.max_steps = steps
+
+
+def validation_is_pending(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint was saved before the end of a validation, which a resume does first."""
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    batches = loops.get(VALIDATION_BATCHES, {}).get("current", {})
+    return bool(batches.get("ready", 0) > batches.get("completed", 0))
+
+
+class _ValidatingFitLoop(_FitLoop):
+    @property
+    def done(self) -> bool:
+        loop, fetcher = self.epoch_loop, self._data_fetcher
+        pending = fetcher is not None and not loop._is_validation_done and loop._should_check_val_fx(fetcher)
+        return not pending and super().done
+
+
+def allow_pending_validation(trainer: pl.Trainer) -> None:
+    """Let `Trainer.fit` do a pending validation of the last step, where Lightning would return at once."""
+    trainer.fit_loop.__class__ = _ValidatingFitLoop
+
+
+def end_launched_ranks(trainer: pl.Trainer, grace: float) -> None:
+    """Wait `grace` seconds for the ranks that Lightning started on this machine, then kill them."""
+    deadline = time.monotonic() + grace
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()

@@ -12,9 +12,9 @@ from typing import Any
 import lightning.pytorch as pl
 from jsonargparse import Namespace
 
-from magnet_train.cli.fit.lightning_internals import set_max_steps
 from magnet_train.cli.ranks import print_once
 from magnet_train.errors import UserError
+from magnet_train.training.lightning_internals import set_max_steps
 
 
 def counts_epochs(trainer: Namespace) -> bool:

@@ -12,10 +12,10 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 
-from magnet_train.cli.fit.lightning_internals import end_launched_ranks
 from magnet_train.errors import AgreedError, Preempted, UserError
 from magnet_train.storage.atomic_io import NO_ROOM, explain_disk_errors
 from magnet_train.training.checkpointing import checkpoints_of
+from magnet_train.training.lightning_internals import end_launched_ranks
 
 GRACE = 20.0  # seconds for ranks that all know that the run is over
 _LOST_RANK = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|timed out", re.IGNORECASE)

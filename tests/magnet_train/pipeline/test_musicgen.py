@@ -199,7 +199,9 @@ def test_a_model_of_another_codec_is_refused_before_anything_is_made(
 ) -> None:
     write_musicgen(tmp_path, vocab_size=64, pad_token_id=64, bos_token_id=64)
     other = MusicgenRescorer.from_pretrained(tmp_path)
-    with pytest.raises(UserError, match=f"{tmp_path.name} has card 64 but codec quickstart of the model has 256"):
+    with pytest.raises(
+        UserError, match=f"{tmp_path.name} has card 64 but codec quickstart of the model has 256"
+    ):
         Magnet.from_pretrained(checkpoint).generate_tokens(["a bell"], rescorer=other)
 
 
