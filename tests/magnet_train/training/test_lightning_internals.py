@@ -15,6 +15,8 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies import (
     DDPStrategy,
     FSDPStrategy,
@@ -37,6 +39,18 @@ def test_the_installed_version_is_supported():
 def test_parts_that_the_command_line_overrides():
     for name in ("_get", "_prepare_subcommand_parser", "_prepare_subcommand_kwargs", "_parse_ckpt_path"):
         assert callable(getattr(LightningCLI, name)), name
+
+
+def test_parts_behind_a_pending_validation_and_launched_ranks():
+    for name in ("_is_validation_done", "_should_check_val_fx"):
+        assert hasattr(_TrainingEpochLoop, name), name
+    assert isinstance(_FitLoop.done, property)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False
+    )
+    assert trainer.strategy.launcher is None or trainer.strategy.launcher.procs == []
+    internals.set_max_steps(trainer, 7)
+    assert trainer.max_steps == 7
 
 
 class Probe(pl.Callback):
