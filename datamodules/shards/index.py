@@ -74,7 +74,7 @@ def open_index(folder: Path, manifest: Manifest) -> IndexRows:
         UserError: It is missing, damaged, or belongs to other shards.
     """
     path = folder / INDEX_NAME
-    remedy = f"make it again with `magnet-train verify {folder} --write-index`"
+    remedy = f"make it again with `magnet-train verify {folder} --write_index`"
     try:
         return read_index(path, manifest)
     except FileNotFoundError as error:

@@ -233,6 +233,6 @@ def _explain_missing(folder: Path) -> str:
     if any(folder.glob("*.tar")):
         return (
             f"{folder} holds tars but no {MANIFEST_NAME}; if they are token shards from elsewhere, index "
-            f"them with `magnet-train verify {folder} --write-index`."
+            f"them with `magnet-train verify {folder} --write_index`."
         )
     return f"{folder} holds no shards; make some with `magnet-train tokenize --audio DIR --out {folder}`."

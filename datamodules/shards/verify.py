@@ -220,7 +220,7 @@ def _check_index(folder: Path, manifest: Manifest, rows: IndexRows) -> list[Issu
         if np.array_equal(listed, rows):
             return []
         what = "does not describe these shards"
-    return [Issue(INDEX_NAME, None, what, remedy="make it again with --write-index")]
+    return [Issue(INDEX_NAME, None, what, remedy="make it again with --write_index")]
 
 
 def _codec_of_first_sample(path: Path) -> CodecInfo:

@@ -55,7 +55,7 @@ class CaptionTemplate:
 
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
-        where = f"--caption-template {pattern!r}"
+        where = f"--caption_template {pattern!r}"
         try:
             self._pieces = [_Piece(*piece) for piece in Formatter().parse(pattern)]
         except ValueError as error:

@@ -92,7 +92,7 @@ def test_a_template_is_for_files_without_a_caption(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pattern", ["no field", "{", "{}", "{0}", "{genre.x}", "{genre[0]}"])
 def test_templates_that_cannot_be_filled(pattern: str) -> None:
-    with pytest.raises(UserError, match="--caption-template"):
+    with pytest.raises(UserError, match="--caption_template"):
         CaptionTemplate(pattern)
 
 

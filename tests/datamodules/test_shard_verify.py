@@ -259,7 +259,7 @@ def test_a_lost_index_is_made_again(make_shards: Any) -> None:
     before = (folder / "index.npy").read_bytes()
     (folder / "index.npy").unlink()
     assert "index.npy: is missing" in str(verify_shards(folder)[0])
-    with pytest.raises(UserError, match="--write-index"):
+    with pytest.raises(UserError, match="--write_index"):
         ShardReader(folder)
     adopt_shards(folder)
     assert (folder / "index.npy").read_bytes() == before
@@ -321,7 +321,7 @@ def test_no_shards_at_all(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no shards"):
         ShardReader(tmp_path)
     (tmp_path / "a.tar").touch()
-    with pytest.raises(UserError, match="--write-index"):
+    with pytest.raises(UserError, match="--write_index"):
         ShardReader(tmp_path)
 
 

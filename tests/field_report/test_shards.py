@@ -88,7 +88,7 @@ def test_an_index_that_shrinks_under_a_run(shards: Path) -> None:
     reader = ShardReader(shards)
     os.truncate(shards / INDEX_NAME, 200)
     assert [reader[number].key for number in range(24)] == [f"clip{number:02d}" for number in range(24)]
-    with pytest.raises(UserError, match=r"index\.npy is unreadable .*--write-index"):
+    with pytest.raises(UserError, match=r"index\.npy is unreadable .*--write_index"):
         ShardReader(shards)
 
 

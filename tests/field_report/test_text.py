@@ -218,7 +218,7 @@ def test_formats_of_a_template(tmp_path: Path, template: str, fields: dict[str, 
     "template", ["{genre!z}", "{bpm:zz}", "{bpm:999999999d}", "{bpm:{width}}", "{0}", "{a.b}"]
 )
 def test_templates_that_cannot_be_are_one_sentence(template: str) -> None:
-    with pytest.raises(UserError, match="--caption-template") as caught:
+    with pytest.raises(UserError, match="--caption_template") as caught:
         CaptionTemplate(template)
     assert "\n" not in str(caught.value)
 

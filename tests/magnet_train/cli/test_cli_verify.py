@@ -102,7 +102,7 @@ def test_a_codec_without_an_index_to_write(shards: Path, capsys: Any) -> None:
 def test_a_problem_names_its_own_remedy(shards: Path, capsys: Any) -> None:
     (shards / "index.npy").unlink()
     assert main(["verify", str(shards)]) == 1
-    assert capsys.readouterr().err.endswith("index.npy: is missing; make it again with --write-index.\n")
+    assert capsys.readouterr().err.endswith("index.npy: is missing; make it again with --write_index.\n")
     (shards / "index.npy").mkdir()
     assert main(["verify", str(shards)]) == 1
     assert "index.npy: cannot be read (Is a directory); copy it again" in capsys.readouterr().err
@@ -145,7 +145,7 @@ def test_foreign_tars_with_a_named_codec(shards: Path, capsys: Any) -> None:
     (shards / "index.npy").unlink()
     (shards / "manifest.json").unlink()
     assert main(["verify", str(shards)]) == 1
-    assert "--write-index" in capsys.readouterr().err
+    assert "--write_index" in capsys.readouterr().err
     assert main(["verify", str(shards), "--write-index", "--codec", "quickstart"]) == 0
     assert main(["verify", str(shards)]) == 0
     assert "codec quickstart" in capsys.readouterr().out
