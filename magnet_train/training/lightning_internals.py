@@ -16,7 +16,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loops.fit_loop import _FitLoop
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch.distributed.constants import default_pg_timeout
 
 BATCHES, VALIDATION_BATCHES = "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
@@ -38,14 +37,6 @@ def set_rank_timeout(trainer: pl.Trainer, timeout: timedelta) -> None:
     """Set the time that a rank waits for the others, unless the strategy was given one."""
     if rank_timeout(trainer) == default_pg_timeout:
         trainer.strategy._timeout = timeout  # type: ignore[attr-defined]
-
-
-def saves_sharded(trainer: pl.Trainer) -> bool:
-    """Return whether the strategy writes checkpoints as a folder with one part per rank."""
-    strategy = trainer.strategy
-    if isinstance(strategy, ModelParallelStrategy):
-        return bool(strategy._save_distributed_checkpoint)
-    return isinstance(strategy, FSDPStrategy) and strategy._state_dict_type == "sharded"
 
 
 def set_logged_step(trainer: pl.Trainer, step: int) -> None:

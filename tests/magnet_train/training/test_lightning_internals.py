@@ -115,19 +115,9 @@ def test_the_counters_of_a_checkpoint(probe: Probe):
     assert state[internals.EPOCH_STATE][internals.STEPPED] == 3
 
 
-@pytest.mark.parametrize(
-    ("strategy", "sharded"),
-    [
-        (DDPStrategy(), False),
-        (ModelParallelStrategy(save_distributed_checkpoint=True), True),
-        (ModelParallelStrategy(save_distributed_checkpoint=False), False),
-        (FSDPStrategy(state_dict_type="sharded"), True),
-        (FSDPStrategy(state_dict_type="full"), False),
-    ],
-)
-def test_strategies(strategy: Any, sharded: bool):
+@pytest.mark.parametrize("strategy", [DDPStrategy(), ModelParallelStrategy(), FSDPStrategy()])
+def test_strategies(strategy: Any):
     trainer: Any = SimpleNamespace(strategy=strategy)
-    assert internals.saves_sharded(trainer) == sharded
     assert internals.rank_timeout(trainer) == internals.default_pg_timeout
     internals.set_rank_timeout(trainer, timedelta(minutes=1))
     internals.set_rank_timeout(trainer, timedelta(minutes=2))  # the strategy has its own by now
