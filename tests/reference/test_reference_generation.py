@@ -16,9 +16,9 @@ from recorded import (
     table_frames,
 )
 
-from magnet_train import Magnet
 from magnet_train.decoding import DecodingConfig, decoding_schedule, generate_tokens, sampling
 from magnet_train.models import GuidedLogits
+from magnet_train.pipeline.parts import ModelParts
 
 
 def settings_of(args) -> DecodingConfig:
@@ -78,7 +78,7 @@ def test_generation_by_the_whole_model(model, case, monkeypatch):
         monkeypatch.setattr(sampling, "sample_categorical", lambda probs, generator: probs.argmax(dim=-1))
     hidden, mask = load_conditions(model, case["conditions"])
     batch = case["B"]
-    monkeypatch.setattr(Magnet, "text", staticmethod(lambda texts: (hidden[:batch], mask[:batch])))
+    monkeypatch.setattr(ModelParts, "text", staticmethod(lambda texts: (hidden[:batch], mask[:batch])))
     magnet = load_magnet(model)
     recorded = read_tensors(f"generate_{model}/cases.safetensors")
     prompt = None if case["prompt_len"] is None else recorded[f"{case['name']}.prompt"].long()
