@@ -33,7 +33,7 @@ test: $(VENV)/.developing  ## the fast tests in two processes, with coverage of 
 	  --cov --cov-report=term-missing:skip-covered -m "not slow and not gpu and not network"
 
 test-slow: $(VENV)/.developing  ## the slow tests: several processes, the notebook, training
-	$(BIN)/python -m pytest -q --durations=20 -m "slow and not gpu and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=20 -m "slow and not gpu and not network"
 
 lint: $(VENV)/.developing  ## ruff: rules and format
 	$(BIN)/ruff check .
