@@ -21,6 +21,8 @@ from lightning.pytorch import callbacks
 from magnet_train.errors import UserError
 from magnet_train.training.optim import MovingAverage
 
+pytestmark = pytest.mark.slow  # a hundred runs of a few seconds each
+
 WORKS = None
 # Flag -> values, and for each whether it works or words of the sentence that refuses it.
 FLAGS: dict[str, list[tuple[str, str | None]]] = {

@@ -35,7 +35,7 @@ def small(monkeypatch):
 FEW_STEPS = ["--fit", "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
 
 
-@pytest.mark.parametrize("preset", ["default", "full"])
+@pytest.mark.parametrize("preset", ["default", pytest.param("full", marks=pytest.mark.slow)])
 def test_the_whole_chain_runs_and_reports(tmp_path, small, capfd, preset):
     out = tmp_path / "quickstart"
     assert main(["quickstart", "--out", str(out), "--preset", preset, "--seed", "3", *FEW_STEPS]) == 0

@@ -54,7 +54,8 @@ def test_a_clip_is_a_function_of_seed_split_and_number(preset):
 
 
 @pytest.mark.parametrize(
-    ("preset", "seed", "clips"), [("default", 0, 1000), ("default", 1, 500), ("full", 0, 1000)]
+    ("preset", "seed", "clips"),
+    [("default", 0, 1000), ("default", 1, 500), pytest.param("full", 0, 1000, marks=pytest.mark.slow)],
 )
 def test_the_oracle_reads_every_clean_clip_correctly(preset, seed, clips):
     world = ToneWorld(preset, seed)
