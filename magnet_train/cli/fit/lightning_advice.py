@@ -29,3 +29,8 @@ def silence_advice() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not record.getMessage().startswith(_LOG_NOISE)
     )
+    logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector").addFilter(
+        lambda record: (
+            not record.getMessage().startswith("`weights_only` was not set")
+        )  # when saving; loading sets it
+    )
