@@ -1,6 +1,7 @@
 """Train a MAGNeT on a folder of shards with torch alone, in the order of the paper (arXiv 2401.04577).
 
-`fit` does the same and adds what a long run needs: data order and resuming, many devices, averaged weights, validation.
+`fit` trains the same objective and adds what a long run needs: data order and resuming, many devices, averaged
+weights, validation.
 
     magnet-train tokenize --audio my_folder --out shards --codec quickstart
     python examples/train_minimal.py shards
@@ -71,11 +72,12 @@ def main() -> None:
 
     for step in range(1, args.steps + 1):
         tokens, valid, captions = random_clips(reader, frames, generator)
-        # One codebook for each clip; of it, spans at a rate from the cosine schedule (section 3.1).
-        stages = [(step * BATCH + row) % codec.n_q for row in range(BATCH)]
+        # One codebook for each clip, in turn (the paper draws one for each step); of it, spans at a rate from the
+        # cosine schedule (section 3.1).
+        stages = [row % codec.n_q for row in range(BATCH)]
         rate = mask_rate(torch.rand(BATCH, generator=generator))
         mask = span_mask(rate, torch.rand(BATCH, frames, generator=generator), lm.span_len)
-        # Some clips lose their caption, so that decoding can guide towards it (section 3.3).
+        # Some clips lose their caption, so that decoding can guide towards it.
         keep_condition = torch.rand(BATCH, generator=generator) >= CONDITION_DROPOUT
         states, words = text(captions)
         # Coarser codebooks are visible and finer ones hidden; cross-entropy where the clip's codebook is masked.
@@ -84,7 +86,7 @@ def main() -> None:
         loss = sums.total / sums.scored.sum().clamp(min=1)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_([*lm.parameters(), *text.parameters()], 1.0)
         optimizer.step()
         schedule.step()
         if step % max(1, args.steps // 20) == 0:
@@ -93,7 +95,7 @@ def main() -> None:
             )
             print(f"step {step}  loss {loss.item():.3f} nats a token  by codebook {by_codebook}", flush=True)
 
-    # Decoding: codebook by codebook from all masked, keeping the most probable spans of each step (section 3.2).
+    # Decoding: codebook by codebook from all masked, keeping the most probable spans of each step (section 3.3).
     lm.eval()
     caption = str(reader[0].metadata.get("text", ""))
     with torch.inference_mode():

@@ -24,7 +24,7 @@ def mask_rate(progress: Tensor) -> Tensor:
             draw for each clip; in decoding the step's place among the steps.
 
     Returns:
-        cos(pi/2 * progress), same shape: 1 down to 0, which float32 would miss by 4e-8.
+        cos(pi/2 * progress), same shape: 1 down to 0, clamped since float32 cos(pi/2) is -4e-8.
 
     Source: arXiv 2401.04577, eq. 3.
     """
@@ -33,7 +33,7 @@ def mask_rate(progress: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def span_count_table(num_frames: int, span_len: int) -> tuple[int, ...]:
-    """Return the number of span starts whose mean mask rate is 0, 1, ..., 100 %.
+    """Return, for 0, 1, ..., 100 %, the fewest span starts whose expected mask rate reaches it.
 
     Spans overlap, so u starts mask fewer than u * L frames: on average 1 - C(T-L, u) / C(T, u) of them.
     The table holds the smallest u that reaches each percentage.

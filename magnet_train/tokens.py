@@ -75,7 +75,7 @@ class CodecInfo:
         return self.card
 
     def frames(self, seconds: float) -> int:
-        """Return how many whole token frames cover `seconds` of audio (at least 0)."""
+        """Return the number of token frames nearest to `seconds` of audio (at least 0)."""
         return max(0, round(seconds * self.frame_rate))
 
     def to_dict(self) -> dict[str, Any]:

@@ -97,8 +97,8 @@ class DecodingStep:
 def decoding_schedule(decoding: DecodingConfig) -> Iterator[DecodingStep]:
     """Yield all steps in order, codebook by codebook.
 
-    The mask rate goes from 1 to 0 on the cosine, the temperature falls linearly from just below its start
-    to 0, and guidance moves from `max_cfg_coef` to `min_cfg_coef` with the mask rate.
+    The mask rate goes from 1 to 0 on the cosine, with `anneal_temperature` the temperature falls
+    linearly to 0, otherwise it is constant, and guidance moves from `max_cfg_coef` to `min_cfg_coef` with the mask rate.
     """
     for stage, num_steps in enumerate(decoding.decoding_steps):
         for index, progress in enumerate(torch.linspace(0, 1, num_steps)):

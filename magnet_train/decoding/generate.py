@@ -125,7 +125,7 @@ def _fill(
         current = current.masked_fill(chosen & ~keep[:, stage], card)
         masked = current == card  # [B, T]
         tokens[:, stage] = current
-        # Some frames of clips that need fewer than others are computed and not used.
+        # Clips with fewer frames to sample are padded to M frames; the extra results are discarded.
         frames = (chosen | masked).int().argsort(dim=-1, descending=True, stable=True)[:, :most]  # [B, M]
         logits = _logits_at(logits_fn, tokens, step, frames)
         noise = at_frames(draw_noise(), frames) if decoding.use_sampling else None

@@ -193,8 +193,8 @@ class MagnetModule(pl.LightningModule):
     ) -> None:
         """Step with the gradient of the mean loss over all scored tokens of all ranks and micro-batches.
 
-        The gradients are scaled within the closure: before clipping and callbacks look at them, and before AMP takes
-        its loss scale back, which commutes with ours. See `gradient_scale`.
+        The gradients are scaled within the closure: before clipping and callbacks look at them, and before AMP
+        unscales (the two scalings commute). See `gradient_scale`.
         """
 
         def differentiate() -> Any:

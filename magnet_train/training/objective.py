@@ -82,8 +82,8 @@ def predict_masked(
 ) -> Iterator[StagePrediction]:
     """Predict the masked frames of each clip's codebook, one codebook after the other.
 
-    `mask`, `valid` and `stages` decide the shapes of the work. They stay on the CPU, so the step never synchronises
-    with the GPU.
+    A stage is the index of the codebook that a clip trains. `mask`, `valid` and `stages` determine tensor shapes and
+    stay on the CPU, so the step never synchronises with the GPU.
 
     Args:
         lm: The model.
@@ -149,9 +149,9 @@ def masked_cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
 def gradient_scale(count: Tensor, frames: int, micro_batches: int) -> tuple[Tensor, Tensor]:
     """Return the factors that turn summed losses, and their gradients, into the mean over all scored positions.
 
-    The number of scored positions is known only once the last micro-batch has been masked, and the earlier ones have
-    been differentiated by then. So each micro-batch differentiates its sum over a constant, the frames of one clip;
-    DDP, FSDP and gradient accumulation average the gradients over micro-batches. Both are multiplied back here.
+    The number of scored positions is known only once the last micro-batch has been masked. So each micro-batch
+    backpropagates its sum divided by the frames of one clip, and DDP, FSDP and gradient accumulation average the
+    gradients over micro-batches. The returned factors turn both into the mean over all scored positions.
 
     Args:
         count: Scalar, scored positions of all ranks and accumulated batches; at least 1.
