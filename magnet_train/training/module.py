@@ -380,7 +380,7 @@ class MagnetModule(pl.LightningModule):
         stored = checkpoint.get(KEY)
         if stored is None:
             raise UserError("the checkpoint was not written by magnet-train; name one that `fit` saved.")
-        self.codec.require_same_tokens(CodecInfo.from_dict(stored["codec"]), "the data", "the checkpoint")
+        CodecInfo.from_dict(stored["codec"]).require_same_tokens(self.codec, "the checkpoint", "the data")
         self.origin = {name: stored[name] for name in ORIGIN if name in stored} | self.origin
         for name, now in self.lm.config.items():
             then = stored["lm"].get(name)
