@@ -102,9 +102,8 @@ class TokenDataModule(pl.LightningDataModule):
         parts = [
             (_checked_manifest(path := cache.local_folder(name)), path, weights[name]) for name in weights
         ]
-        parts.sort(
-            key=lambda part: part[0].fingerprint
-        )  # the result does not depend on the order of the options
+        # Sorted, so that the result does not depend on the order of the options.
+        parts.sort(key=lambda part: part[0].fingerprint)
         self._manifests = [manifest for manifest, _, _ in parts]
         self.shards = [path for _, path, _ in parts]
         self.weights = [weight for _, _, weight in parts]

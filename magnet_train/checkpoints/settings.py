@@ -16,7 +16,7 @@ from magnet_train.decoding.config import MOST_STEPS
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 
-LONGEST_CLIP = 86_400.0  # s
+LONGEST_CLIP = 86_400.0  # s, a day: more would fit into neither memory nor a WAV file
 HIGHEST_RATE = 1_000_000  # Hz
 LONGEST_SPAN = 100_000  # frames
 MOST_CHANNELS = 8

@@ -246,7 +246,7 @@ def measure_clap_score(
         seed: Of the interval.
 
     Raises:
-        UserError: There is no clip.
+        UserError: No clips were given.
     """
     if not len(captions):
         raise UserError("there are no captions; put a .txt beside each clip.")
@@ -309,7 +309,7 @@ def measure_divergence(reference: npt.ArrayLike, generated: npt.ArrayLike, seed:
         seed: Of the interval.
 
     Raises:
-        UserError: There is no pair.
+        UserError: No pairs were given.
     """
     real, ours = np.asarray(reference, dtype=np.float64), np.asarray(generated, dtype=np.float64)
     if not len(real):

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from magnet_train.checkpoints.settings import LONGEST_CLIP
 from magnet_train.errors import UserError
 
 LARGEST_SEED = 2**63 - 1  # limit of torch
-LONGEST_CLIP = 86_400.0  # s, a day: more would fit into neither memory nor a WAV file
 _FULL_SCALE = {torch.int8: 2**7, torch.int16: 2**15, torch.int32: 2**31}
 _TOKEN_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 

@@ -17,11 +17,11 @@ from magnet_train.checkpoints.bundle import UNSPECIFIED, ModelBundle, load_weigh
 from magnet_train.checkpoints.card import note_on
 from magnet_train.errors import UserError
 from magnet_train.models.transformer import count_parameters
+from magnet_train.text import KINDS
 from magnet_train.training.module import MagnetModule
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj", "linear_in", "linear_out")
 LINKED = ("n_q", "card", "text_dim")  # set by the codec of the data and by the text encoder
-TEXT_CLASSES = {"t5": "T5Text", "words": "WordText", "labels": "ClassLabels", "none": "NoText"}
 
 
 class TrainableParameters(ABC):
@@ -207,7 +207,7 @@ def _text_settings(base: ModelBundle) -> tuple[str, dict[str, Any]]:
     """Translate the text encoder's description into a class path and its arguments."""
     arguments = dict(base.text)
     kind = str(arguments.pop("kind", None))
-    if kind not in TEXT_CLASSES:
+    if kind not in KINDS:
         raise UserError(f"{base.source} has a text encoder of unknown kind '{kind}'; update magnet-train.")
     if "name" in arguments:
         name = arguments.pop("name")
@@ -216,4 +216,4 @@ def _text_settings(base: ModelBundle) -> tuple[str, dict[str, Any]]:
         arguments["pretrained"] = not arguments["trainable"]
         if base.text_folder is not None:
             arguments.pop("revision", None)
-    return f"magnet_train.text.{TEXT_CLASSES[kind]}", arguments
+    return f"magnet_train.text.{KINDS[kind].__name__}", arguments

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from magnet_train.pipeline.magnet import Magnet
 
 NAME_LENGTH = 40  # characters of a caption in a file's name
-_LONGEST = 86_400.0  # s, of a clip and of a recording to edit
 
 
 def _region(text: str) -> tuple[float, float]:
@@ -223,16 +222,17 @@ def _read_recording(magnet: Magnet, request: GenerateRequest) -> Tensor | None:
     import torch
 
     from magnet_train.audio import AudioStream, audio_seconds
+    from magnet_train.checkpoints.settings import LONGEST_CLIP
 
-    path, end = request.edit or request.prompt, _LONGEST
+    path, end = request.edit or request.prompt, LONGEST_CLIP
     if path is None:
         return None
     if request.edit is None:
         seconds = magnet.segment_duration if request.seconds is None else request.seconds
-        end = 1 + (seconds if 0 < seconds <= _LONGEST else 0)  # Magnet refuses the others
-    elif audio_seconds(path) > _LONGEST:
+        end = 1 + (seconds if 0 < seconds <= LONGEST_CLIP else 0)  # Magnet refuses the others
+    elif audio_seconds(path) > LONGEST_CLIP:
         raise UserError(
-            f"--edit {path} is longer than {_LONGEST:,.0f} s; cut out the part to edit with its surroundings."
+            f"--edit {path} is longer than {LONGEST_CLIP:,.0f} s; cut out the part to edit with its surroundings."
         )
     stream = AudioStream(path, magnet.sample_rate, magnet.codec.channels, end=end)
     audio = torch.cat(list(stream), dim=-1)
