@@ -30,7 +30,7 @@ from magnet_train.cli.fit.options import add_options
 from magnet_train.cli.fit.resume import checkpoint_for_fit, checkpoint_to_evaluate, require_same_run
 from magnet_train.cli.fit.run_folder import RunRecord, check_folder, direct_outputs, is_finished, prepared
 from magnet_train.cli.fit.run_lock import run_lock
-from magnet_train.cli.fit.trainer_options import check_trainer, complete_trainer
+from magnet_train.cli.fit.trainer_options import check_trainer, choose_precision, complete_trainer
 from magnet_train.cli.main import COMMANDS, FAILURE, INTERRUPTED, LIGHTNING_COMMANDS
 from magnet_train.cli.ranks import check_restarts, is_first_process, print_once, read_ranks
 from magnet_train.cli.wrong_usage import OneSentenceParser
@@ -150,6 +150,8 @@ class MagnetCLI(LightningCLI):
         if config.init_from is not None:
             self._base = read_model(config.init_from)
             take_architecture(config.model.init_args, self._base)
+        lm = config.model.init_args.get("lm") or {}
+        choose_precision(config.trainer, int((lm.get("init_args") or {}).get("dim", 0)))
         direct_outputs(config, command)
 
     def instantiate_classes(self) -> None:

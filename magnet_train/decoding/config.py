@@ -101,7 +101,7 @@ def decoding_schedule(decoding: DecodingConfig) -> Iterator[DecodingStep]:
     linearly to 0, otherwise it is constant, and guidance moves from `max_cfg_coef` to `min_cfg_coef` with the mask rate.
     """
     for stage, num_steps in enumerate(decoding.decoding_steps):
-        for index, progress in enumerate(torch.linspace(0, 1, num_steps)):
+        for index, progress in enumerate(torch.linspace(0, 1, num_steps, dtype=torch.float32)):
             rate = mask_rate(progress)
             left = (num_steps - 1 - index) / num_steps if decoding.anneal_temperature else 1.0
             guidance = float(rate) * decoding.max_cfg_coef + (1 - float(rate)) * decoding.min_cfg_coef

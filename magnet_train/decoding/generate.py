@@ -132,7 +132,7 @@ def _fill(
         sampled, sampled_probs = choose_tokens(logits, step.temperature, decoding, noise)  # [B, M]
         current = torch.where(masked, current.scatter(1, frames, sampled), current)
         tokens[:, stage] = current
-        probs = torch.ones(current.shape, device=given.device).scatter(1, frames, sampled_probs)  # [B, T]
+        probs = torch.ones_like(current, dtype=torch.float32).scatter(1, frames, sampled_probs)  # [B, T]
         probs = rescoring.mix(probs, masked, tokens, stage, done - 1)
         scores = remasking.score(probs, chosen, masked)
         if progress is not None:

@@ -54,7 +54,7 @@ class ChunkRemasking:
     def start(self, keep: Tensor) -> Tensor:
         settled = self._chunks(F.pad(keep, (0, self.missing), value=True)).all(dim=-1)
         self.num_open = (~settled).sum(dim=-1)  # [B]
-        return torch.zeros(settled.shape).masked_fill(settled, SETTLED)
+        return torch.zeros(settled.shape, dtype=torch.float32).masked_fill(settled, SETTLED)
 
     def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
         count = (rate * self.num_open).int().clamp(min=1)  # [B], truncated in float32
@@ -86,7 +86,7 @@ class OverlappingRemasking:
 
     def start(self, keep: Tensor) -> Tensor:
         self.num_open = (~keep).sum(dim=-1)  # [B]
-        return torch.zeros(keep.shape).masked_fill(keep, SETTLED)
+        return torch.zeros(keep.shape, dtype=torch.float32).masked_fill(keep, SETTLED)
 
     def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
         counts = (rate * self.num_open).int().clamp(min=1).tolist()
@@ -130,7 +130,7 @@ class SpreadRemasking:
         self.num_open = (~keep).sum(dim=-1)  # [B]
         # Counted from the end: the last `count` frames are those below `count`.
         self.left = (num_frames - 1 - turn).masked_fill(keep, num_frames)
-        return torch.zeros(keep.shape)
+        return torch.zeros(keep.shape, dtype=torch.float32)
 
     def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
         count = (rate * self.num_open).int().clamp(min=1)  # [B]

@@ -75,8 +75,8 @@ def uniform(
 ) -> Tensor:
     """Draw float32 `shape` from 0..1; the first dimension is the clips, each of which may have a generator."""
     if isinstance(generator, Sequence):
-        return torch.stack([torch.rand(shape[1:], generator=each, device=device) for each in generator])
-    return torch.rand(shape, generator=generator, device=device)
+        return torch.stack([uniform(shape[1:], each, device) for each in generator])
+    return torch.rand(shape, generator=generator, device=device, dtype=torch.float32)
 
 
 def sample_categorical(probs: Tensor, noise: Tensor) -> Tensor:

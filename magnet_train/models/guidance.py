@@ -63,4 +63,6 @@ class GuidedLogits:
         return null + (conditional - null) * cfg_coef
 
     def _predict(self, tokens: Tensor, stage: int, frames: Tensor | None) -> Tensor:
-        return self.lm.head(self.lm.states(tokens, stage, self._texts, frames), stage).float()
+        hidden = self.lm.states(tokens, stage, self._texts, frames)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.lm.head(hidden, stage).float()

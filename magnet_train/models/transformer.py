@@ -149,7 +149,15 @@ class MagnetTransformer(nn.Module):
 
     def head(self, hidden: Tensor, stage: int) -> Tensor:
         """Return logits [..., card] of codebook `stage` for hidden states [..., D]."""
-        return F.linear(hidden, self.heads[stage])
+        return F.linear(hidden.to(self.heads.dtype), self.heads[stage])
+
+    def convert(self, dtype: torch.dtype) -> None:
+        """Convert the weights for inference, all but the output norm and the heads.
+
+        These stay as they are, float32: guidance multiplies the difference of two predictions, and with it their rounding.
+        """
+        for part in (self.embeddings, self.text_proj, self.layers):
+            part.to(dtype)
 
     def hidden(
         self,
@@ -217,7 +225,7 @@ class MagnetTransformer(nn.Module):
         for depth, layer in enumerate(self.layers):
             text = None if texts is None else texts[depth]
             x = layer(x, window, text, query_frames if depth == len(self.layers) - 1 else None)
-        return self.out_norm(x)  # type: ignore[no-any-return]
+        return self.out_norm(x.to(self.out_norm.weight.dtype))  # type: ignore[no-any-return]
 
     def read_text(
         self, text: Tensor, text_mask: Tensor | None = None, hide_padding: bool = False

@@ -45,19 +45,28 @@ class Magnet:
     Args:
         bundle: Settings and weights; `from_pretrained` reads them.
         device: Where to compute.
+        dtype: As in `from_pretrained`.
 
     Raises:
         UserError: The weights do not fit the settings.
     """
 
-    def __init__(self, bundle: ModelBundle, device: str = "cpu") -> None:
-        self._parts = ModelParts(bundle, device)
+    def __init__(
+        self, bundle: ModelBundle, device: str = "cpu", dtype: str | torch.dtype = "float32"
+    ) -> None:
+        self._parts = ModelParts(bundle, device, str(dtype).removeprefix("torch."))
         self.decoding: DecodingConfig = bundle.decoding
         self.segment_duration = bundle.segment_duration
         self._warned: set[str] = set()  # unknown words of captions
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, device: str = "cpu", raw: bool = False) -> Self:
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path,
+        device: str = "cpu",
+        raw: bool = False,
+        dtype: str | torch.dtype = "float32",
+    ) -> Self:
         """Load a model.
 
         Args:
@@ -65,11 +74,13 @@ class Magnet:
                 `state_dict.bin` or training checkpoint), or a hub id that holds one of these.
             device: Where to compute.
             raw: Take the weights of our checkpoint as trained instead of their moving average.
+            dtype: What the transformer computes in: float32, bfloat16, float16, or "auto", which is bfloat16 where the
+                device multiplies it faster. Logits and sampling, text encoder and codec stay in float32.
 
         Raises:
-            UserError: The model is missing or cannot be read.
+            UserError: The model is missing or cannot be read, or the device cannot compute in `dtype`.
         """
-        return cls(read_model(path_or_hub_id, raw), device)
+        return cls(read_model(path_or_hub_id, raw), device, dtype)
 
     @property
     def lm(self) -> MagnetTransformer:
@@ -80,6 +91,11 @@ class Magnet:
     def device(self) -> torch.device:
         """The device that computes."""
         return self._parts.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the transformer computes in."""
+        return self._parts.dtype
 
     @property
     def text(self) -> TextEncoder:

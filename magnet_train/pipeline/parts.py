@@ -17,6 +17,7 @@ from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError, first_line
 from magnet_train.models import MagnetTransformer
+from magnet_train.models.precision import compute_dtype
 from magnet_train.text import TextEncoder, text_encoder_from_spec
 
 
@@ -28,20 +29,23 @@ class ModelParts:
     Args:
         bundle: Settings and weights.
         device: Where to compute.
+        precision: Of the transformer, see `magnet_train.models.precision.compute_dtype`.
 
     Raises:
-        UserError: The weights do not fit the settings, or the device is missing.
+        UserError: The weights do not fit the settings, the device is missing, or it cannot compute in this precision.
     """
 
-    def __init__(self, bundle: ModelBundle, device: str) -> None:
+    def __init__(self, bundle: ModelBundle, device: str, precision: str) -> None:
         self.bundle = bundle
         self.device = _device(device)
         self.lm = _build_lm(bundle)
+        self.dtype = compute_dtype(precision, self.device, self.lm.dim)
         frozen_t5 = bundle.text.get("kind") == "t5" and bundle.text.get("trainable") is False
         self._text: TextEncoder | None = None if frozen_t5 else self._load_text()
         self._codec: Codec | None = None
         load_weights(self.trained(), bundle.weights, bundle.source)
         self.lm.eval().to(self.device)
+        self.lm.convert(self.dtype)
 
     @property
     def text(self) -> TextEncoder:
@@ -115,7 +119,15 @@ class ModelParts:
             scratch: Folder for files of the text encoder, until the bundle is written.
             decoding: Settings of the decoder.
             licence: Replaces that of the bundle, unless None.
+
+        Raises:
+            UserError: The weights were rounded when the model was loaded.
         """
+        if self.dtype != torch.float32:
+            raise UserError(
+                f"the weights were rounded to {str(self.dtype)[6:]} when the model was loaded; load it with "
+                "dtype float32 to save it."
+            )
         bundle = self.bundle
         text_folder, name = bundle.text_folder, bundle.text.get("name")
         local = name is not None and name != QUICKSTART and Path(name).is_dir()

@@ -265,8 +265,21 @@ class MagnetModule(pl.LightningModule):
         """Log loss, perplexity and accuracy by codebook, then sample the fixed prompts."""
         self._log_validation("val")
         wanted = self.sample_prompts and not self.trainer.sanity_checking
-        if wanted and (self.trainer.is_global_zero or is_sharded(self.lm)):  # a shard alone cannot sample
-            self.sampled_tokens = self.sample(self.sample_prompts, self.seed)
+        if wanted:
+            with self.trainer.precision_plugin.forward_context():
+                self.sampled_tokens = self._sample_prompts()
+
+    def _sample_prompts(self) -> Tensor:
+        """Generate the fixed prompts, int64 [prompts, K, T]; each rank makes a share, equally many, and gets all."""
+        prompts, ranks = self.sample_prompts, self.trainer.world_size
+        share = range(self.global_rank, -(-len(prompts) // ranks) * ranks, ranks)
+        indices = [min(index, len(prompts) - 1) for index in share]  # the last one fills the shares up
+        tokens = self.sample([prompts[index] for index in indices], self.seed, indices)
+        if ranks == 1:
+            return tokens
+        gathered = self.all_gather(tokens)  # [ranks, share, K, T]
+        assert isinstance(gathered, Tensor)
+        return gathered.transpose(0, 1).flatten(0, 1)[: len(prompts)]
 
     def test_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Measure as in validation."""

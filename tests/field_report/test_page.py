@@ -42,7 +42,7 @@ def page() -> Iterator[tuple[str, Path]]:
     """A served page: its URL, and the folder of its uploads and clips."""
     magnet = tiny_magnet()
     with private_folder("127.0.0.1") as folder:
-        service = ClipService(magnet, ModelSource("tiny", "cpu"), folder)
+        service = ClipService(magnet, ModelSource("tiny", "cpu", "float32"), folder)
         with serving(build_page(service, "tiny"), "127.0.0.1", free_port("127.0.0.1", 0), folder) as url:
             yield url, folder
 

@@ -35,10 +35,11 @@ class Cancelled(Exception):  # noqa: N818  not an error
 
 @dataclass(frozen=True)
 class ModelSource:
-    """How the command line loads the model: values of --model, --device, --adapter and --adapter_strength."""
+    """How the command line loads the model: values of the options of the same names."""
 
     model: str
     device: str
+    precision: str
     adapter: str | None = None
     adapter_strength: float = 1.0
 
@@ -196,7 +197,14 @@ def command(request: ClipRequest, index: int, source: ModelSource, recording: Pa
     words += ["--steps", ",".join(map(str, decoding.decoding_steps)), *_option("--cfg", guidance)]
     words += ["--temperature", _digits(decoding.temperature), "--top_p", _digits(decoding.top_p)]
     words += ["--no-constant_temperature" if decoding.anneal_temperature else "--constant_temperature"]
-    words += ["--device", source.device, "--out", f"clip_{request.seed}_{index}"]
+    words += [
+        "--device",
+        source.device,
+        "--precision",
+        source.precision,
+        "--out",
+        f"clip_{request.seed}_{index}",
+    ]
     return f"magnet-train generate {shlex.join(words)}\n# magnet-train {__version__}"
 
 

@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> None:
         magnet = request.load(Magnet)
         _ = magnet.codec, magnet.text  # now, so that a missing one is reported at once
         adapter, strength = request.adapter, request.adapter_strength
-        source = ModelSource(request.model, str(magnet.device), adapter, strength)
+        precision = str(magnet.dtype).removeprefix("torch.")
+        source = ModelSource(request.model, str(magnet.device), precision, adapter, strength)
         # The page shows it to the visitor.
         warnings.filterwarnings("ignore", message="the model's vocabulary lacks")
         service = ClipService(magnet, source, folder)

@@ -159,12 +159,13 @@ def run(args: argparse.Namespace) -> None:
     began = time.monotonic()
     with _explain_full_memory(str(magnet.device)):
         maker = _Maker(magnet, request)
-        records = _plan_records(prompts, request, maker.fingerprint, decoding)
+        records = _plan_records(prompts, request, maker, decoding)
         made, seconds = _generate_all(maker, records, prompts, request)
     took = time.monotonic() - began
     before = f"; {count(len(prompts) - made, 'clip')} had been made before" if made < len(prompts) else ""
     print(
-        f"wrote {count(made, 'clip')} ({seconds:.1f} s of audio in {took:.1f} s) and {RESULTS} to {request.out}{before}"
+        f"wrote {count(made, 'clip')} ({seconds:.1f} s of audio in {took:.1f} s, {maker.precision}) and {RESULTS} to "
+        f"{request.out}{before}"
     )
     if maker.edited is not None:
         print(_format_of_edits(maker.edited))
@@ -178,7 +179,7 @@ class _Maker:
     """
 
     def __init__(self, magnet: Magnet, request: GenerateRequest) -> None:
-        self.magnet = magnet
+        self.magnet, self.precision = magnet, str(magnet.dtype).removeprefix("torch.")
         settings: dict[str, Any] = {"decoding": request.decoding(magnet), "seed": request.seed}
         if request.rescorer is not None:
             from magnet_train.pipeline.musicgen import MusicgenRescorer
@@ -254,7 +255,7 @@ def _format_of_edits(recording: Tensor) -> str:
 
 
 def _plan_records(
-    prompts: list[Prompt], request: GenerateRequest, fingerprint: str, decoding: Record
+    prompts: list[Prompt], request: GenerateRequest, maker: _Maker, decoding: Record
 ) -> list[Record]:
     """Return the line of results.jsonl for each clip, without its length."""
     width = len(str(request.first_index + len(prompts) - 1))
@@ -266,7 +267,8 @@ def _plan_records(
             "seed": request.seed,
             "index": index,
             "model": request.model,
-            "fingerprint": fingerprint,
+            "precision": maker.precision,
+            "fingerprint": maker.fingerprint,
             **request.record(),
             "decoding": decoding,
         }

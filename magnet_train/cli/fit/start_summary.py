@@ -47,7 +47,7 @@ def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule
     return (
         f"clips       {data.segment_duration:g} s, {data.segment_frames} frames of {model.codec.n_q} codebooks "
         f"(codec {data.codec.id}); {data.train_clips:,} to train on, at most {duration(seconds)}\n"
-        f"step        {_batch(trainer, data)}; {trainer.max_steps:,} steps\n"
+        f"step        {_batch(trainer, data)}; {trainer.max_steps:,} steps; precision {trainer.precision}\n"
         f"parameters  {share}{with_text}; frozen: {text}\n"
         f"memory      about {megabytes:,.0f} MB for weights, gradients, Adam and average if not sharded; activations are "
         "extra and grow with data.batch_size, see `magnet-train inspect --memory`\n"

@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import (
 
 from magnet_train.cli.fit.callback_options import class_of
 from magnet_train.errors import UserError
+from magnet_train.models.precision import compute_dtype
 
 _LEAST = {
     "accumulate_grad_batches": 1,
@@ -49,6 +50,14 @@ def complete_trainer(trainer: Namespace) -> None:
                 settings[name] = str(value)
     if isinstance(trainer.val_check_interval, float) and trainer.check_val_every_n_epoch is None:
         trainer.check_val_every_n_epoch = 1  # a fraction is one of an epoch
+
+
+def choose_precision(trainer: Namespace, dim: int) -> None:
+    """Set trainer.precision where it is left open and a CPU computes: bf16-mixed if it multiplies bfloat16 faster."""
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if trainer.precision is None and (trainer.accelerator == "cpu" or not gpu):
+        faster = compute_dtype("auto", torch.device("cpu"), dim) == torch.bfloat16
+        trainer.precision = "bf16-mixed" if faster else "32-true"
 
 
 def check_trainer(trainer: Namespace, command: str) -> None:

@@ -401,3 +401,24 @@ def test_top_k_alone_turns_top_p_off(checkpoint: Path, tmp_path: Path) -> None:
     assert generate(checkpoint, tmp_path / "clips", "--text", "a flute", "--top-k", "5") == 0
     decoding = results_of(tmp_path / "clips")[0]["decoding"]
     assert (decoding["top_k"], decoding["top_p"]) == (5, 0.0)
+
+
+def test_precision_is_chosen_said_and_part_of_the_clip(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digests = []
+    for precision in ("float32", "bfloat16"):
+        out = tmp_path / precision
+        assert generate(checkpoint, out, "--text", "a low bell", "--precision", precision) == 0
+        assert f" s, {precision}) and results.jsonl" in capsys.readouterr().out
+        (result,) = results_of(out)
+        assert result["precision"] == precision
+        digests.append(result["fingerprint"])
+    assert digests[0] != digests[1]  # so a stopped command does not go on in another precision
+    assert generate(checkpoint, tmp_path / "auto", "--text", "a low bell") == 0
+    assert (
+        results_of(tmp_path / "auto")[0]["precision"] == "float32"
+    )  # a model this small is not faster in 16 bits
+    assert generate(checkpoint, tmp_path / "half", "--text", "a low bell", "--precision", "float16") == 1
+    assert "float16 needs a GPU" in capsys.readouterr().err
+    assert not (tmp_path / "half").exists()

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from magnet_train.cli.main import main
+from magnet_train.models import precision
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -58,10 +59,10 @@ def test_weights_in_16_bits_measure_the_same_but_for_rounding(trainings, tmp_pat
     run = tmp_path / "run"
     assert trainings.fit(run) == 0
     losses = []
-    for precision in ("32-true", "bf16-true"):
+    for name in ("32-true", "bf16-true"):
         words = trainings.words("validate", run, "--ckpt_path", str(run / "last.ckpt"))
         capsys.readouterr()
-        assert main([*words, "--trainer.precision", precision]) == 0
+        assert main([*words, "--trainer.precision", name]) == 0
         (line,) = [line for line in capsys.readouterr().out.splitlines() if "val/loss " in line]
         losses.append(float(line.replace("│", " ").split()[-1]))
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
@@ -196,3 +197,35 @@ def test_a_second_run_in_a_folder_keeps_the_metrics_of_the_first(trainings, tmp_
     (tmp_path / "metrics.csv").rename(tmp_path / "second.csv")
     (tmp_path / "metrics.1.csv").rename(tmp_path / "metrics.csv")
     assert losses_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["bf16-true", "bf16-mixed"])
+def test_predictions_in_16_bits(trainings, tmp_path, name):
+    """Sampling is in float32 whatever the weights are in, and Lightning's default type is."""
+    run = tmp_path / "run"
+    assert trainings.fit(run) == 0
+    words = trainings.words("predict", run, "--ckpt_path", str(run / "last.ckpt"))
+    assert main([*words, "--trainer.precision", name]) == 0
+    assert len(list((run / "predictions").glob("*.npy"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("gain", "dim", "given", "expected"),
+    [
+        (3.0, 256, None, "bf16-mixed"),
+        (3.0, 64, None, "32-true"),
+        (0.1, 256, None, "32-true"),
+        (3.0, 256, "32-true", "32-true"),
+    ],
+)
+def test_a_cpu_trains_in_what_it_multiplies_faster(
+    trainings, tmp_path, monkeypatch, caplog, gain, dim, given, expected
+):
+    monkeypatch.setattr(precision, "_cpu_gain", lambda: gain)
+    options = ["--model.lm.dim", str(dim), "--trainer.max_steps", "1"]
+    options += [] if given is None else ["--trainer.precision", given]
+    with caplog.at_level("INFO"):
+        assert trainings.fit(tmp_path / "run", *options) == 0
+    assert f"; precision {expected}\n" in caplog.text
+    stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert stored["trainer"]["precision"] == expected  # so that a resume elsewhere trains in the same

@@ -34,12 +34,12 @@ def shards(write_clips, tmp_path_factory) -> Path:
     return write_clips(tmp_path_factory.mktemp("data") / "shards", clips=100, shortest=15)
 
 
-def fit(shards: Path, run: Path, *options: str, launcher: tuple[str, ...] = ()) -> None:
-    """Run `magnet-train fit` in processes of its own."""
-    start = [sys.executable, *launcher, "-m", "magnet_train", "fit"]
-    command = [*start, *SMALL, "--data.shards", str(shards), "--run", str(run), *options]
+def fit(shards: Path, run: Path, *options: str, launcher: tuple[str, ...] = (), command: str = "fit") -> None:
+    """Run `magnet-train fit` or another command in processes of its own."""
+    start = [sys.executable, *launcher, "-m", "magnet_train", command]
+    words = [*start, *SMALL, "--data.shards", str(shards), "--run", str(run), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
 
@@ -203,3 +203,20 @@ def test_a_global_batch_sets_the_accumulation():
 def test_a_global_batch_that_does_not_come_out_even_is_refused(parts, global_batch, words):
     with pytest.raises(UserError, match=words):
         accumulate(trainer_of(parts), 8, global_batch)
+
+
+@pytest.mark.slow
+def test_ranks_share_the_samples_of_a_validation(shards, tmp_path):
+    """Three prompts on one rank and on two: the same sound, whoever made it."""
+    prompts = ["--model.sample_prompts", '["a calm flute on c4", "a bell", "a fast drum"]']
+    fit(shards, tmp_path / "run", "--trainer.max_steps", "2", "--data.batch_size", "4")
+    sounds = []
+    for ranks in ("1", "2"):
+        run = tmp_path / f"on_{ranks}"
+        devices = ["--trainer.devices", ranks, "--trainer.strategy", "auto" if ranks == "1" else "ddp"]
+        checkpoint = ["--ckpt_path", str(tmp_path / "run" / "last.ckpt")]
+        fit(shards, run, *prompts, *devices, *checkpoint, "--data.batch_size", "4", command="validate")
+        sounds.append([path.read_bytes() for path in sorted(run.glob("samples/*/*.wav"))])
+    assert len(sounds[0]) == 3
+    assert len(set(sounds[0])) == 3
+    assert sounds[0] == sounds[1]

@@ -33,7 +33,7 @@ def magnet(checkpoint: Path) -> Magnet:
 def service(magnet: Magnet, checkpoint: Path, tmp_path: Path) -> ClipService:
     folder = tmp_path / "clips of the page"
     folder.mkdir()
-    return ClipService(magnet, ModelSource(str(checkpoint), "cpu"), folder)
+    return ClipService(magnet, ModelSource(str(checkpoint), "cpu", "float32"), folder)
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,7 @@ def test_steps_that_cannot_be_read(text: str) -> None:
 
 
 def test_the_command_names_the_adapter_and_the_index(request_of: Read) -> None:
-    source = ModelSource("my model", "cpu", "lora.ckpt", 0.5)
+    source = ModelSource("my model", "cpu", "float32", "lora.ckpt", 0.5)
     words = command(request_of(text="-x"), 2, source)
     assert "--model 'my model' --adapter lora.ckpt --adapter_strength 0.5 --text=-x " in words
     assert " --seed 3 --first_index 2 " in words
