@@ -1,5 +1,6 @@
-"""Shard format 1, described in docs/data.md.
+"""Shard format 1, see docs/data.md: a folder of token tars with their index and manifest.
 
-A folder holds `shard-000000.tar`, ... with KEY.npy (tokens) and KEY.json (caption and metadata) for each clip;
-`index.npy`, the place of each clip; and `manifest.json`, written last: codec, shards, sizes and hashes.
+*.tar          KEY.npy (tokens) and KEY.json (caption, metadata) of each clip
+index.npy      tar and byte offsets of each clip
+manifest.json  codec, and size and hash of each tar; written last
 """

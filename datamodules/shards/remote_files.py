@@ -105,8 +105,6 @@ class RemoteFolder:
 
     def _wait(self, name: str, error: Exception, failed: int) -> None:
         """Log a failure and wait until the next attempt, unless it would fail too or is one too many."""
-        if isinstance(error, UserError):
-            raise error
         where, what = f"{self.url}/{name}", _describe(error)
         status = _status(error)
         if isinstance(error, (FileNotFoundError, PermissionError)) or status in _FORBIDDEN:

@@ -132,7 +132,7 @@ def _scan(
         for number, scan in zip(present.values(), scans, strict=True):
             entries.append(scan.entry)
             rows.append(scan.rows)
-            issues += scan.issues or _compare(listed[number] if listed else scan.entry, scan.entry)
+            issues += scan.issues or (_compare(listed[number], scan.entry) if listed else [])
             if progress is not None:
                 progress(len(entries), len(present))
     joined = np.concatenate(rows)

@@ -125,10 +125,9 @@ def _visit(
         visited.add(path)
         folders[:] = [name for name in folders if not name.startswith(".")]
         within = name_of(path)
-        for names, are_folders in ((folders, True), (files, False)):
-            for name in names:
-                if not name.startswith("."):
-                    yield os.path.normpath(os.path.join(within, name)), os.path.join(path, name), are_folders
+        for name, is_folder in [*((name, True) for name in folders), *((name, False) for name in files)]:
+            if not name.startswith("."):
+                yield os.path.normpath(os.path.join(within, name)), os.path.join(path, name), is_folder
 
 
 def _with_key(file: AudioFile, parts: set[str], keys: set[str]) -> AudioFile:

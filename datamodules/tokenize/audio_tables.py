@@ -118,7 +118,7 @@ def _read_csv(source: Path, text: str, audio_below: Callable[[Path], Iterable[st
     if path_column is None and not any(name in columns for name in _IDS):
         raise UserError(
             f"{source} has columns {', '.join(filter(None, columns)) or 'none'}; one of "
-            f"{', '.join((*_PATHS, *_IDS))} must name the file of a line."
+            f"{', '.join((*_PATHS, *_IDS))} is needed, to find the audio file of each line."
         )
     stems = {}
     if path_column is None:

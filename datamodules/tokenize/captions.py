@@ -130,7 +130,7 @@ def describe(
     Raises:
         CaptionError: There is no caption, or it cannot be read.
     """
-    own = _read_json(path)
+    own = _read_beside(path, ".json", _json_object) or {}
     tags = _read_tags(path)
     fields = {**tags, **own, **listed}
     # one source at a time: a `text` beside the file must not replace a `caption` in the list
@@ -142,9 +142,9 @@ def describe(
                 raise CaptionError(f"unreadable caption: {name} is a {type(text).__name__}, not a string")
             fields.pop(name)
             return _with_text(fields, text)
-    _, written = _read_beside(path, ".txt")
+    written = _read_beside(path, ".txt", str)
     if _is_filled_in(written):
-        return _with_text(fields, str(written))
+        return _with_text(fields, written)
     if template is not None:
         return _with_text(fields, template.fill(fields))
     if "description" in tags:
@@ -177,30 +177,23 @@ def _is_filled_in(value: Any) -> bool:
     return bool(value.strip()) if isinstance(value, str) else bool(value)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read the `.json` beside an audio file; empty if it is missing or empty."""
-    name, content = _read_beside(path, ".json")
-    if content is None or not content.strip():
-        return {}
-    try:
-        record = load_json(content)
-    except ValueError as error:
-        raise CaptionError(f"unreadable caption: {name}: {error}") from error
+def _json_object(content: str) -> dict[str, Any]:
+    record = load_json(content) if content.strip() else {}
     if not isinstance(record, dict):
-        raise CaptionError(f"unreadable caption: {name} is not a JSON object")
+        raise ValueError("it is not a JSON object")
     return record
 
 
-def _read_beside(path: Path, suffix: str) -> tuple[str, str | None]:
-    """Return name and text of the file beside `path` with that suffix, in lower or upper case; None if missing."""
+def _read_beside(path: Path, suffix: str, parse: Callable[[str], Any]) -> Any:
+    """Parse the file beside `path` with that suffix, in lower or upper case; None if there is none."""
     for spelling in (suffix, suffix.upper(), suffix.title()):
         beside = Path(os.path.splitext(path)[0] + spelling)
         if os.path.isfile(beside):  # False for a name that is too long
             try:
-                return beside.name, decode_text(beside.read_bytes())
+                return parse(decode_text(beside.read_bytes()))
             except (OSError, ValueError) as error:
                 raise CaptionError(f"unreadable caption: {beside.name}: {error}") from error
-    return "", None
+    return None
 
 
 def _read_tags(path: Path) -> dict[str, Any]:
