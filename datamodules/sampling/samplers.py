@@ -43,8 +43,8 @@ class InfiniteBatchSampler:
             first += self.batch_size * self.world_size
 
 
-@dataclass(frozen=True)
-class EvaluationBatchSampler(Sequence[Slots]):
+@dataclass
+class EvaluationBatchSampler:
     """Cover slots 0..slots-1 once, with the same number of full batches on each rank; -1 pads the last one."""
 
     slots: int
@@ -55,12 +55,11 @@ class EvaluationBatchSampler(Sequence[Slots]):
     def __len__(self) -> int:
         return -(-self.slots // (self.batch_size * self.world_size))
 
-    def __getitem__(self, number: int) -> Slots:  # type: ignore[override]  # no slices needed
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        first = (number * self.world_size + self.rank) * self.batch_size
-        numbers = np.arange(first, first + self.batch_size)
-        return np.where(numbers < self.slots, numbers, -1)
+    def __iter__(self) -> Iterator[Slots]:
+        for number in range(len(self)):
+            first = (number * self.world_size + self.rank) * self.batch_size
+            numbers = np.arange(first, first + self.batch_size)
+            yield np.where(numbers < self.slots, numbers, -1)
 
 
 class SampledClips(NamedTuple):

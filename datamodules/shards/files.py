@@ -25,10 +25,7 @@ class ShrunkError(MalformedError):
 
 
 class PlainFile:
-    """A regular file and its size when it was opened; closed as a context manager, or with the object.
-
-    Args:
-        path: A regular file, or a link to one.
+    """A regular file, or a link to one, and its size when it was opened; closed by `with`, or with the object.
 
     Raises:
         OSError: It cannot be opened, or is a folder, pipe, device or socket.

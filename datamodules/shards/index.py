@@ -63,11 +63,7 @@ def write_index(folder: Path, rows: IndexRows) -> str:
 
 
 def open_index(folder: Path, manifest: Manifest) -> IndexRows:
-    """Read the sidecar as `read_index` does, with errors for the user.
-
-    Raises:
-        UserError: It is missing, damaged, or belongs to other shards.
-    """
+    """Read the sidecar as `read_index` does, but raise UserError if it is missing, damaged, or of other shards."""
     path = folder / INDEX_NAME
     remedy = f"make it again with `magnet-train verify {folder} --write_index`"
     try:
@@ -81,10 +77,7 @@ def open_index(folder: Path, manifest: Manifest) -> IndexRows:
 
 
 def read_index(path: Path, manifest: Manifest) -> IndexRows:
-    """Read the sidecar, and check that it is the manifest's and that every row lies within its shard.
-
-    Returns:
-        Read-only rows of INDEX_DTYPE, one for each clip.
+    """Read the sidecar: read-only rows, one for each clip, checked to be the manifest's and within their shards.
 
     Raises:
         MalformedError: It is damaged or belongs to other shards.

@@ -22,13 +22,10 @@ _MAX_OPEN_FILES = 256
 
 
 class ShardReader:
-    """Read the clips of a folder by number.
+    """Read the clips of a folder of shards by number.
 
     Opening compares the size of each tar with the manifest, so a truncated shard stops a run at its start. A pickle
     holds only the folder's name: a spawned worker reads the index again, a forked one shares it.
-
-    Args:
-        folder: Shards, `manifest.json` and the index sidecar.
 
     Raises:
         UserError: A file is missing, of another size than in the manifest, or of a later format.

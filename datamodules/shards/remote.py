@@ -109,7 +109,9 @@ def _files(source: RemoteFolder, content: bytes) -> list[ShardEntry]:
     manifest = parse_manifest(content, where)
     total = sum(shard.bytes for shard in manifest.shards)
     if manifest.samples * 4 * BLOCK > total:  # a clip has two members of at least two blocks each
-        raise UserError(f"{where} lists {manifest.samples} clips in only {total} bytes of shards; upload it again.")
+        raise UserError(
+            f"{where} lists {manifest.samples} clips in only {total} bytes of shards; upload it again."
+        )
     limit = max_index_bytes(manifest)
     size = source.size(INDEX_NAME, limit)
     if size > limit:

@@ -9,7 +9,6 @@ Shapes: tokens int16 or uint16 [K, T] with K codebooks and T frames.
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -114,9 +113,25 @@ def unreadable_issue(name: str, error: OSError) -> Issue:
 
 
 def group_members(members: Iterable[Member]) -> Iterator[tuple[str, list[Member]]]:
-    """Group consecutive members of one key, as webdataset does; of a longer group only three, one too many."""
-    for key, group in itertools.groupby(members, key=lambda member: split_name(member.name)[0]):
-        yield key, list(itertools.islice(group, 3))
+    """Group consecutive members of one key, as webdataset does; of a longer group only three, one too many.
+
+    Where the tar is damaged, the group before the damage is yielded first.
+    """
+    key = ""
+    group: list[Member] = []
+    try:
+        for member in members:
+            next_key, _ = split_name(member.name)
+            if group and next_key != key:
+                yield key, group
+                group = []
+            key, group = next_key, [*group, member][:3]
+    except MalformedError:
+        if group:
+            yield key, group
+        raise
+    if group:
+        yield key, group
 
 
 def read_sample(
@@ -201,10 +216,7 @@ def check_tokens(tokens: npt.NDArray[np.integer[Any]], codec: CodecInfo) -> None
 
 
 def tokens_from_npy(payload: bytes) -> TokenArray:
-    """Decode the bytes of one `.npy` member without copying.
-
-    Returns:
-        Read-only tokens [K, T], int16 or uint16; `check_tokens` checks their range.
+    """Decode a `.npy` without copying: read-only tokens [K, T], int16 or uint16; `check_tokens` checks their range.
 
     Raises:
         MalformedError: Not an npy file, another dtype, shape or order, or too few or too many bytes.

@@ -103,7 +103,9 @@ def _next_member(archive: Archive, start: int) -> Member | None:
             raise MalformedError(f"has more than {MAX_HEADER_BYTES} bytes of headers at byte {start}")
         position = offset + _padded(size)
         if position > archive.size:
-            raise MalformedError(f"ends at byte {archive.size} inside member {name[:_QUOTED]}: it is truncated")
+            raise MalformedError(
+                f"ends at byte {archive.size} inside member {name[:_QUOTED]}: it is truncated"
+            )
         if kind in _REGULAR:
             return Member(long_name or name, start, offset, size)
         if kind not in _NAME_TYPES:

@@ -31,16 +31,13 @@ _RECORD = 20 * BLOCK  # tars are padded to whole records
 def sample_bytes(
     key: str, tokens: npt.NDArray[np.integer[Any]], metadata: Mapping[str, Any], codec: CodecInfo
 ) -> bytes:
-    """Encode one clip as the tar members KEY.json and KEY.npy; equal clips give equal bytes.
+    """Encode one clip as the tar members KEY.json and KEY.npy, in whole blocks; equal clips give equal bytes.
 
     Args:
         key: No dots or slashes, where webdataset splits names.
         tokens: Ids 0..card-1, [K, T] with T >= 1.
         metadata: JSON primitives; `text` is the caption.
         codec: Codec that made the tokens.
-
-    Returns:
-        Headers and payloads in whole blocks, without an end-of-archive mark.
 
     Raises:
         ValueError: A key that cannot be stored, tokens of another codec, or what `metadata_bytes` refuses.

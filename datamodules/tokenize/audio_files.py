@@ -25,13 +25,10 @@ _MAX_KEY_LENGTH = 80
 
 
 def list_audio(source: Path) -> list[AudioFile]:
-    """List the clips to tokenize, in a fixed order.
+    """List the clips to tokenize, in a fixed order; at least one, those with a `problem` included for the report.
 
     Args:
         source: A folder, searched recursively; or a `.jsonl` or `.csv` with paths relative to itself.
-
-    Returns:
-        At least one clip; those with a `problem` are included, for the report.
 
     Raises:
         UserError: Nothing is there, or a line of a list cannot be understood.

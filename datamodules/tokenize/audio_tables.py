@@ -64,11 +64,7 @@ class AudioFile:
 
 
 def read_list(source: Path, audio_below: Callable[[Path], Iterable[str]]) -> Iterator[AudioFile]:
-    """Read a `.csv` or `.jsonl`, which may be gzipped.
-
-    Args:
-        source: The list.
-        audio_below: Gives the names of the audio files below a folder, for a list of ids.
+    """Read a `.csv` or `.jsonl`, which may be gzipped; `audio_below` lists a folder, for a list that has only ids.
 
     Raises:
         UserError: It is not in UTF-8, unpacks to more than 1 GiB, or a line cannot be understood.
@@ -157,7 +153,7 @@ def _rows(source: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _record(columns: list[str], row: list[str], where: str) -> dict[str, Any]:
-    """Return the fields of a row that are filled in, by column; a caption with a comma that is not quoted is refused."""
+    """Return the fields of a row that are filled in, by column; refuse a caption with a comma and without quotes."""
     cells = list(itertools.zip_longest(columns, row, fillvalue=""))
     if any(value.strip() for name, value in cells if not name):
         raise UserError(

@@ -127,15 +127,12 @@ class ShardJob:
 
         The process that finds all units finished does this; if it is killed, the next one repeats it.
 
-        Args:
-            strict: Refuse duplicate audio.
-
         Returns:
             Manifest and report, or None while units are unfinished.
 
         Raises:
             NothingUsableError: No file gave a sample; everything is removed.
-            UserError: No room on disk, or a duplicate in strict mode.
+            UserError: No room on disk, or duplicate audio if `strict`.
         """
         with self._locked():
             if not self.complete:

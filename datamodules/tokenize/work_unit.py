@@ -41,12 +41,7 @@ class Outcome(NamedTuple):
 
 
 class WorkUnit:
-    """Fill one shard, continuing where an earlier process stopped; a context manager that closes its files.
-
-    Args:
-        folder: Holds the unfinished shards of a job.
-        number: Number of the shard.
-        codec: Codec that makes the tokens.
+    """Fill one shard of a job, continuing where an earlier process stopped; `with` opens its files in `folder`.
 
     Raises:
         UserError: Another process is writing this shard, or the folder cannot be written to.
@@ -115,9 +110,9 @@ class WorkUnit:
         """Close the tar, read it back and mark the shard as finished; a UserError says what the disk did wrong."""
         with explain_disk_errors(self.tar_path):
             self._tar.write(end_of_archive(self._end))
-            for file in (self._tar, self._journal):
-                file.flush()
-                os.fsync(file.fileno())
+            for open_file in (self._tar, self._journal):
+                open_file.flush()
+                os.fsync(open_file.fileno())
         samples = sum(outcome.reason is None for outcome in self.outcomes)
         scan = scan_written(self.tar_path, self.number, self._codec, samples)
         rows = io.BytesIO()

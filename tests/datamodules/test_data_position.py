@@ -186,7 +186,9 @@ def test_an_older_order_is_refused(make_shards: Any, tmp_path: Path) -> None:
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["callbacks"]["DataPosition"]["order_version"] = 1
     torch.save(checkpoint, path)
-    remedy = "resume with the same version of magnet-train, or start a new run from its weights with --init_from"
+    remedy = (
+        "resume with the same version of magnet-train, or start a new run from its weights with --init_from"
+    )
     with pytest.raises(UserError, match=f"order_version 1 and this run has 2; {remedy}"):
         fit(folder, tmp_path / "b", 2, path)
 

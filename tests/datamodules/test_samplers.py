@@ -161,9 +161,5 @@ def test_validation_covers_each_slot_once_in_equally_many_batches(world_size: in
 
 
 def test_fewer_clips_than_ranks_still_gives_every_rank_a_batch() -> None:
-    assert [
-        EvaluationBatchSampler(1, batch_size=1, rank=rank, world_size=2)[0].tolist() for rank in (0, 1)
-    ] == [
-        [0],
-        [-1],
-    ]
+    ranks = [EvaluationBatchSampler(1, batch_size=1, rank=rank, world_size=2) for rank in (0, 1)]
+    assert [[batch.tolist() for batch in rank] for rank in ranks] == [[[0]], [[-1]]]
