@@ -161,7 +161,7 @@ def decode_sample(key: str, npy: bytes, json: bytes, codec: CodecInfo) -> Sample
     Raises:
         MalformedError: The key is empty or leads out of the folder, or a payload is not what format 1 allows.
     """
-    if not key.rpartition("/")[2]:
+    if not key or key.endswith("/"):
         raise MalformedError("its name is empty")
     if key.startswith("/") or ".." in key.split("/"):
         raise MalformedError("its name leads out of the folder")
