@@ -1,4 +1,4 @@
-"""Batches of clips of one length: crop or pad, and draw crop and mask noise from (seed, slot).
+"""Batches of clips of one length, made whole in the workers: datasets, loaders, crops, and mask noise of (seed, slot).
 
 Shapes: tokens int64 [B, K, T] (card in padded frames), valid bool [B, T], noise float32 [B, 2 + T], slot int64 [B];
 B rows, K codebooks, T frames.
@@ -6,47 +6,38 @@ B rows, K codebooks, T frames.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from datamodules.caption_augmentation import CaptionAugmentation
-from datamodules.sampling.batch_samplers import Slots
 from datamodules.sampling.order import Purpose, below, random_bits, uniforms
-from datamodules.shards.reading import Sample
+from datamodules.sampling.samplers import ClipSampler, SampledClips, Slots
+from datamodules.shards.reading import ShardReader
+from datamodules.shards.scan import Sample
+from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo, TokenBatch
 
 
 @dataclass(frozen=True)
 class BatchMaker:
-    """Collate samples; a longer one is cropped at a place that the slot decides, a shorter one padded.
+    """Collate samples; a longer one is cropped at a place that the slot decides, a shorter one padded."""
 
-    Args:
-        codec: Gives K and card.
-        frames: Length of every row, T.
-        seed: The run's seed.
-        purpose: Random stream: training and validation have different crops and noise.
-        captions: Caption augmentation; None leaves captions unchanged.
-    """
-
-    codec: CodecInfo
-    frames: int
+    codec: CodecInfo  # gives K and card
+    frames: int  # length of every row, T
     seed: int
-    purpose: Purpose
-    captions: CaptionAugmentation | None = None
+    purpose: Purpose  # random stream: training and validation have different crops and noise
+    captions: CaptionAugmentation | None = None  # None leaves captions unchanged
 
     def __call__(
         self, slots: Slots, samples: Sequence[Sample | None], skipped: Sequence[str] = ()
     ) -> TokenBatch:
-        """Make one batch.
-
-        Args:
-            slots: [B], each 0 or more in rows with a sample.
-            samples: B of them; None gives a padding row.
-            skipped: Passed on in the batch.
-        """
+        """Make one batch of B slots, each 0 or more in rows with a sample; no sample gives a padding row."""
         tokens = np.full((len(slots), self.codec.n_q, self.frames), self.codec.mask_id, dtype=np.int64)
         lengths = np.zeros(len(slots), dtype=np.int64)
         text, key = [""] * len(slots), [""] * len(slots)
@@ -78,3 +69,118 @@ class BatchMaker:
         if self.captions is None:
             return str(sample.metadata.get("text", ""))
         return self.captions.caption(sample.metadata, self.seed, slot)
+
+
+class TokenDataset(Dataset[TokenBatch]):
+    """Map-style dataset whose index is an array of slots and whose item is a batch.
+
+    Args:
+        folders: Shards, one folder or several.
+        sampler: Maps slots to folders and clips.
+        make_batch: Crops and joins samples.
+        skip: Replace a damaged clip as `sampler` decides; without a replacement the row is padding.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], sampler: ClipSampler, make_batch: BatchMaker, *, skip: bool = False
+    ) -> None:
+        self.readers = [ShardReader(folder) for folder in folders]
+        self.sampler = sampler
+        self.make_batch = make_batch
+        self.skip = skip
+
+    def __getitem__(self, slots: Slots) -> TokenBatch:
+        """Load one batch; a slot of -1 gives a padding row.
+
+        Raises:
+            UserError: A clip is damaged and must not be skipped, or its replacements are too; names shard and key.
+        """
+        skipped: list[str] = []
+        clips = self.sampler[slots[slots >= 0]]
+        samples: list[Sample | None] = [None] * len(slots)
+        rows = np.flatnonzero(slots >= 0).tolist()
+        for row, folder, sample in zip(rows, clips.folder.tolist(), self._read(clips), strict=True):
+            if isinstance(sample, UserError):
+                samples[row] = self._replace(int(slots[row]), folder, sample, skipped)
+            else:
+                samples[row] = sample
+        return self.make_batch(slots, samples, skipped)
+
+    def _read(self, clips: SampledClips) -> list[Sample | UserError]:
+        samples: list[Sample | UserError] = [UserError()] * len(clips.clip)
+        for number, reader in enumerate(self.readers):
+            rows = np.flatnonzero(clips.folder == number)
+            for row, sample in zip(rows.tolist(), reader.read(clips.clip[rows]), strict=True):
+                samples[row] = sample
+        return samples
+
+    def _replace(self, slot: int, folder: int, damage: UserError, skipped: list[str]) -> Sample | None:
+        if not self.skip:
+            raise damage
+        skipped.append(f"slot {slot}: {damage}")
+        clips = self.sampler.replacements(slot, folder)
+        for clip in clips:
+            (sample,) = self.readers[folder].read(np.array([clip]))
+            if isinstance(sample, Sample):
+                return sample
+        if len(clips):
+            raise UserError(f"{damage} (slot {slot}; {len(clips)} clips tried in its place are damaged too)")
+        return None
+
+
+@dataclass(eq=False)
+class _ErrorsAsItems(Dataset[TokenBatch | UserError]):
+    """Return a `UserError` as an item: raised in a worker, its message would contain the worker's traceback."""
+
+    dataset: Dataset[TokenBatch]
+
+    def __getitem__(self, index: Slots) -> TokenBatch | UserError:
+        try:
+            return self.dataset[index]
+        except UserError as error:
+            return UserError(str(error))
+
+
+@dataclass(eq=False)
+class _ErrorsAsItemsStream(IterableDataset[TokenBatch | UserError]):
+    """The same for a stream."""
+
+    dataset: IterableDataset[TokenBatch]
+
+    def __iter__(self) -> Iterator[TokenBatch | UserError]:
+        try:
+            yield from self.dataset
+        except UserError as error:
+            yield UserError(str(error))
+
+
+class BatchLoader(DataLoader[TokenBatch]):
+    """DataLoader that raises, in this process, the errors that its workers returned."""
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def batch_loader(
+    dataset: Dataset[TokenBatch], batches: Iterable[Slots] | None, num_workers: int
+) -> BatchLoader:
+    """Return a loader for a dataset of whole batches; `batches` are its indices, None if it is iterable."""
+    wrap: Any = _ErrorsAsItems if batches is not None else _ErrorsAsItemsStream
+    return BatchLoader(
+        wrap(dataset),
+        sampler=batches,
+        batch_size=None,
+        collate_fn=_identity,
+        num_workers=num_workers,
+        # new workers for each iteration of a stream: persistent ones would not see a changed `start`
+        persistent_workers=batches is not None and num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _identity(batch: Any) -> Any:
+    """Replace PyTorch's default conversion, which walks through every string of the batch."""
+    return batch

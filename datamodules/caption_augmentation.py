@@ -21,7 +21,7 @@ _DECISIONS = 2  # draws before those of the fields: merge metadata, drop the cap
 
 @dataclass(frozen=True)
 class CaptionAugmentation:
-    """Probabilities of each augmentation, each 0..1.
+    """Probabilities of each augmentation, 0..1.
 
     Args:
         merge_metadata: Append the fields genre, moods, instrument, keywords, key and bpm in random order, as
@@ -45,13 +45,7 @@ class CaptionAugmentation:
                 raise UserError(f"data.captions.{name} is {value}; it must be in 0..1.")
 
     def caption(self, metadata: Mapping[str, Any], seed: int, slot: int) -> str:
-        """Return the augmented caption of a slot, "" if nothing is left of it.
-
-        Args:
-            metadata: JSON of the sample; `text` is its caption.
-            seed: The run's seed.
-            slot: Decides all draws, together with `seed`.
-        """
+        """Return the augmented caption of a sample, "" if nothing is left of it; seed and slot decide all draws."""
         text = str(metadata.get("text", ""))
         fields = [f"{name}: {value}" for name in METADATA_FIELDS if (value := _as_text(metadata.get(name)))]
         first = _DECISIONS + 2 * len(METADATA_FIELDS)  # draw of the first word

@@ -8,26 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightning.pytorch as pl
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.filters import shuffle
 
-from datamodules.batches import BatchMaker
+from datamodules.batches import BatchMaker, batch_loader
 from datamodules.caption_augmentation import CaptionAugmentation
-from datamodules.loaders import (
-    TokenDataset,
-    batch_loader,
-    rank_and_world_size,
-    require_range,
-    validation_loader,
-)
-from datamodules.sampling.batch_samplers import InfiniteBatchSampler
-from datamodules.sampling.clip_samplers import SequentialClips
 from datamodules.sampling.order import ClipOrder, Purpose
+from datamodules.sampling.samplers import InfiniteBatchSampler, SequentialClips
 from datamodules.shards.files import MalformedError, read_whole
 from datamodules.shards.manifest import (
     MANIFEST_NAME,
@@ -37,14 +28,14 @@ from datamodules.shards.manifest import (
     parse_manifest,
     read_manifest,
 )
-from datamodules.shards.npy import tokens_from_npy
-from datamodules.shards.reading import Sample, ShardReader
+from datamodules.shards.reading import ShardReader
 from datamodules.shards.remote import ShardCache, is_remote
 from datamodules.shards.remote_files import RemoteFolder
-from datamodules.shards.scan import check_key, check_tokens, parse_metadata
-from datamodules.shards.tar import BytesArchive, split_name, walk_tar
+from datamodules.shards.scan import EXTENSIONS, Sample, group_members, read_sample
+from datamodules.shards.tar import BytesArchive, Member, split_name, walk_tar
+from datamodules.token_datamodule import SlotDataModule
 from magnet_train.errors import UserError, cannot_read
-from magnet_train.tokens import CodecInfo, TokenBatch
+from magnet_train.tokens import TokenBatch
 
 
 @dataclass(eq=False)
@@ -53,26 +44,16 @@ class ShardStream(IterableDataset[TokenBatch]):
 
     A shard is read whole and checked against its sha256 before any of it is used, so a truncated one is an error.
     With fewer shards than workers some already read the next epoch's, so no worker waits.
-
-    Args:
-        shards: Folder or URL.
-        manifest: Of that folder.
-        make_batch: Crops and joins samples.
-        batch_size: Rows in a batch.
-        buffer: Size of the shuffle buffer (clips).
-        rank: This process.
-        world_size: Number of training processes.
-        start: First slot of the run to yield.
     """
 
-    shards: str
+    shards: str  # folder or URL
     manifest: Manifest
     make_batch: BatchMaker
     batch_size: int
-    buffer: int
-    rank: int
-    world_size: int
-    start: int = 0
+    buffer: int  # size of the shuffle buffer (clips)
+    rank: int  # this process, 0..world_size-1
+    world_size: int  # number of training processes
+    start: int = 0  # first slot of the run to yield
 
     def __iter__(self) -> Iterator[TokenBatch]:
         worker = get_worker_info()
@@ -97,33 +78,25 @@ class ShardStream(IterableDataset[TokenBatch]):
             yield entries[int(order[[place]][0])]
 
     def _samples(self, entry: ShardEntry) -> Iterator[Sample]:
-        """Yield the clips of a shard; members other than `.npy` and `.json` are passed over.
-
-        Raises:
-            UserError: The shard or a clip in it is damaged.
-        """
+        """Yield the clips of a shard; members other than `.npy` and `.json` are passed over."""
         where = f"{self.shards}/{entry.file}"
         archive = BytesArchive(self._read(entry))
-        last, payloads = "", dict[str, bytes]()
+        ours = (member for member in walk_tar(archive) if split_name(member.name)[1] in EXTENSIONS)
         try:
-            for member in walk_tar(archive):
-                key, extension = split_name(member.name)
-                if extension not in ("npy", "json"):
-                    continue
-                if key != last and payloads:
-                    yield self._decode(where, last, payloads)
-                    payloads = {}
-                if extension in payloads:
-                    raise MalformedError(f"member {member.name} is there twice")
-                last, payloads[extension] = key, archive.read(member.offset, member.size)
+            for key, members in group_members(ours):
+                yield self._sample(where, key, members, archive)
         except MalformedError as error:
             raise UserError(f"{where} is damaged: {error}; copy it again.") from error
-        if payloads:
-            yield self._decode(where, last, payloads)
+
+    def _sample(self, where: str, key: str, members: Sequence[Member], archive: BytesArchive) -> Sample:
+        try:
+            return read_sample(key, members, archive, self.manifest.codec)[0]
+        except MalformedError as error:
+            raise UserError(f"clip {key} in {where} is damaged: {error}; copy it again.") from error
 
     def _read(self, entry: ShardEntry) -> bytes:
         if is_remote(self.shards):
-            data = RemoteFolder(self.shards).read_pieces(entry.file, entry.bytes)
+            data = b"".join(RemoteFolder(self.shards).pieces(entry.file, 0, entry.bytes))
         else:
             path = Path(self.shards) / entry.file
             try:
@@ -139,17 +112,8 @@ class ShardStream(IterableDataset[TokenBatch]):
             )
         return data
 
-    def _decode(self, where: str, key: str, payloads: dict[str, bytes]) -> Sample:
-        try:
-            check_key(key)
-            tokens = tokens_from_npy(payloads.get("npy", b""))
-            check_tokens(tokens, self.manifest.codec)
-            return Sample(key, tokens, parse_metadata(payloads.get("json", b"")))
-        except MalformedError as error:
-            raise UserError(f"clip {key} in {where} is damaged: {error}; copy it again.") from error
 
-
-class StreamingDataModule(pl.LightningDataModule):
+class StreamingDataModule(SlotDataModule):
     """Endless training batches, streamed; set `max_steps` on the trainer.
 
     Validation reads `val_shards` as `TokenDataModule` does. A resume begins near the next shards, not with the exact
@@ -182,87 +146,44 @@ class StreamingDataModule(pl.LightningDataModule):
         captions: CaptionAugmentation | None = None,
         cache: ShardCache = ShardCache(),  # noqa: B008  frozen
     ) -> None:
-        super().__init__()
         self.shards = str(shards).rstrip("/")
-        self.val_shards = None if val_shards is None else cache.local_folder(val_shards)
-        self.segment_duration = segment_duration
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
-        self.buffer = buffer
-        self.captions = captions
-        self._start = 0
-        self._stream: ShardStream | None = None
         if is_remote(self.shards):
             content = RemoteFolder(self.shards).read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
-            self._manifest = parse_manifest(content, f"{self.shards}/{MANIFEST_NAME}")
+            manifest = parse_manifest(content, f"{self.shards}/{MANIFEST_NAME}")
         else:
-            self._manifest = read_manifest(Path(self.shards))
-            ShardReader(Path(self.shards))  # checks sizes against the manifest
-        if self.val_shards is not None:
-            other = read_manifest(self.val_shards).codec
-            self.codec.require_same_tokens(other, self.shards, str(self.val_shards))
-        require_range(self, batch_size=1, num_workers=0, seed=0, buffer=1)
-
-    @property
-    def codec(self) -> CodecInfo:
-        """Codec that made the tokens."""
-        return self._manifest.codec
-
-    @property
-    def segment_frames(self) -> int:
-        """Length T of every batch, in token frames."""
-        return self.codec.frames(self.segment_duration)
+            manifest = ShardReader(Path(self.shards)).manifest  # checks sizes against the manifest
+        val = None if val_shards is None else cache.local_folder(val_shards)
+        super().__init__([manifest], val, segment_duration, batch_size, num_workers, seed, captions)
+        self.buffer = buffer
+        if val is not None:
+            self.codec.require_same_tokens(read_manifest(val).codec, self.shards, str(val))
+        self._require_ranges()
 
     @property
     def train_clips(self) -> int:
         """Number of clips to train on."""
-        return self._manifest.samples
+        return self._manifests[0].samples
 
     def identity(self) -> dict[str, int | str]:
         """Return what must be equal to resume a run; `streamed` distinguishes it from an exact order."""
-        return {
-            "seed": self.seed,
-            "clips": self.train_clips,
-            "fingerprint": self._manifest.fingerprint,
-            "weights": "streamed",
-        }
-
-    def start_at(self, slot: int) -> None:
-        """Let the next iteration begin with the shards near `slot`."""
-        self._start = slot
-        if self._stream is not None:
-            self._stream.start = slot
+        return self._identity("streamed")
 
     def train_dataloader(self) -> DataLoader[TokenBatch]:
-        """Return the endless loader of this rank."""
-        rank, world_size = rank_and_world_size(self.trainer)
+        """Return the endless loader of this rank, which begins with the shards near the slot of `start_at`."""
         self._stream = ShardStream(
             self.shards,
-            self._manifest,
-            BatchMaker(self.codec, self.segment_frames, self.seed, Purpose.TRAIN, self.captions),
-            batch_size=self.batch_size,
-            buffer=self.buffer,
-            rank=rank,
-            world_size=world_size,
+            self._manifests[0],
+            self._batch_maker(Purpose.TRAIN),
+            self.batch_size,
+            self.buffer,
+            *self._rank_and_world_size(),
             start=self._start,
         )
-        # new workers for each iteration: persistent ones would not see a changed `start`
-        return batch_loader(self._stream, None, self.num_workers, persistent=False)
+        return batch_loader(self._stream, None, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[TokenBatch] | list[DataLoader[TokenBatch]]:
         """Return the loader of this rank's share of `val_shards`, or an empty list."""
         if self.val_shards is None:
             return []
         clips = SequentialClips([range(read_manifest(self.val_shards).samples)])
-        make_batch = BatchMaker(self.codec, self.segment_frames, self.seed, Purpose.VALIDATION)
-        dataset = TokenDataset([self.val_shards], clips, make_batch)
-        return validation_loader(dataset, clips, self.batch_size, self.num_workers, self.trainer)
-
-    def test_dataloader(self) -> DataLoader[TokenBatch] | list[DataLoader[TokenBatch]]:
-        """Return the validation loader: there is no third split."""
-        return self.val_dataloader()
-
-    def predict_dataloader(self) -> DataLoader[TokenBatch] | list[DataLoader[TokenBatch]]:
-        """Return the validation loader, whose captions `predict` turns into clips."""
-        return self.val_dataloader()
+        return self._evaluation_loader([self.val_shards], clips)

@@ -1,49 +1,153 @@
-"""LightningDataModule with random access to shards in one global order.
+"""LightningDataModule with random access to shards in one global order, and the base of both data modules.
 
 Shapes: see `magnet_train.tokens.TokenBatch`.
 """
 
 from __future__ import annotations
 
+import abc
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
 from torch.utils.data import DataLoader
 
-from datamodules.batches import BatchMaker
+from datamodules.batches import BatchMaker, TokenDataset, batch_loader
 from datamodules.caption_augmentation import CaptionAugmentation
-from datamodules.loaders import (
-    TokenDataset,
-    batch_loader,
-    rank_and_world_size,
-    require_range,
-    validation_loader,
-)
-from datamodules.sampling.batch_samplers import InfiniteBatchSampler
-from datamodules.sampling.clip_samplers import (
-    ClipSampler,
+from datamodules.sampling.order import Purpose
+from datamodules.sampling.position import DataPosition
+from datamodules.sampling.samplers import (
+    EvaluationBatchSampler,
+    InfiniteBatchSampler,
     SequentialClips,
     TrainSplit,
     WeightedMixture,
     hold_out,
 )
-from datamodules.sampling.order import Purpose
-from datamodules.sampling.position import DataPosition
 from datamodules.shards.index import INDEX_NAME
 from datamodules.shards.manifest import Manifest, read_manifest
 from datamodules.shards.reading import ShardReader
 from datamodules.shards.remote import ShardCache
 from magnet_train.errors import UserError
-from magnet_train.tokens import CodecInfo, TokenBatch
+from magnet_train.tokens import TokenBatch
 
 _log = logging.getLogger(__name__)
+_MAX_SECONDS = 86400
+_RANGES = {  # smallest and largest value of an option, if the data module has it
+    "batch_size": (1, 2**16),
+    "num_workers": (0, 1024),
+    "seed": (0, 2**63 - 1),
+    "max_bad_samples": (0, math.inf),
+    "buffer": (1, math.inf),
+}
 
 
-class TokenDataModule(pl.LightningDataModule):
+class SlotDataModule(pl.LightningDataModule, abc.ABC):
+    """Options, position and evaluation that both data modules share.
+
+    Args:
+        manifests: Of the folders to train on; the other arguments are those of `TokenDataModule`.
+    """
+
+    def __init__(
+        self,
+        manifests: Sequence[Manifest],
+        val_shards: Path | None,
+        segment_duration: float,
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        captions: CaptionAugmentation | None,
+    ) -> None:
+        super().__init__()
+        self.codec = manifests[0].codec  # known before `setup`
+        self.val_shards = val_shards
+        self.segment_duration = segment_duration
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.captions = captions
+        self._manifests = manifests
+        self._fingerprint = "+".join(manifest.fingerprint for manifest in manifests)
+        self._start = 0
+        self._stream: Any = None  # yields training batches from the slot `_stream.start`
+
+    @property
+    def segment_frames(self) -> int:
+        """Length T of every batch, in token frames."""
+        return self.codec.frames(self.segment_duration)
+
+    @property
+    @abc.abstractmethod
+    def train_clips(self) -> int:
+        """Number of clips to train on; 0 before `setup`."""
+
+    @abc.abstractmethod
+    def identity(self) -> dict[str, int | str]:
+        """Return what the order depends on: a checkpoint resumes only if all of it is equal."""
+
+    def start_at(self, slot: int) -> None:
+        """Let the next iteration over the training loader begin at `slot`."""
+        self._start = slot
+        if self._stream is not None:
+            self._stream.start = slot
+
+    def test_dataloader(self) -> Any:
+        """Return the validation loader: there is no third split."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> Any:
+        """Return the validation loader, whose captions `predict` turns into clips."""
+        return self.val_dataloader()
+
+    def _identity(self, weights: str) -> dict[str, int | str]:
+        return {
+            "seed": self.seed,
+            "clips": self.train_clips,
+            "fingerprint": self._fingerprint,
+            "weights": weights,
+        }
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _batch_maker(self, purpose: Purpose) -> BatchMaker:
+        captions = self.captions if purpose is Purpose.TRAIN else None
+        return BatchMaker(self.codec, self.segment_frames, self.seed, purpose, captions)
+
+    def _evaluation_loader(
+        self, folders: Sequence[Path], clips: SequentialClips, *, skip: bool = False
+    ) -> DataLoader[TokenBatch]:
+        """Return the loader of this rank's share of `clips`: each once, the same number of batches on each rank."""
+        dataset = TokenDataset(folders, clips, self._batch_maker(Purpose.VALIDATION), skip=skip)
+        batches = EvaluationBatchSampler(len(clips), self.batch_size, *self._rank_and_world_size())
+        return batch_loader(dataset, batches, self.num_workers)
+
+    def _require_ranges(self) -> None:
+        """Check numeric options, before memory or processes run out."""
+        seconds = self.segment_duration
+        if not 0 < seconds <= _MAX_SECONDS:
+            raise UserError(
+                f"data.segment_duration is {seconds} s; give seconds above 0 and up to {_MAX_SECONDS}."
+            )
+        if self.segment_frames < 1:
+            raise UserError(
+                f"data.segment_duration {seconds} s is shorter than one token frame "
+                f"(1/{self.codec.frame_rate:g} s); make it longer."
+            )
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name, least)
+            if value < least:
+                raise UserError(f"data.{name} is {value}; it must be at least {least}.")
+            if value > most:
+                raise UserError(f"data.{name} is {value}; it must be at most {most}.")
+
+
+class TokenDataModule(SlotDataModule):
     """Endless training batches in one global order, and validation batches that cover each clip once.
 
     The trainer needs `max_steps`, since the loader has no length, `use_distributed_sampler=False`, since slots are
@@ -82,20 +186,6 @@ class TokenDataModule(pl.LightningDataModule):
         max_bad_samples: int = 100,
         cache: ShardCache = ShardCache(),  # noqa: B008  frozen
     ) -> None:
-        super().__init__()
-        self.val_fraction = val_fraction
-        self.segment_duration = segment_duration
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
-        self.captions = captions
-        self.on_bad_sample = on_bad_sample
-        self.max_bad_samples = max_bad_samples
-        self.skipped = 0
-        self._start = 0
-        self._sampler: InfiniteBatchSampler | None = None
-        self._mixture: WeightedMixture | None = None
-        self._validation = SequentialClips([range(0)])
         weights = shards if isinstance(shards, dict) else {str(shards): 1.0}
         if not weights:
             raise UserError("data.shards names no folder; name at least one.")
@@ -104,25 +194,20 @@ class TokenDataModule(pl.LightningDataModule):
         ]
         # Sorted, so that the result does not depend on the order of the options.
         parts.sort(key=lambda part: part[0].fingerprint)
-        self._manifests = [manifest for manifest, _, _ in parts]
-        self.shards = [path for _, path, _ in parts]
-        self.weights = [weight for _, _, weight in parts]
-        self.val_shards = None if val_shards is None else cache.local_folder(val_shards)
-        for folder in [*self.shards[1:], *([] if self.val_shards is None else [self.val_shards])]:
+        manifests, self.shards, self.weights = zip(*parts, strict=True)
+        val = None if val_shards is None else cache.local_folder(val_shards)
+        super().__init__(manifests, val, segment_duration, batch_size, num_workers, seed, captions)
+        self.val_fraction = val_fraction
+        self.on_bad_sample = on_bad_sample
+        self.max_bad_samples = max_bad_samples
+        self.skipped = 0
+        self._mixture: WeightedMixture | None = None
+        self._validation = SequentialClips([range(0)])
+        for folder in [*self.shards[1:], *([] if val is None else [val])]:
             self.codec.require_same_tokens(read_manifest(folder).codec, str(self.shards[0]), str(folder))
-        require_range(self, batch_size=1, num_workers=0, seed=0, max_bad_samples=0)
+        self._require_ranges()
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"data.val_fraction is {self.val_fraction}; it must be at least 0 and below 1.")
-
-    @property
-    def codec(self) -> CodecInfo:
-        """Codec that made the tokens, from the manifest; known before `setup`."""
-        return self._manifests[0].codec
-
-    @property
-    def segment_frames(self) -> int:
-        """Length T of every batch, in token frames."""
-        return self.codec.frames(self.segment_duration)
 
     @property
     def train_clips(self) -> int:
@@ -132,13 +217,7 @@ class TokenDataModule(pl.LightningDataModule):
     def identity(self) -> dict[str, int | str]:
         """Return what the order depends on: a checkpoint resumes only if all of it is equal."""
         total = sum(self.weights)
-        weights = "+".join(f"{weight / total:.6g}" for weight in self.weights)
-        return {
-            "seed": self.seed,
-            "clips": self.train_clips,
-            "fingerprint": self._fingerprint,
-            "weights": weights,
-        }
+        return self._identity("+".join(f"{weight / total:.6g}" for weight in self.weights))
 
     def summary(self) -> dict[str, int | float | str]:
         """Describe the training data, for checkpoints and model cards."""
@@ -147,16 +226,6 @@ class TokenDataModule(pl.LightningDataModule):
             "hours": round(sum(manifest.seconds for manifest in self._manifests) / 3600, 2),
             "fingerprint": self._fingerprint,
         }
-
-    @property
-    def _fingerprint(self) -> str:
-        return "+".join(manifest.fingerprint for manifest in self._manifests)
-
-    def start_at(self, slot: int) -> None:
-        """Let the next iteration over the training loader begin at `slot`."""
-        self._start = slot
-        if self._sampler is not None:
-            self._sampler.start = slot
 
     def setup(self, stage: str | None = None) -> None:
         """Open the indexes and split training clips from validation clips.
@@ -180,32 +249,22 @@ class TokenDataModule(pl.LightningDataModule):
         Raises:
             UserError: The trainer lacks the callback `DataPosition`.
         """
-        if self.trainer is not None and not any(isinstance(c, DataPosition) for c in self._callbacks()):
+        callbacks = [] if self.trainer is None else self.trainer.callbacks  # type: ignore[attr-defined]
+        if self.trainer is not None and not any(isinstance(c, DataPosition) for c in callbacks):
             raise UserError(
                 "the trainer lacks the callback datamodules.DataPosition, without which a resumed run would "
                 "repeat data; add it to trainer.callbacks."
             )
         assert self._mixture is not None, "Lightning calls `setup` first"
-        rank, world_size = rank_and_world_size(self.trainer)
-        self._sampler = InfiniteBatchSampler(
-            batch_size=self.batch_size, rank=rank, world_size=world_size, start=self._start
-        )
-        dataset = self._dataset(self.shards, self._mixture, Purpose.TRAIN, self.captions)
-        return batch_loader(dataset, self._sampler, self.num_workers)
+        self._stream = InfiniteBatchSampler(self.batch_size, *self._rank_and_world_size(), start=self._start)
+        make_batch = self._batch_maker(Purpose.TRAIN)
+        dataset = TokenDataset(self.shards, self._mixture, make_batch, skip=self.on_bad_sample == "skip")
+        return batch_loader(dataset, self._stream, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[TokenBatch]:
         """Return the loader of this rank's share of the validation clips; crops and noise are the same every time."""
         folders = self.shards if self.val_shards is None else [self.val_shards]
-        dataset = self._dataset(folders, self._validation, Purpose.VALIDATION, None)
-        return validation_loader(dataset, self._validation, self.batch_size, self.num_workers, self.trainer)
-
-    def test_dataloader(self) -> DataLoader[TokenBatch]:
-        """Return the validation loader: there is no third split."""
-        return self.val_dataloader()
-
-    def predict_dataloader(self) -> DataLoader[TokenBatch]:
-        """Return the validation loader, whose captions `predict` turns into clips."""
-        return self.val_dataloader()
+        return self._evaluation_loader(folders, self._validation, skip=self.on_bad_sample == "skip")
 
     def on_after_batch_transfer(self, batch: TokenBatch, dataloader_idx: int) -> TokenBatch:
         """Count and log the damaged clips that the workers skipped.
@@ -221,19 +280,6 @@ class TokenDataModule(pl.LightningDataModule):
                     f"more than data.max_bad_samples {self.max_bad_samples} clips are damaged; the last: {damage}"
                 )
         return batch
-
-    def _dataset(
-        self,
-        folders: Sequence[Path],
-        sampler: ClipSampler,
-        purpose: Purpose,
-        captions: CaptionAugmentation | None,
-    ) -> TokenDataset:
-        make_batch = BatchMaker(self.codec, self.segment_frames, self.seed, purpose, captions)
-        return TokenDataset(folders, sampler, make_batch, skip=self.on_bad_sample == "skip")
-
-    def _callbacks(self) -> list[pl.Callback]:
-        return [] if self.trainer is None else list(self.trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def _checked_manifest(folder: Path) -> Manifest:

@@ -63,9 +63,9 @@ def random_bits(
 
 @functools.lru_cache(maxsize=64)
 def _philox(seed: int, purpose: Purpose, source: int, thread: int) -> tuple[np.random.Philox, Any]:
-    """Return a generator and its initial state, which is reset for each number: creating one takes ten times as long.
+    """Return a generator and its initial state, to be reset for each number: creating one takes ten times as long.
 
-    One for each thread, since another thread could set the state between setting and drawing.
+    Each thread has its own, since another could set the state between setting and drawing.
     """
     philox = np.random.Philox(
         key=np.array([seed, 0], dtype=np.uint64), counter=np.array([0, 0, source, purpose], dtype=np.uint64)
@@ -74,13 +74,9 @@ def _philox(seed: int, purpose: Purpose, source: int, thread: int) -> tuple[np.r
 
 
 def uniforms(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
-    """Turn each random word into two float32 in [0, 1): the upper 24 bits of its lower and its upper half.
+    """Turn each random word, uint64 [..., n], into two float32 in [0, 1), [..., 2 n].
 
-    Args:
-        bits: uint64 [..., n].
-
-    Returns:
-        float32 [..., 2 n]; 24 bits are what float32 holds exactly.
+    They are the upper 24 bits of its lower and its upper half, as many as float32 holds exactly.
     """
     halves = bits.astype("<u8", copy=False).view("<u4")
     return (halves >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
@@ -132,17 +128,11 @@ def _round_keys(seed: int, epoch: int, source: int) -> npt.NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class ClipOrder:
-    """Shuffled order of the clips, epoch after epoch without end: each epoch has each clip once.
-
-    Args:
-        seed: The run's seed.
-        clips: Clips in an epoch, 1 or more.
-        source: Number of the folder in a mixture.
-    """
+    """Shuffled order of the clips, epoch after epoch without end: each epoch has each clip once."""
 
     seed: int
-    clips: int
-    source: int = 0
+    clips: int  # in an epoch, 1 or more
+    source: int = 0  # number of the folder in a mixture
 
     def __getitem__(self, places: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Return the clips at `places`, each 0 or more: numbers in 0..clips-1, [n] for [n]."""

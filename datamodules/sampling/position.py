@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from datamodules.sampling.order import ORDER_VERSION
 from magnet_train.errors import UserError
 
 
-class _SlotData(Protocol):
-    """What `DataPosition` uses of a data module."""
-
-    batch_size: int
-
-    def identity(self) -> dict[str, int | str]: ...
-
-    def start_at(self, slot: int) -> None: ...
-
-
 class DataPosition(Callback):
     """Count the slots that optimizer steps have consumed, and resume at the next one.
 
-    Loader state cannot be used: Lightning and the workers prefetch, and only rank 0's state is saved. Resuming with
-    another seed, other clips or another order is refused, since it would not continue the same run.
+    Loader state cannot be used: Lightning and the workers prefetch, and only rank 0's state is saved.
     """
 
     def __init__(self) -> None:
@@ -36,7 +24,7 @@ class DataPosition(Callback):
         self._last_step = 0
         self._restored: dict[str, Any] | None = None
         self._identity: dict[str, int | str] = {}
-        self._data: _SlotData | None = None
+        self._data: Any = None  # a `SlotDataModule`
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget the data of an earlier fit."""
@@ -50,25 +38,21 @@ class DataPosition(Callback):
         """Keep the state until the data is known; sharding strategies restore only after `on_fit_start`."""
         self._restored = dict(state_dict)
         if self._data is not None:
-            self._restore(self._data)
+            self._restore()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Pass the position to the data before Lightning builds its loader.
-
-        Raises:
-            UserError: The checkpoint is from another seed, other clips or another order; names both values.
-        """
+        """Pass the position to the data before Lightning builds its loader; raises as `require_same_order` does."""
         self._data = _data(trainer)
         self._identity = self._data.identity()
         self._pending = 0
-        self._restore(self._data)
+        self._restore()
 
-    def _restore(self, data: _SlotData) -> None:
+    def _restore(self) -> None:
         if self._restored is not None:
             require_same_order(self._restored, self._identity)
             self.slots = int(self._restored["slots"])
             self._restored = None
-        data.start_at(self.slots)
+        self._data.start_at(self.slots)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Align gradient accumulation, and refuse a checkpoint that would repeat data.
@@ -80,7 +64,7 @@ class DataPosition(Callback):
         if trainer.global_step and not self.slots:
             raise UserError(
                 "the checkpoint has no data position (it was saved without the callback datamodules.DataPosition); "
-                "start a new run from its weights."
+                "start a new run from its weights with --init_from."
             )
         # Lightning steps when its count of batches is a multiple of the accumulation. After a resume with another
         # accumulation, or in the middle of one, the first step would come early and use fewer clips.
@@ -88,12 +72,7 @@ class DataPosition(Callback):
         counted.increment_by(-(counted.ready % trainer.accumulate_grad_batches))
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: STEP_OUTPUT,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a batch after its optimizer step."""
         data = _data(trainer)
@@ -106,11 +85,7 @@ class DataPosition(Callback):
 
 
 def require_same_order(position: Mapping[str, Any], identity: Mapping[str, int | str]) -> None:
-    """Require the data to give each slot the same clip as when the position was saved.
-
-    Args:
-        position: State that `DataPosition` saved.
-        identity: `identity()` of the current data.
+    """Require data of this `identity()` to give each slot the same clip as when `DataPosition` saved its state.
 
     Raises:
         UserError: Another seed, other clips or another order; names both values.
@@ -118,17 +93,18 @@ def require_same_order(position: Mapping[str, Any], identity: Mapping[str, int |
     for name, now in {"order_version": ORDER_VERSION, **identity}.items():
         then = position.get(name)
         if then != now:
+            same = "version of magnet-train" if name == "order_version" else "data and seed"
             raise UserError(
-                f"the checkpoint was trained with {name} {then} and this run has {now}; resume with "
-                "the same data, or start a new run from its weights."
+                f"the checkpoint was trained with {name} {then} and this run has {now}; resume with the same {same}, "
+                "or start a new run from its weights with --init_from."
             )
 
 
-def _data(trainer: pl.Trainer) -> _SlotData:
+def _data(trainer: pl.Trainer) -> Any:
     data = getattr(trainer, "datamodule", None)
     if not hasattr(data, "start_at"):
         raise UserError(
             "the callback DataPosition needs data of class datamodules.TokenDataModule or StreamingDataModule; "
             "set `data`."
         )
-    return cast(_SlotData, data)
+    return data

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import stat
+import weakref
 from pathlib import Path
 from typing import Self
 
@@ -24,26 +25,23 @@ class ShrunkError(MalformedError):
 
 
 class PlainFile:
-    """A regular file and its size when it was opened; closed as a context manager, or with the object.
-
-    Args:
-        path: A regular file, or a link to one.
+    """A regular file, or a link to one, and its size when it was opened; closed by `with`, or with the object.
 
     Raises:
         OSError: It cannot be opened, or is a folder, pipe, device or socket.
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = -1
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except ValueError as error:  # a NUL in the name
             raise OSError(errno.EINVAL, str(error)) from error
-        status = os.fstat(self._descriptor)
+        self._descriptor = descriptor
+        self._close = weakref.finalize(self, os.close, descriptor)
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(status.st_mode):
-            self.close()
-            if stat.S_ISDIR(status.st_mode):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
         self.size = status.st_size
 
@@ -54,7 +52,7 @@ class PlainFile:
             ShrunkError: The file ends before.
             OSError: The disk fails.
         """
-        data = os.pread(self._descriptor, size, start)
+        data = b""
         while len(data) < size:  # one call returns at most 2 GiB
             more = os.pread(self._descriptor, size - len(data), start + len(data))
             if not more:
@@ -69,32 +67,18 @@ class PlainFile:
             digest.update(self.read(start, min(_HASH_BYTES, self.size - start)))
         return digest.hexdigest()
 
-    def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
+        self._close()
 
 
 def read_whole(path: Path, limit: int) -> bytes:
-    """Read a small file.
-
-    Args:
-        path: A regular file, or a link to one.
-        limit: Largest size in bytes.
+    """Read a regular file of at most `limit` bytes.
 
     Raises:
-        MalformedError: It is larger.
-        ShrunkError: It became shorter meanwhile.
+        MalformedError: It is larger, or became shorter meanwhile.
         OSError: It cannot be read, or is not a regular file.
     """
     with PlainFile(path) as file:

@@ -1,4 +1,4 @@
-"""Index sidecar: where in which tar each clip lies, so that any clip is one read away.
+"""Index sidecar: the tar and byte offsets of each clip, so that one read gets any clip.
 
 A `.npy` with one row of 48 bytes for each clip. It is read into memory and checked once; forked workers share the
 copy. A memory-mapped file that shrinks would kill the process.
@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from datamodules.shards.files import MalformedError, PlainFile, ShrunkError
 from datamodules.shards.manifest import Manifest
-from datamodules.shards.npy import MAX_NPY_HEADER_BYTES, split_header
 from datamodules.shards.tar import BLOCK, MAX_HEADER_BYTES
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.storage.atomic_io import atomic_write
@@ -38,12 +37,12 @@ INDEX_DTYPE = np.dtype(
 IndexRows: TypeAlias = npt.NDArray[Any]  # of INDEX_DTYPE
 MAX_NPY_BYTES = 2**28  # of one clip: a week at 50 frames a second and 4 codebooks
 MAX_JSON_BYTES = 2**20  # of one clip
+MAX_NPY_HEADER_BYTES = 10_000  # numpy's own limit
 _HEADER = re.compile(
-    rb"\{'descr': "
+    rb"\x93NUMPY\x01\x00(?P<length>[\s\S]{2})(?P<literal>\{'descr': "
     + re.escape(repr(np.lib.format.dtype_to_descr(INDEX_DTYPE)).encode())
-    + rb", 'fortran_order': False, 'shape': \(([0-9]{1,18}),\), \} *\n"
+    + rb", 'fortran_order': False, 'shape': \((?P<clips>[0-9]{1,18}),\), \} *\n)"
 )
-_MAGIC_BYTES = 12  # before the header
 # Checked at a time, so that a sparse file fails before it takes memory.
 _ROWS_AT_ONCE = 2**16
 
@@ -54,11 +53,7 @@ def key_hash(key: str) -> int:
 
 
 def write_index(folder: Path, rows: IndexRows) -> str:
-    """Write the sidecar atomically and return its sha256.
-
-    Raises:
-        UserError: No room or no permission.
-    """
+    """Write the sidecar atomically and return its sha256; a UserError says why the disk refuses."""
     buffer = io.BytesIO()
     np.save(buffer, rows.astype(INDEX_DTYPE, copy=False), allow_pickle=False)
     data = buffer.getvalue()
@@ -68,11 +63,7 @@ def write_index(folder: Path, rows: IndexRows) -> str:
 
 
 def open_index(folder: Path, manifest: Manifest) -> IndexRows:
-    """Read the sidecar as `read_index` does, with errors for the user.
-
-    Raises:
-        UserError: It is missing, damaged, or belongs to other shards.
-    """
+    """Read the sidecar as `read_index` does, but raise UserError if it is missing, damaged, or of other shards."""
     path = folder / INDEX_NAME
     remedy = f"make it again with `magnet-train verify {folder} --write_index`"
     try:
@@ -86,39 +77,32 @@ def open_index(folder: Path, manifest: Manifest) -> IndexRows:
 
 
 def read_index(path: Path, manifest: Manifest) -> IndexRows:
-    """Read the sidecar, and check that it is the manifest's and that every row lies within its shard.
-
-    Returns:
-        Read-only rows of INDEX_DTYPE, one for each clip.
+    """Read the sidecar: read-only rows, one for each clip, checked to be the manifest's and within their shards.
 
     Raises:
         MalformedError: It is damaged or belongs to other shards.
         OSError: It is missing or cannot be read.
     """
-    with PlainFile(path) as file:
-        try:
+    try:
+        with PlainFile(path) as file:
             return _read_rows(file, manifest)
-        except ShrunkError as error:
-            raise MalformedError("became shorter while it was read") from error
+    except ShrunkError as error:
+        raise MalformedError("became shorter while it was read") from error
 
 
 def max_index_bytes(manifest: Manifest) -> int:
     """Return the largest size that the sidecar of these shards can have."""
-    return MAX_NPY_HEADER_BYTES + INDEX_DTYPE.itemsize * manifest.samples + _MAGIC_BYTES
+    return MAX_NPY_HEADER_BYTES + INDEX_DTYPE.itemsize * manifest.samples
 
 
 def _read_rows(file: PlainFile, manifest: Manifest) -> IndexRows:
-    beginning = file.read(0, min(file.size, MAX_NPY_HEADER_BYTES + _MAGIC_BYTES))
-    try:
-        literal, start = split_header(beginning)
-    except MalformedError as error:
-        raise MalformedError(f"is unreadable ({error})") from error
-    header = _HEADER.fullmatch(literal)
-    if header is None:
-        raise MalformedError("is not an index of this version")
-    samples = manifest.samples
-    if int(header[1]) != samples:
-        raise MalformedError(f"has {int(header[1])} clips and the manifest {samples}")
+    beginning = file.read(0, min(file.size, MAX_NPY_HEADER_BYTES))
+    header = _HEADER.match(beginning)
+    if header is None or int.from_bytes(header["length"], "little") != len(header["literal"]):
+        raise MalformedError("is unreadable (it is not an index of this version)")
+    samples, start = manifest.samples, header.end()
+    if int(header["clips"]) != samples:
+        raise MalformedError(f"has {int(header['clips'])} clips and the manifest {samples}")
     expected = start + samples * INDEX_DTYPE.itemsize
     if file.size != expected:
         raise MalformedError(f"is unreadable (it has {file.size} bytes instead of {expected})")
@@ -163,4 +147,4 @@ def _tokens_fit(rows: IndexRows, n_q: int) -> bool:
     """Return whether each npy file has the size of its tokens [n_q, frames] and a header."""
     tokens = rows["frames"].astype(np.uint64) * (2 * n_q)
     header = rows["npy_bytes"] - tokens  # wraps to a huge number if the tokens are larger than the file
-    return not ((rows["frames"] == 0) | (header > _MAGIC_BYTES + MAX_NPY_HEADER_BYTES)).any()
+    return not ((rows["frames"] == 0) | (header > MAX_NPY_HEADER_BYTES + BLOCK)).any()

@@ -132,10 +132,8 @@ def parse_manifest(content: bytes, path: Path | str) -> Manifest:
             f"{path} has format {_quote(found)} and this version reads format {FORMAT}; tokenize again."
         )
     try:
-        codec = read_codec(
-            _field(record, "codec", lambda value: isinstance(value, dict)), where=f"codec in {path}"
-        )
-        entries = _field(record, "shards", lambda value: isinstance(value, list))
+        codec = read_codec(_field(record, "codec", _is_a(dict)), where=f"codec in {path}")
+        entries = _field(record, "shards", _is_a(list))
         shards = tuple(_read_entry(entry, f"shards[{place}]") for place, entry in enumerate(entries))
         index_sha256 = _field(record, "index_sha256", _is_sha256)
     except MalformedError as error:
@@ -150,11 +148,7 @@ def parse_manifest(content: bytes, path: Path | str) -> Manifest:
 
 
 def read_codec(record: Mapping[str, Any], where: str) -> CodecInfo:
-    """Read the codec record of a manifest or sample, and check the ranges of format 1.
-
-    Args:
-        record: The fields of a `CodecInfo`.
-        where: File and key named in errors.
+    """Read the fields of a `CodecInfo`, and check the ranges of format 1; `where` names file and key in errors.
 
     Raises:
         UserError: A field is missing, of another type, or out of range.
@@ -176,11 +170,7 @@ def read_codec(record: Mapping[str, Any], where: str) -> CodecInfo:
 
 
 def check_shard_name(file: str) -> None:
-    """Require the name of a tar in the folder itself, since a foreign manifest must not point out of the folder.
-
-    Raises:
-        MalformedError: It has slashes or unprintable characters, begins with a dot, or does not end in .tar.
-    """
+    """Refuse names but those of tars in the folder itself: a foreign manifest must not point out of the folder."""
     fits = file.endswith(".tar") and not file.startswith(".") and "/" not in file and "\\" not in file
     if not fits or not file.isprintable() or len(file.encode()) > _MAX_NAME_LENGTH:
         raise MalformedError(f"shard name {_quote(file)}")
@@ -190,7 +180,7 @@ def _read_entry(record: Any, where: str) -> ShardEntry:
     if not isinstance(record, dict):
         raise MalformedError(f"{where} {_quote(record)}")
     try:
-        file = _field(record, "file", lambda value: type(value) is str)
+        file = _field(record, "file", _is_a(str))
         check_shard_name(file)
         counts = {name: _field(record, name, _is_count) for name in ("bytes", "samples", "frames")}
         shard = ShardEntry(file=file, sha256=_field(record, "sha256", _is_sha256), **counts)
@@ -209,6 +199,10 @@ def _field(record: Mapping[str, Any], name: str, is_valid: Callable[[Any], bool]
     return record[name]
 
 
+def _is_a(kind: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) is kind
+
+
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63  # exactly: True is an int to Python
 
@@ -218,7 +212,7 @@ def _is_sha256(value: Any) -> bool:
 
 
 def _quote(value: Any) -> str:
-    """Return a value for an error message: escaped, and only its beginning."""
+    """Return a value for an error: escaped, and only its beginning."""
     if isinstance(value, (dict, list)):
         return f"a {type(value).__name__}"
     text = ascii(value)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,30 +14,18 @@ import numpy.typing as npt
 from datamodules.shards.files import MalformedError, PlainFile
 from datamodules.shards.index import IndexRows, key_hash, open_index
 from datamodules.shards.manifest import read_manifest
-from datamodules.shards.npy import TokenArray, tokens_from_npy
-from datamodules.shards.scan import check_key, check_tokens, parse_metadata
+from datamodules.shards.scan import Sample, decode_sample
 from datamodules.shards.tar import BLOCK, member_name, split_name
 from magnet_train.errors import UserError, cannot_read
 
 _MAX_OPEN_FILES = 256
 
 
-class Sample(NamedTuple):
-    """One clip as stored in a shard."""
-
-    key: str
-    tokens: TokenArray
-    metadata: dict[str, Any]
-
-
 class ShardReader:
-    """Read the clips of a folder by number.
+    """Read the clips of a folder of shards by number.
 
     Opening compares the size of each tar with the manifest, so a truncated shard stops a run at its start. A pickle
     holds only the folder's name: a spawned worker reads the index again, a forked one shares it.
-
-    Args:
-        folder: Shards, `manifest.json` and the index sidecar.
 
     Raises:
         UserError: A file is missing, of another size than in the manifest, or of a later format.
@@ -55,11 +42,7 @@ class ShardReader:
         return len(self.index)
 
     def __getitem__(self, number: int) -> Sample:
-        """Read one clip.
-
-        Raises:
-            UserError: It is damaged; names shard and key.
-        """
+        """Read one clip; a UserError names shard and key of a damaged one."""
         (sample,) = self.read(np.array([number]))
         if isinstance(sample, UserError):
             raise sample
@@ -70,11 +53,8 @@ class ShardReader:
         rows = self.index[numbers].tolist()
         return [self._sample(number, row) for number, row in zip(numbers.tolist(), rows, strict=True)]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[ShardReader], tuple[Path]]:
+        return ShardReader, (self.folder,)
 
     def _sample(self, number: int, row: tuple[int, ...]) -> Sample | UserError:
         shard, _, npy_bytes, json_bytes, npy_header, npy_offset, json_offset, expected = row
@@ -85,28 +65,28 @@ class ShardReader:
         try:
             data = self._read(shard, start, end - start)
             key = _key(data[npy_header - start : npy], expected)
-            tokens = tokens_from_npy(data[npy : npy + npy_bytes])
-            check_tokens(tokens, self.manifest.codec)
-            metadata = parse_metadata(data[json : json + json_bytes])
+            payloads = data[npy : npy + npy_bytes], data[json : json + json_bytes]
+            return decode_sample(key, *payloads, self.manifest.codec)
         except PermissionError as error:
-            return cannot_read(self.folder / self.manifest.shards[shard].file, error)
+            return cannot_read(self._path(shard), error)
         except (MalformedError, OSError) as error:
-            file = self.folder / self.manifest.shards[shard].file
             damage = UserError(
-                f"clip {key} in {file} is damaged: {error}; run `magnet-train verify {self.folder}` and "
+                f"clip {key} in {self._path(shard)} is damaged: {error}; run `magnet-train verify {self.folder}` and "
                 "copy the shard again."
             )
             damage.__cause__ = error
             return damage
-        return Sample(key, tokens, metadata)
 
     def _read(self, shard: int, start: int, size: int) -> bytes:
         file = self._files.get(shard)
         if file is None:
             if len(self._files) >= _MAX_OPEN_FILES:
                 del self._files[next(iter(self._files))]
-            file = self._files[shard] = PlainFile(self.folder / self.manifest.shards[shard].file)
+            file = self._files[shard] = PlainFile(self._path(shard))
         return file.read(start, size)
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / self.manifest.shards[shard].file
 
     def _check_sizes(self) -> None:
         for shard in self.manifest.shards:
@@ -117,12 +97,11 @@ class ShardReader:
                 raise UserError(f"{path} is missing though the manifest lists it; copy it again.") from error
             if not stat.S_ISREG(found.st_mode):
                 raise UserError(f"{path} is a folder, pipe or device, not a file; copy it again.")
-            size = found.st_size
-            if size != shard.bytes:
-                state = "truncated" if size < shard.bytes else "changed"
+            if found.st_size != shard.bytes:
+                state = "truncated" if found.st_size < shard.bytes else "changed"
                 raise UserError(
-                    f"{path} has {size} bytes instead of the {shard.bytes} in the manifest: it is {state}; copy it "
-                    f"again or run `magnet-train verify {self.folder}`."
+                    f"{path} has {found.st_size} bytes instead of the {shard.bytes} in the manifest: it is {state}; "
+                    f"copy it again or run `magnet-train verify {self.folder}`."
                 )
 
 
@@ -136,5 +115,4 @@ def _key(headers: bytes, expected: int) -> str:
     key, _ = split_name(member_name(headers))
     if key_hash(key) != expected:
         raise MalformedError(f"the shard has key {key} where the index has another")
-    check_key(key)
     return key

@@ -66,7 +66,7 @@ class ShardCache:
         target = cache / hashlib.sha256(manifest).hexdigest()[:16]
         with (cache / ".lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one download at a time on this machine; freed on close
-            missing = [file for file in files if not _has(target / file.file, file.bytes)]
+            missing = [file for file in files if _size(target / file.file) != file.bytes]
             if missing or not (target / MANIFEST_NAME).exists():
                 self._make_room(target, sum(file.bytes for file in files))
                 target.mkdir(exist_ok=True)
@@ -94,9 +94,7 @@ class ShardCache:
         others = [path for path in target.parent.iterdir() if path.is_dir() and path != target]
         sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in others}
         for path in sorted(others, key=_last_used):
-            if sum(sizes.values()) + needed <= limit:
-                return
-            if _remove_if_unused(path):
+            if sum(sizes.values()) + needed > limit and _remove_if_unused(path):
                 del sizes[path]
         if sum(sizes.values()) + needed > limit:
             raise UserError(
@@ -107,12 +105,12 @@ class ShardCache:
 
 def _files(source: RemoteFolder, content: bytes) -> list[ShardEntry]:
     """List index and shards of a manifest, after checking that their sizes are plausible."""
-    manifest = parse_manifest(content, f"{source.url}/{MANIFEST_NAME}")
+    where = f"{source.url}/{MANIFEST_NAME}"
+    manifest = parse_manifest(content, where)
     total = sum(shard.bytes for shard in manifest.shards)
     if manifest.samples * 4 * BLOCK > total:  # a clip has two members of at least two blocks each
         raise UserError(
-            f"{source.url}/{MANIFEST_NAME} lists {manifest.samples} clips in {total} bytes of shards, too few bytes "
-            "for them; upload it again."
+            f"{where} lists {manifest.samples} clips in only {total} bytes of shards; upload it again."
         )
     limit = max_index_bytes(manifest)
     size = source.size(INDEX_NAME, limit)
@@ -125,14 +123,8 @@ def _files(source: RemoteFolder, content: bytes) -> list[ShardEntry]:
 
 
 def _download(source: RemoteFolder, target: Path, files: list[ShardEntry]) -> None:
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True) as bar:
+    units = DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress("{task.description}", BarColumn(), *units, transient=True) as bar:
         task = bar.add_task(source.url, total=sum(file.bytes for file in files))
         for file in files:
             _download_file(source, target / file.file, file, lambda count: bar.advance(task, count))
@@ -142,10 +134,13 @@ def _download_file(
     source: RemoteFolder, target: Path, file: ShardEntry, progress: Callable[[int], None]
 ) -> None:
     partial = partial_path(target)
-    if partial.exists() and partial.stat().st_size > file.bytes:
+    if (_size(partial) or 0) > file.bytes:
         partial.unlink()
     for _ in range(2):  # an interrupted download may have left damaged bytes: then once from the start
-        source.append(file.file, partial, file.bytes, progress)
+        with explain_disk_errors(partial), partial.open("ab") as copy:
+            for data in source.pieces(file.file, copy.tell(), file.bytes):
+                copy.write(data)
+                progress(len(data))
         with partial.open("rb") as downloaded:
             digest = hashlib.file_digest(downloaded, "sha256").hexdigest()
         if digest == file.sha256:
@@ -157,8 +152,8 @@ def _download_file(
     )
 
 
-def _has(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _lock_path(copy: Path) -> Path:

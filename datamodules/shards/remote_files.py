@@ -7,16 +7,13 @@ here, since it handles none of them.
 from __future__ import annotations
 
 import email.utils
-import functools
 import logging
 import re
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from magnet_train.errors import UserError, first_line, require_extra
-from magnet_train.storage.atomic_io import explain_disk_errors
 
 SCHEMES = ("hf", "s3", "https", "http")
 _CHUNK = 8 * 2**20  # bytes requested at once: the most that a dropped connection loses
@@ -72,34 +69,15 @@ class RemoteFolder:
         return data
 
     def size(self, name: str, limit: int) -> int:
-        """Return the size of a file in bytes, at most `limit` + 1.
+        """Return the size of a file in bytes, at most `limit` + 1; raises as `pieces` does."""
+        return min(self._retry(name, lambda: self._size(name, limit)), limit + 1)
+
+    def pieces(self, name: str, start: int, size: int) -> Iterator[bytes]:
+        """Yield the bytes of a file of `size` bytes from `start`; after a fault, continue from the last byte received.
 
         Raises:
             UserError: It does not exist or cannot be reached.
         """
-        return min(self._retry(name, functools.partial(self._size, name, limit)), limit + 1)
-
-    def append(self, name: str, target: Path, size: int, progress: Callable[[int], None]) -> None:
-        """Append what `target` lacks of a file of `size` bytes.
-
-        Raises:
-            UserError: It does not exist or cannot be reached, or no room on disk.
-        """
-        with explain_disk_errors(target), target.open("ab") as file:
-            for data in self._all_pieces(name, file.tell(), size):
-                file.write(data)
-                progress(len(data))
-
-    def read_pieces(self, name: str, size: int) -> bytes:
-        """Return a whole file of `size` bytes.
-
-        Raises:
-            UserError: It does not exist or cannot be reached.
-        """
-        return b"".join(self._all_pieces(name, 0, size))
-
-    def _all_pieces(self, name: str, start: int, size: int) -> Iterator[bytes]:
-        """Yield the bytes from `start` to `size`; after a fault, continue from the last byte received."""
         failed = 0  # attempts since the last whole chunk
         since = start
         while start < size:
@@ -126,13 +104,7 @@ class RemoteFolder:
                 self._wait(name, error, failed)
 
     def _wait(self, name: str, error: Exception, failed: int) -> None:
-        """Log a failure and wait until the next attempt.
-
-        Raises:
-            UserError: Another attempt would fail too, this was the last, or the server requests a long wait.
-        """
-        if isinstance(error, UserError):
-            raise error
+        """Log a failure and wait until the next attempt, unless it would fail too or is one too many."""
         where, what = f"{self.url}/{name}", _describe(error)
         status = _status(error)
         if isinstance(error, (FileNotFoundError, PermissionError)) or status in _FORBIDDEN:
@@ -167,11 +139,7 @@ class RemoteFolder:
     def _pieces(self, name: str, start: int, end: int, request_end: int | None = None) -> Iterator[bytes]:
         """Yield the bytes from `start` as they arrive, none beyond `end`, fewer if the file ends before.
 
-        Args:
-            name: File in the folder.
-            start: First byte.
-            end: One past the last byte.
-            request_end: Request no more than this; a server without ranges sends everything, and all is used.
+        No byte beyond `request_end` is requested; a server without ranges sends everything, and all is used.
         """
         if not self._is_http:
             until = min(end, request_end or end)

@@ -1,32 +1,59 @@
-"""Check every byte of one shard: the one definition of a sound shard.
+"""Check every byte of one shard: the one definition of a sound shard and of a sound clip.
 
 `tokenize` and `ShardWriter` take their index rows from here, `verify` its issues, and adopting foreign tars both.
+Tokens are never a pickle: the `.npy` holds integers [K, T] and nothing else.
+
+Shapes: tokens int16 or uint16 [K, T] with K codebooks and T frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import functools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from datamodules.shards.files import MalformedError, PlainFile, ShrunkError
-from datamodules.shards.index import INDEX_DTYPE, MAX_JSON_BYTES, MAX_NPY_BYTES, IndexRows, key_hash
+from datamodules.shards.index import (
+    INDEX_DTYPE,
+    MAX_JSON_BYTES,
+    MAX_NPY_BYTES,
+    MAX_NPY_HEADER_BYTES,
+    IndexRows,
+    key_hash,
+)
 from datamodules.shards.manifest import ShardEntry
-from datamodules.shards.npy import tokens_from_npy
 from datamodules.shards.tar import Archive, Member, split_name, walk_tar
 from magnet_train.storage.plain_text import parse_object
 from magnet_train.tokens import CodecInfo
 
+TokenArray: TypeAlias = npt.NDArray[np.integer[Any]]
+
+EXTENSIONS = ("npy", "json")  # of the members of a sample
 # Metadata that training may append to a caption.
 METADATA_FIELDS = ("genre", "moods", "instrument", "keywords", "key", "bpm")
 # Characters; for a million of them a text tokenizer takes a minute and gigabytes.
 MAX_CAPTION_LENGTH = 10_000
 _MAX_ISSUES = 1000  # of one shard; enough to describe a broken tar
-_ROWS_AT_ONCE = 2**14  # Python tuples take seven times the memory of a row
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '(?P<dtype>[^']*)', 'fortran_order': (?P<fortran>True|False), "
+    rb"'shape': \((?P<shape>(?:[0-9]{1,18}, ?)*(?:[0-9]{1,18})?)\),? *\} *\n?"
+)
+_DTYPES: dict[bytes, np.dtype[np.integer[Any]]] = {b"<i2": np.dtype("<i2"), b"<u2": np.dtype("<u2")}
+_QUOTED = 60  # bytes of a header in an error
+
+
+class Sample(NamedTuple):
+    """One clip as stored in a shard."""
+
+    key: str
+    tokens: TokenArray
+    metadata: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,13 +70,12 @@ class Issue:
         return f"{where}: {self.what}"
 
 
-@dataclass
-class ShardScan:
+class ShardScan(NamedTuple):
     """Contents of one shard."""
 
     entry: ShardEntry  # sizes, counts and hash as found
     rows: IndexRows  # [samples], of the sound samples, `shard` set to the requested number
-    issues: list[Issue] = field(default_factory=list)
+    issues: list[Issue]
 
 
 def scan_shard(path: Path, number: int, codec: CodecInfo) -> ShardScan:
@@ -64,30 +90,18 @@ def scan_shard(path: Path, number: int, codec: CodecInfo) -> ShardScan:
         What was found; damage is listed in `issues` and never raised.
     """
     issues: list[Issue] = []
-    rows = [np.empty(0, dtype=INDEX_DTYPE)]
-    pending: list[tuple[int, ...]] = []
+    rows = np.empty(0, dtype=INDEX_DTYPE)
     size, digest = 0, ""
     try:
         with PlainFile(path) as file:
             size, digest = file.size, file.sha256()
-            for key, members in _group_members(path.name, file, issues):
-                try:
-                    pending.append((number, *_check_sample(key, members, file, codec)))
-                except MalformedError as error:
-                    issues.append(Issue(path.name, key, str(error)))
-                if len(issues) >= _MAX_ISSUES:
-                    issues.append(Issue(path.name, None, "has more issues, which are not listed"))
-                    break
-                if len(pending) >= _ROWS_AT_ONCE:
-                    rows.append(np.array(pending, dtype=INDEX_DTYPE))
-                    pending = []
+            rows = np.fromiter(_index_rows(file, path.name, number, codec, issues), dtype=INDEX_DTYPE)
     except ShrunkError as error:
         issues.append(Issue(path.name, None, f"{error}: it became shorter while it was read"))
     except OSError as error:
         issues.append(unreadable_issue(path.name, error))
-    found = np.concatenate([*rows, np.array(pending, dtype=INDEX_DTYPE)])
-    entry = ShardEntry(path.name, size, len(found), int(found["frames"].sum(dtype=np.int64)), digest)
-    return ShardScan(entry, found, issues)
+    frames = int(rows["frames"].sum(dtype=np.int64))
+    return ShardScan(ShardEntry(path.name, size, len(rows), frames, digest), rows, issues)
 
 
 def unreadable_issue(name: str, error: OSError) -> Issue:
@@ -96,6 +110,64 @@ def unreadable_issue(name: str, error: OSError) -> Issue:
     if isinstance(error, PermissionError):
         return Issue(name, None, what, remedy="correct its permissions")
     return Issue(name, None, what)
+
+
+def group_members(members: Iterable[Member]) -> Iterator[tuple[str, list[Member]]]:
+    """Group consecutive members of one key, as webdataset does; of a longer group only three, one too many.
+
+    Where the tar is damaged, the group before the damage is yielded first.
+    """
+    key = ""
+    group: list[Member] = []
+    try:
+        for member in members:
+            next_key, _ = split_name(member.name)
+            if group and next_key != key:
+                yield key, group
+                group = []
+            key, group = next_key, [*group, member][:3]
+    except MalformedError:
+        if group:
+            yield key, group
+        raise
+    if group:
+        yield key, group
+
+
+def read_sample(
+    key: str, members: Sequence[Member], archive: Archive, codec: CodecInfo
+) -> tuple[Sample, Member, Member]:
+    """Decode one clip from its group of members, and return it with its `.npy` and its `.json`.
+
+    Raises:
+        MalformedError: A member is missing, there twice or too large, or what `decode_sample` refuses.
+    """
+    found = {split_name(member.name)[1]: member for member in members}
+    for extension, most in (("npy", MAX_NPY_BYTES), ("json", MAX_JSON_BYTES)):
+        if extension not in found:
+            raise MalformedError(f"its .{extension} is missing")
+        if found[extension].size > most:
+            raise MalformedError(f"its .{extension} has {found[extension].size} bytes, more than {most}")
+    if len(members) > len(found):
+        raise MalformedError("is there twice (duplicate key)")
+    npy, meta = found["npy"], found["json"]
+    payloads = archive.read(npy.offset, npy.size), archive.read(meta.offset, meta.size)
+    return decode_sample(key, *payloads, codec), npy, meta
+
+
+def decode_sample(key: str, npy: bytes, json: bytes, codec: CodecInfo) -> Sample:
+    """Decode and check the tokens and the metadata of one clip.
+
+    Raises:
+        MalformedError: The key is empty or leads out of the folder, or a payload is not what format 1 allows.
+    """
+    if not key or key.endswith("/"):
+        raise MalformedError("its name is empty")
+    if key.startswith("/") or ".." in key.split("/"):
+        raise MalformedError("its name leads out of the folder")
+    tokens = tokens_from_npy(npy)
+    check_tokens(tokens, codec)
+    return Sample(key, tokens, parse_metadata(json))
 
 
 def parse_metadata(payload: bytes) -> dict[str, Any]:
@@ -124,18 +196,6 @@ def parse_metadata(payload: bytes) -> dict[str, Any]:
     return record
 
 
-def check_key(key: str) -> None:
-    """Require the name of a sample to be a possible file name within the folder.
-
-    Raises:
-        MalformedError: It is empty, or leads out of the folder.
-    """
-    if not key.rpartition("/")[2]:
-        raise MalformedError("its name is empty")
-    if key.startswith("/") or ".." in key.split("/"):
-        raise MalformedError("its name leads out of the folder")
-
-
 def check_tokens(tokens: npt.NDArray[np.integer[Any]], codec: CodecInfo) -> None:
     """Require tokens [K, T] to be ids of `codec`.
 
@@ -155,52 +215,81 @@ def check_tokens(tokens: npt.NDArray[np.integer[Any]], codec: CodecInfo) -> None
         raise MalformedError(f"tokens {low}..{high} leave 0..{codec.card - 1}")
 
 
-def _group_members(
-    shard: str, archive: Archive, issues: list[Issue]
-) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Group consecutive members of one key, as webdataset does, and note duplicates and foreign members."""
-    last: tuple[str, dict[str, Member]] | None = None
+def tokens_from_npy(payload: bytes) -> TokenArray:
+    """Decode a `.npy` without copying: read-only tokens [K, T], int16 or uint16; `check_tokens` checks their range.
+
+    Raises:
+        MalformedError: Not an npy file, another dtype, shape or order, or too few or too many bytes.
+    """
+    if payload[:6] != b"\x93NUMPY" or len(payload) < 12:
+        raise MalformedError("not a .npy file")
+    version = payload[6]
+    if version not in (1, 2, 3):
+        raise MalformedError(f".npy version {version} is unknown")
+    start = 10 if version == 1 else 12
+    length = int.from_bytes(payload[8:start], "little")
+    if length > MAX_NPY_HEADER_BYTES:
+        raise MalformedError(f"its .npy header has {length} bytes, more than {MAX_NPY_HEADER_BYTES}")
+    if len(payload) < start + length:
+        raise MalformedError("its .npy header is cut short")
+    dtype, n_q, frames = _parse_npy_header(payload[start : start + length])
+    expected = start + length + dtype.itemsize * n_q * frames
+    if len(payload) != expected:
+        raise MalformedError(f".npy of shape [{n_q}, {frames}] needs {expected} bytes and has {len(payload)}")
+    return np.ndarray((n_q, frames), dtype, payload, start + length)
+
+
+@functools.lru_cache(maxsize=4096)  # clips of one length have the same header, byte for byte
+def _parse_npy_header(header: bytes) -> tuple[np.dtype[np.integer[Any]], int, int]:
+    """Return dtype, K and T."""
+    match = _NPY_HEADER.fullmatch(header)
+    if match is None:
+        raise MalformedError(f"unreadable .npy header {header[:_QUOTED]!r}")
+    dtype = _DTYPES.get(match["dtype"])
+    if dtype is None:
+        name = match["dtype"][:_QUOTED].decode("ascii", "replace")
+        raise MalformedError(f"dtype {name!r} is neither int16 nor uint16")
+    shape = [int(size) for size in match["shape"].replace(b" ", b"").split(b",") if size]
+    if len(shape) != 2:
+        raise MalformedError(f"shape {str(shape)[:_QUOTED]} is not [K, T]")
+    if match["fortran"] == b"True" and min(shape) > 1:
+        raise MalformedError("tokens are in Fortran order, not C order")
+    return dtype, shape[0], shape[1]
+
+
+def _index_rows(
+    file: PlainFile, shard: str, number: int, codec: CodecInfo, issues: list[Issue]
+) -> Iterator[tuple[int, ...]]:
+    """Yield the index row of each sound sample, and note what is wrong with the others and with the tar."""
     seen: set[int] = set()
+    key = None
     try:
-        for member in walk_tar(archive):
-            key, extension = split_name(member.name)
-            if extension not in ("npy", "json"):
-                issues.append(Issue(shard, key, f"member {member.name} is neither .npy nor .json"))
-            elif last is not None and last[0] == key and extension not in last[1]:
-                last[1][extension] = member
-            elif (hashed := key_hash(key)) in seen:
-                duplicate = Issue(shard, key, "is there twice (duplicate key)")
-                if issues[-1:] != [duplicate]:  # once, not for each of its members
-                    issues.append(duplicate)
-            else:
-                if last is not None:
-                    yield last
-                seen.add(hashed)
-                last = (key, {extension: member})
-            if len(issues) >= _MAX_ISSUES:
-                break
-        if last is not None:
-            yield last
+        for key, members in group_members(_token_members(file, shard, issues)):
+            try:
+                sample, npy, meta = read_sample(key, members, file, codec)
+                hashed = key_hash(key)
+                if hashed in seen:
+                    raise MalformedError("is there twice (duplicate key)")
+            except MalformedError as error:
+                issues.append(Issue(shard, key, str(error)))
+                continue
+            seen.add(hashed)
+            frames = sample.tokens.shape[1]
+            yield number, frames, npy.size, meta.size, npy.header, npy.offset, meta.offset, hashed
     except MalformedError as error:
-        if last is not None:
-            yield last
-        where = f" after key {last[0]}" if last else ""
+        where = "" if key is None else f" after key {key}"
         issues.append(Issue(shard, None, f"the tar is damaged{where}: {error}"))
+    if len(issues) >= _MAX_ISSUES:
+        issues.append(Issue(shard, None, "has more issues, which are not listed"))
 
 
-def _check_sample(
-    key: str, members: dict[str, Member], archive: Archive, codec: CodecInfo
-) -> tuple[int, ...]:
-    """Return an index row without its shard number."""
-    for extension in ("npy", "json"):
-        if extension not in members:
-            raise MalformedError(f"its .{extension} is missing")
-    npy, meta = members["npy"], members["json"]
-    check_key(key)
-    for extension, most in (("npy", MAX_NPY_BYTES), ("json", MAX_JSON_BYTES)):
-        if members[extension].size > most:
-            raise MalformedError(f"its .{extension} has {members[extension].size} bytes, more than {most}")
-    tokens = tokens_from_npy(archive.read(npy.offset, npy.size))
-    check_tokens(tokens, codec)
-    parse_metadata(archive.read(meta.offset, meta.size))
-    return (tokens.shape[1], npy.size, meta.size, npy.header, npy.offset, meta.offset, key_hash(key))
+def _token_members(file: PlainFile, shard: str, issues: list[Issue]) -> Iterator[Member]:
+    """Yield the members of samples, and note foreign ones; stops where there are too many issues."""
+    for member in walk_tar(file):
+        if len(issues) >= _MAX_ISSUES:
+            return
+        key, extension = split_name(member.name)
+        if extension in EXTENSIONS:
+            yield member
+        else:
+            issues.append(Issue(shard, key, f"member {member.name} is neither .npy nor .json"))

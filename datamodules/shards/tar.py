@@ -1,8 +1,7 @@
 """Walk a tar strictly: checksums, sizes, names and the end-of-archive blocks are all checked.
 
-The standard library's `tarfile` takes a damaged header or a missing tail for the end of the archive, so a truncated
-shard silently loses its last samples, and it reads a name of any size into memory. Here all three are errors. A header
-takes half the time of `tarfile.TarInfo.frombuf`.
+The standard library's `tarfile` takes a damaged header or a missing tail for the end of the archive, and reads a name
+of any size into memory. Here all three are errors, and a header takes half the time of `tarfile.TarInfo.frombuf`.
 
 Source: POSIX.1-2017, pax, "ustar Interchange Format".
 """
@@ -10,14 +9,15 @@ Source: POSIX.1-2017, pax, "ustar Interchange Format".
 from __future__ import annotations
 
 import re
+import sys
 import tarfile
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
-from datamodules.shards.files import MalformedError
+from datamodules.shards.files import MalformedError, PlainFile
 
 BLOCK = 512
-MAX_HEADER_BYTES = 64 * 2**10  # before one payload; in practice one block, or three to five with a long name
+MAX_HEADER_BYTES = 64 * 2**10  # before one payload
 _ZEROS = bytes(BLOCK)
 _OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
 _OTHER_NUMBERS = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))  # mode ... devices
@@ -32,12 +32,6 @@ _MAX_NAME_BYTES = 4096
 _QUOTED = 60  # characters of a name in an error
 
 
-class _Header(NamedTuple):
-    name: str
-    size: int
-    type: bytes
-
-
 class Member(NamedTuple):
     """One file in a tar, by byte positions in the archive."""
 
@@ -47,16 +41,6 @@ class Member(NamedTuple):
     size: int  # of its payload
 
 
-class Archive(Protocol):
-    """The bytes of a tar."""
-
-    size: int
-
-    def read(self, start: int, size: int) -> bytes:
-        """Return `size` bytes from offset `start`; raise MalformedError if there are fewer."""
-        ...
-
-
 class BytesArchive:
     """A tar in memory."""
 
@@ -64,8 +48,10 @@ class BytesArchive:
         self.data, self.size = data, len(data)
 
     def read(self, start: int, size: int) -> bytes:
-        """Return `size` bytes from offset `start`."""
         return self.data[start : start + size]
+
+
+Archive: TypeAlias = PlainFile | BytesArchive
 
 
 def walk_tar(archive: Archive) -> Iterator[Member]:
@@ -76,56 +62,20 @@ def walk_tar(archive: Archive) -> Iterator[Member]:
             but regular files with printable names.
     """
     position = 0
-    first_header = 0
-    long_name: str | None = None
-    while True:
-        if position + BLOCK > archive.size:
-            raise MalformedError(
-                f"ends at byte {archive.size} without end-of-archive blocks: it is truncated"
-            )
-        block = archive.read(position, BLOCK)
-        if block == _ZEROS:
-            _check_end(archive, position)
-            return
-        header = _parse_header(block, position)
-        offset = position + BLOCK
-        position = offset + -(-header.size // BLOCK) * BLOCK
-        if offset - first_header > MAX_HEADER_BYTES:
-            raise MalformedError(f"has more than {MAX_HEADER_BYTES} bytes of headers at byte {first_header}")
-        if position > archive.size:
-            raise MalformedError(
-                f"ends at byte {archive.size} inside member {header.name[:_QUOTED]}: it is truncated"
-            )
-        if header.type in _REGULAR:
-            yield Member(long_name or header.name, first_header, offset, header.size)
-            first_header, long_name = position, None
-        elif header.type in _NAME_TYPES:
-            if header.size > MAX_HEADER_BYTES:
-                raise MalformedError(f"has a name of {header.size} bytes at byte {first_header}")
-            long_name = _long_name(archive.read(offset, header.size), header.type) or long_name
-        else:
-            raise MalformedError(
-                f"member {header.name[:_QUOTED]} is not a regular file (type {header.type.decode('latin-1')!r})"
-            )
+    while (member := _next_member(archive, position)) is not None:
+        position = member.offset + _padded(member.size)
+        yield member
+    _check_end(archive, position)
 
 
 def member_name(headers: bytes) -> str:
-    """Return the name in the header blocks before a payload.
-
-    Raises:
-        MalformedError: They are damaged.
-    """
-    long_name: str | None = None
-    position = 0
-    while position < len(headers):
-        header = _parse_header(headers[position : position + BLOCK], position)
-        payload = headers[position + BLOCK : position + BLOCK + header.size]
-        if header.type in _REGULAR:
-            return long_name or header.name
-        if header.type in _NAME_TYPES:
-            long_name = _long_name(payload, header.type) or long_name
-        position += BLOCK + -(-header.size // BLOCK) * BLOCK
-    raise MalformedError("no header stands before the payload")
+    """Return the name in the header blocks before a payload; raises MalformedError if they are damaged."""
+    archive = BytesArchive(headers)
+    archive.size = sys.maxsize  # the payload is elsewhere
+    member = _next_member(archive, 0)
+    if member is None:
+        raise MalformedError("no header stands before the payload")
+    return member.name
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -139,7 +89,40 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension
 
 
-def _parse_header(block: bytes, position: int) -> _Header:
+def _next_member(archive: Archive, start: int) -> Member | None:
+    """Read the headers of the file at byte `start`, long names included; None at the end-of-archive mark."""
+    position = start
+    long_name: str | None = None
+    while position + BLOCK <= archive.size:
+        block = archive.read(position, BLOCK)
+        if block == _ZEROS:
+            return None
+        name, size, kind = _parse_header(block, position)
+        offset = position + BLOCK
+        if offset - start > MAX_HEADER_BYTES:
+            raise MalformedError(f"has more than {MAX_HEADER_BYTES} bytes of headers at byte {start}")
+        position = offset + _padded(size)
+        if position > archive.size:
+            raise MalformedError(
+                f"ends at byte {archive.size} inside member {name[:_QUOTED]}: it is truncated"
+            )
+        if kind in _REGULAR:
+            return Member(long_name or name, start, offset, size)
+        if kind not in _NAME_TYPES:
+            type_flag = kind.decode("latin-1")
+            raise MalformedError(f"member {name[:_QUOTED]} is not a regular file (type {type_flag!r})")
+        if size > MAX_HEADER_BYTES:
+            raise MalformedError(f"has a name of {size} bytes at byte {start}")
+        long_name = _long_name(archive.read(offset, size), kind) or long_name
+    raise MalformedError(f"ends at byte {archive.size} without end-of-archive blocks: it is truncated")
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _parse_header(block: bytes, position: int) -> tuple[str, int, bytes]:
+    """Return name, size of the payload, and type."""
     if len(block) < BLOCK:
         raise MalformedError(f"the header at byte {position} is cut short")
     checksum = _number(block[148:156], "checksum", position)
@@ -149,11 +132,8 @@ def _parse_header(block: bytes, position: int) -> _Header:
         raise MalformedError(f"the header at byte {position} has a field that is not a number")
     name = block[:100].split(b"\0", 1)[0]
     prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
-    return _Header(
-        name=_checked_name(prefix + b"/" + name if prefix else name, position),
-        size=_number(block[124:136], "size", position),
-        type=block[156:157],
-    )
+    full_name = _checked_name(prefix + b"/" + name if prefix else name, position)
+    return full_name, _number(block[124:136], "size", position), block[156:157]
 
 
 def _is_number(field: bytes) -> bool:

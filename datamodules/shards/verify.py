@@ -1,16 +1,15 @@
-"""Check a folder of shards byte for byte against its manifest, or index tars from elsewhere.
-
-Both scan every shard with `scan_shard`, in parallel if `workers` is above 1.
-"""
+"""Check a folder of shards byte for byte against its manifest, or index tars from elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,12 +41,7 @@ Progress = Callable[[int, int], None]  # (shards done, shards in all)
 
 
 def verify_shards(folder: Path, *, workers: int = 1, progress: Progress | None = None) -> list[Issue]:
-    """Find everything that is wrong with a folder of shards.
-
-    Args:
-        folder: Shards with manifest and index.
-        workers: Processes that read shards side by side.
-        progress: Called after each shard.
+    """Find everything that is wrong with a folder of shards, which `workers` processes read side by side.
 
     Returns:
         Issues in the order of the shards; an empty list means that every byte is as it was written.
@@ -56,27 +50,15 @@ def verify_shards(folder: Path, *, workers: int = 1, progress: Progress | None =
         UserError: There is no manifest to check against.
     """
     manifest = read_manifest(folder)
-    numbers = {shard.file: number for number, shard in enumerate(manifest.shards)}
+    listed = {shard.file for shard in manifest.shards}
     issues = [
         Issue(path.name, None, "lies in the folder but the manifest does not list it")
         for path in _tars(folder)
-        if path.name not in numbers
+        if path.name not in listed
     ]
-    present = [shard for shard in manifest.shards if (folder / shard.file).exists()]
-    issues += [
-        Issue(shard.file, None, "is missing though the manifest lists it")
-        for shard in manifest.shards
-        if shard not in set(present)
-    ]
-    paths = [folder / shard.file for shard in present]
-    scans = list(_scan_all(paths, [numbers[path.name] for path in paths], manifest.codec, workers, progress))
-    for shard, scan in zip(present, scans, strict=True):
-        issues += scan.issues or _compare(shard, scan.entry)
-    rows = _join([scan.rows for scan in scans])
-    issues += _find_duplicates(folder, list(numbers), rows)
-    if not issues:
-        issues += _check_index(folder, manifest, rows)
-    return issues
+    paths = [folder / shard.file for shard in manifest.shards]
+    _, rows, found = _scan(paths, manifest.codec, manifest.shards, workers, progress)
+    return issues + found or _check_index(folder, manifest, rows)
 
 
 def adopt_shards(
@@ -92,9 +74,6 @@ def adopt_shards(
         workers: Processes that read shards side by side.
         progress: Called after each shard.
 
-    Returns:
-        The manifest as written.
-
     Raises:
         UserError: No tars, an unknown codec, or damage in a shard; names shard and key.
     """
@@ -109,70 +88,70 @@ def adopt_shards(
             known.codec.require_same_tokens(codec, str(folder), "--codec")
         codec = known.codec
         paths = [folder / shard.file for shard in known.shards]
-        missing = [path for path in paths if not path.exists()]
-        if missing:
-            raise UserError(f"{missing[0]} is missing though the manifest lists it; copy it again.")
     else:
-        for path in paths:
-            _require_listable(path)
+        _require_listable(folder, paths)
         codec = _codec_of_first_sample(paths[0]) if codec is None else codec
-    scans = list(_scan_all(paths, range(len(paths)), codec, workers, progress))
-    issues = [issue for scan in scans for issue in scan.issues]
-    if known is not None and not issues:
-        for shard, scan in zip(known.shards, scans, strict=True):
-            issues += _compare(shard, scan.entry)
-    rows = _join([scan.rows for scan in scans])
-    issues += _find_duplicates(folder, [path.name for path in paths], rows)
+    entries, rows, issues = _scan(paths, codec, () if known is None else known.shards, workers, progress)
     if issues:
         raise UserError(
             f"{folder}: {issues[0]} (problem 1 of {len(issues)}); repair the shards, then index them."
         )
     if not len(rows):
         raise UserError(f"the tars in {folder} hold no samples; name another folder.")
-    manifest = Manifest(codec, tuple(scan.entry for scan in scans), write_index(folder, rows))
+    manifest = Manifest(codec, tuple(entries), write_index(folder, rows))
     write_manifest(folder, manifest)
     return manifest
 
 
-def _require_listable(path: Path) -> None:
+def _require_listable(folder: Path, paths: list[Path]) -> None:
     try:
-        check_shard_name(path.name)
+        for path in paths:
+            check_shard_name(path.name)
     except MalformedError as error:
-        raise UserError(
-            f"{path.parent} holds a tar that a manifest cannot list ({error}); rename it."
-        ) from error
+        raise UserError(f"{folder} holds a tar that a manifest cannot list ({error}); rename it.") from error
 
 
 def _tars(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
 
 
-def _scan_all(
-    paths: Sequence[Path], numbers: Sequence[int], codec: CodecInfo, workers: int, progress: Progress | None
-) -> Iterator[ShardScan]:
-    scan = functools.partial(scan_shard, codec=codec)
-    if workers <= 1 or len(paths) <= 1:
-        yield from _report(map(scan, paths, numbers), len(paths), progress)
+def _scan(
+    paths: list[Path],
+    codec: CodecInfo,
+    listed: Sequence[ShardEntry],
+    workers: int,
+    progress: Progress | None,
+) -> tuple[list[ShardEntry], IndexRows, list[Issue]]:
+    """Scan shards, compare each with its entry in `listed` if that has any, and find keys that are in two."""
+    present = {path: number for number, path in enumerate(paths) if path.exists()}
+    missing = [path.name for path in paths if path not in present]
+    issues = [Issue(name, None, "is missing though the manifest lists it") for name in missing]
+    entries, rows = [], [np.empty(0, dtype=INDEX_DTYPE)]
+    with _mapping(min(workers, len(present))) as map_:
+        scans = map_(functools.partial(scan_shard, codec=codec), present, present.values())
+        for number, scan in zip(present.values(), scans, strict=True):
+            entries.append(scan.entry)
+            rows.append(scan.rows)
+            issues += scan.issues or (_compare(listed[number], scan.entry) if listed else [])
+            if progress is not None:
+                progress(len(entries), len(present))
+    joined = np.concatenate(rows)
+    return entries, joined, issues + _find_duplicates(paths, joined)
+
+
+@contextlib.contextmanager
+def _mapping(workers: int) -> Iterator[Callable[..., Iterable[ShardScan]]]:
+    """Give `map`, or that of a pool of processes."""
+    if workers <= 1:
+        yield map
         return
-    # spawned, not forked: the caller may have threads
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from _report(pool.map(scan, paths, numbers), len(paths), progress)
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process that reads shards was killed, perhaps for lack of memory; try --workers 1."
-            ) from error
-
-
-def _report(scans: Iterator[ShardScan], total: int, progress: Progress | None) -> Iterator[ShardScan]:
-    for done, scan in enumerate(scans, start=1):
-        yield scan
-        if progress is not None:
-            progress(done, total)
-
-
-def _join(rows: list[IndexRows]) -> IndexRows:
-    return np.concatenate([np.empty(0, dtype=INDEX_DTYPE), *rows])
+    try:  # spawned, not forked: the caller may have threads
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield pool.map
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that reads shards was killed, perhaps for lack of memory; try --workers 1."
+        ) from error
 
 
 def _compare(listed: ShardEntry, found: ShardEntry) -> list[Issue]:
@@ -184,20 +163,20 @@ def _compare(listed: ShardEntry, found: ShardEntry) -> list[Issue]:
     return []
 
 
-def _find_duplicates(folder: Path, files: list[str], rows: IndexRows) -> list[Issue]:
+def _find_duplicates(paths: Sequence[Path], rows: IndexRows) -> list[Issue]:
     """Find keys that occur in two shards: equal hashes are candidates, the keys themselves decide."""
     order = np.argsort(rows["key_hash"], kind="stable")
     hashes = rows["key_hash"][order]
     issues = []
     for place in np.flatnonzero(hashes[1:] == hashes[:-1]):
         first, second = rows[order[place]], rows[order[place + 1]]
-        first_file, second_file = files[int(first["shard"])], files[int(second["shard"])]
+        first_path, second_path = paths[int(first["shard"])], paths[int(second["shard"])]
         try:
-            key = _read_key(folder / second_file, second)
-            if key == _read_key(folder / first_file, first):
-                issues.append(Issue(second_file, key, f"is in {first_file} too (duplicate key)"))
+            key = _read_key(second_path, second)
+            if key == _read_key(first_path, first):
+                issues.append(Issue(second_path.name, key, f"is in {first_path.name} too (duplicate key)"))
         except (MalformedError, OSError) as error:
-            issues.append(Issue(second_file, None, f"changed while it was read ({error})"))
+            issues.append(Issue(second_path.name, None, f"changed while it was read ({error})"))
     return issues
 
 
@@ -208,28 +187,28 @@ def _read_key(path: Path, row: np.void) -> str:
 
 
 def _check_index(folder: Path, manifest: Manifest, rows: IndexRows) -> list[Issue]:
+    what = "does not describe these shards"
     try:
-        listed = read_index(folder / INDEX_NAME, manifest)
+        if np.array_equal(read_index(folder / INDEX_NAME, manifest), rows):
+            return []
     except FileNotFoundError:
         what = "is missing"
     except OSError as error:
         return [unreadable_issue(INDEX_NAME, error)]
     except MalformedError as error:
         what = str(error)
-    else:
-        if np.array_equal(listed, rows):
-            return []
-        what = "does not describe these shards"
     return [Issue(INDEX_NAME, None, what, remedy="make it again with --write_index")]
 
 
 def _codec_of_first_sample(path: Path) -> CodecInfo:
     """Read `codec` from the first JSON of a tar."""
+    record: dict[str, Any] = {}
     try:
         with PlainFile(path) as file:
-            first = next((member for member in walk_tar(file) if split_name(member.name)[1] == "json"), None)
-            size = min(first.size, MAX_JSON_BYTES + 1) if first is not None else 0
-            record = parse_metadata(file.read(first.offset, size)) if first is not None else {}
+            for member in walk_tar(file):
+                if split_name(member.name)[1] == "json":
+                    record = parse_metadata(file.read(member.offset, min(member.size, MAX_JSON_BYTES + 1)))
+                    break
     except OSError as error:
         raise cannot_read(path, error) from error
     except MalformedError as error:

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -25,7 +24,6 @@ from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors
 from magnet_train.tokens import CodecInfo, tokens_to_npy
 
-SHARD_BYTES = 64 * 2**20
 _KEY = re.compile(r"[^./\\\0]{1,90}")  # a file name without dots that fits into a plain tar header
 _RECORD = 20 * BLOCK  # tars are padded to whole records
 
@@ -33,7 +31,7 @@ _RECORD = 20 * BLOCK  # tars are padded to whole records
 def sample_bytes(
     key: str, tokens: npt.NDArray[np.integer[Any]], metadata: Mapping[str, Any], codec: CodecInfo
 ) -> bytes:
-    """Encode one clip as the tar members KEY.json and KEY.npy; equal clips give equal bytes.
+    """Encode one clip as the tar members KEY.json and KEY.npy, in whole blocks; equal clips give equal bytes.
 
     Args:
         key: No dots or slashes, where webdataset splits names.
@@ -41,11 +39,8 @@ def sample_bytes(
         metadata: JSON primitives; `text` is the caption.
         codec: Codec that made the tokens.
 
-    Returns:
-        Headers and payloads in whole blocks, without an end-of-archive mark.
-
     Raises:
-        ValueError: A key that cannot be stored, tokens of another codec, or metadata that `metadata_bytes` refuses.
+        ValueError: A key that cannot be stored, tokens of another codec, or what `metadata_bytes` refuses.
     """
     from webdataset.writer import TarWriter  # imports torch, which readers of shards do not need
 
@@ -63,11 +58,7 @@ def sample_bytes(
 
 
 def metadata_bytes(metadata: Mapping[str, Any]) -> bytes:
-    """Encode the JSON of one clip, and check that it can be read back.
-
-    Raises:
-        ValueError: It cannot be JSON, or `parse_metadata` refuses it.
-    """
+    """Encode the JSON of one clip; raises ValueError if it cannot be JSON or `parse_metadata` refuses it."""
     # "replace": file names, which stand in the metadata as `source`, need not be UTF-8
     payload = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
     parse_metadata(payload)
@@ -80,11 +71,7 @@ def end_of_archive(size: int) -> bytes:
 
 
 def scan_written(path: Path, number: int, codec: CodecInfo, samples: int) -> ShardScan:
-    """Read a tar back after writing it.
-
-    Raises:
-        UserError: It does not hold `samples` sound samples.
-    """
+    """Read a tar back after writing it; a UserError says why it does not hold `samples` sound samples."""
     scan = scan_shard(path, number, codec)
     if scan.issues or scan.entry.samples != samples:
         what = scan.issues[0] if scan.issues else f"{scan.entry.samples} of {samples} samples"
@@ -95,8 +82,7 @@ def scan_written(path: Path, number: int, codec: CodecInfo, samples: int) -> Sha
 class ShardWriter:
     """Write a folder of shards from clips in memory, for tests, benchmarks and scripts; `tokenize` uses `ShardJob`.
 
-    A context manager: a block that ends well writes index and manifest; one that raises removes what was written. The
-    clips of one shard are held in memory.
+    A context manager: a block that ends well writes index and manifest; one that raises removes what was written.
 
     Args:
         folder: Made if it is missing.
@@ -107,7 +93,7 @@ class ShardWriter:
         UserError: The folder holds shards already, or cannot be written to.
     """
 
-    def __init__(self, folder: Path, codec: CodecInfo, *, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(self, folder: Path, codec: CodecInfo, *, shard_bytes: int = 64 * 2**20) -> None:
         self.folder = folder
         self.codec = codec
         self.shard_bytes = shard_bytes
@@ -123,12 +109,7 @@ class ShardWriter:
             folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, key: str, tokens: npt.NDArray[np.integer[Any]], metadata: Mapping[str, Any]) -> None:
-        """Append one clip, given as for `sample_bytes`.
-
-        Raises:
-            ValueError: What `sample_bytes` refuses, or a key that was added before.
-            UserError: No room on disk.
-        """
+        """Append one clip; raises ValueError for what `sample_bytes` refuses and for a key that was added before."""
         if key in self._keys:
             raise ValueError(f"key {key!r} was added before")
         self._samples.append(sample_bytes(key, tokens, metadata, self.codec))
@@ -140,17 +121,12 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._discard)
+            if kind is None:
                 self._finish()
-        except BaseException:
-            self._discard()
-            raise
-        if error is not None:
-            self._discard()
+                undo.pop_all()
 
     def _write_shard(self) -> None:
         path = self.folder / f"shard-{len(self._entries):06d}.tar"

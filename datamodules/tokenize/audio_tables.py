@@ -10,15 +10,15 @@ import ast
 import csv
 import gzip
 import io
+import itertools
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from datamodules.tokenize.folder_walk import walk_folder
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.storage.plain_text import decode_text, lines_of, parse_json, printable, unusable
 
@@ -39,27 +39,16 @@ _AUDIOCAPS_SECONDS = 10.0  # length of its clips, which have a start only
 
 @dataclass(frozen=True)
 class AudioFile:
-    """One clip to tokenize: a file or a part of one.
-
-    Args:
-        path: The audio file.
-        name: Its path as listed.
-        start: Start of the clip (s), None at the beginning.
-        end: End of the clip (s), None at the end.
-        fields: The other fields of its line in the list.
-        problem: Why it cannot be used, as far as can be known without opening it.
-        by_id: Found by the id of MusicCaps or AudioCaps: it may be the whole video, or its clip cut already.
-        key: Its name in the shards: unique, and safe as a member of a tar; `list_audio` sets it.
-    """
+    """One clip to tokenize: a file or a part of one."""
 
     path: Path
-    name: str
-    start: float | None = None
-    end: float | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    problem: str | None = None
-    by_id: bool = False
-    key: str = ""
+    name: str  # its path as listed
+    start: float | None = None  # of the clip (s), None at the beginning
+    end: float | None = None  # of the clip (s), None at the end
+    fields: Mapping[str, Any] = field(default_factory=dict)  # the others of its line in the list
+    problem: str | None = None  # why it cannot be used, as far as can be known without opening it
+    by_id: bool = False  # found by the id of MusicCaps or AudioCaps: the whole video, or the clip cut from it
+    key: str = ""  # its name in the shards: unique, and safe as a member of a tar; `list_audio` sets it
 
     @property
     def segment(self) -> str:
@@ -74,8 +63,8 @@ class AudioFile:
         return f"{self.path}{self.segment}"
 
 
-def read_list(source: Path) -> Iterator[AudioFile]:
-    """Read a `.csv` or `.jsonl`, which may be gzipped.
+def read_list(source: Path, audio_below: Callable[[Path], Iterable[str]]) -> Iterator[AudioFile]:
+    """Read a `.csv` or `.jsonl`, which may be gzipped; `audio_below` lists a folder, for a list that has only ids.
 
     Raises:
         UserError: It is not in UTF-8, unpacks to more than 1 GiB, or a line cannot be understood.
@@ -90,7 +79,7 @@ def read_list(source: Path) -> Iterator[AudioFile]:
         raise UserError(
             f"{source} is unreadable ({error}); give a folder, or a .jsonl or .csv in UTF-8."
         ) from error
-    yield from (_read_csv if kind == ".csv" else _read_jsonl)(source, text)
+    yield from _read_csv(source, text, audio_below) if kind == ".csv" else _read_jsonl(source, text)
 
 
 def _unpack(source: Path) -> bytes:
@@ -112,12 +101,10 @@ def _read_jsonl(source: Path, text: str) -> Iterator[AudioFile]:
             raise UserError(f"{where} is not JSON ({error}); correct the line.") from error
         if not (isinstance(record, dict) and isinstance(record.get("path"), str) and record["path"].strip()):
             raise UserError(f"{where} has no path; write an object with path and text.")
-        name = record.pop("path")
-        start, end = _take_segment(record, where)
-        yield _listed(source, number, name, start, end, record)
+        yield _listed(source, f"line {number}", record.pop("path"), record)
 
 
-def _read_csv(source: Path, text: str) -> Iterator[AudioFile]:
+def _read_csv(source: Path, text: str, audio_below: Callable[[Path], Iterable[str]]) -> Iterator[AudioFile]:
     rows = _rows(source, text)
     columns = [name.strip() for name in next(rows, (0, [""]))[1]]
     duplicates = [name for name in dict.fromkeys(columns) if name and columns.count(name) > 1]
@@ -127,9 +114,11 @@ def _read_csv(source: Path, text: str) -> Iterator[AudioFile]:
     if path_column is None and not any(name in columns for name in _IDS):
         raise UserError(
             f"{source} has columns {', '.join(filter(None, columns)) or 'none'}; one of "
-            f"{', '.join((*_PATHS, *_IDS))} must name the file of a line."
+            f"{', '.join((*_PATHS, *_IDS))} is needed, to find the audio file of each line."
         )
-    stems = {} if path_column is not None else _files_by_stem(source.parent)
+    stems = {}
+    if path_column is None:
+        stems = {PurePath(name).stem: source.parent / name for name in audio_below(source.parent)}
     for number, row in rows:
         where = f"{source} line {number}"
         record = _record(columns, row, where)
@@ -141,16 +130,11 @@ def _read_csv(source: Path, text: str) -> Iterator[AudioFile]:
         name = record.pop(path_column, None)
         if name is None:
             raise UserError(f"{where} has no {path_column}; fill it in.")
-        start, end = _take_segment(record, where)
-        yield _listed(source, number, name, start, end, record)
+        yield _listed(source, f"line {number}", name, record)
 
 
 def _rows(source: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Split a CSV into rows, each with the number of its first line; empty lines are skipped.
-
-    Raises:
-        UserError: A quote is never closed or followed by text, or a field is larger than `csv` accepts.
-    """
+    """Split a CSV into rows, each with the number of its first line; empty lines are skipped."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     while True:
         line = reader.line_num + 1
@@ -169,28 +153,21 @@ def _rows(source: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _record(columns: list[str], row: list[str], where: str) -> dict[str, Any]:
-    """Return the fields of a row that are filled in, by column.
-
-    Raises:
-        UserError: There are more fields than columns, as when a caption with a comma is not quoted.
-    """
-    named = [(name, value) for name, value in zip(columns, row, strict=False) if name]
-    unnamed = [value for name, value in zip(columns, row, strict=False) if not name]
-    if any(value.strip() for value in [*unnamed, *row[len(columns) :]]):
+    """Return the fields of a row that are filled in, by column; refuse a caption with a comma and without quotes."""
+    cells = list(itertools.zip_longest(columns, row, fillvalue=""))
+    if any(value.strip() for name, value in cells if not name):
         raise UserError(
             f"{where} has {len(row)} fields for {sum(map(bool, columns))} columns; put captions with commas into "
             "double quotes."
         )
-    return {name: value for name, value in named if value}
+    return {name: value for name, value in cells if name and value}
 
 
-def _listed(
-    source: Path, number: int, name: str, start: float | None, end: float | None, fields: dict[str, Any]
-) -> AudioFile:
+def _listed(source: Path, line: str, name: str, fields: dict[str, Any]) -> AudioFile:
     """Make an entry, with a problem if its path or its fields cannot be used."""
+    start, end = _take_segment(fields, f"{source} {line}")
     problem = _path_problem(name)
     if problem:  # the line number replaces the path, which later code could not use
-        line = f"line {number}"
         return AudioFile(source.with_name(f"{source.name} {line}"), line, start, end, problem=problem)
     problem = unusable(fields)
     if problem:
@@ -233,11 +210,6 @@ def _find_by_id(source: Path, record: dict[str, Any], stems: Mapping[str, Path],
     return AudioFile(source.parent / ids[0], ids[0], start, end, record, problem)
 
 
-def _files_by_stem(folder: Path) -> dict[str, Path]:
-    names = [found.name for found in walk_folder(folder, SUFFIXES) if found.problem is None]
-    return {PurePath(name).stem: folder / name for name in names}
-
-
 def _take_segment(record: dict[str, Any], where: str) -> tuple[float | None, float | None]:
     """Remove start and end of a clip from a line and return them, in seconds."""
     times: list[float | None] = []
@@ -256,32 +228,26 @@ def _take_segment(record: dict[str, Any], where: str) -> tuple[float | None, flo
 
 
 def _seconds(value: Any) -> float:
-    """Parse a time in seconds: a number, or text as in a `.csv`, also as 1:02:03.5 or 0:30.
+    """Parse a finite time in seconds: a number, or text as in a `.csv`, also as 1:02:03.5 or 0:30.
 
-    Raises:
-        TypeError, ValueError, OverflowError: It is not a finite time.
+    Raises TypeError, ValueError or OverflowError without a message for anything else.
     """
     if isinstance(value, bool):
-        raise TypeError(f"{value} is not a number")
+        raise TypeError
     if isinstance(value, str) and ":" in value:
-        return _clock_seconds(value.strip())
+        if not _CLOCK.fullmatch(value.strip()):
+            raise ValueError
+        seconds, *others = (float(part) for part in value.split(":"))
+        for part in others:
+            seconds = seconds * 60 + part
+        if max(others) >= 60:
+            raise ValueError
+        return seconds
     if isinstance(value, str) and "_" in value:  # Python would accept 1_000
-        raise ValueError(f"{value} is not a number")
+        raise ValueError
     seconds = float(value)
     if not math.isfinite(seconds):
-        raise ValueError(f"{seconds} is not finite")
-    return seconds
-
-
-def _clock_seconds(text: str) -> float:
-    """Parse minutes:seconds or hours:minutes:seconds; all but the first part are below 60."""
-    if not _CLOCK.fullmatch(text):
-        raise ValueError(f"{text} is not a time")
-    seconds, *others = (float(part) for part in text.split(":"))
-    for part in others:
-        if part >= 60:
-            raise ValueError(f"{text} is not a time")
-        seconds = seconds * 60 + part
+        raise ValueError
     return seconds
 
 

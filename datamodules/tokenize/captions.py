@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from string import Formatter
-from typing import Any, NamedTuple
+from typing import Any
 
 from magnet_train.errors import UserError
 from magnet_train.storage.plain_text import decode_text, load_json, printable
@@ -34,15 +34,6 @@ class CaptionError(ValueError):
     """Why a file has no caption: a kind ("no caption") and, after a colon, details."""
 
 
-class _Piece(NamedTuple):
-    """A part of a template: text and the field after it, if there is one."""
-
-    literal: str
-    name: str | None
-    format: str | None
-    conversion: str | None
-
-
 class CaptionTemplate:
     """Make captions from fields, as in "{genre} with {instrument}" or "{bpm:d} bpm".
 
@@ -54,24 +45,21 @@ class CaptionTemplate:
     """
 
     def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
         where = f"--caption_template {pattern!r}"
         try:
-            self._pieces = [_Piece(*piece) for piece in Formatter().parse(pattern)]
+            self._pieces = list(Formatter().parse(pattern))  # of text, field, format and conversion
         except ValueError as error:
             raise UserError(f"{where} cannot be parsed ({error}); close each brace.") from error
-        self.names = [piece.name for piece in self._pieces if piece.name is not None]
-        if not self.names or not all(name.isidentifier() for name in self.names):
+        self._names = [name for _, name, _, _ in self._pieces if name is not None]
+        if not self._names or not all(name.isidentifier() for name in self._names):
             raise UserError(f"{where} names no field; write one like '{{genre}} with {{instrument}}'.")
-        for piece in self._pieces:
-            if piece.conversion is not None and piece.conversion not in _CONVERSIONS:
+        for _, name, format_spec, conversion in self._pieces:
+            if conversion is not None and conversion not in _CONVERSIONS:
+                raise UserError(f"{where} has the unknown conversion !{conversion}; write {{{name}}}.")
+            if format_spec and not _is_format(format_spec):
                 raise UserError(
-                    f"{where} has the unknown conversion !{piece.conversion}; write {{{piece.name}}}."
-                )
-            if piece.format and not _is_format(piece.format):
-                raise UserError(
-                    f"{where} has the format :{piece.format}, which fits neither numbers nor words; write "
-                    f"{{{piece.name}}} or a format such as {{{piece.name}:d}}."
+                    f"{where} has the format :{format_spec}, which fits neither numbers nor words; write {{{name}}} or "
+                    f"a format such as {{{name}:d}}."
                 )
 
     def fill(self, fields: Mapping[str, Any]) -> str:
@@ -80,13 +68,15 @@ class CaptionTemplate:
         Raises:
             CaptionError: A field is missing, empty, or does not fit its format.
         """
-        missing = [name for name in self.names if not as_words(fields.get(name))]
+        missing = [name for name in self._names if not as_words(fields.get(name))]
         if missing:
             raise CaptionError(f"no caption: the template wants {', '.join(missing)}")
-        return "".join(
-            piece.literal + ("" if piece.name is None else _fill_piece(piece, fields[piece.name]))
-            for piece in self._pieces
-        )
+        text = ""
+        for literal, name, format_spec, conversion in self._pieces:
+            text += literal
+            if name is not None:
+                text += _fill_field(name, fields[name], format_spec, conversion)
+        return text
 
 
 def _is_format(format_spec: str) -> bool:
@@ -96,24 +86,23 @@ def _is_format(format_spec: str) -> bool:
     return any(_format(value, format_spec) is not None for value in (1, 1.5, "word"))
 
 
-def _fill_piece(piece: _Piece, value: Any) -> str:
+def _fill_field(name: str, value: Any, format_spec: str | None, conversion: str | None) -> str:
     """Format a field for its place in the template; a number may be text, as in a CSV."""
-    words = as_words(value)
-    if piece.conversion is not None:
-        words = _CONVERSIONS[piece.conversion](words)
-    if not piece.format:
-        return words
-    candidates = [words] if piece.conversion is not None else [*_numbers(value), words]
-    formatted = next(filter(None, (_format(candidate, piece.format) for candidate in candidates)), None)
+    candidates = [*_numbers(value), as_words(value)]
+    if conversion is not None:
+        candidates = [_CONVERSIONS[conversion](as_words(value))]
+    if not format_spec:
+        return str(candidates[-1])
+    formatted = next(filter(None, (_format(candidate, format_spec) for candidate in candidates)), None)
     if formatted is None:
         raise CaptionError(
-            f"no caption: {piece.name} {printable(words[:40])!r} does not fit {{{piece.name}:{piece.format}}} of the "
+            f"no caption: {name} {printable(str(candidates[-1])[:40])!r} does not fit {{{name}:{format_spec}}} of the "
             "template"
         )
     return formatted
 
 
-def _numbers(value: Any) -> list[int | float]:
+def _numbers(value: Any) -> list[int | float | str]:
     """Return a value as numbers, a whole number first as an integer; empty if it is not a number."""
     try:
         number = float(value)
@@ -132,24 +121,16 @@ def _format(value: Any, format_spec: str) -> str | None:
 def describe(
     path: Path, listed: Mapping[str, Any], template: CaptionTemplate | None = None
 ) -> dict[str, Any]:
-    """Collect the metadata of an audio file, with its caption as `text`.
+    """Collect the metadata of an audio file as JSON primitives, with its caption as `text`.
 
-    The list takes precedence over the `.json` beside the file, that over the `.txt`, and that over the file's tags. The
-    caption is the first of `text`, `description` and `caption` that is filled in. Without one the template makes it,
-    and without a template the tags for genre, mood, title and artist, or the comment.
-
-    Args:
-        path: The audio file.
-        listed: Fields of its line in a list.
-        template: For files without a caption.
-
-    Returns:
-        JSON primitives; `text` is filled in.
+    The fields `listed` take precedence over the `.json` beside the file, that over the `.txt`, and that over the file's
+    tags. The caption is the first of `text`, `description` and `caption` that is filled in. Without one the template
+    makes it, and without a template the tags for genre, mood, title and artist, or the comment.
 
     Raises:
         CaptionError: There is no caption, or it cannot be read.
     """
-    own = _read_json(path)
+    own = _read_beside(path, ".json", _json_object) or {}
     tags = _read_tags(path)
     fields = {**tags, **own, **listed}
     # one source at a time: a `text` beside the file must not replace a `caption` in the list
@@ -161,9 +142,9 @@ def describe(
                 raise CaptionError(f"unreadable caption: {name} is a {type(text).__name__}, not a string")
             fields.pop(name)
             return _with_text(fields, text)
-    _, written = _read_beside(path, ".txt")
+    written = _read_beside(path, ".txt", str)
     if _is_filled_in(written):
-        return _with_text(fields, str(written))
+        return _with_text(fields, written)
     if template is not None:
         return _with_text(fields, template.fill(fields))
     if "description" in tags:
@@ -196,32 +177,23 @@ def _is_filled_in(value: Any) -> bool:
     return bool(value.strip()) if isinstance(value, str) else bool(value)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read the `.json` beside an audio file; empty if it is missing or empty."""
-    name, content = _read_beside(path, ".json")
-    if content is None or not content.strip():
-        return {}
-    try:
-        record = load_json(content)
-    except ValueError as error:
-        raise CaptionError(f"unreadable caption: {name}: {error}") from error
+def _json_object(content: str) -> dict[str, Any]:
+    record = load_json(content) if content.strip() else {}
     if not isinstance(record, dict):
-        raise CaptionError(f"unreadable caption: {name} is not a JSON object")
+        raise ValueError("it is not a JSON object")
     return record
 
 
-def _read_beside(path: Path, suffix: str) -> tuple[str, str | None]:
-    """Return name and text of the file beside `path` with that suffix, in lower or upper case; None if missing."""
-    spellings = (suffix, suffix.upper(), suffix.title())
-    stem = os.path.splitext(path)[0]
-    beside = next((stem + spelling for spelling in spellings if os.path.isfile(stem + spelling)), None)
-    if beside is None:
-        return "", None
-    name = Path(beside).name
-    try:
-        return name, decode_text(Path(beside).read_bytes())
-    except (OSError, ValueError) as error:
-        raise CaptionError(f"unreadable caption: {name}: {error}") from error
+def _read_beside(path: Path, suffix: str, parse: Callable[[str], Any]) -> Any:
+    """Parse the file beside `path` with that suffix, in lower or upper case; None if there is none."""
+    for spelling in (suffix, suffix.upper(), suffix.title()):
+        beside = Path(os.path.splitext(path)[0] + spelling)
+        if os.path.isfile(beside):  # False for a name that is too long
+            try:
+                return parse(decode_text(beside.read_bytes()))
+            except (OSError, ValueError) as error:
+                raise CaptionError(f"unreadable caption: {beside.name}: {error}") from error
+    return None
 
 
 def _read_tags(path: Path) -> dict[str, Any]:

@@ -29,19 +29,12 @@ from datamodules.shards.manifest import (
 from datamodules.shards.scan import scan_shard
 from datamodules.shards.writer import end_of_archive
 from datamodules.tokenize.audio_files import AudioFile
-from datamodules.tokenize.report import (
-    REPORT_NAME,
-    Report,
-    Skipped,
-    printable,
-    read_report,
-    summarize,
-    write_report,
-)
+from datamodules.tokenize.report import REPORT_NAME, Report, Skipped, read_report, summarize, write_report
 from datamodules.tokenize.sources import SOURCES_NAME, require_same, write_sources
 from datamodules.tokenize.work_unit import Outcome, WorkUnit
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors, publish
+from magnet_train.storage.plain_text import printable
 from magnet_train.tokens import CodecInfo
 
 WORK_NAME = ".tokenize"
@@ -57,12 +50,7 @@ class Finished(NamedTuple):
 
 
 class NothingUsableError(UserError):
-    """No file gave a sample.
-
-    Args:
-        files: Number of files.
-        left_out: All of them, with reasons.
-    """
+    """None of `files` files gave a sample; `left_out` has all of them, with reasons."""
 
     def __init__(self, files: int, left_out: list[Skipped]) -> None:
         none = "the only file cannot" if files == 1 else f"none of the {files} files can"
@@ -104,22 +92,13 @@ class ShardJob:
         self.files_per_shard = files_per_shard
         self._work = folder / WORK_NAME
         self._made_folders = [path for path in (folder, *folder.parents) if not path.exists()]
-        settings = {
-            "files": files,
-            **settings,
-            "files_per_shard": files_per_shard,
-            "codec": codec.to_dict(),
-        }
+        settings = {"files": files, **settings, "files_per_shard": files_per_shard, "codec": codec.to_dict()}
         if not (folder / JOB_NAME).exists():
             self._begin(settings, sources)
         require_same(folder, settings, sources)
 
     def _begin(self, settings: Mapping[str, Any], sources: Sequence[AudioFile]) -> None:
-        """Write the settings into an empty folder, unless another process of the job has done so.
-
-        Raises:
-            UserError: The folder is in use for something else.
-        """
+        """Write the settings into an empty folder, unless another process of the job has done so."""
         if self.folder.exists() and not (self.folder.is_dir() and _holds_only_shards(self.folder)):
             raise UserError(f"{self.folder} is not an empty folder; give --out a new one or remove it.")
         if self.complete:
@@ -148,15 +127,12 @@ class ShardJob:
 
         The process that finds all units finished does this; if it is killed, the next one repeats it.
 
-        Args:
-            strict: Refuse duplicate audio.
-
         Returns:
             Manifest and report, or None while units are unfinished.
 
         Raises:
             NothingUsableError: No file gave a sample; everything is removed.
-            UserError: No room on disk, or a duplicate in strict mode.
+            UserError: No room on disk, or duplicate audio if `strict`.
         """
         with self._locked():
             if not self.complete:
@@ -206,8 +182,7 @@ class ShardJob:
                 with atomic_write(target) as copy:
                     _copy_samples(unit.tar_path, copy, outcomes)
         if not is_whole:
-            scan = scan_shard(target, 0, self.codec)
-            entry, rows = scan.entry, scan.rows
+            entry, rows, _ = scan_shard(target, 0, self.codec)
         return replace(entry, file=target.name), rows
 
     @contextlib.contextmanager
@@ -259,21 +234,19 @@ def clear_shards(folder: Path) -> None:
 def _holds_only_shards(folder: Path) -> bool:
     """Return whether tokenize made everything in a folder; True for an empty one."""
     names = {path.name for path in folder.iterdir()}
-    others = {
-        name
-        for name in names.difference(_FILES)
-        if not (name.startswith(("shard-", ".")) and name.endswith((".tar", ".partial")))
-    }
-    return not others and (not names or not names.isdisjoint((JOB_NAME, WORK_NAME, MANIFEST_NAME)))
+    others = names.difference(_FILES)
+    if not all(name.startswith(("shard-", ".")) and name.endswith((".tar", ".partial")) for name in others):
+        return False
+    return not names or not names.isdisjoint((JOB_NAME, WORK_NAME, MANIFEST_NAME))
 
 
 def _without_duplicates(outcomes: list[Outcome], first_with: dict[str, str]) -> list[Outcome]:
     """Leave out samples whose audio occurred before, and add the audio of the others to `first_with`."""
     kept = []
     for outcome in outcomes:
-        first = None if outcome.audio is None else first_with.get(outcome.audio)
-        if first is not None:
-            outcome = outcome._replace(key=None, reason=f"duplicate: the same audio as {first}")
+        if outcome.audio in first_with:
+            reason = f"duplicate: the same audio as {first_with[outcome.audio]}"
+            outcome = outcome._replace(key=None, reason=reason)
         elif outcome.audio is not None:
             first_with[outcome.audio] = outcome.path
         kept.append(outcome)

@@ -6,9 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from magnet_train.storage.atomic_io import atomic_write
+from magnet_train.storage.plain_text import is_text, printable
 
 REPORT_NAME = "report.jsonl"
 
@@ -46,18 +47,12 @@ def _kind(file: Skipped) -> str:
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Write one JSON object with path and reason for each file.
-
-    Raises:
-        UserError: No room or no permission.
-    """
-    records = [
-        *(file._asdict() for file in report.left_out),
-        *({**file._asdict(), "kept": True} for file in report.partial),
-    ]
+    """Write one JSON object with path and reason for each file; a UserError says why the disk refuses."""
     with atomic_write(folder / REPORT_NAME) as file:
-        for record in records:
-            file.write(_json_line(record).encode())
+        for skipped in report.left_out:
+            file.write(_json_line(skipped._asdict()))
+        for skipped in report.partial:
+            file.write(_json_line({**skipped._asdict(), "kept": True}))
 
 
 def read_report(folder: Path) -> Report:
@@ -70,24 +65,11 @@ def read_report(folder: Path) -> Report:
     return report
 
 
-def printable(text: str) -> str:
-    """Escape control characters, and the bytes of a path that are not UTF-8."""
-    return "".join(c if c.isprintable() else _escape(c) for c in text)
+def _json_line(record: dict[str, Any]) -> bytes:
+    """Return JSON that a terminal can show and any parser reads: half of a surrogate pair is not JSON."""
+    line = json.dumps(record, ensure_ascii=False)
+    return ("".join(c if c.isprintable() else _escape(c) for c in line) + "\n").encode()
 
 
 def _escape(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte that was not UTF-8
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
-def _json_line(record: dict[str, object]) -> str:
-    """Return JSON that a terminal can show and any parser reads: lone surrogates are not JSON."""
-    escaped = {
-        name: "".join(_escape(c) if "\ud800" <= c <= "\udfff" else c for c in value)
-        if isinstance(value, str)
-        else value
-        for name, value in record.items()
-    }
-    line = json.dumps(escaped, ensure_ascii=False)
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line) + "\n"
+    return json.dumps(character if is_text(character) else printable(character))[1:-1]

@@ -15,9 +15,9 @@ from typing import Any
 
 from datamodules.shards.manifest import JOB_NAME
 from datamodules.tokenize.audio_files import AudioFile
-from datamodules.tokenize.report import printable
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write
+from magnet_train.storage.plain_text import printable
 
 SOURCES_NAME = "sources.jsonl.gz"
 _EXAMPLES = 3  # files named for each kind of change
@@ -32,17 +32,12 @@ def fingerprint(files: Sequence[AudioFile]) -> str:
 
 
 def write_sources(folder: Path, files: Sequence[AudioFile]) -> None:
-    """Write `sources.jsonl.gz`.
-
-    Raises:
-        UserError: No room or no permission.
-    """
+    """Write `sources.jsonl.gz`; a UserError says why the disk refuses."""
     with (
         atomic_write(folder / SOURCES_NAME) as file,
         gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=1, mtime=0) as packed,
     ):
-        for line in _lines(files):
-            packed.write(line)
+        packed.writelines(_lines(files))
 
 
 def require_same(folder: Path, settings: Mapping[str, Any], files: Sequence[AudioFile]) -> None:
@@ -74,11 +69,7 @@ def require_same(folder: Path, settings: Mapping[str, Any], files: Sequence[Audi
 
 
 def _changes(folder: Path, files: Sequence[AudioFile]) -> str | None:
-    """Name the files that changed since `write_sources`, as "added b.wav; changed a.wav (its caption)".
-
-    Returns:
-        None if `sources.jsonl.gz` cannot be read.
-    """
+    """Name what changed since `write_sources`: "added b.wav; changed a.wav (its caption)"; None if that is unknown."""
     try:
         with gzip.open(folder / SOURCES_NAME, "rb") as lines:
             before = _by_label(lines)

@@ -14,8 +14,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,24 +29,19 @@ from magnet_train.tokens import CodecInfo
 
 
 class Outcome(NamedTuple):
-    """Outcome of one file: a sample, or a reason why there is none."""
+    """Outcome of one file: a sample, or the reason for which it was left out."""
 
     path: str
     key: str | None  # of its sample, None if it was left out
     audio: str | None  # hash of its audio, None if it was left out
-    reason: str | None  # why it was left out, None if it was not
+    reason: str | None  # None if it gave a sample
     end: int  # size of the tar after it (bytes)
     crc32: int  # of the bytes that it added to the tar
-    shortfall: str | None = None  # what could not be read of a file that gave a sample
+    shortfall: str | None = None  # which part of it could not be read, though it gave a sample
 
 
 class WorkUnit:
-    """Fill one shard, continuing where an earlier process stopped; a context manager that closes its files.
-
-    Args:
-        folder: Holds the unfinished shards of a job.
-        number: Number of the shard.
-        codec: Codec that makes the tokens.
+    """Fill one shard of a job, continuing where an earlier process stopped; `with` opens its files in `folder`.
 
     Raises:
         UserError: Another process is writing this shard, or the folder cannot be written to.
@@ -55,14 +49,12 @@ class WorkUnit:
 
     def __init__(self, folder: Path, number: int, codec: CodecInfo) -> None:
         self.number = number
-        self.codec = codec
+        self._codec = codec
         self.tar_path = folder / f"{number:06d}.tar"
         self._journal_path = self.tar_path.with_suffix(".jsonl")
         self._rows_path = self.tar_path.with_suffix(".npy")
         self._entry_path = self.tar_path.with_suffix(".json")
         self._lock = FileLock(self.tar_path.with_suffix(".lock"))
-        self._tar: IO[bytes] | None = None
-        self._journal: IO[bytes] | None = None
         self.outcomes: list[Outcome] = []
 
     @property
@@ -83,14 +75,10 @@ class WorkUnit:
             self._recover()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for file in (self._tar, self._journal):
-            if file is not None:
-                with contextlib.suppress(OSError):  # a full disk fails again when buffers are flushed
-                    file.close()
-        self._tar = self._journal = None
+            with contextlib.suppress(OSError):  # a full disk fails again when buffers are flushed
+                file.close()
         self._lock.release()
 
     def add(
@@ -102,49 +90,31 @@ class WorkUnit:
         audio: str,
         shortfall: str | None = None,
     ) -> None:
-        """Append the sample of the next file.
-
-        Args:
-            path: The file, for reports.
-            key: Unique in the whole job.
-            tokens: Ids 0..card-1, [K, T] with T >= 1.
-            metadata: JSON primitives; `text` is the caption.
-            audio: Hash of the audio.
-            shortfall: What of the file could not be read.
+        """Append the sample of the next file; see `Outcome` and `sample_bytes`.
 
         Raises:
             ValueError: What `sample_bytes` refuses.
             UserError: No room on disk.
         """
-        data = sample_bytes(key, tokens, metadata, self.codec)
-        tar, _ = self._files()
+        data = sample_bytes(key, tokens, metadata, self._codec)
         with explain_disk_errors(self.tar_path):
-            tar.write(data)
-            tar.flush()
+            self._tar.write(data)
+            self._tar.flush()
         self._note(Outcome(path, key, audio, None, self._end + len(data), zlib.crc32(data), shortfall))
 
     def leave_out(self, path: str, reason: str) -> None:
-        """Record that the next file gives no sample.
-
-        Raises:
-            UserError: No room on disk.
-        """
+        """Record that the next file gives no sample; a UserError says why the disk refuses."""
         self._note(Outcome(path, None, None, reason, self._end, 0))
 
     def finish(self) -> None:
-        """Close the tar, read it back and mark the shard as finished.
-
-        Raises:
-            UserError: No room on disk, or the tar does not read back as written.
-        """
-        tar, journal = self._files()
+        """Close the tar, read it back and mark the shard as finished; a UserError says what the disk did wrong."""
         with explain_disk_errors(self.tar_path):
-            tar.write(end_of_archive(self._end))
-            for file in (tar, journal):
-                file.flush()
-                os.fsync(file.fileno())
+            self._tar.write(end_of_archive(self._end))
+            for open_file in (self._tar, self._journal):
+                open_file.flush()
+                os.fsync(open_file.fileno())
         samples = sum(outcome.reason is None for outcome in self.outcomes)
-        scan = scan_written(self.tar_path, self.number, self.codec, samples)
+        scan = scan_written(self.tar_path, self.number, self._codec, samples)
         rows = io.BytesIO()
         np.save(rows, scan.rows, allow_pickle=False)
         with atomic_write(self._rows_path) as file:
@@ -162,47 +132,33 @@ class WorkUnit:
         with self._journal_path.open("rb") as lines:
             return [Outcome(*json.loads(line)) for line in lines]
 
-    def _files(self) -> tuple[IO[bytes], IO[bytes]]:
-        if self._tar is None or self._journal is None:
-            raise RuntimeError(f"unit {self.number} is not open; use it as a context manager")
-        return self._tar, self._journal
-
     @property
     def _end(self) -> int:
         return self.outcomes[-1].end if self.outcomes else 0
 
     def _note(self, outcome: Outcome) -> None:
         """Append an outcome to the journal, after its bytes are in the tar."""
-        _, journal = self._files()
         with explain_disk_errors(self._journal_path):
-            journal.write(json.dumps(outcome).encode() + b"\n")
-            journal.flush()
+            self._journal.write(json.dumps(outcome).encode() + b"\n")
+            self._journal.flush()
         self.outcomes.append(outcome)
 
     def _recover(self) -> None:
         """Load the journal's outcomes whose bytes are in the tar, and truncate both after them."""
-        tar, journal = self._files()
-        tar.seek(0)
-        journal.seek(0)
+        self._tar.seek(0)
+        self._journal.seek(0)
         good = 0  # bytes of the journal
-        for line in journal:
-            outcome = _parse(line)
-            if outcome is None or outcome.end < self._end:
+        for line in self._journal:
+            try:
+                outcome = Outcome(*json.loads(line))
+            except (ValueError, TypeError):
                 break
-            data = tar.read(outcome.end - self._end)
+            if not line.endswith(b"\n") or outcome.end < self._end:
+                break
+            data = self._tar.read(outcome.end - self._end)
             if len(data) != outcome.end - self._end or zlib.crc32(data) != outcome.crc32:
                 break  # after a power failure the journal may be ahead of the tar
             self.outcomes.append(outcome)
             good += len(line)
-        for file, size in ((tar, self._end), (journal, good)):
-            os.ftruncate(file.fileno(), size)
-
-
-def _parse(line: bytes) -> Outcome | None:
-    """Parse a line of the journal; None if it is incomplete."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        return Outcome(*json.loads(line))
-    except (ValueError, TypeError):
-        return None
+        os.ftruncate(self._tar.fileno(), self._end)
+        os.ftruncate(self._journal.fileno(), good)

@@ -154,7 +154,7 @@ def test_validation_covers_the_held_out_clips(make_shards: Any, tmp_path: Path) 
 def test_another_seed_is_refused(make_shards: Any, tmp_path: Path) -> None:
     folder = make_shards(clips=10)
     fit(folder, tmp_path / "a", 1)
-    with pytest.raises(UserError, match="seed 0 and this run has 1"):
+    with pytest.raises(UserError, match="seed 0 and this run has 1; resume with the same data and seed, or"):
         fit(folder, tmp_path / "b", 2, tmp_path / "a" / "step=1.ckpt", data={"seed": 1})
 
 
@@ -186,7 +186,10 @@ def test_an_older_order_is_refused(make_shards: Any, tmp_path: Path) -> None:
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["callbacks"]["DataPosition"]["order_version"] = 1
     torch.save(checkpoint, path)
-    with pytest.raises(UserError, match="order_version 1 and this run has 2"):
+    remedy = (
+        "resume with the same version of magnet-train, or start a new run from its weights with --init_from"
+    )
+    with pytest.raises(UserError, match=f"order_version 1 and this run has 2; {remedy}"):
         fit(folder, tmp_path / "b", 2, path)
 
 

@@ -321,6 +321,22 @@ def test_strict_names_a_duplicate(tmp_path: Path) -> None:
     assert len(ShardReader(tmp_path / "shards")) == 1
 
 
+def test_a_report_can_be_shown_and_parsed(tmp_path: Path) -> None:
+    job = ShardJob(tmp_path / "shards", CODEC, {}, 2, 2)
+    ((unit, _),) = job.units()
+    with unit:
+        unit.add("a", "a", np.zeros((4, 5), int), {"text": ""}, "a")
+        unit.leave_out("\x1b[31m日本\n\udcff.wav", "silent")
+        unit.finish()
+    finished = job.finish()
+    assert finished is not None
+    text = (tmp_path / "shards" / "report.jsonl").read_text(encoding="utf-8")
+    assert text.removesuffix("\n").isprintable()
+    assert "日本" in text
+    # a byte that is not UTF-8 is written as an escape, since JSON cannot hold it
+    assert [file.path for file in finished.left_out] == ["\x1b[31m日本\n\\xff.wav"]
+
+
 def test_nothing_usable_leaves_nothing(tmp_path: Path) -> None:
     job = ShardJob(tmp_path / "new" / "shards", CODEC, {}, 1, 1)
     ((unit, _),) = job.units()

@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from datamodules.shards.files import MalformedError
 from datamodules.shards.index import INDEX_DTYPE, open_index
 from datamodules.shards.manifest import Manifest, ShardEntry, parse_manifest
-from datamodules.shards.npy import tokens_from_npy
 from datamodules.shards.reading import ShardReader
-from datamodules.shards.scan import MAX_CAPTION_LENGTH, parse_metadata
+from datamodules.shards.scan import MAX_CAPTION_LENGTH, parse_metadata, tokens_from_npy
 from datamodules.shards.tar import member_name, split_name, walk_tar
 from datamodules.shards.verify import verify_shards
 from magnet_train.errors import UserError

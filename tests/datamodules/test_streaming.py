@@ -17,8 +17,7 @@ import pytest
 import torch
 
 from datamodules import DataPosition, StreamingDataModule, TokenDataModule
-from datamodules.batches import BatchMaker, TokenBatch
-from datamodules.loaders import batch_loader
+from datamodules.batches import BatchMaker, TokenBatch, batch_loader
 from datamodules.sampling.order import Purpose
 from datamodules.shards.manifest import read_manifest
 from datamodules.shards.verify import adopt_shards
@@ -249,7 +248,7 @@ def test_a_crafted_tar_is_one_sentence(tmp_path: Path, codec: CodecInfo, case: s
     forge_manifest(folder, codec)
     made = stream(folder, buffer=1)
     with pytest.raises(UserError, match=r"a\.tar is damaged: .*; copy it again\.") as caught:
-        list(itertools.islice(batch_loader(made, None, workers, persistent=False), 2))
+        list(itertools.islice(batch_loader(made, None, workers), 2))
     assert "\n" not in str(caught.value)
 
 

@@ -17,11 +17,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.batches import BatchMaker, TokenBatch
+from datamodules.batches import BatchMaker, TokenBatch, TokenDataset
 from datamodules.caption_augmentation import CaptionAugmentation
-from datamodules.loaders import TokenDataset
-from datamodules.sampling.clip_samplers import SequentialClips
 from datamodules.sampling.order import Purpose
+from datamodules.sampling.samplers import SequentialClips
 from datamodules.token_datamodule import TokenDataModule
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo

@@ -263,3 +263,4 @@ def test_text_of_all_scripts_is_shown_as_it_is() -> None:
     for text in ("slow piano", "Klavier, süß", "钢琴", "नमस्\u200dते", "👩\u200d🎤 sings", "a\u0301"):
         assert printable(text) == text
     assert printable("\x1b\x00\x7f\x9b\n\ud83c\ufeff\u2028") == r"\x1b\x00\x7f\x9b\n\ud83c\ufeff\u2028"
+    assert printable(os.fsdecode(b"caf\xe9.wav")) == r"caf\xe9.wav"

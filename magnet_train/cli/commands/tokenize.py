@@ -182,7 +182,8 @@ def _fill(
 def _finish(job: ShardJob, strict: bool) -> Finished | None:
     """Put the shards in their places; where no file was usable, print a few reasons before the error."""
     from datamodules.tokenize.job import NothingUsableError
-    from datamodules.tokenize.report import few_of, printable
+    from datamodules.tokenize.report import few_of
+    from magnet_train.storage.plain_text import printable
 
     try:
         return job.finish(strict=strict)

@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from datamodules.tokenize.report import Skipped, few_of, printable, summarize
+from datamodules.tokenize.report import Skipped, few_of, summarize
 from magnet_train import __version__
 from magnet_train.cli.console import count, duration, table
 from magnet_train.cli.evaluation.clips import Side
 from magnet_train.cli.evaluation.measure import CLAP_SCORE, FAD, KL, EvaluationResult
 from magnet_train.evaluation import AudioTagger, Clap
 from magnet_train.storage.atomic_io import atomic_write
+from magnet_train.storage.plain_text import printable
 
 _FORMAT = 1
 _LABELS = {FAD: "FAD-CLAP", CLAP_SCORE: "CLAP score", KL: "KL-AST"}

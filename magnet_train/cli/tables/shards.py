@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules.caption_augmentation import CaptionAugmentation
-from datamodules.shards.reading import Sample, ShardReader
+from datamodules.shards.reading import ShardReader
+from datamodules.shards.scan import Sample
 from magnet_train.cli.console import duration, escape, size, table, track
 
 _EXAMPLES = 5

@@ -1,24 +1,65 @@
-"""Clip samplers: map slots to folders and clips, with a train split, weighted mixtures and sequential evaluation.
+"""Samplers: batches of slots for each rank, and the clip of each slot.
 
-Clips are numbered as in the index of their folder.
+A batch is the numbers of its slots, int64 [B]; the worker that loads it computes the clips. The order of slots is the
+same for any number of ranks. Clips are numbered as in the index of their folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.sampling.batch_samplers import Slots
 from datamodules.sampling.order import ClipOrder, Purpose, below, random_bits
 from magnet_train.errors import UserError
 
+Slots: TypeAlias = npt.NDArray[np.int64]  # -1 marks a padding row
 _SHARE_BITS = 16  # weights are rounded to 1/65536; slots may go up to 2**47
 _WHOLE = 1 << _SHARE_BITS
 _REPLACEMENTS = 16  # clips to try in place of a damaged one
+
+
+@dataclass
+class InfiniteBatchSampler:
+    """Yield this rank's slice of each global batch, without end.
+
+    A global batch is `batch_size * world_size` consecutive slots, and rank r takes the r-th slice. So every rank always
+    has a batch, and none waits for another at the end of an epoch.
+    """
+
+    batch_size: int  # clips in a batch of one rank
+    rank: int = 0  # this process, 0..world_size-1
+    world_size: int = 1  # number of training processes
+    start: int = 0  # first slot of the run to yield; may be changed between two iterations
+
+    def __iter__(self) -> Iterator[Slots]:
+        first = self.start + self.rank * self.batch_size
+        while True:
+            yield np.arange(first, first + self.batch_size)
+            first += self.batch_size * self.world_size
+
+
+@dataclass
+class EvaluationBatchSampler:
+    """Cover slots 0..slots-1 once, with the same number of full batches on each rank; -1 pads the last one."""
+
+    slots: int
+    batch_size: int  # rows in a batch of one rank
+    rank: int = 0  # this process, 0..world_size-1
+    world_size: int = 1  # number of evaluating processes
+
+    def __len__(self) -> int:
+        return -(-self.slots // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[Slots]:
+        for number in range(len(self)):
+            first = (number * self.world_size + self.rank) * self.batch_size
+            numbers = np.arange(first, first + self.batch_size)
+            yield np.where(numbers < self.slots, numbers, -1)
 
 
 class SampledClips(NamedTuple):
@@ -28,18 +69,8 @@ class SampledClips(NamedTuple):
     clip: npt.NDArray[np.int64]  # [n], numbers of the clips within their folders
 
 
-class ClipSampler(Protocol):
-    """Map slots to clips."""
-
-    def __getitem__(self, slots: Slots) -> SampledClips: ...
-
-    def replacements(self, slot: int, folder: int) -> npt.NDArray[np.int64]:
-        """Return clips of the folder to try, in this order, if the slot's own clip is damaged."""
-        ...
-
-
 class TrainSplit:
-    """Clips that are not held out for validation; stores only the numbers of those that are.
+    """The training clips of a folder: all but those held out for validation, whose numbers alone are stored.
 
     Args:
         clips: Clips in the folder.
@@ -61,12 +92,7 @@ class TrainSplit:
 def hold_out(
     key_hashes: npt.NDArray[np.uint64], fraction: float, folder: Path | str
 ) -> npt.NDArray[np.int64]:
-    """Choose the validation clips by the hash of their keys.
-
-    Args:
-        key_hashes: Evenly spread over 64 bits, [n].
-        fraction: Share to hold out, 0..1.
-        folder: Named in the error.
+    """Choose a share of the clips of a folder for validation, by the hash of their keys, uint64 [n].
 
     Returns:
         Numbers of the clips, sorted; at least one, and never all.
@@ -109,9 +135,7 @@ class WeightedMixture:
         if min(weights) <= 0 or not np.isfinite(sum(weights)):
             raise UserError(f"the weights in data.shards are {list(weights)}; each must be above 0.")
         # share of each folder among the slots that the folders before it leave over
-        self._shares = [
-            round(weight / sum(weights[number:]) * _WHOLE) for number, weight in enumerate(weights)
-        ]
+        self._shares = [round(weight / sum(weights[n:]) * _WHOLE) for n, weight in enumerate(weights)]
         if min(self._shares) < 1 or any(share >= _WHOLE for share in self._shares[:-1]):
             raise UserError(
                 f"the weights in data.shards are {list(weights)}; the smallest must be at least 1/{_WHOLE} "
@@ -122,9 +146,8 @@ class WeightedMixture:
         sampled = SampledClips(np.empty_like(slots), np.empty_like(slots))
         rows = np.arange(len(slots))  # whose folder is not known yet
         places = slots  # among the slots that the folders before leave over
-        for folder, (share, split, order) in enumerate(
-            zip(self._shares, self.splits, self._orders, strict=True)
-        ):
+        parts = zip(self._shares, self.splits, self._orders, strict=True)
+        for folder, (share, split, order) in enumerate(parts):
             taken = (places * share) >> _SHARE_BITS
             is_taken = ((places + 1) * share) >> _SHARE_BITS > taken
             sampled.folder[rows[is_taken]] = folder
@@ -133,7 +156,7 @@ class WeightedMixture:
         return sampled
 
     def replacements(self, slot: int, folder: int) -> npt.NDArray[np.int64]:
-        """Draw clips from the same folder; the clips of other slots do not change."""
+        """Draw clips of the folder to try, in this order, if the slot's own is damaged; other slots keep theirs."""
         split = self.splits[folder]
         words = random_bits(self.seed, slot, Purpose.REPLACEMENT, _REPLACEMENTS)
         return split[np.array([below(word, len(split)) for word in words])]
@@ -162,3 +185,6 @@ class SequentialClips:
     def replacements(self, slot: int, folder: int) -> npt.NDArray[np.int64]:
         """Return none: a replacement would be evaluated twice."""
         return np.empty(0, dtype=np.int64)
+
+
+ClipSampler: TypeAlias = WeightedMixture | SequentialClips
