@@ -19,8 +19,7 @@ from torch import Tensor
 
 from magnet_train import __version__
 from magnet_train.apps.demo.form import ClipRequest, Task, recording_seconds
-from magnet_train.audio import AudioStream, read_audio, write_audio, write_edit
-from magnet_train.audio.spectrogram import draw_spectrogram
+from magnet_train.audio import AudioStream, draw_spectrogram, read_audio, write_audio, write_edit
 from magnet_train.pipeline.magnet import Magnet
 
 STOP_SECONDS = 30.0  # that `close` waits for the decoding step in progress
