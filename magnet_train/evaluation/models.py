@@ -7,7 +7,6 @@ Shapes: W windows of mono audio, n captions, D dimensions of CLAP (512), C class
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from magnet_train.errors import UserError, first_line
 from magnet_train.evaluation.measures import Floats
-from magnet_train.storage.hub import find_folder, lacking, revision_of, unreadable
+from magnet_train.storage.hub import find_folder, load_pretrained, revision_of
 
 CLAP = "laion/larger_clap_music"
 CLASSIFIER = "MIT/ast-finetuned-audioset-10-10-0.4593"
@@ -189,24 +188,14 @@ def _load(
 
     logging.disable_progress_bar()
     folder = find_folder(name, what)
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        if found != model_type:
-            raise UserError(f"{what} {name} is of type {found} and has to be {model_type}; choose another.")
-        model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    except UserError:
-        raise
-    except Exception as error:  # transformers raises many kinds, down to those of safetensors
-        raise unreadable(name, what, error) from error
-    if report["missing_keys"]:
-        raise lacking(name, what, report["missing_keys"])
+    model = load_pretrained(kind, folder, name, what, model_type)
     try:
         features = extractor.from_pretrained(folder)
     except Exception as error:
         raise UserError(
             f"{what} {name} has no readable preprocessor_config.json; save its feature extractor beside it."
         ) from error
-    return model.eval().to(device), features, folder, Origin(name, revision_of(folder), _sha256(folder))
+    return model.to(device), features, folder, Origin(name, revision_of(folder), _sha256(folder))
 
 
 def _sha256(folder: Path) -> str:

@@ -15,12 +15,12 @@ from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, MusicgenForConditionalGeneration
+from transformers import MusicgenForConditionalGeneration
 from transformers.utils import logging
 
 from magnet_train.decoding import Rescorer
 from magnet_train.errors import UserError
-from magnet_train.storage.hub import find_folder, lacking, unreadable
+from magnet_train.storage.hub import find_folder, load_pretrained
 from magnet_train.text.tokenizer import Tokenizer
 from magnet_train.tokens import CodecInfo
 
@@ -82,26 +82,9 @@ class MusicgenRescorer:
         """
         name = str(path_or_hub_id)
         folder = find_folder(name, "rescorer")
-        try:
-            with _quiet():
-                config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        except Exception as error:  # transformers raises many kinds here
-            raise unreadable(name, "rescorer", error) from error
-        if config.model_type != "musicgen":
-            raise UserError(
-                f"rescorer {name} is not a MusicGen in transformers' format: its config.json has model_type "
-                f"{config.model_type}; use {MUSICGEN} or a folder of the same kind."
-            )
-        try:
-            with _quiet():
-                model, report = MusicgenForConditionalGeneration.from_pretrained(
-                    folder, config=config, dtype=torch.float32, output_loading_info=True, weights_only=True
-                )
-        except Exception as error:
-            raise unreadable(name, "rescorer", error) from error
-        missing = {key for key in report["missing_keys"] if not key.startswith("audio_encoder.")}
-        if missing:
-            raise lacking(name, "rescorer", missing)
+        kind, its_codec = MusicgenForConditionalGeneration, "audio_encoder."
+        with _quiet():
+            model = load_pretrained(kind, folder, name, "rescorer", "musicgen", optional=its_codec)
         del model.audio_encoder
         return cls(model.to(device), Tokenizer(str(folder), MAX_TEXT), name)
 

@@ -1,8 +1,11 @@
-"""Download models from the Hugging Face hub, and upload them."""
+"""Find pretrained models in folders or on the Hugging Face hub, load them, and upload models."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
@@ -71,6 +74,64 @@ def _fetch(name: str, what: str, files: tuple[str, ...], revision: str | None) -
     return Path(folder)
 
 
+def load_pretrained(
+    kind: Any,
+    folder: Path,
+    name: str,
+    what: str,
+    model_type: str | None = None,
+    *,
+    check: Callable[[], None] | None = None,
+    optional: str | None = None,
+) -> Any:
+    """Load a transformers model in float32 and evaluation mode; neither code nor pickles of the folder are run.
+
+    Args:
+        kind: Class of the model.
+        folder: From `find_folder`.
+        name: Folder or hub id, for messages.
+        what: Kind of model ("codec"), for messages.
+        model_type: What config.json must say; None takes any.
+        check: Called before memory is allocated for the model.
+        optional: Prefix of the weights that may be missing; transformers makes up random ones.
+
+    Raises:
+        UserError: The model is of another type, cannot be read, or lacks weights.
+    """
+    import torch
+
+    try:
+        if model_type is not None:
+            found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+            if found != model_type:
+                has = f"model_type {found}" if found else "no model_type"
+                raise UserError(
+                    f"{what} {name} is not a transformers model of type {model_type}: its config.json has {has}; "
+                    "choose another."
+                )
+        if check is not None:
+            check()
+        model, report = kind.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, weights_only=True
+        )
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises many kinds, down to those of safetensors
+        raise unreadable(name, what, error) from error
+    missing = [key for key in sorted(report["missing_keys"]) if optional is None or not key.startswith(optional)]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(f"{what} {name} lacks the weights {', '.join(missing[:3])}{more}; save it again.")
+    return model.eval()
+
+
+def unreadable(name: str, what: str, error: Exception) -> UserError:
+    """Return the error for a model that was found but cannot be loaded."""
+    return UserError(
+        f"{what} {name} cannot be loaded ({first_line(error)}); it needs config.json and undamaged weights."
+    )
+
+
 def upload_folder(folder: Path, repo_id: str, private: bool, dry_run: bool = False) -> list[str]:
     """Upload a folder as one commit, and create the repository if it does not exist.
 
@@ -102,17 +163,3 @@ def upload_folder(folder: Path, repo_id: str, private: bool, dry_run: bool = Fal
             f"{repo_id} could not be uploaded ({first_line(error)}); check the network and `hf auth login`."
         ) from error
     return files
-
-
-def unreadable(name: str, what: str, error: Exception) -> UserError:
-    """Return the error for a model that was found but cannot be loaded."""
-    return UserError(
-        f"{what} {name} cannot be loaded ({first_line(error)}); it needs config.json and undamaged weights."
-    )
-
-
-def lacking(name: str, what: str, missing: set[str] | list[str]) -> UserError:
-    """Return the error for missing weights, which transformers would replace by random ones."""
-    first = sorted(missing)[:3]
-    more = f" and {len(missing) - len(first)} more" if len(missing) > len(first) else ""
-    return UserError(f"{what} {name} lacks the weights {', '.join(first)}{more}; save it again.")

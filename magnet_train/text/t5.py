@@ -6,6 +6,7 @@ Shapes: B captions, S positions of the longest caption, D = dim.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, T5EncoderModel
 
 from magnet_train.errors import UserError
-from magnet_train.storage.hub import PICKLED_WEIGHTS, SETTINGS, WEIGHTS, lacking, revision_of, unreadable
+from magnet_train.storage.hub import PICKLED_WEIGHTS, SETTINGS, WEIGHTS, load_pretrained, revision_of, unreadable
 from magnet_train.storage.weight_checks import require_finite, require_modest
 from magnet_train.text.encoder import TextEncoder, field
 from magnet_train.text.tokenizer import Tokenizer, folder_of
@@ -41,7 +42,8 @@ class T5Text(TextEncoder):
         revision: Commit on the hub; None takes the newest, which checkpoints then record.
 
     Raises:
-        UserError: The encoder cannot be found or read, or would be random and frozen, which no checkpoint could keep.
+        UserError: The encoder cannot be found or read, or would be random and frozen, so that no checkpoint keeps its
+            weights.
 
     Source: arXiv 2401.04577, section 4.
     """
@@ -125,18 +127,15 @@ class T5Text(TextEncoder):
 
 
 def _load_t5(folder: Path, name: str, pretrained: bool) -> Any:
-    try:
-        if not pretrained:
+    if not pretrained:
+        try:
             return T5EncoderModel(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-        files = [file for kind in WEIGHTS + PICKLED_WEIGHTS for file in folder.glob(kind)]
-        require_modest_t5(folder, name, sum(file.stat().st_size for file in files))
-        model, report = T5EncoderModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    except UserError:
-        raise
-    except Exception as error:  # transformers raises many kinds here
-        raise unreadable(name, "text encoder", error) from error
-    if report["missing_keys"]:
-        raise lacking(name, "text encoder", report["missing_keys"])
+        except Exception as error:  # transformers raises many kinds here
+            raise unreadable(name, "text encoder", error) from error
+    files = [file for kind in WEIGHTS + PICKLED_WEIGHTS for file in folder.glob(kind)]
+    size = sum(file.stat().st_size for file in files)
+    check = partial(require_modest_t5, folder, name, size)
+    model = load_pretrained(T5EncoderModel, folder, name, "text encoder", check=check)
     require_finite(model.state_dict(), f"text encoder {name}")
     return model
 

@@ -22,7 +22,7 @@ from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.load import read_bundle, read_model
 from magnet_train.codecs import (
-    encodec_hf,  # noqa: F401  its imports take more memory than the promises may
+    encodec,  # noqa: F401  its imports take more memory than the promises may
     load_codec,
     packaged_codec,
 )

@@ -9,7 +9,7 @@ from transformers import EncodecConfig, EncodecModel
 
 from magnet_train.audio.chunked import encode_audio, encode_blocks
 from magnet_train.codecs import load_codec
-from magnet_train.codecs.encodec_hf import EncodecCodec
+from magnet_train.codecs.encodec import EncodecCodec
 
 
 def sweep(seconds: float, rate: int) -> Tensor:

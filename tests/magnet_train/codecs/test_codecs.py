@@ -18,8 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import EncodecConfig, EncodecModel
 
 from magnet_train.codecs import load_codec
-from magnet_train.codecs.encodec_hf import EncodecCodec
-from magnet_train.codecs.encodec_package import WEIGHTS, load_published
+from magnet_train.codecs.encodec import WEIGHTS, EncodecCodec, load_published
 from magnet_train.errors import UserError
 
 
@@ -147,7 +146,7 @@ def test_a_folder_of_another_kind_of_model(tmp_path: Path) -> None:
     ):
         (tmp_path / "config.json").write_text(json.dumps(content))
         with pytest.raises(
-            UserError, match=f"is not an EnCodec in transformers' format: its config.json has {kind};"
+            UserError, match=f"is not a transformers model of type encodec: its config.json has {kind};"
         ):
             load_codec(str(tmp_path))
 
@@ -179,7 +178,7 @@ def test_without_a_network_the_answer_comes_at_once(monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def mute_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a server that takes connections and never answers, and little patience with it."""
-    for module in ("storage.hub", "codecs.encodec_package"):
+    for module in ("storage.hub", "codecs.encodec"):
         monkeypatch.setattr(f"magnet_train.{module}.PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -204,7 +203,7 @@ def test_a_hub_that_does_not_answer(
 def test_a_weights_server_that_does_not_answer(
     mute_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("magnet_train.codecs.encodec_package.ADDRESS", f"{mute_server}/")
+    monkeypatch.setattr("magnet_train.codecs.encodec.ADDRESS", f"{mute_server}/")
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     with pytest.raises(UserError, match="timed out"):
         load_codec("encodec_24khz")
@@ -224,7 +223,7 @@ def test_old_names_of_normalised_weights_are_understood(folder: Path) -> None:
 
 @pytest.mark.parametrize("device", ["no-such-device", "cuda:99"])
 def test_a_device_that_is_not_there(device: str) -> None:
-    with pytest.raises(UserError, match=f"device {device} is not there"):
+    with pytest.raises(UserError, match=f"device {device} cannot be used"):
         load_codec("quickstart", device=device)
 
 
