@@ -21,7 +21,7 @@ from transformers.utils import logging
 from magnet_train.decoding import Rescorer
 from magnet_train.errors import UserError
 from magnet_train.storage.hub import find_folder, load_pretrained
-from magnet_train.text.tokenizer import Tokenizer
+from magnet_train.text.encoder import Tokenizer
 from magnet_train.tokens import CodecInfo
 
 logging.disable_progress_bar()

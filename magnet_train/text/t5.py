@@ -17,8 +17,7 @@ from transformers import AutoConfig, T5EncoderModel
 from magnet_train.errors import UserError
 from magnet_train.storage.hub import PICKLED_WEIGHTS, SETTINGS, WEIGHTS, load_pretrained, revision_of, unreadable
 from magnet_train.storage.weight_checks import require_finite, require_modest
-from magnet_train.text.encoder import TextEncoder, field
-from magnet_train.text.tokenizer import Tokenizer, folder_of
+from magnet_train.text.encoder import TextEncoder, Tokenizer, field, folder_of
 
 
 class _Frozen:
@@ -42,8 +41,7 @@ class T5Text(TextEncoder):
         revision: Commit on the hub; None takes the newest, which checkpoints then record.
 
     Raises:
-        UserError: The encoder cannot be found or read, or would be random and frozen, so that no checkpoint keeps its
-            weights.
+        UserError: The encoder cannot be found or read, or would be both random and frozen: no checkpoint saves it.
 
     Source: arXiv 2401.04577, section 4.
     """
@@ -92,7 +90,7 @@ class T5Text(TextEncoder):
         readable = (mask | ~mask.any(dim=1, keepdim=True)).long()
         if self.trainable:
             return self._t5(input_ids=ids, attention_mask=readable).last_hidden_state, mask
-        # In the encoder's own precision, as in the reference: T5 overflows under a trainer's 16-mixed.
+        # In the encoder's own precision, as in the reference: T5 overflows under autocast to float16.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return self._t5(input_ids=ids, attention_mask=readable).last_hidden_state, mask
 
@@ -147,8 +145,6 @@ def require_modest_t5(folder: Path, name: str, size: int) -> None:
         UserError: The configuration describes more than the weights could hold, or cannot be built.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-
-    def layers() -> int:
-        return int(config.num_layers)
-
-    require_modest(folder, name, "text encoder", layers, lambda: T5EncoderModel(config), size)
+    require_modest(
+        folder, name, "text encoder", lambda: int(config.num_layers), lambda: T5EncoderModel(config), size
+    )

@@ -29,7 +29,7 @@ from magnet_train.codecs import (
 from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
-from magnet_train.text.tokenizer import folder_of
+from magnet_train.text.encoder import folder_of
 from magnet_train.tokens import CodecInfo
 
 RECORDED = Path(__file__).parents[1] / "reference" / "data" / "lm_b"

@@ -20,7 +20,7 @@ from magnet_train.codecs import load_codec, packaged_codec
 from magnet_train.decoding import Rescorer
 from magnet_train.errors import UserError
 from magnet_train.pipeline.musicgen import MusicgenRescorer
-from magnet_train.text.tokenizer import Tokenizer
+from magnet_train.text.encoder import Tokenizer
 from magnet_train.tokens import CodecInfo
 
 CARD, N_Q, FRAMES = 256, 4, 9
