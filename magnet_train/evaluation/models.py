@@ -1,13 +1,15 @@
-"""The pretrained models that judge audio: CLAP (audio and captions) and an audio spectrogram transformer (tags).
+"""The pretrained models that judge audio, and clips cut into their windows.
 
-Loaded from a folder or the hub: no pickle, no remote code, no missing weights. Transformers is imported when one is.
-Shapes: W windows of mono audio, n captions, D dimensions of CLAP (512), C classes (527 of AudioSet).
+CLAP embeds audio and captions, an audio spectrogram transformer (AST) tags audio. Both are loaded from a folder or the
+hub: no pickle, no remote code, no missing weights. Transformers is imported when a model is loaded.
+Shapes: W windows of mono audio, n captions, D dimensions of CLAP (512), C classes (527 of AudioSet); blocks of audio
+float32 [1, samples] or [samples].
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -31,7 +33,7 @@ _FRAME_SECONDS, _HOPS_PER_SECOND = 0.025, 100  # of AST's spectrogram
 
 @dataclass(frozen=True)
 class Origin:
-    """Which model it was, for a report that others can reproduce."""
+    """Identifies a model in a report."""
 
     id: str  # folder or hub id, as given
     revision: str | None  # commit on the hub; None for a folder
@@ -53,15 +55,15 @@ class Clap:
 
     @classmethod
     def from_pretrained(cls, name: str = CLAP, device: str = "cpu", what: str = "CLAP model") -> Self:
-        """Load from a folder or a hub id.
+        """Load from a hub id, or a folder with config.json, weights, preprocessor_config.json and tokenizer.
 
         Args:
-            name: Folder with config.json, weights, preprocessor_config.json and tokenizer, or hub id.
+            name: Folder or hub id.
             device: Where to compute.
             what: The model's name in errors.
 
         Raises:
-            UserError: No such model can be read, or the hub cannot be reached.
+            UserError: The model cannot be read, or the hub cannot be reached.
         """
         from transformers import ClapFeatureExtractor, ClapModel
 
@@ -85,7 +87,7 @@ class Clap:
         audio = [window.double().numpy() for window in windows]
         features = self.extractor(audio, sampling_rate=self.sample_rate, return_tensors="np")
         spectrograms = torch.from_numpy(np.asarray(features["input_features"], dtype=np.float32))
-        # the extractor would call one of them longer, at random, for models that fuse parts of long audio
+        # for models that fuse parts of long audio, the extractor would mark one window as longer, at random
         whole = torch.zeros(len(windows), 1, dtype=torch.bool, device=self.model.device)
         output = self.model.get_audio_features(spectrograms.to(self.model.device), is_longer=whole)
         return _unit_rows(output.pooler_output)
@@ -118,7 +120,7 @@ class Clap:
         from transformers import AutoTokenizer
 
         try:
-            # without any file transformers would make up a tokenizer that knows no word
+            # without any file transformers would make up an empty tokenizer
             if not any((self._folder / name).is_file() for name in _VOCABULARIES):
                 raise OSError(f"there is none of {', '.join(_VOCABULARIES)}")
             tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
@@ -145,11 +147,7 @@ class AudioTagger:
 
     @classmethod
     def from_pretrained(cls, name: str = CLASSIFIER, device: str = "cpu", what: str = "classifier") -> Self:
-        """Load from a folder (config.json, weights and preprocessor_config.json) or a hub id, as `Clap` does.
-
-        Raises:
-            UserError: No such model can be read, or the hub cannot be reached.
-        """
+        """Load from a folder or a hub id, as `Clap` does, without a tokenizer."""
         from transformers import ASTFeatureExtractor, ASTForAudioClassification
 
         kind = "audio-spectrogram-transformer"
@@ -159,8 +157,8 @@ class AudioTagger:
     def probabilities(self, windows: Sequence[Tensor]) -> Floats:
         """Return the probability of each class: a softmax over the logits.
 
-        AST is trained with a sigmoid for each class, since several can be audible. The field's KL takes the softmax
-        all the same, as the reference implementation does with PaSST: only that is a distribution.
+        AST is trained with a sigmoid for each class, since several can be audible. KL needs a distribution, so the
+        softmax is taken all the same, as the reference implementation does with PaSST.
 
         Args:
             windows: Mono audio at `sample_rate`, float32 [samples] each, 1 to `window_samples`.
@@ -213,5 +211,78 @@ def _require_length(windows: Sequence[Tensor], most: int) -> None:
 
 
 def _unit_rows(embeddings: Tensor) -> Floats:
-    array: Floats = torch.nn.functional.normalize(embeddings.double(), dim=-1).cpu().numpy()
+    array: Floats = F.normalize(embeddings.double(), dim=-1).cpu().numpy()
     return array
+
+
+def cut(blocks: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Cut mono audio into consecutive windows of `size` samples.
+
+    A remainder at the end is a window of its own if it is at least half as long as one, or all there is. A shorter
+    one is dropped: the models fill up short windows, so a fraction of a second would count as much as ten seconds.
+    """
+    rest = torch.empty(0)
+    first = True
+    for block in blocks:
+        rest = torch.cat([rest, block.reshape(-1)])
+        while len(rest) >= size:
+            yield rest[:size]
+            rest, first = rest[size:], False
+    if len(rest) and (first or 2 * len(rest) >= size):
+        yield rest
+
+
+def as_noise(blocks: Iterable[Tensor], name: str, seed: int) -> Iterator[Tensor]:
+    """Replace audio by white noise of the same length and, block by block, the same root mean square.
+
+    The noise depends on the seed and on the clip's name, not on the other clips.
+    """
+    digest = hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    rng = np.random.default_rng(int.from_bytes(digest, "big"))
+    for block in blocks:
+        noise = torch.from_numpy(rng.standard_normal(block.shape[-1], dtype=np.float32))
+        yield noise * block.square().mean().sqrt()
+
+
+def through_windows(
+    clips: Sequence[Iterable[Tensor]],
+    model: Callable[[Sequence[Tensor]], Floats],
+    size: int,
+    batch_size: int,
+    clip_done: Callable[[], None] = lambda: None,
+) -> list[Floats | UserError]:
+    """Run a model on the windows of clips.
+
+    Args:
+        clips: The blocks of each.
+        model: Takes windows, gives float64 [windows, D].
+        size: Samples in a window.
+        batch_size: Windows per call of the model, also of several clips.
+        clip_done: Called after each clip was read.
+
+    Returns:
+        Of each clip float64 [W, D], or the UserError that reading it raised.
+    """
+    rows: list[list[Floats]] = [[] for _ in clips]
+    errors: dict[int, UserError] = {}
+    waiting: list[tuple[int, Tensor]] = []
+
+    def flush() -> None:
+        if waiting:
+            results = model([window for _, window in waiting])
+            for (clip, _), row in zip(waiting, results, strict=True):
+                rows[clip].append(row)
+            waiting.clear()
+
+    for index, blocks in enumerate(clips):
+        try:
+            for window in cut(blocks, size):
+                waiting.append((index, window))
+                if len(waiting) == batch_size:
+                    flush()
+        except UserError as error:  # its windows that the model has seen already are dropped
+            errors[index] = error
+            waiting[:] = [(clip, window) for clip, window in waiting if clip != index]
+        clip_done()
+    flush()
+    return [errors[index] if index in errors else np.stack(found) for index, found in enumerate(rows)]
