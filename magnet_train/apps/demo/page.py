@@ -102,12 +102,7 @@ class _Results:
 
 
 def build_page(service: ClipService, name: str) -> Page:
-    """Lay out the page.
-
-    Args:
-        service: Generates the clips.
-        name: Name of the model.
-    """
+    """Lay out the page of the model called `name`."""
     title, delete_cache = f"{name} - magnet-train", (DELETE_EVERY, DELETE_OLDER)
     page = Page(analytics_enabled=False, title=title, delete_cache=delete_cache)
     with page:
@@ -140,8 +135,8 @@ def build_page(service: ClipService, name: str) -> Page:
             trigger_mode="once",
             api_name="generate",
         )
-        cancel.click(stop, None, [results.status, generate], **IMMEDIATE)  # the request that runs
-        cancel.click(None, cancels=generation)  # one that waits in the queue
+        cancel.click(stop, None, [results.status, generate], **IMMEDIATE)  # the running request
+        cancel.click(None, cancels=generation)  # a request that waits in the queue
         page.unload(leave)
     return page
 

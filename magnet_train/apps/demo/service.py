@@ -24,8 +24,7 @@ from magnet_train.pipeline.magnet import Magnet
 
 STOP_SECONDS = 30.0  # that `close` waits for the decoding step in progress
 
-Progress = Callable[[float, str], None]
-"""Called with the fraction that is done, 0..1, and a sentence about it."""
+Progress = Callable[[float, str], None]  # called with the fraction that is done, 0..1, and a sentence about it
 
 
 class Cancelled(Exception):  # noqa: N818  not an error
@@ -44,33 +43,20 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Clip:
-    """A finished clip.
+    """A finished clip."""
 
-    Args:
-        title: Task, seed and number of the variation.
-        audio: WAV file.
-        picture: PNG of the spectrogram.
-        command: Command that generates the same clip.
-        loops: Whether the clip is a seamless loop.
-        prompt: WAV that a continuation starts with.
-    """
-
-    title: str
-    audio: Path
-    picture: Path
-    command: str
+    title: str  # task, seed and number of the variation
+    audio: Path  # WAV file
+    picture: Path  # PNG of the spectrogram
+    command: str  # generates the same clip
     loops: bool
-    prompt: Path | None
+    prompt: Path | None  # WAV that a continuation starts with
 
 
 class ClipService:
     """Generates clips with one model; gradio's queue runs one request at a time.
 
-    Args:
-        magnet: The model.
-        source: How the command line loads it.
-        folder: Parent of the clips. Each request gets a folder with a random name in it, since whoever knows a
-            clip's path can download it.
+    Each request gets its own folder in `folder` with a random name, since whoever knows a clip's path can download it.
     """
 
     def __init__(self, magnet: Magnet, source: ModelSource, folder: Path) -> None:
@@ -79,12 +65,7 @@ class ClipService:
         self._generating, self._closed = threading.Lock(), threading.Event()
 
     def make(self, request: ClipRequest, session: str, progress: Progress) -> Iterator[Clip]:
-        """Generate the clips of a request, each yielded as soon as it is finished.
-
-        Args:
-            request: What to generate.
-            session: Id of the visitor's session, for `cancel`.
-            progress: Called after each decoding step.
+        """Generate the clips of a request from a visitor's session, each yielded as soon as it is finished.
 
         Raises:
             UserError: The request does not fit the model or the recording.
@@ -119,8 +100,9 @@ class ClipService:
                     )[0]
                     write(wav, audio)
                     draw_spectrogram(audio, self.magnet.sample_rate, picture)
+                title = f"{request.task}, seed {request.seed}" + (f", {index + 1}" if request.clips > 1 else "")
                 words = command(request, index, self.source, prompt or request.recording)
-                yield Clip(_title(request, index), wav, picture, words, request.task is Task.LOOP, prompt)
+                yield Clip(title, wav, picture, words, request.task is Task.LOOP, prompt)
         finally:
             self._cancelled.pop(session, None)
 
@@ -169,13 +151,9 @@ class ClipService:
 
 
 def command(request: ClipRequest, index: int, source: ModelSource, recording: Path | None = None) -> str:
-    """Return the shell command that generates a clip of a request again.
+    """Return the shell command that generates clip number `index` of a request again.
 
-    Args:
-        request: The request.
-        index: Index of the clip.
-        source: How to load the model.
-        recording: The recording, or the prompt cut from it; named without its folder.
+    `recording`, or the prompt cut from it, is named without its folder.
     """
     decoding, name = request.decoding, "" if recording is None else recording.name
     guidance = f"{_digits(decoding.max_cfg_coef)},{_digits(decoding.min_cfg_coef)}"
@@ -207,11 +185,6 @@ def _option(name: str, value: str) -> list[str]:
 def _digits(value: float) -> str:
     """Write a number with all the digits that it takes to read back the same."""
     return repr(float(value)).removesuffix(".0")
-
-
-def _title(request: ClipRequest, index: int) -> str:
-    variation = f", {index + 1}" if request.clips > 1 else ""
-    return f"{request.task}, seed {request.seed}{variation}"
 
 
 def _duration(seconds: float) -> str:

@@ -34,11 +34,7 @@ def read_clips(clips: Iterable[Floats]) -> Readings:
 
 
 def read_clip(audio: Floats) -> list[Event]:
-    """Return the event of each window of a clip.
-
-    Args:
-        audio: Float [samples]; a last part shorter than half a window is ignored.
-    """
+    """Return the event of each window of a clip, float [samples]; a last part below half a window is ignored."""
     windows = max(1, round(len(audio) / WINDOW))
     return [read_window(audio[index * WINDOW : (index + 1) * WINDOW]) for index in range(windows)]
 
@@ -71,11 +67,7 @@ def expected_windows(events: Sequence[Event], windows: int) -> list[Event]:
 def accuracy(captions: Sequence[Caption], readings: Readings) -> dict[str, float]:
     """Return how often each attribute is as captioned, 0..1, over all windows of all clips.
 
-    Noise has no pitch, so its captions do not count for pitch.
-
-    Args:
-        captions: The captions.
-        readings: Readings of their clips, in the same order.
+    Noise has no pitch, so its captions do not count for pitch. Captions and readings are in the same order.
 
     Raises:
         ValueError: The numbers of captions and readings differ, or no caption has a pitch.
@@ -95,7 +87,7 @@ def accuracy(captions: Sequence[Caption], readings: Readings) -> dict[str, float
 def chance(
     captions: Sequence[Caption], readings: Readings, seed: int = 0, rounds: int = 20
 ) -> dict[str, float]:
-    """Return the accuracy of clips against shuffled captions, the mean of `rounds`."""
+    """Return the accuracy of clips against shuffled captions, the mean of `rounds` shuffles."""
     rng = np.random.default_rng(seed)
     scores = []
     for _ in range(rounds):
@@ -107,11 +99,8 @@ def chance(
 def evenness(captions: Sequence[Caption], clips: Iterable[Floats]) -> float:
     """Return the share of the intervals between pulses that have the captioned period, 0..1.
 
-    `accuracy` reads the median interval of a window; a single stumble, as at a bad seam, shows only here.
-
-    Args:
-        captions: The captions; only those of one slow or fast event count.
-        clips: Float [samples], in the same order.
+    `accuracy` reads the median interval of a window; a single stumble, as at a bad seam, shows only here. Only
+    captions of one slow or fast event count.
     """
     even = []
     for caption, audio in zip(captions, clips, strict=True):
