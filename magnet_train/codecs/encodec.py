@@ -12,6 +12,7 @@ import pickle
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,8 +96,9 @@ class EncodecCodec(Codec):
         """
         name = str(source)
         folder = find_folder(name, "codec")
+        check, remedy = partial(_require_modest, folder, name), "choose another --codec"
         model = load_pretrained(
-            EncodecModel, folder, name, "codec", "encodec", check=lambda: _require_modest(folder, name)
+            EncodecModel, folder, name, "codec", "encodec", remedy=remedy, check=check
         )
         require_finite(model.state_dict(), f"codec {name}")
         return cls(model, id or name, hashlib.sha256(_weights_file(folder).read_bytes()).hexdigest())

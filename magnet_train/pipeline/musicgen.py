@@ -82,14 +82,16 @@ class MusicgenRescorer:
         """
         name = str(path_or_hub_id)
         folder = find_folder(name, "rescorer")
-        kind, its_codec = MusicgenForConditionalGeneration, "audio_encoder."
+        kind, remedy = MusicgenForConditionalGeneration, f"use {MUSICGEN} or a folder of the same kind"
         with _quiet():
-            model = load_pretrained(kind, folder, name, "rescorer", "musicgen", optional=its_codec)
+            model = load_pretrained(
+                kind, folder, name, "rescorer", "musicgen", remedy=remedy, optional="audio_encoder."
+            )
         del model.audio_encoder
         return cls(model.to(device), Tokenizer(str(folder), MAX_TEXT), name)
 
     def require_same_tokens(self, codec: CodecInfo) -> None:
-        """Compare tokens with those of a MAGNeT's codec; other weights of a codec of the same numbers go unnoticed.
+        """Compare sizes and rates with those of a MAGNeT's codec; the weights of the two codecs are not compared.
 
         Raises:
             UserError: The number or size of the codebooks, the sample rate or the frame rate differ.
@@ -145,16 +147,7 @@ class _TextRescorer:
 
 
 def delayed(tokens: Tensor, special: int, columns: int) -> Tensor:
-    """Arrange tokens in the delay pattern: each codebook one column later than the one below it.
-
-    Args:
-        tokens: int64 [B, K, T].
-        special: Id where a codebook has no frame.
-        columns: Number of columns to return.
-
-    Returns:
-        int64 [B, K, columns].
-    """
+    """Arrange tokens [B, K, T] in the delay pattern, int64 [B, K, columns], with `special` where there is no frame."""
     batch, n_q, num_frames = tokens.shape
     pattern = tokens.new_full((batch, n_q, num_frames + n_q), special)
     for codebook in range(n_q):

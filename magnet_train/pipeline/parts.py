@@ -163,7 +163,7 @@ def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch raises the latter when it was built without CUDA
-        raise UserError(f"device {name} is not there ({first_line(error)[:80]}); try cpu.") from error
+        raise UserError(f"device {name} cannot be used ({first_line(error)[:80]}); try cpu.") from error
 
 
 def _build_lm(bundle: ModelBundle) -> MagnetTransformer:

@@ -45,25 +45,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """What `Magnet.generate_tokens` is asked for; see there.
-
-    Args:
-        texts: B captions.
-        seconds: Length of a clip (s).
-        seed: Of the noise; None takes torch's global generator.
-        decoding: Settings of the decoder.
-        progress: Called as progress(steps done, steps in all).
-        rescorer: A second model that helps to rank spans.
-        first_index: Index of the first clip.
-        prompt: int64 [B, K, P].
-        keep: bool [B, P] or [B, K, P], the tokens of the prompt that stay.
-        loop: Join the two ends of each clip.
-        as_reference: Make the batch at once, with the padding of captions visible to a model that was trained so.
-    """
+    """The arguments of `Magnet.generate_tokens`; see there."""
 
     texts: Sequence[str | None]
     seconds: float
-    seed: int | None
+    seed: int | None  # None takes torch's global generator
     decoding: DecodingConfig
     progress: Progress | None
     rescorer: RescoringModel | None
@@ -71,7 +57,7 @@ class ClipRequest:
     prompt: Tensor | None = None
     keep: Tensor | None = None
     loop: bool = False
-    as_reference: bool = False
+    as_reference: bool = False  # make the batch at once, with the padding behind a shorter caption visible
 
     def checked(self, model: ModelParts) -> ClipRequest:
         """Return the request with each argument in its type.
@@ -109,7 +95,7 @@ def encode_prompt(model: ModelParts, audio: object, request: ClipRequest) -> Ten
     """Encode audio [channels, samples] or [B, channels, samples] as the prompt of a checked request, int64 [B, K, P].
 
     Raises:
-        UserError: The audio has the wrong type or shape, is shorter than a frame, or leaves nothing to make.
+        UserError: The audio has the wrong type or shape, is shorter than a frame, or as long as the clip.
     """
     codec, clips, seconds = model.bundle.codec, len(request.texts), request.seconds
     prompt = as_audio(audio, codec.channels, "prompt", 3)
@@ -137,8 +123,9 @@ def encode_prompt(model: ModelParts, audio: object, request: ClipRequest) -> Ten
 def make_tokens(model: ModelParts, request: ClipRequest) -> Tensor:
     """Make the tokens of a checked request, int64 [B, K, T].
 
-    On a CPU clips are made one by one, so that each is the same in any batch: to the last bit, a row of a matrix product
-    depends on the number of rows. That takes a model of 128 dimensions twice the time; larger ones were not measured.
+    On a CPU clips are made one by one, so that each is the same in any batch: the last bits of a row of a matrix
+    product depend on the number of rows. That takes a model of 128 dimensions twice the time; larger ones were not
+    measured.
     """
     if request.as_reference or model.device.type != "cpu":
         return _make_batch(model, request)
@@ -178,17 +165,17 @@ def _make_batch(model: ModelParts, request: ClipRequest) -> Tensor:
 
 
 def _check_window(model: ModelParts, request: ClipRequest, too_long: bool) -> None:
-    """Raise `UserError` for what the reference lacks, or what does not fit into one window and has to."""
+    """Raise `UserError` for loops in parity mode, and for a long clip that can only be made in one window."""
     parity = request.decoding.parity
     if request.loop and parity:
         raise UserError(
-            "parity mode does what the reference does, which has no loops; leave one of the two out."
+            "parity mode cannot make loops, since the reference implementation has none; leave one of the two out."
         )
     if too_long and (parity or request.keep is not None):
-        what = "a clip in parity mode" if parity else "a clip with `keep`"
+        what, longest = "in parity mode" if parity else "with `keep`", f"{model.bundle.segment_duration:g} s"
         raise UserError(
-            f"{what} has to be made at once, in at most the {model.bundle.segment_duration:g} s of the model's clips, "
-            f"not {request.seconds:g} s; ask for less."
+            f"a clip {what} cannot be longer than the model's window of {longest}, but {request.seconds:g} s were "
+            f"requested; request at most {longest}."
         )
 
 
@@ -199,7 +186,7 @@ def _features(model: ModelParts, tokens: Tensor) -> Tensor:
 
 
 def guided_logits(model: ModelParts, texts: Sequence[str | None], padding: bool = False) -> LogitsAtFrames:
-    """Return the `logits_fn` of clips about `texts`, each read alone, or with the `padding` of its batch visible."""
+    """Return the `logits_fn` of captions, each read alone, or with the `padding` of its batch visible."""
     with torch.no_grad():
         hidden, mask = model.text(texts)
     if not bool(mask.any()):

@@ -81,6 +81,7 @@ def load_pretrained(
     what: str,
     model_type: str | None = None,
     *,
+    remedy: str = "choose another",
     check: Callable[[], None] | None = None,
     optional: str | None = None,
 ) -> Any:
@@ -92,6 +93,7 @@ def load_pretrained(
         name: Folder or hub id, for messages.
         what: Kind of model ("codec"), for messages.
         model_type: What config.json must say; None takes any.
+        remedy: For another type.
         check: Called before memory is allocated for the model.
         optional: Prefix of the weights that may be missing; transformers makes up random ones.
 
@@ -107,7 +109,7 @@ def load_pretrained(
                 has = f"model_type {found}" if found else "no model_type"
                 raise UserError(
                     f"{what} {name} is not a transformers model of type {model_type}: its config.json has {has}; "
-                    "choose another."
+                    f"{remedy}."
                 )
         if check is not None:
             check()
