@@ -1,4 +1,4 @@
-"""Read, resample and write audio files, and encode them in chunks."""
+"""Read, resample and write audio files."""
 
 from magnet_train.audio.reading import AudioStream, WrongScaleError, read_audio
 from magnet_train.audio.recording import audio_seconds

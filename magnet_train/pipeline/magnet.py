@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor
 
-from magnet_train.audio.chunked import decode_loop, samples_per_frame
+from magnet_train.codecs.chunked import decode_loop, samples_per_frame
 from magnet_train.checkpoints.adapter import weights_sha256
 from magnet_train.checkpoints.audiocraft.write import save_audiocraft
 from magnet_train.checkpoints.bundle import ModelBundle

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from magnet_train.audio.chunked import encode_audio
+from magnet_train.codecs.chunked import encode_blocks
 from magnet_train.decoding import (
     DecodingConfig,
     LogitsAtFrames,
@@ -116,7 +116,7 @@ def encode_prompt(model: ModelParts, audio: object, request: ClipRequest) -> Ten
             f"the prompt lasts {length:g} s and the clip {seconds:g} s, which leaves nothing to make; shorten the "
             "prompt or ask for more seconds."
         )
-    tokens = torch.stack([encode_audio(model.codec, clip) for clip in prompt])
+    tokens = torch.stack([encode_blocks(model.codec, [clip]) for clip in prompt])
     return tokens.expand(clips, -1, -1)
 
 

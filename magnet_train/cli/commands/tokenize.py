@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     from datamodules.tokenize.captions import CaptionTemplate
     from datamodules.tokenize.job import ShardJob, clear_shards
     from datamodules.tokenize.sources import fingerprint
-    from magnet_train.audio.chunked import CHUNK_SECONDS, CONTEXT_SECONDS
+    from magnet_train.codecs.chunked import CHUNK_SECONDS, CONTEXT_SECONDS
     from magnet_train.codecs import load_codec
 
     ranks = read_ranks()
@@ -158,7 +158,7 @@ def _fill(
         UserError: A file cannot be used, in strict mode; no room on disk.
     """
     from datamodules.tokenize.job import unusable
-    from magnet_train.audio.chunked import encode_blocks
+    from magnet_train.codecs.chunked import encode_blocks
     from magnet_train.cli.clip_reading import Unusable
 
     for clip in clips:

@@ -11,7 +11,7 @@ from magnet_train import Magnet
 from magnet_train.apps.quickstart.captions import PITCHES, Caption, Event
 from magnet_train.apps.quickstart.oracle import accuracy, evenness, read_clips
 from magnet_train.apps.quickstart.world import ToneWorld
-from magnet_train.audio.chunked import decode_loop
+from magnet_train.codecs.chunked import decode_loop
 from magnet_train.cli.main import main
 
 CLIPS = 72
