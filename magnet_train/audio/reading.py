@@ -71,9 +71,9 @@ class AudioStream:
         path: The file; any rate, any number of channels.
         sample_rate: Rate of the blocks (Hz).
         channels: 1 (the mean of all) or 2 (mono doubled; of more than two, the first: front left and right).
-        start: Seconds to skip at the beginning.
+        start: Where to begin (s).
         end: Where to stop (s); None, or a time beyond the end, reads to the end.
-        rescale: Whether to scale floats at the scale of integers to -1..1; otherwise they are an error.
+        rescale: Scale floats at the scale of integers to -1..1; otherwise they are an error.
 
     Raises:
         UserError: While iterating: the file does not exist, is not audio, or has no samples, non-finite
@@ -197,14 +197,7 @@ class AudioStream:
 
 
 def read_audio(path: str | Path, sample_rate: int, channels: int) -> Tensor:
-    """Read a whole audio file; arguments and errors are those of `AudioStream`.
-
-    Returns:
-        float32 [channels, samples].
-
-    Warns:
-        UserWarning: A part of the file could not be read.
-    """
+    """Read a whole audio file, float32 [channels, samples]; see `AudioStream`. Warns if a part could not be read."""
     stream = AudioStream(path, sample_rate, channels)
     audio = torch.cat(list(stream), dim=-1)
     if stream.shortfall is not None:

@@ -64,11 +64,7 @@ _REASONS = {
 
 
 def require_audio_file(path: str | Path) -> None:
-    """Refuse a path that is not a file with content, without opening it.
-
-    Raises:
-        UserError: The path does not exist, or is an empty file, a pipe, a device, a folder or the like.
-    """
+    """Raise `UserError` if a path is not a file with content, without opening it."""
     problem = _why_not_a_file(path)
     if problem == "does not exist":
         raise UserError(f"there is no audio file {path}; check the path.")
@@ -97,11 +93,7 @@ def _why_not_a_file(path: str | Path) -> str | None:
 
 @contextlib.contextmanager
 def explained(path: str | Path) -> Iterator[None]:
-    """Turn errors of opening or reading an audio file into one sentence.
-
-    Raises:
-        UserError: Names the file and what to do.
-    """
+    """Turn errors of opening or reading an audio file into a `UserError`."""
     try:
         yield
     except OSError as error:
@@ -122,11 +114,7 @@ def explained(path: str | Path) -> Iterator[None]:
 
 
 class Recording:
-    """An audio file and its parts, each of which libsndfile can open.
-
-    Raises:
-        UserError: The file does not exist, is empty or not a regular file, or cannot be opened.
-    """
+    """An audio file and its parts, each of which libsndfile can open; raises `UserError` if there is no such file."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
@@ -137,11 +125,7 @@ class Recording:
 
     @contextlib.contextmanager
     def open(self, part: Part) -> Iterator[soundfile.SoundFile]:
-        """Open one of the parts.
-
-        Raises:
-            UserError: The part is not audio, or its sample rate or number of channels is out of range.
-        """
+        """Open one of the parts; raises `UserError` if it is not audio, or has a rate or channels out of range."""
         with contextlib.ExitStack() as stack:
             with explained(self.path):
                 if part.is_whole_file(self._size):

@@ -21,16 +21,7 @@ _ROLLOFF = 0.99  # of the lower Nyquist frequency
 
 
 def resample(audio: Tensor, source_rate: int, target_rate: int) -> Tensor:
-    """Resample audio.
-
-    Args:
-        audio: float32 [..., samples].
-        source_rate: Rate of `audio` (Hz).
-        target_rate: Rate of the result (Hz).
-
-    Returns:
-        float32 [..., samples * target_rate / source_rate, rounded up].
-    """
+    """Resample float32 [..., samples] from `source_rate` to `target_rate` (Hz); the length is rounded up."""
     return audio if source_rate == target_rate else _windowed_sinc(audio, _ratio(source_rate, target_rate))
 
 
@@ -42,8 +33,8 @@ def resample_blocks(blocks: Iterable[Tensor], source_rate: int, target_rate: int
 
     Args:
         blocks: float32 [channels, samples], of any lengths.
-        source_rate: Rate of `blocks` (Hz).
-        target_rate: Rate of the result (Hz).
+        source_rate: Of the blocks (Hz).
+        target_rate: Of the result (Hz).
     """
     if source_rate == target_rate:
         yield from blocks

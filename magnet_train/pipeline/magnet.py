@@ -88,11 +88,7 @@ class Magnet:
 
     @property
     def codec(self) -> Codec:
-        """The codec, loaded when first used.
-
-        Raises:
-            UserError: The codec cannot be found, has other tokens than the model, or is in audiocraft's own format.
-        """
+        """The codec, loaded when first used; raises `UserError` if it cannot be found or has other tokens."""
         return self._parts.codec
 
     @property
@@ -119,7 +115,7 @@ class Magnet:
 
         Args:
             path: The checkpoint of a LoRA fine-tune.
-            strength: Factor of the adapter: 0 nothing, 1 as trained.
+            strength: Factor of the adapter; 1 is as trained.
 
         Raises:
             UserError: The file holds no adapter, or one for a model of another shape.

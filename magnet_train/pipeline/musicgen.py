@@ -121,7 +121,7 @@ class MusicgenRescorer:
 
 
 class _TextRescorer:
-    """A `Rescorer`: a MusicgenForCausalLM, text states float [B, S, width] and their attention mask int64 [B, S]."""
+    """A `Rescorer` of a MusicgenForCausalLM, text states float [B, S, width] and their attention mask int64 [B, S]."""
 
     def __init__(self, decoder: Any, states: Tensor, readable: Tensor) -> None:
         self.decoder, self.states, self.readable = decoder, states, readable

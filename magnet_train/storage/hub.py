@@ -24,8 +24,7 @@ def find_folder(
 ) -> Path:
     """Return the folder `name`, or download that model from the hub into its cache.
 
-    All files are requested at once: without a network this fails at once, where transformers retries each file for
-    half a minute.
+    Without a network this fails at once, where transformers retries each file for half a minute.
 
     Args:
         name: Folder or hub id.
@@ -134,17 +133,8 @@ def unreadable(name: str, what: str, error: Exception) -> UserError:
     )
 
 
-def upload_folder(folder: Path, repo_id: str, private: bool, dry_run: bool = False) -> list[str]:
-    """Upload a folder as one commit, and create the repository if it does not exist.
-
-    Args:
-        folder: The files to upload.
-        repo_id: "you/name" or "name".
-        private: Whether a new repository is private.
-        dry_run: Check the name and list the files, without network access.
-
-    Returns:
-        The files' names, sorted.
+def upload_folder(folder: Path, repo_id: str, private: bool, dry_run: bool) -> list[str]:
+    """Upload a folder as one commit, and return the sorted names of its files; see `Magnet.push_to_hub`.
 
     Raises:
         UserError: The name is invalid, or the hub refuses or cannot be reached.
