@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -97,9 +96,7 @@ class EncodecCodec(Codec):
         name = str(source)
         folder = find_folder(name, "codec")
         check, remedy = partial(_require_modest, folder, name), "choose another --codec"
-        model = load_pretrained(
-            EncodecModel, folder, name, "codec", "encodec", remedy=remedy, check=check
-        )
+        model = load_pretrained(EncodecModel, folder, name, "codec", "encodec", remedy=remedy, check=check)
         require_finite(model.state_dict(), f"codec {name}")
         return cls(model, id or name, hashlib.sha256(_weights_file(folder).read_bytes()).hexdigest())
 
@@ -145,15 +142,11 @@ def _weights_file(folder: Path) -> Path:
     raise UserError(f"codec {folder} lacks weights ({' or '.join(WEIGHT_FILES)}); save them as one file.")
 
 
-def load_published(name: str, repository: Path | None = None) -> EncodecCodec:
-    """Load published weights into a codec that works without loudness normalisation and without chunks.
+def load_published(name: str) -> EncodecCodec:
+    """Load the published weights `name`, a key of `WEIGHTS`, which are downloaded once.
 
     The 48 kHz model was trained on audio of normalised loudness, with the scale stored beside the tokens. A token
     model has no place for a scale, so the audio is encoded at its own loudness.
-
-    Args:
-        name: A key of `WEIGHTS`.
-        repository: Folder that holds the weight files; None downloads them once.
 
     Raises:
         UserError: The weights cannot be found, or are not those of this model.
@@ -162,41 +155,25 @@ def load_published(name: str, repository: Path | None = None) -> EncodecCodec:
         **SETTINGS[name], target_bandwidths=[BANDWIDTH_KBPS], normalize=False, chunk_length_s=None
     )
     model = EncodecModel(config)
+    patience = socket.getdefaulttimeout()
     try:
-        weights = _read(WEIGHTS[name], repository)
+        socket.setdefaulttimeout(PATIENCE)  # torch.hub itself would wait for ever
+        weights = torch.hub.load_state_dict_from_url(
+            ADDRESS + WEIGHTS[name], map_location="cpu", check_hash=True, weights_only=True
+        )
         model.load_state_dict(_renamed(weights, int(config.num_quantizers)))
     except (OSError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
-        where = f"in {repository}" if repository else f"at {ADDRESS}"
         raise UserError(
-            f"the weights of codec {name} cannot be loaded from {where} ({first_line(error)}); check the network, or "
+            f"the weights of codec {name} cannot be loaded from {ADDRESS} ({first_line(error)}); check the network, or "
             f"put {WEIGHTS[name]} into {torch.hub.get_dir()}/checkpoints."
         ) from error
+    finally:
+        socket.setdefaulttimeout(patience)
     digest = hashlib.sha256()
     for parameter, tensor in sorted(weights.items()):  # the package's names, and numbers
         digest.update(parameter.encode())
         digest.update(tensor.detach().contiguous().numpy().tobytes())
     return EncodecCodec(model, name, digest.hexdigest())
-
-
-def _read(file: str, repository: Path | None) -> dict[str, Tensor]:
-    if repository is None:
-        with _short_timeout():
-            return torch.hub.load_state_dict_from_url(
-                ADDRESS + file, map_location="cpu", check_hash=True, weights_only=True
-            )
-    weights: dict[str, Tensor] = torch.load(repository / file, map_location="cpu", weights_only=True)
-    return weights
-
-
-@contextmanager
-def _short_timeout() -> Iterator[None]:
-    """Give up on a server that does not answer; torch.hub itself would wait for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _renamed(weights: Mapping[str, Tensor], n_q: int) -> dict[str, Tensor]:

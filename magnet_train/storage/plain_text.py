@@ -7,7 +7,6 @@ import json
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 _MARKS = {
@@ -63,10 +62,16 @@ def load_json(text: str) -> Any:
 
 def unusable(value: Any) -> str | None:
     """Describe the first part of decoded JSON that cannot be stored: an infinite number, or text UTF-8 cannot encode."""
-    for part in _parts(value):
-        if isinstance(part, float) and not math.isfinite(part):
+    stack = [value]  # without recursion, which a nested file could exhaust
+    while stack:
+        part = stack.pop()
+        if isinstance(part, dict):
+            stack += [*part, *part.values()]
+        elif isinstance(part, list):
+            stack += part
+        elif isinstance(part, float) and not math.isfinite(part):
             return "it contains a number that is too large, such as 1e999"
-        if isinstance(part, str) and not is_text(part):
+        elif isinstance(part, str) and not is_text(part):
             return f"{printable(part[:_LONGEST_QUOTE])} contains half of a surrogate pair, which is not text"
     return None
 
@@ -86,19 +91,6 @@ def printable(text: str) -> str:
         else character
         for character in text
     )
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """Yield names and values at all depths, without recursion, which a nested file could exhaust."""
-    stack = [value]
-    while stack:
-        part = stack.pop()
-        if isinstance(part, dict):
-            stack += [*part, *part.values()]
-        elif isinstance(part, list):
-            stack += part
-        else:
-            yield part
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -118,7 +118,14 @@ class Tokenizer:
         batch = self.tokenizer(filled)
         lengths = [len(ids) for ids in batch["input_ids"]]
         if max(lengths) > self.max_length:
-            self._warn(filled[lengths.index(max(lengths))])
+            if not self._warned:
+                self._warned = True
+                first = filled[lengths.index(max(lengths))][:60]
+                warnings.warn(
+                    f"captions are cut at {self.max_length} tokens, the first is '{first}...'; raise max_length of the "
+                    "text encoder to keep them whole.",
+                    stacklevel=3,
+                )
             batch = self.tokenizer(filled, truncation=True, max_length=self.max_length)  # keeps the end token
         batch = self.tokenizer.pad(batch, return_tensors="pt")
         present = torch.tensor([bool(text) for text in filled])
@@ -139,12 +146,3 @@ class Tokenizer:
                 if token == self.tokenizer.unk_token_id:
                     words.append(text[start:end])
         return list(dict.fromkeys(words))
-
-    def _warn(self, text: str) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"captions are cut at {self.max_length} tokens, the first is '{text[:60]}...'; raise max_length of the text "
-                "encoder to keep them whole.",
-                stacklevel=4,
-            )

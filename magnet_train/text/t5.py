@@ -21,7 +21,7 @@ from magnet_train.text.encoder import TextEncoder, Tokenizer, field, folder_of
 
 
 class _Frozen:
-    """A module that neither trains nor is saved: left out of `state_dict`, and shared by deep copies (EMA)."""
+    """Hides a module from `state_dict` and the optimizer, and is shared by deep copies (EMA)."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval().requires_grad_(False)
@@ -95,12 +95,7 @@ class T5Text(TextEncoder):
             return self._t5(input_ids=ids, attention_mask=readable).last_hidden_state, mask
 
     def spec(self) -> dict[str, Any]:
-        spec = {
-            "kind": self.kind,
-            "name": self.id,
-            "trainable": self.trainable,
-            "max_length": self.max_length,
-        }
+        spec = {"kind": self.kind, "name": self.id, "trainable": self.trainable, "max_length": self.max_length}
         return spec if self.revision is None else {**spec, "revision": self.revision}
 
     @classmethod
@@ -139,11 +134,7 @@ def _load_t5(folder: Path, name: str, pretrained: bool) -> Any:
 
 
 def require_modest_t5(folder: Path, name: str, size: int) -> None:
-    """Compare a T5's `config.json` with the bytes of its weights, before memory is taken.
-
-    Raises:
-        UserError: The configuration describes more than the weights could hold, or cannot be built.
-    """
+    """Raise `UserError` if a T5's `config.json` describes more than its weights of `size` bytes could hold."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     require_modest(
         folder, name, "text encoder", lambda: int(config.num_layers), lambda: T5EncoderModel(config), size

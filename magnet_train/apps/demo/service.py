@@ -33,7 +33,7 @@ class Cancelled(Exception):  # noqa: N818  not an error
 
 @dataclass(frozen=True)
 class ModelSource:
-    """How the command line loads the model: values of --model, --device, --adapter and --adapter_strength."""
+    """Values of the options that load the model on the command line."""
 
     model: str
     device: str
@@ -80,8 +80,9 @@ class ClipService:
             if cancelled.is_set() or self._closed.is_set():
                 raise Cancelled
             fraction = (index + done / total) / request.clips
-            left = (time.monotonic() - began) * (1 / fraction - 1)
-            progress(fraction, f"Clip {index + 1} of {request.clips}, about {_duration(left)} left")
+            left = (time.monotonic() - began) * (1 / fraction - 1)  # s
+            time_left = f"{max(1, round(left))} s" if left < 100 else f"{round(left / 60)} min"
+            progress(fraction, f"Clip {index + 1} of {request.clips}, about {time_left} left")
 
         try:
             # The lock is held for one clip at a time: gradio may drop this generator between two of them.
@@ -185,7 +186,3 @@ def _option(name: str, value: str) -> list[str]:
 def _digits(value: float) -> str:
     """Write a number with all the digits that it takes to read back the same."""
     return repr(float(value)).removesuffix(".0")
-
-
-def _duration(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"

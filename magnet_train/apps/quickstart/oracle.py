@@ -7,6 +7,7 @@ the same event twice, two events as one each. A value that cannot be read is "".
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,13 +85,11 @@ def accuracy(captions: Sequence[Caption], readings: Readings) -> dict[str, float
     return {attribute: right[attribute] / total[attribute] for attribute in ATTRIBUTES}
 
 
-def chance(
-    captions: Sequence[Caption], readings: Readings, seed: int = 0, rounds: int = 20
-) -> dict[str, float]:
-    """Return the accuracy of clips against shuffled captions, the mean of `rounds` shuffles."""
+def chance(captions: Sequence[Caption], readings: Readings, seed: int = 0) -> dict[str, float]:
+    """Return the accuracy of clips against shuffled captions, the mean of 20 shuffles."""
     rng = np.random.default_rng(seed)
     scores = []
-    for _ in range(rounds):
+    for _ in range(20):
         order = rng.permutation(len(captions))
         scores.append(accuracy([captions[int(number)] for number in order], readings))
     return {attribute: float(np.mean([score[attribute] for score in scores])) for attribute in ATTRIBUTES}
@@ -170,7 +169,7 @@ def _fundamental(amplitude: Floats) -> float:
     Harmonic n is divided by n, or the note an octave below a sine would fit as well.
     """
     candidates = np.geomspace(note_frequency("c4") / 1.06, note_frequency("c5") * 1.06, 700)
-    salience = sum(amplitude[_bins(candidates * number)] / number for number in (1, 2, 3, 4))
+    salience = sum(amplitude[_bin(candidates * number)] / number for number in (1, 2, 3, 4))
     return float(candidates[int(np.argmax(salience))])
 
 
@@ -191,9 +190,6 @@ def _peak(amplitude: Floats, frequency: float) -> float:
     return float(amplitude[_bin(frequency * 0.97) : _bin(frequency * 1.03) + 1].max())
 
 
-def _bin(frequency: float) -> int:
-    return round(frequency * FFT / SAMPLE_RATE)
-
-
-def _bins(frequencies: Floats) -> npt.NDArray[np.int64]:
-    return np.rint(frequencies * FFT / SAMPLE_RATE).astype(np.int64)
+def _bin(frequency: float | Floats) -> Any:
+    """Return the bin of a frequency (Hz), or of each in an array."""
+    return np.rint(frequency * FFT / SAMPLE_RATE).astype(np.int64)

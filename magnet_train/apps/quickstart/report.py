@@ -200,9 +200,9 @@ def _draw_spectrogram(axes: Any, audio: Floats) -> None:
     axes.imshow(level.T, origin="lower", aspect="auto", extent=extent, vmin=-75, vmax=-5, cmap="magma")
 
 
-def _smoothed(values: Sequence[float], decay: float = 0.9) -> list[float]:
+def _smoothed(values: Sequence[float]) -> list[float]:
     """Return the exponential moving average, corrected for its start."""
-    mean, weight, result = 0.0, 0.0, []
+    decay, mean, weight, result = 0.9, 0.0, 0.0, []
     for value in values:
         mean, weight = decay * mean + (1 - decay) * value, decay * weight + 1 - decay
         result.append(mean / weight)

@@ -55,7 +55,7 @@ class Preset:
         return self.samples / SAMPLE_RATE
 
 
-PRESETS = {
+PRESETS = {  # one event of fixed onset in 1.28 s; one event or two with random onsets and jitter in 2.56 s
     "default": Preset(windows=1, pairs=0.0, onset=0.0, jitter=0.0),
     "full": Preset(windows=2, pairs=0.5, onset=0.25, jitter=0.05),
 }
@@ -70,9 +70,8 @@ class ToneWorld:
     """Captions and clips, each a pure function of (seed, split, number).
 
     Args:
-        preset: "default" (one event, fixed onset, 1.28 s) or "full" (one event or two, random onsets and jitter,
-            2.56 s).
-        seed: Seed of the world, at least 0.
+        preset: A key of `PRESETS`.
+        seed: At least 0.
     """
 
     def __init__(self, preset: str = "default", seed: int = 0) -> None:
@@ -130,7 +129,10 @@ class ToneWorld:
 def _render_event(event: Event, samples: int, preset: Preset, rng: np.random.Generator) -> Floats:
     """Return a sound times its envelope, [samples]."""
     loudness = rng.uniform(0.3, 0.6) / np.sqrt(2)  # root mean square while it sounds
-    sound = _noise(samples, rng) if event.timbre == "noise" else _tone(event, samples, rng)
+    if event.timbre == "noise":
+        sound = rng.uniform(-np.sqrt(3), np.sqrt(3), samples)  # root mean square 1; normal noise would clip
+    else:
+        sound = _tone(event, samples, rng)
     envelope = np.zeros(samples)
     for start, length in _pulses(event.rhythm, samples, preset, rng):
         envelope[start : start + length] = _pulse(length)
@@ -146,11 +148,6 @@ def _tone(event: Event, samples: int, rng: np.random.Generator) -> Floats:
     phase = 2 * np.pi * (frequency * np.arange(samples) / SAMPLE_RATE + rng.random())
     wave = np.sin(harmonics[:, None] * phase) / harmonics[:, None]
     return np.asarray(wave.sum(axis=0) / np.sqrt((1 / harmonics**2).sum() / 2))
-
-
-def _noise(samples: int, rng: np.random.Generator) -> Floats:
-    """Return white noise with root mean square 1; uniform, since normal noise would clip."""
-    return rng.uniform(-np.sqrt(3), np.sqrt(3), samples)
 
 
 def _pulses(rhythm: str, samples: int, preset: Preset, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
