@@ -71,14 +71,11 @@ class Clap:
 
     @torch.no_grad()
     def embed_audio(self, windows: Sequence[Tensor]) -> Floats:
-        """Embed mono audio at `sample_rate`.
+        """Embed mono audio at `sample_rate`, float64 [W, D] with rows of unit length.
 
         Args:
             windows: float32 [samples] each, 1 to `window_samples`; short ones are repeated to fill a window, as in
                 the model's training.
-
-        Returns:
-            float64 [W, D], rows of unit length.
 
         Raises:
             ValueError: A window is longer, and would be cut at random.
@@ -94,10 +91,7 @@ class Clap:
 
     @torch.no_grad()
     def embed_text(self, captions: Sequence[str], batch_size: int = 16) -> Floats:
-        """Embed captions, cut at 77 tokens.
-
-        Returns:
-            float64 [n, D], rows of unit length.
+        """Embed captions, cut at 77 tokens: float64 [n, D] with rows of unit length.
 
         Raises:
             UserError: The model's folder has no tokenizer.
@@ -105,13 +99,9 @@ class Clap:
         tokenizer = self._tokenizer()
         rows = [np.empty((0, self.dimensions))]
         for first in range(0, len(captions), batch_size):
-            tokens = tokenizer(
-                list(captions[first : first + batch_size]),
-                padding=True,
-                truncation=True,
-                max_length=_LONGEST_CAPTION,
-                return_tensors="pt",
-            ).to(self.model.device)
+            batch = list(captions[first : first + batch_size])
+            cut_and_pad = {"padding": True, "truncation": True, "max_length": _LONGEST_CAPTION}
+            tokens = tokenizer(batch, return_tensors="pt", **cut_and_pad).to(self.model.device)
             output = self.model.get_text_features(tokens["input_ids"], tokens["attention_mask"])
             rows.append(_unit_rows(output.pooler_output))
         return np.concatenate(rows)

@@ -160,8 +160,7 @@ class Magnet:
             float32 [B, channels, samples] on the CPU.
 
         Raises:
-            UserError: An argument is out of range or does not fit, a loop in parity mode, a prompt that is as long as
-                the clip, or a rescorer of other tokens.
+            UserError: An argument is out of range or does not fit the model or another argument.
         """
         seconds, decoding = self.segment_duration if seconds is None else seconds, decoding or self.decoding
         request = ClipRequest(texts, seconds, seed, decoding, progress, rescorer, first_index, loop=loop)
@@ -189,11 +188,7 @@ class Magnet:
                 region with as much around it as fits into its segment_duration.
             region: Start and end, in seconds.
             texts: B captions, each of which gives a version; None or "" for one without.
-            seed: As in `generate`, like the arguments below.
-            decoding: Settings of the decoder.
-            progress: Called after each step.
-            rescorer: A second model that helps to rank spans.
-            first_index: Index of the first version.
+            seed: As in `generate`, like all arguments after it.
 
         Returns:
             float32 [B, channels, samples] on the CPU.
@@ -236,16 +231,7 @@ class Magnet:
         """
         seconds, decoding = self.segment_duration if seconds is None else seconds, decoding or self.decoding
         request = ClipRequest(
-            texts,
-            seconds,
-            seed,
-            decoding,
-            progress,
-            rescorer,
-            first_index,
-            prompt=prompt,
-            keep=keep,
-            loop=loop,
+            texts, seconds, seed, decoding, progress, rescorer, first_index, prompt, keep, loop
         ).checked(self._parts)
         return self._make(replace(request, as_reference=decoding.parity))
 
@@ -297,12 +283,11 @@ class Magnet:
         private: bool = True,
         dry_run: bool = False,
     ) -> list[str]:
-        """Upload what `save_pretrained` writes as one commit, and return the files' names.
+        """Upload what `save_pretrained` writes as one commit, and return the files' names, sorted.
 
         Args:
             repo_id: "you/name"; created if it does not exist. Log in before with `hf auth login`.
-            licence: As in `save_pretrained`.
-            format: As in `save_pretrained`.
+            licence: As in `save_pretrained`, like `format`.
             private: Whether a repository created here is private.
             dry_run: Write and check everything, upload nothing.
 

@@ -71,11 +71,6 @@ class ClassLabels(TextEncoder):
         self._index = {label: index for index, label in enumerate(labels)}
 
     def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
-        """Look labels up; S is 1.
-
-        Raises:
-            UserError: A caption is not one of the labels.
-        """
         unknown = [text for text in texts if text and text not in self._index]
         if unknown:
             raise UserError(

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class Page(gr.Blocks):  # type: ignore[misc]  # gradio is skipped by mypy
-    """Blocks whose file inputs are limited to their own uploads and whose input errors are one sentence.
+    """Blocks that take no files but their own uploads, and whose input errors are one sentence.
 
     gradio's check of paths lets URLs pass, in every kind of field, and would fetch them.
     """
@@ -38,7 +38,6 @@ class Page(gr.Blocks):  # type: ignore[misc]  # gradio is skipped by mypy
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
     ) -> list[Any]:
-        """Check and convert what a client sent as the inputs of a function."""
         try:
             traverse(inputs, _check_upload, is_file_obj_with_meta)
             values: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
@@ -144,7 +143,7 @@ def build_page(service: ClipService, name: str) -> Page:
 def _generator(
     service: ClipService, fields: dict[str, Any], button: Any, results: _Results
 ) -> Callable[..., Iterator[dict[Any, Any]]]:
-    """Return the function behind the button Generate, which yields updates of components."""
+    """Return the function of the button Generate, which yields updates of components."""
 
     def generate(
         values: dict[Any, Any], request: gr.Request, progress: gr.Progress = PROGRESS

@@ -96,15 +96,9 @@ def serving(
     logins: list[tuple[str, str]] | None = None,
     open_browser: bool = False,
 ) -> Iterator[str]:
-    """Serve a page and yield its URL.
+    """Serve a page on the interface `host` and yield its URL.
 
-    Args:
-        page: The page.
-        host: Interface to listen on.
-        port: From `free_port`.
-        folder: From `private_folder`.
-        logins: Names and passwords; None lets everyone use the page.
-        open_browser: Open the page in this machine's browser.
+    The port is from `free_port`, the folder from `private_folder`. Without logins, everyone can use the page.
 
     Raises:
         UserError: Another process took the port meanwhile.

@@ -103,11 +103,7 @@ def run_quickstart(
 
 
 def run_command(*words: str) -> None:
-    """Print a command as a user would type it, and run it in this process.
-
-    Raises:
-        UserError: The command failed, after it printed the reason.
-    """
+    """Print a command as a user would type it, and run it in this process; raises `UserError` if it fails."""
     print(f"\n$ magnet-train {shlex.join(words)}", flush=True)
     if main(words) != 0:
         raise UserError(
