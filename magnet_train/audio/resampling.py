@@ -26,15 +26,10 @@ def resample(audio: Tensor, source_rate: int, target_rate: int) -> Tensor:
 
 
 def resample_blocks(blocks: Iterable[Tensor], source_rate: int, target_rate: int) -> Iterator[Tensor]:
-    """Resample audio in blocks; concatenated, they equal `resample` of the whole.
+    """Resample blocks float32 [channels, samples] of any lengths; concatenated, they equal `resample` of the whole.
 
     The filter turns each group of `ratio.numerator` samples into `ratio.denominator` and reaches `margin` groups to
     both sides. So a group is resampled once those after it have arrived, and those before it are kept.
-
-    Args:
-        blocks: float32 [channels, samples], of any lengths.
-        source_rate: Of the blocks (Hz).
-        target_rate: Of the result (Hz).
     """
     if source_rate == target_rate:
         yield from blocks

@@ -18,14 +18,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from transformers import EncodecConfig, EncodecModel
-from transformers.utils import logging
 
 from magnet_train.codecs.protocol import Codec
 from magnet_train.errors import UserError, first_line
 from magnet_train.storage.hub import PATIENCE, find_folder, load_pretrained
 from magnet_train.storage.weight_checks import require_finite, require_modest
-
-logging.disable_progress_bar()  # a bar for a file that loads in milliseconds is noise
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -57,11 +54,6 @@ RENAMED = {
 class EncodecCodec(Codec):
     """A transformers EncodecModel with all its codebooks in use.
 
-    Args:
-        model: The model.
-        id: The name that `load_codec` takes.
-        sha256: Hash of its weights.
-
     Raises:
         UserError: The model normalises loudness or works in chunks, so that tokens alone cannot be decoded.
     """
@@ -84,11 +76,7 @@ class EncodecCodec(Codec):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, id: str | None = None) -> Self:
-        """Load from a folder with config.json and weights, or from a hub id.
-
-        Args:
-            source: Folder or hub id.
-            id: Name to record instead of `source`.
+        """Load from a folder with config.json and weights, or from a hub id; `id` is recorded instead of `source`.
 
         Raises:
             UserError: The codec is missing, unreadable or of another kind, or the hub cannot be reached.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -80,13 +81,10 @@ class Clap:
         Raises:
             ValueError: A window is longer, and would be cut at random.
         """
-        _require_length(windows, self.window_samples)
-        audio = [window.double().numpy() for window in windows]
-        features = self.extractor(audio, sampling_rate=self.sample_rate, return_tensors="np")
-        spectrograms = torch.from_numpy(np.asarray(features["input_features"], dtype=np.float32))
+        spectrograms = _features(self, [window.double().numpy() for window in windows], "input_features")
         # for models that fuse parts of long audio, the extractor would mark one window as longer, at random
         whole = torch.zeros(len(windows), 1, dtype=torch.bool, device=self.model.device)
-        output = self.model.get_audio_features(spectrograms.to(self.model.device), is_longer=whole)
+        output = self.model.get_audio_features(spectrograms, is_longer=whole)
         return _unit_rows(output.pooler_output)
 
     @torch.no_grad()
@@ -145,7 +143,7 @@ class AudioTagger:
 
     @torch.no_grad()
     def probabilities(self, windows: Sequence[Tensor]) -> Floats:
-        """Return the probability of each class: a softmax over the logits.
+        """Return the probability of each class, float64 [W, C]: a softmax over the logits.
 
         AST is trained with a sigmoid for each class, since several can be audible. KL needs a distribution, so the
         softmax is taken all the same, as the reference implementation does with PaSST.
@@ -153,17 +151,11 @@ class AudioTagger:
         Args:
             windows: Mono audio at `sample_rate`, float32 [samples] each, 1 to `window_samples`.
 
-        Returns:
-            float64 [W, C], rows that add up to 1.
-
         Raises:
             ValueError: A window is longer, and would be cut.
         """
-        _require_length(windows, self.window_samples)
         audio = [F.pad(window, (0, max(0, self._shortest - len(window)))).numpy() for window in windows]
-        features = self.extractor(audio, sampling_rate=self.sample_rate, return_tensors="np")
-        spectrograms = torch.from_numpy(np.asarray(features["input_values"], dtype=np.float32))
-        logits = self.model(spectrograms.to(self.model.device)).logits
+        logits = self.model(_features(self, audio, "input_values")).logits
         result: Floats = logits.double().softmax(dim=-1).cpu().numpy()
         return result
 
@@ -172,9 +164,6 @@ def _load(
     kind: Any, extractor: Any, model_type: str, name: str, what: str, device: str
 ) -> tuple[Any, Any, Path, Origin]:
     """Return a model in evaluation mode, its feature extractor, their folder, and where they come from."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     folder = find_folder(name, what)
     model = load_pretrained(kind, folder, name, what, model_type)
     try:
@@ -195,9 +184,12 @@ def _sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _require_length(windows: Sequence[Tensor], most: int) -> None:
-    if any(len(window) > most for window in windows):
-        raise ValueError(f"a window must have at most {most} samples")
+def _features(model: Clap | AudioTagger, audio: Sequence[npt.NDArray[Any]], name: str) -> Tensor:
+    """Return what the model's extractor makes of windows; raises `ValueError` for one that it would cut."""
+    if any(len(window) > model.window_samples for window in audio):
+        raise ValueError(f"a window must have at most {model.window_samples} samples")
+    features = model.extractor(audio, sampling_rate=model.sample_rate, return_tensors="np")[name]
+    return torch.from_numpy(np.asarray(features, dtype=np.float32)).to(model.model.device)
 
 
 def _unit_rows(embeddings: Tensor) -> Floats:

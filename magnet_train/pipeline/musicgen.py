@@ -24,8 +24,6 @@ from magnet_train.storage.hub import find_folder, load_pretrained
 from magnet_train.text.encoder import Tokenizer
 from magnet_train.tokens import CodecInfo
 
-logging.disable_progress_bar()
-
 MUSICGEN = "facebook/musicgen-small"
 MAX_TEXT = 256  # tokens of a caption
 
@@ -41,12 +39,7 @@ class RescoringModel(Protocol):
 
 
 class MusicgenRescorer:
-    """MusicGen of transformers, without its codec.
-
-    Args:
-        model: The model; its codec is not kept.
-        tokenizer: Tokenizer of its text encoder.
-        name: Path or hub id, for messages.
+    """MusicGen of transformers, without its codec; `name` is its path or hub id, for messages.
 
     Raises:
         UserError: The model is stereo, or its special token has another id than in all MusicGens.

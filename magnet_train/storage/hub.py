@@ -100,7 +100,9 @@ def load_pretrained(
         UserError: The model is of another type, cannot be read, or lacks weights.
     """
     import torch
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # for files that load in milliseconds
     try:
         if model_type is not None:
             found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")

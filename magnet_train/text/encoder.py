@@ -27,24 +27,15 @@ class TextEncoder(nn.Module):
     """Captions to the states that the model attends to.
 
     A new kind is a subclass with its own `kind`, listed in `magnet_train.text.KINDS`.
-
-    Attributes:
-        kind: Name of the kind in checkpoints.
-        id: Name of this encoder, for messages and cards.
-        dim: Width of the states.
-        trainable: True if the weights train along, and are saved with the model.
     """
 
-    kind: ClassVar[str]
-    id: str
-    dim: int
-    trainable: bool
+    kind: ClassVar[str]  # name of the kind in checkpoints
+    id: str  # name of this encoder, for messages and cards
+    dim: int  # width of the states
+    trainable: bool  # whether the weights train along, and are saved with the model
 
     def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
-        """Encode captions.
-
-        Args:
-            texts: B captions; an empty or missing one is the null condition of the model.
+        """Encode B captions; an empty or missing one is the null condition of the model.
 
         Returns:
             States float [B, S, D], and a mask bool [B, S] that is True where a state counts: nowhere in the row of
@@ -58,11 +49,7 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], folder: Path | None) -> Self:
-        """Build the encoder that `spec()` described.
-
-        Args:
-            spec: The description, which may come from any file.
-            folder: What `save` wrote; None loads the encoder by its name in `spec`.
+        """Build the encoder that `spec`, from any file, describes; without the `folder` of `save`, by its name.
 
         Raises:
             UserError: A field is missing or of the wrong type, or files cannot be read.

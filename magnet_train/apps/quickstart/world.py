@@ -69,9 +69,7 @@ def note_frequency(pitch: str) -> float:
 class ToneWorld:
     """Captions and clips, each a pure function of (seed, split, number).
 
-    Args:
-        preset: A key of `PRESETS`.
-        seed: At least 0.
+    `preset` is a key of `PRESETS`, `seed` at least 0.
     """
 
     def __init__(self, preset: str = "default", seed: int = 0) -> None:

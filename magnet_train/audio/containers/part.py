@@ -16,23 +16,14 @@ _OVERLAP = 7  # bytes: one less than the longest pattern that is searched for
 
 @dataclass(frozen=True)
 class Part:
-    """One recording within an audio file.
+    """One recording within an audio file."""
 
-    Args:
-        start: First byte.
-        end: The byte after the last.
-        patch: Bytes that correct the header, and their offset in the file.
-        prefix: Bytes to insert before the first.
-        missing: Share of the bytes promised by the header that the file lacks, 0..1.
-        cut: Whether the recording is truncated and its full length unknown.
-    """
-
-    start: int
-    end: int
-    patch: tuple[int, bytes] = (0, b"")
-    prefix: bytes = b""
-    missing: float = 0.0
-    cut: bool = False
+    start: int  # first byte
+    end: int  # the byte after the last
+    patch: tuple[int, bytes] = (0, b"")  # offset in the file, and bytes that correct the header
+    prefix: bytes = b""  # to insert before the first byte
+    missing: float = 0.0  # share of the bytes promised by the header that the file lacks, 0..1
+    cut: bool = False  # whether the recording is truncated and its full length unknown
 
     def is_whole_file(self, size: int) -> bool:
         """Whether a decoder can read a file of `size` bytes unchanged."""
