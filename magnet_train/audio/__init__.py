@@ -2,7 +2,6 @@
 
 from magnet_train.audio.reading import AudioStream, WrongScaleError, read_audio
 from magnet_train.audio.recording import audio_seconds
-from magnet_train.audio.resampling import resample, resample_blocks
 from magnet_train.audio.writing import draw_spectrogram, encode_wav, fits_16_bit, write_audio, write_edit
 
 __all__ = [
@@ -13,8 +12,6 @@ __all__ = [
     "encode_wav",
     "fits_16_bit",
     "read_audio",
-    "resample",
-    "resample_blocks",
     "write_audio",
     "write_edit",
 ]

@@ -8,15 +8,13 @@ Source: arXiv 2401.04577, section 3.4; MusicGen, arXiv 2306.05284, section 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 from transformers import MusicgenForConditionalGeneration
-from transformers.utils import logging
 
 from magnet_train.decoding import Rescorer
 from magnet_train.errors import UserError
@@ -76,10 +74,8 @@ class MusicgenRescorer:
         name = str(path_or_hub_id)
         folder = find_folder(name, "rescorer")
         kind, remedy = MusicgenForConditionalGeneration, f"use {MUSICGEN} or a folder of the same kind"
-        with _quiet():
-            model = load_pretrained(
-                kind, folder, name, "rescorer", "musicgen", remedy=remedy, optional="audio_encoder."
-            )
+        its_codec = "audio_encoder."
+        model = load_pretrained(kind, folder, name, "rescorer", "musicgen", remedy=remedy, optional=its_codec)
         del model.audio_encoder
         return cls(model.to(device), Tokenizer(str(folder), MAX_TEXT), name)
 
@@ -146,14 +142,3 @@ def delayed(tokens: Tensor, special: int, columns: int) -> Tensor:
     for codebook in range(n_q):
         pattern[:, codebook, 1 + codebook : 1 + codebook + num_frames] = tokens[:, codebook]
     return pattern[..., :columns]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' warning about MusicGen's special token; missing weights are checked here."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

@@ -103,6 +103,8 @@ def load_pretrained(
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # for files that load in milliseconds
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # transformers warns about missing weights, which are an error here
     try:
         if model_type is not None:
             found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
@@ -121,6 +123,8 @@ def load_pretrained(
         raise
     except Exception as error:  # transformers raises many kinds, down to those of safetensors
         raise unreadable(name, what, error) from error
+    finally:
+        logging.set_verbosity(verbosity)
     missing = [key for key in sorted(report["missing_keys"]) if optional is None or not key.startswith(optional)]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

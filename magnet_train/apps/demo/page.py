@@ -176,11 +176,10 @@ def _failure_html(error: Exception) -> str:
         return status_html("stopped", "Cancelled.")
     if isinstance(error, UserError):
         return status_html("failed", as_sentence(str(error)))
-    if isinstance(error, torch.OutOfMemoryError):
-        message = "The device ran out of memory; make a shorter clip, or try again later."
-        return status_html("failed", message)
-    _log.error("the page could not make a clip", exc_info=error)
-    message = f"Internal error ({type(error).__name__}); the terminal that runs magnet-train demo shows it."
+    message = "The device ran out of memory; make a shorter clip, or try again later."
+    if not isinstance(error, torch.OutOfMemoryError):
+        _log.error("the page could not make a clip", exc_info=error)
+        message = f"Internal error ({type(error).__name__}); the terminal that runs magnet-train demo shows it."
     return status_html("failed", message)
 
 

@@ -131,9 +131,11 @@ def _render_event(event: Event, samples: int, preset: Preset, rng: np.random.Gen
         sound = rng.uniform(-np.sqrt(3), np.sqrt(3), samples)  # root mean square 1; normal noise would clip
     else:
         sound = _tone(event, samples, rng)
-    envelope = np.zeros(samples)
+    envelope, fade = np.zeros(samples), 0.5 - 0.5 * np.cos(np.pi * (np.arange(EDGE) + 0.5) / EDGE)
     for start, length in _pulses(event.rhythm, samples, preset, rng):
-        envelope[start : start + length] = _pulse(length)
+        pulse = envelope[start : start + length]
+        pulse[:] = 1
+        pulse[:EDGE], pulse[-EDGE:] = fade, fade[::-1]
     return np.asarray(loudness * sound * envelope)
 
 
@@ -159,12 +161,3 @@ def _pulses(rhythm: str, samples: int, preset: Preset, rng: np.random.Generator)
     while start + length <= samples:
         yield start, length
         start += int(period * (1 + rng.uniform(-preset.jitter, preset.jitter)))
-
-
-def _pulse(length: int) -> Floats:
-    """Return a plateau of 1 with cosine edges, [length]."""
-    fade = 0.5 - 0.5 * np.cos(np.pi * (np.arange(EDGE) + 0.5) / EDGE)
-    envelope = np.ones(length)
-    envelope[:EDGE] = fade
-    envelope[-EDGE:] = fade[::-1]
-    return envelope
