@@ -77,7 +77,8 @@ class ModelParts:
                 )
             name = str(folder or info.id)
             codec = load_codec(name, device=str(self.device))
-            info.require_same_tokens(codec.info, "the model", name)
+            remedy = f"put codec {info.id} there, or export the model again"
+            info.require_same_tokens(codec.info, "the model", name, remedy)
             self._codec = codec
         return self._codec
 
