@@ -9,6 +9,7 @@ Source: arXiv 2401.04577, section 3.4; MusicGen, arXiv 2306.05284, section 2.2.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -106,30 +107,23 @@ class MusicgenRescorer:
         states = self._text_encoder(input_ids=ids, attention_mask=readable.long()).last_hidden_state
         # Zeros contribute nothing to attention, since MusicGen's values have no bias.
         states = self._projection(states) * mask[..., None]
-        return _TextRescorer(self._decoder, states, readable.long())
-
-
-class _TextRescorer:
-    """A `Rescorer` of a MusicgenForCausalLM, text states float [B, S, width] and their attention mask int64 [B, S]."""
-
-    def __init__(self, decoder: Any, states: Tensor, readable: Tensor) -> None:
-        self.decoder, self.states, self.readable = decoder, states, readable
+        return partial(self._probabilities, states, readable.long())
 
     @torch.no_grad()
-    def __call__(self, tokens: Tensor, stage: int) -> Tensor:
+    def _probabilities(self, text: Tensor, text_mask: Tensor, tokens: Tensor, stage: int) -> Tensor:
         """Return probabilities float32 [B, T] in one pass over all frames, each given the tokens before it.
 
-        Codebooks that are still masked are MusicGen's special token, which has the same number as the mask id.
+        `text` is float [B, S, width]. Codebooks that are still masked are MusicGen's special token, which has the same
+        number as the mask id.
         """
-        num_frames = tokens.shape[-1]
-        states = self.decoder.model(
-            input_ids=delayed(tokens, self.decoder.config.vocab_size, num_frames + stage).flatten(0, 1),
-            encoder_hidden_states=self.states,
-            encoder_attention_mask=self.readable,
+        states = self._decoder.model(
+            input_ids=delayed(tokens, self.card, tokens.shape[-1] + stage).flatten(0, 1),
+            encoder_hidden_states=text,
+            encoder_attention_mask=text_mask,
             use_cache=False,
         ).last_hidden_state
         # Column c predicts the next one, which holds frame c - k of this codebook.
-        logits = self.decoder.lm_heads[stage](states[:, stage:]).float()  # [B, T, card]
+        logits = self._decoder.lm_heads[stage](states[:, stage:]).float()  # [B, T, card]
         own = logits.gather(-1, tokens[:, stage, :, None])[..., 0]
         probs: Tensor = (own - logits.logsumexp(dim=-1)).exp()
         return probs
