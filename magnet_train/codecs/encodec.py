@@ -39,7 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 BANDWIDTH_KBPS = 6.0  # 8 and 4 codebooks; the package's models have more, for higher bandwidths
-# Pieces of the package's parameter names and what transformers calls them.
+# Pieces of the package's parameter names, and transformers' names for them.
 RENAMED = {
     ".model.": ".layers.",
     ".conv.conv.": ".conv.",

@@ -88,13 +88,11 @@ def load_pretrained(
 
     Args:
         kind: Class of the model.
-        folder: From `find_folder`.
-        name: Folder or hub id, for messages.
-        what: Kind of model ("codec"), for messages.
-        model_type: What config.json must say; None takes any.
+        folder: From `find_folder`, with the same `name` and `what`, for messages.
+        model_type: That config.json must have; None takes any.
         remedy: For another type.
         check: Called before memory is allocated for the model.
-        optional: Prefix of the weights that may be missing; transformers makes up random ones.
+        optional: Prefix of the names of weights that may be missing.
 
     Raises:
         UserError: The model is of another type, cannot be read, or lacks weights.
