@@ -277,5 +277,5 @@ def recording_seconds(path: Path) -> float:
 
 
 def as_sentence(message: str) -> str:
-    """Capitalise an error for the page, and nothing else in it."""
+    """Capitalise an error for the page."""
     return message[:1].upper() + message[1:]

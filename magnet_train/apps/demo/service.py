@@ -88,17 +88,12 @@ class ClipService:
             # The lock is held for one clip at a time: gradio may drop this generator between two of them.
             with self._generating:
                 generate, write, prompt = self._prepare(request, folder)
+            generate = partial(generate, [request.text], seed=request.seed, decoding=request.decoding)
             for index in range(request.clips):
                 wav = folder / f"clip_{request.seed}_{index}.wav"
                 picture = wav.with_suffix(".png")
                 with self._generating:
-                    audio = generate(
-                        [request.text],
-                        seed=request.seed,
-                        first_index=index,
-                        decoding=request.decoding,
-                        progress=partial(step, index),
-                    )[0]
+                    audio = generate(first_index=index, progress=partial(step, index))[0]
                     write(wav, audio)
                     draw_spectrogram(audio, self.magnet.sample_rate, picture)
                 title = f"{request.task}, seed {request.seed}" + (f", {index + 1}" if request.clips > 1 else "")
