@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from magnet_train.audio import read_audio
-from magnet_train.codecs.chunked import CHUNK_SECONDS, CONTEXT_SECONDS, encode_blocks
 from magnet_train.codecs import load_codec
+from magnet_train.codecs.chunked import CHUNK_SECONDS, CONTEXT_SECONDS, encode_blocks
 
 
 def main() -> None:

@@ -20,8 +20,9 @@ _ROLLOFF = 0.99  # of the lower Nyquist frequency
 def resample_blocks(blocks: Iterable[Tensor], source_rate: int, target_rate: int) -> Iterator[Tensor]:
     """Resample blocks float32 [channels, samples] of any lengths; concatenated, they equal the whole resampled.
 
-    Rates are in Hz. The filter turns each group of `ratio.numerator` samples into `ratio.denominator` and reaches `margin` groups to
-    both sides. So a group is resampled once those after it have arrived, and those before it are kept.
+    Rates are in Hz. The filter turns each group of `ratio.numerator` samples into `ratio.denominator` and reaches
+    `margin` groups to both sides. So a group is resampled once those after it have arrived, and those before it are
+    kept.
     """
     if source_rate == target_rate:
         yield from blocks

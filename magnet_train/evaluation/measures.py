@@ -245,8 +245,9 @@ class PairedDivergence:
     mean: float
     interval: tuple[float, float] | None  # 95 %, see `bootstrap_interval`
     pairs: int
-    chance: float | None  # mean over all pairs of a reference with the generated clip of another; None for one pair
-    other_real: float | None  # mean over all pairs of two references; None for one pair
+    # Means over all pairs of a reference with the generated clip of another, and of two references.
+    chance: float | None  # None for one pair
+    other_real: float | None  # None for one pair
 
 
 def kl_divergence(reference: npt.ArrayLike, generated: npt.ArrayLike) -> Floats:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor
 
-from magnet_train.codecs.chunked import decode_loop, samples_per_frame
 from magnet_train.checkpoints.adapter import weights_sha256
 from magnet_train.checkpoints.audiocraft.write import save_audiocraft
 from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.load import read_model
 from magnet_train.codecs import Codec
+from magnet_train.codecs.chunked import decode_loop, samples_per_frame
 from magnet_train.decoding import DecodingConfig, LogitsAtFrames, Progress
 from magnet_train.decoding.editing import plan_edit, splice
 from magnet_train.errors import UserError

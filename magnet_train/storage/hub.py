@@ -123,7 +123,7 @@ def load_pretrained(
         raise unreadable(name, what, error) from error
     finally:
         logging.set_verbosity(verbosity)
-    missing = [key for key in sorted(report["missing_keys"]) if optional is None or not key.startswith(optional)]
+    missing = sorted(key for key in report["missing_keys"] if not (optional and key.startswith(optional)))
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise UserError(f"{what} {name} lacks the weights {', '.join(missing[:3])}{more}; save it again.")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, T5EncoderModel
 
 from magnet_train.errors import UserError
-from magnet_train.storage.hub import PICKLED_WEIGHTS, SETTINGS, WEIGHTS, load_pretrained, revision_of, unreadable
+from magnet_train.storage import hub
 from magnet_train.storage.weight_checks import require_finite, require_modest
 from magnet_train.text.encoder import TextEncoder, Tokenizer, field, folder_of
 
@@ -62,8 +62,8 @@ class T5Text(TextEncoder):
                 f"text encoder {name} would be random and frozen; set trainable or pretrained to true."
             )
         self.id, self.trainable, self.pretrained, self.max_length = name, trainable, pretrained, max_length
-        folder = folder_of(name, SETTINGS + WEIGHTS if pretrained else SETTINGS, revision)
-        self.revision = revision_of(folder)
+        folder = folder_of(name, hub.SETTINGS + hub.WEIGHTS if pretrained else hub.SETTINGS, revision)
+        self.revision = hub.revision_of(folder)
         self.tokenizer = Tokenizer(name, max_length, self.revision)
         model = _load_t5(folder, name, pretrained)
         self.dim = int(model.config.d_model)
@@ -95,8 +95,9 @@ class T5Text(TextEncoder):
             return self._t5(input_ids=ids, attention_mask=readable).last_hidden_state, mask
 
     def spec(self) -> dict[str, Any]:
-        spec = {"kind": self.kind, "name": self.id, "trainable": self.trainable, "max_length": self.max_length}
-        return spec if self.revision is None else {**spec, "revision": self.revision}
+        spec = {"kind": self.kind, "name": self.id, "trainable": self.trainable}
+        revision = {} if self.revision is None else {"revision": self.revision}
+        return {**spec, "max_length": self.max_length, **revision}
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], folder: Path | None) -> Self:
@@ -124,11 +125,11 @@ def _load_t5(folder: Path, name: str, pretrained: bool) -> Any:
         try:
             return T5EncoderModel(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         except Exception as error:  # transformers raises many kinds here
-            raise unreadable(name, "text encoder", error) from error
-    files = [file for kind in WEIGHTS + PICKLED_WEIGHTS for file in folder.glob(kind)]
+            raise hub.unreadable(name, "text encoder", error) from error
+    files = [file for kind in hub.WEIGHTS + hub.PICKLED_WEIGHTS for file in folder.glob(kind)]
     size = sum(file.stat().st_size for file in files)
     check = partial(require_modest_t5, folder, name, size)
-    model = load_pretrained(T5EncoderModel, folder, name, "text encoder", check=check)
+    model = hub.load_pretrained(T5EncoderModel, folder, name, "text encoder", check=check)
     require_finite(model.state_dict(), f"text encoder {name}")
     return model
 

@@ -179,7 +179,8 @@ def _failure_html(error: Exception) -> str:
     message = "The device ran out of memory; make a shorter clip, or try again later."
     if not isinstance(error, torch.OutOfMemoryError):
         _log.error("the page could not make a clip", exc_info=error)
-        message = f"Internal error ({type(error).__name__}); the terminal that runs magnet-train demo shows it."
+        kind = type(error).__name__
+        message = f"Internal error ({kind}); the terminal that runs magnet-train demo shows it."
     return status_html("failed", message)
 
 

@@ -24,7 +24,7 @@ from magnet_train.pipeline.magnet import Magnet
 
 STOP_SECONDS = 30.0  # that `close` waits for the decoding step in progress
 
-Progress = Callable[[float, str], None]  # called with the fraction that is done, 0..1, and a sentence about it
+Progress = Callable[[float, str], None]  # called with the fraction done, 0..1, and a sentence about it
 
 
 class Cancelled(Exception):  # noqa: N818  not an error
@@ -96,7 +96,8 @@ class ClipService:
                     audio = generate(first_index=index, progress=partial(step, index))[0]
                     write(wav, audio)
                     draw_spectrogram(audio, self.magnet.sample_rate, picture)
-                title = f"{request.task}, seed {request.seed}" + (f", {index + 1}" if request.clips > 1 else "")
+                number = f", {index + 1}" if request.clips > 1 else ""
+                title = f"{request.task}, seed {request.seed}{number}"
                 words = command(request, index, self.source, prompt or request.recording)
                 yield Clip(title, wav, picture, words, request.task is Task.LOOP, prompt)
         finally:

@@ -44,7 +44,11 @@ TONE_PHRASES = (
     "{rhythm} {pitch} from a {timbre}",
 )
 NOISE_PHRASES = ("{rhythm} {timbre}", "{timbre}, {rhythm}", "nothing but {rhythm} {timbre}")
-PAIR_PHRASES = ("first {first}, then {second}", "{first}, followed by {second}", "{first}; after that {second}")
+PAIR_PHRASES = (
+    "first {first}, then {second}",
+    "{first}, followed by {second}",
+    "{first}; after that {second}",
+)
 
 
 @dataclass(frozen=True, order=True)

@@ -127,10 +127,9 @@ class ToneWorld:
 def _render_event(event: Event, samples: int, preset: Preset, rng: np.random.Generator) -> Floats:
     """Return a sound times its envelope, [samples]."""
     loudness = rng.uniform(0.3, 0.6) / np.sqrt(2)  # root mean square while it sounds
-    if event.timbre == "noise":
-        sound = rng.uniform(-np.sqrt(3), np.sqrt(3), samples)  # root mean square 1; normal noise would clip
-    else:
-        sound = _tone(event, samples, rng)
+    limit = np.sqrt(3)  # of uniform noise with root mean square 1; normal noise would clip
+    is_noise = event.timbre == "noise"
+    sound = rng.uniform(-limit, limit, samples) if is_noise else _tone(event, samples, rng)
     envelope, fade = np.zeros(samples), 0.5 - 0.5 * np.cos(np.pi * (np.arange(EDGE) + 0.5) / EDGE)
     for start, length in _pulses(event.rhythm, samples, preset, rng):
         pulse = envelope[start : start + length]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import EncodecConfig, EncodecModel
 
-from magnet_train.codecs.chunked import encode_blocks
 from magnet_train.codecs import load_codec
+from magnet_train.codecs.chunked import encode_blocks
 from magnet_train.codecs.encodec import EncodecCodec
 
 

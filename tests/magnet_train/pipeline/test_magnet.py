@@ -118,7 +118,9 @@ def test_another_codec_in_an_export_is_not_remedied_by_tokenizing(magnet: Magnet
     config = json.loads((tmp_path / "export" / "config.json").read_text())
     config["codec"]["sha256"] = "ab" * 32
     (tmp_path / "export" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"holds those of .*; put codec quickstart there, or export the model"):
+    with pytest.raises(
+        UserError, match=r"holds those of .*; put codec quickstart there, or export the model"
+    ):
         _ = Magnet.from_pretrained(tmp_path / "export").codec
 
 

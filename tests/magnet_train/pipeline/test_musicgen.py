@@ -220,7 +220,9 @@ def test_other_kinds_of_musicgen_are_refused(
 def test_folders_that_hold_none(tmp_path: Path, musicgen: Path) -> None:
     with pytest.raises(UserError, match=r"rescorer \./nowhere does not exist"):
         MusicgenRescorer.from_pretrained("./nowhere")
-    with pytest.raises(UserError, match="not a transformers model of type musicgen: .* model_type encodec; use facebook"):
+    with pytest.raises(
+        UserError, match=r"not a transformers model of type musicgen: .* model_type encodec; use facebook"
+    ):
         MusicgenRescorer.from_pretrained(packaged_codec())
     copy = Path(shutil.copytree(musicgen, tmp_path / "copy"))
     weights = load_file(copy / "model.safetensors")
