@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -111,7 +112,7 @@ def draw_spectrogram(audio: Tensor, sample_rate: int, path: Path) -> None:
     figure = Figure(figsize=(7, 2.4), layout="constrained")
     axes = figure.subplots()
     extent = (0, audio.shape[-1] / sample_rate, 0, sample_rate / 2000)
-    picture = {"origin": "lower", "aspect": "auto", "cmap": "magma", "vmin": -_RANGE_DB, "vmax": 0.0}
-    axes.imshow(decibels.numpy(), extent=extent, **picture)
+    look: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "magma"}
+    axes.imshow(decibels.numpy(), extent=extent, vmin=-_RANGE_DB, vmax=0.0, **look)
     axes.set(xlabel="seconds", ylabel="kHz")
     figure.savefig(path, dpi=100)
