@@ -169,7 +169,7 @@ def _check_window(model: ModelParts, request: ClipRequest, too_long: bool) -> No
     parity = request.decoding.parity
     if request.loop and parity:
         raise UserError(
-            "parity mode cannot make loops, since the reference implementation has none; leave one of the two out."
+            "parity mode follows the reference implementation, which has no loops; leave one of the two out."
         )
     if too_long and (parity or request.keep is not None):
         what, longest = "in parity mode" if parity else "with `keep`", f"{model.bundle.segment_duration:g} s"
