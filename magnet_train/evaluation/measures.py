@@ -69,10 +69,7 @@ def frechet_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     """Return the squared Fréchet distance between Gaussians fitted to float [N, D] and float [M, D].
 
     0 or more, in squared units of the vectors; at most about 4 for vectors of unit length. Fewer vectors give a larger
-    distance (a bias of order 1/N): compare at equal numbers only.
-
-    Raises:
-        ValueError: Fewer than 2 vectors, or not finite, or of different D.
+    distance (a bias of order 1/N): compare at equal numbers only. Raises `ValueError` as `Gaussian.of`.
 
     Source: arXiv 1812.08466, section 3.1 (there with VGGish embeddings).
     """

@@ -29,14 +29,7 @@ from magnet_train.decoding.looping import close_loop
 from magnet_train.decoding.sliding_window import continue_tokens
 from magnet_train.errors import UserError
 from magnet_train.models import GuidedLogits
-from magnet_train.pipeline.inputs import (
-    as_audio,
-    as_captions,
-    as_mask,
-    as_seconds,
-    as_tokens,
-    as_whole_number,
-)
+from magnet_train.pipeline import inputs
 from magnet_train.pipeline.parts import ModelParts
 
 if TYPE_CHECKING:
@@ -65,13 +58,13 @@ class ClipRequest:
         Raises:
             UserError: An argument has the wrong type, is out of range or does not fit the model.
         """
-        seconds, texts = as_seconds(self.seconds), as_captions(self.texts)
-        seed = None if self.seed is None else as_whole_number(self.seed, "seed")
-        first_index = as_whole_number(self.first_index, "first_index")
+        seconds, texts = inputs.as_seconds(self.seconds), inputs.as_captions(self.texts)
+        seed = None if self.seed is None else inputs.as_whole_number(self.seed, "seed")
+        first_index = inputs.as_whole_number(self.first_index, "first_index")
         if not isinstance(self.decoding, DecodingConfig):
             raise UserError(f"decoding is {self.decoding!r}; give a DecodingConfig.")
-        prompt = None if self.prompt is None else as_tokens(self.prompt, len(texts), model.lm.n_q)
-        keep = None if self.keep is None else as_mask(self.keep)
+        prompt = None if self.prompt is None else inputs.as_tokens(self.prompt, len(texts), model.lm.n_q)
+        keep = None if self.keep is None else inputs.as_mask(self.keep)
         kept = 0 if prompt is None or not (keep is None or bool(keep.all())) else prompt.shape[-1]
         if kept and kept == model.bundle.codec.frames(seconds):
             raise UserError("the prompt is as long as the clip, which leaves nothing to make; shorten it.")
@@ -98,7 +91,7 @@ def encode_prompt(model: ModelParts, audio: object, request: ClipRequest) -> Ten
         UserError: The audio has the wrong type or shape, is shorter than a frame, or as long as the clip.
     """
     codec, clips, seconds = model.bundle.codec, len(request.texts), request.seconds
-    prompt = as_audio(audio, codec.channels, "prompt", 3)
+    prompt = inputs.as_audio(audio, codec.channels, "prompt", 3)
     prompt = prompt if prompt.dim() == 3 else prompt[None]
     if prompt.shape[0] not in (1, clips):
         raise UserError(

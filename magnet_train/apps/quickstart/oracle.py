@@ -54,12 +54,6 @@ def read_window(audio: Floats) -> Event:
     return Event(_pitch(frequency), _timbre(amplitude, frequency), rhythm)
 
 
-def read_intervals(audio: Floats) -> Floats:
-    """Return the intervals between the onsets of successive pulses (samples), of float [samples]."""
-    starts = np.flatnonzero(np.diff(_sounding(_loudness(audio)).astype(int)) == 1)
-    return np.asarray(np.diff(starts) * float(STEP))
-
-
 def expected_windows(events: Sequence[Event], windows: int) -> list[Event]:
     """Return the event that each window of a clip should have: one event fills them all, two share them."""
     return [events[index * len(events) // windows] for index in range(windows)]
@@ -105,7 +99,8 @@ def evenness(captions: Sequence[Caption], clips: Iterable[Floats]) -> float:
     for caption, audio in zip(captions, clips, strict=True):
         (period, *others) = {PERIOD.get(event.rhythm) for event in caption.events}
         if period is not None and not others:
-            even += list(np.abs(read_intervals(audio) / period - 1) < UNEVEN)
+            starts = np.flatnonzero(np.diff(_sounding(_loudness(audio)).astype(int)) == 1)
+            even += list(np.abs(np.diff(starts) * STEP / period - 1) < UNEVEN)
     return float(np.mean(even))
 
 
