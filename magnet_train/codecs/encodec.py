@@ -52,7 +52,7 @@ RENAMED = {
 
 
 class EncodecCodec(Codec):
-    """A transformers EncodecModel with all its codebooks in use.
+    """A `Codec`: a transformers EncodecModel with all its codebooks in use.
 
     Raises:
         UserError: The model normalises loudness or works in chunks, so that tokens alone cannot be decoded.
@@ -90,14 +90,12 @@ class EncodecCodec(Codec):
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
-        """See `Codec.encode`."""
         audio = audio.to(self.model.device)
         codes: Tensor = self.model.encode(audio, bandwidth=self._bandwidth).audio_codes  # [1, B, K, T]
         return codes[0]
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        """See `Codec.decode`."""
         tokens = tokens.to(self.model.device)
         # The size of a batch shows in the last bits on a CPU, so clips are decoded one by one there.
         size = 1 if tokens.device.type == "cpu" else len(tokens)
@@ -105,7 +103,6 @@ class EncodecCodec(Codec):
         return torch.cat([self.model.decode(part, audio_scales=[None]).audio_values for part in parts])
 
     def to(self, device: torch.device | str) -> Self:
-        """See `Codec.to`."""
         self.model.to(device)
         return self
 

@@ -49,7 +49,7 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], folder: Path | None) -> Self:
-        """Build the encoder that `spec`, from any file, describes; without the `folder` of `save`, by its name.
+        """Build the encoder of an untrusted `spec`, from the `folder` that `save` wrote; None loads it by its name.
 
         Raises:
             UserError: A field is missing or of the wrong type, or files cannot be read.

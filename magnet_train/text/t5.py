@@ -41,7 +41,7 @@ class T5Text(TextEncoder):
         revision: Commit on the hub; None takes the newest, which checkpoints then record.
 
     Raises:
-        UserError: The encoder cannot be found or read, or would be both random and frozen: no checkpoint saves it.
+        UserError: The encoder cannot be found or read, or would be random and frozen (frozen weights are not saved).
 
     Source: arXiv 2401.04577, section 4.
     """
