@@ -85,12 +85,13 @@ def printable(text: str) -> str:
     r"""Escape characters that a terminal would obey or hide, such as ESC as \x1b."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        character.encode("unicode_escape", "backslashreplace").decode("ascii")
-        if unicodedata.category(character) in _HIDDEN and character not in _JOINERS
-        else character
-        for character in text
-    )
+    return "".join(map(_escape_hidden, text))
+
+
+def _escape_hidden(character: str) -> str:
+    if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
+        return character
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
