@@ -25,7 +25,7 @@ from magnet_train import Magnet
 from magnet_train.apps.quickstart.captions import Caption
 from magnet_train.apps.quickstart.oracle import accuracy, evenness, read_clips
 from magnet_train.apps.quickstart.world import PRESETS, ToneWorld
-from magnet_train.audio.chunked import decode_loop
+from magnet_train.codecs.chunked import decode_loop
 
 LONG = 4  # times the model's clips
 

@@ -57,7 +57,7 @@ from magnet_train.apps.quickstart.world import ToneWorld
 from magnet_train.codecs import load_codec, packaged_codec
 from magnet_train.masking import mask_for_stage
 from magnet_train.pipeline.musicgen import MusicgenRescorer, delayed
-from magnet_train.text.tokenizer import Tokenizer, folder_of
+from magnet_train.text.encoder import Tokenizer, folder_of
 
 SEED = 0
 DIM, LAYERS, HEADS = 128, 4, 4  # as the quickstart's MAGNeT

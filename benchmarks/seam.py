@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from magnet_train.audio import read_audio
-from magnet_train.audio.chunked import CHUNK_SECONDS, CONTEXT_SECONDS, encode_audio
 from magnet_train.codecs import load_codec
+from magnet_train.codecs.chunked import CHUNK_SECONDS, CONTEXT_SECONDS, encode_blocks
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     codec = load_codec(args.codec)
     audio = read_audio(args.audio, codec.sample_rate, codec.channels)
     whole = codec.encode(audio[None])[0]  # [K, T]
-    differs = whole != encode_audio(codec, audio, CHUNK_SECONDS, args.context)
+    differs = whole != encode_blocks(codec, [audio], CHUNK_SECONDS, args.context)
     frames = differs.shape[1]
     print(
         f"{args.codec}: {frames} frames in chunks of {CHUNK_SECONDS:g} s with {args.context:g} s of context"

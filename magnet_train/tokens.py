@@ -111,13 +111,16 @@ class CodecInfo:
         except (TypeError, ValueError) as error:
             raise UserError(f"{where} has a field that is not a number ({error}); write it again.") from error
 
-    def require_same_tokens(self, other: CodecInfo, mine: str, theirs: str) -> None:
+    def require_same_tokens(
+        self, other: CodecInfo, mine: str, theirs: str, remedy: str | None = None
+    ) -> None:
         """Refuse two codecs whose tokens do not mean the same.
 
         Args:
             other: The codec to compare with.
             mine: Who uses this codec, for the message ("the model").
             theirs: Who uses the other ("shards/").
+            remedy: What to do about codecs of other names; None means to tokenize again with this codec.
 
         Raises:
             UserError: The number or size of the codebooks, the frame rate or the weights differ.
@@ -130,9 +133,10 @@ class CodecInfo:
                         f"{mine} and {theirs} both name codec {self.id} but mean different versions of it ({name} "
                         f"{a} and {b}); use the version of magnet-train or of the codec that made the tokens."
                     )
+                remedy = remedy or f"tokenize the audio again with --codec {self.id}"
                 raise UserError(
                     f"{mine} speaks the tokens of codec {self.id} ({name} {a}) but {theirs} holds those of "
-                    f"{other.id} ({name} {b}); tokenize the audio again with --codec {self.id}."
+                    f"{other.id} ({name} {b}); {remedy}."
                 )
 
 

@@ -14,11 +14,31 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, T5Config
 
-from magnet_train.apps.quickstart.captions import vocabulary
+from magnet_train.apps.quickstart.captions import (
+    NOISE_PHRASES,
+    PAIR_PHRASES,
+    PITCHES,
+    RHYTHMS,
+    TIMBRES,
+    TONE_PHRASES,
+)
 
 SPECIAL = ("<pad>", "</s>", "<unk>")
 WIDTH = 96
 LAYERS = 1
+
+
+def vocabulary() -> list[str]:
+    """Return every word and punctuation mark that occurs in captions, sorted."""
+    names = (PITCHES | TIMBRES | RHYTHMS).values()
+    values = [synonym for synonyms in names for synonym in synonyms]
+    blank = dict.fromkeys(("pitch", "timbre", "rhythm", "first", "second"), "")
+    phrases = [phrase.format(**blank) for phrase in TONE_PHRASES + NOISE_PHRASES + PAIR_PHRASES]
+    text = " ".join(values + phrases)
+    marks = {mark for mark in text if not mark.isalnum() and not mark.isspace()}
+    for mark in marks:
+        text = text.replace(mark, f" {mark} ")
+    return sorted(set(text.split()))
 
 
 def write_text_encoder(folder: Path) -> None:

@@ -6,13 +6,11 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
-from rich.progress import track
 
 import magnet_train
 from harness.timing import cpu_name
@@ -51,8 +49,7 @@ def make_world_shards(work: Path) -> None:
     for split, count in (("train", TRAINING), ("validation", VALIDATION)):
         shards = work / "shards" / split
         if not (shards / "manifest.json").exists():
-            bar = partial(track, description="synthesise", total=count)
-            ToneWorld("default").write(work / "audio" / split, count, split, bar)
+            ToneWorld("default").write(work / "audio" / split, count, split)
             tokenize(work / "audio" / split, shards)
 
 

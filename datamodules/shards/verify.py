@@ -85,7 +85,8 @@ def adopt_shards(
         raise UserError(f"{folder} holds no .tar to index; name the folder that holds the shards.")
     if known is not None:
         if codec is not None:
-            known.codec.require_same_tokens(codec, str(folder), "--codec")
+            remedy = "leave --codec out, or name the codec that made the tokens"
+            known.codec.require_same_tokens(codec, str(folder), "--codec", remedy)
         codec = known.codec
         paths = [folder / shard.file for shard in known.shards]
     else:

@@ -1,18 +1,17 @@
-"""Read, resample and write audio files, and encode them in chunks."""
+"""Read, resample and write audio files."""
 
-from magnet_train.audio.reading import AudioStream, WrongScaleError, audio_seconds, read_audio
-from magnet_train.audio.resampling import resample, resample_blocks
-from magnet_train.audio.writing import encode_wav, fits_16_bit, write_audio, write_edit
+from magnet_train.audio.reading import AudioStream, WrongScaleError, read_audio
+from magnet_train.audio.recording import audio_seconds
+from magnet_train.audio.writing import draw_spectrogram, encode_wav, fits_16_bit, write_audio, write_edit
 
 __all__ = [
     "AudioStream",
     "WrongScaleError",
     "audio_seconds",
+    "draw_spectrogram",
     "encode_wav",
     "fits_16_bit",
     "read_audio",
-    "resample",
-    "resample_blocks",
     "write_audio",
     "write_edit",
 ]

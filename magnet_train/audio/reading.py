@@ -17,17 +17,49 @@ from soundfile import SoundFile
 from torch import Tensor
 
 from magnet_train.audio.containers import Part
-from magnet_train.audio.file_kinds import explained
-from magnet_train.audio.recording import LARGEST_FLOAT, Levels, Recording, frames_in, is_float
+from magnet_train.audio.recording import Recording, Samples, explained, frames_in
 from magnet_train.audio.recording import blocks as blocks_of
 from magnet_train.audio.resampling import resample_blocks
 from magnet_train.errors import UserError
 
 _TOLERANCE = 0.1  # seconds that may be missing: counts are rounded, and mp3 pads
+_LARGEST_FLOAT = 32.0  # 30 dB above full scale: above every recording, below floats at the scale of integers
+_INTEGER_BITS = (8, 16, 24, 32)
 
 
 class WrongScaleError(UserError):
     """A file of floats at the scale of integers."""
+
+
+class _Levels:
+    """The range of the samples so far, and whether floats are integers in disguise."""
+
+    def __init__(self) -> None:
+        self.peak = 0.0  # of floats alone
+        self.swing = 0.0  # distance of the lowest from the highest sample of a channel
+        self._range: Samples | None = None  # lowest and highest sample of each channel, [2, channels]
+        self._integers = True
+
+    def add(self, samples: Samples, floats: bool) -> None:
+        """Take a block into account, whose file holds `floats` or integers."""
+        low, high = samples.min(axis=0), samples.max(axis=0)
+        if self._range is not None and self._range.shape[1] == len(low):
+            low, high = np.minimum(low, self._range[0]), np.maximum(high, self._range[1])
+        self._range = np.stack([low, high])
+        self.swing = max(self.swing, float((high.astype(np.float64) - low).max()))
+        if floats:
+            self.peak = max(self.peak, float(np.abs(self._range).max()))
+            self._integers = self._integers and bool((samples == np.rint(samples)).all())
+
+    @property
+    def looks_like_integers(self) -> bool:
+        """Whether all floats are whole numbers and some are not 0, 1 or -1."""
+        return self._integers and self.peak > 1
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of the smallest integers that can hold the floats; None if 32 are too few."""
+        return next((bits for bits in _INTEGER_BITS if self.peak <= 2 ** (bits - 1)), None)
 
 
 class AudioStream:
@@ -39,9 +71,9 @@ class AudioStream:
         path: The file; any rate, any number of channels.
         sample_rate: Rate of the blocks (Hz).
         channels: 1 (the mean of all) or 2 (mono doubled; of more than two, the first: front left and right).
-        start: Seconds to skip at the beginning.
+        start: Where to begin (s).
         end: Where to stop (s); None, or a time beyond the end, reads to the end.
-        rescale: Whether to scale floats at the scale of integers to -1..1; otherwise they are an error.
+        rescale: Scale floats at the scale of integers to -1..1; otherwise they are an error.
 
     Raises:
         UserError: While iterating: the file does not exist, is not audio, or has no samples, non-finite
@@ -64,7 +96,7 @@ class AudioStream:
         self.start, self.end = start, end
         self._rescale = rescale
         self._digest = hashlib.blake2b(digest_size=16)
-        self._levels = Levels()
+        self._levels = _Levels()
         self._seconds = 0.0  # read so far
         self._expected = 0.0  # seconds from start to end by the headers
         self._cut = False
@@ -136,25 +168,25 @@ class AudioStream:
             self._digest.update(samples.data)
             if not np.isfinite(samples).all():
                 raise UserError(f"{self.path} contains samples that are not numbers; render it again.")
-            self._levels.add(samples, is_float(file))
-            if self._levels.peak > LARGEST_FLOAT and not self._rescale:
+            self._levels.add(samples, _is_float(file))
+            if self._levels.peak > _LARGEST_FLOAT and not self._rescale:
                 raise self._wrong_scale(self._levels)
             scaled = samples if scale == 1.0 else samples / np.float32(scale)
             yield _with_channels(torch.from_numpy(scaled.T.copy()), self.channels)
 
     def _find_scale(self, recording: Recording) -> float:
         """Return the divisor for floats at the scale of integers, and 1 for all other samples."""
-        levels = Levels()
+        levels = _Levels()
         for part in recording.parts:
             with recording.open(part) as file:
-                if is_float(file):
+                if _is_float(file):
                     for samples in blocks_of(file):
                         levels.add(samples, True)
         if levels.bits is None:
             raise self._wrong_scale(levels)
-        return 2.0 ** (levels.bits - 1) if levels.peak > LARGEST_FLOAT or levels.looks_like_integers else 1.0
+        return 2.0 ** (levels.bits - 1) if levels.peak > _LARGEST_FLOAT or levels.looks_like_integers else 1.0
 
-    def _wrong_scale(self, levels: Levels) -> WrongScaleError:
+    def _wrong_scale(self, levels: _Levels) -> WrongScaleError:
         found = f"{self.path} holds floats up to {levels.peak:g}"
         if levels.bits is None:
             return WrongScaleError(f"{found}, beyond any scale of audio; render it again.")
@@ -164,29 +196,17 @@ class AudioStream:
         )
 
 
-def audio_seconds(path: str | Path) -> float:
-    """Return the duration of an audio file by its headers (s).
-
-    Raises:
-        UserError: The file does not exist, is not audio, or has a rate out of range.
-    """
-    return Recording(path).seconds()
-
-
 def read_audio(path: str | Path, sample_rate: int, channels: int) -> Tensor:
-    """Read a whole audio file; arguments and errors are those of `AudioStream`.
-
-    Returns:
-        float32 [channels, samples].
-
-    Warns:
-        UserWarning: A part of the file could not be read.
-    """
+    """Read a whole audio file, float32 [channels, samples]; see `AudioStream`. Warns if a part could not be read."""
     stream = AudioStream(path, sample_rate, channels)
     audio = torch.cat(list(stream), dim=-1)
     if stream.shortfall is not None:
         warnings.warn(f"{path}: {stream.shortfall}", stacklevel=2)
     return audio
+
+
+def _is_float(file: SoundFile) -> bool:
+    return file.subtype in ("FLOAT", "DOUBLE")  # whose samples need not be within full scale
 
 
 def _with_channels(audio: Tensor, channels: int) -> Tensor:

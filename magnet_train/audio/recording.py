@@ -7,7 +7,10 @@ Samples: float32 [samples, channels], full scale -1..1.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,41 +19,102 @@ import numpy.typing as npt
 import soundfile
 
 from magnet_train.audio.containers import Part, PartFile, parts_of
-from magnet_train.audio.file_kinds import explained, why_not_a_file
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, cannot_read
 
 Samples = npt.NDArray[np.float32]
 
 LOWEST_RATE, HIGHEST_RATE = 100, 768_000  # Hz; any other rate is a damaged header
 MOST_CHANNELS = 64  # seventh-order ambisonics
-LARGEST_FLOAT = 32.0  # 30 dB above full scale: above every recording, below floats at the scale of integers
 _BLOCK_SECONDS = 10.0
 _BLOCK_VALUES = 2**24  # samples times channels
 _LONGEST = 30 * 86_400.0  # seconds; a header that gives more is wrong
 _UNKNOWN_FRAMES = 2**62  # libsndfile gives its largest number as the length if no header has one
-_FLOATS = ("FLOAT", "DOUBLE")
-_INTEGER_BITS = (8, 16, 24, 32)
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe (fifo)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+_DOWNLOAD = "download it again or remove it"
+_CONVERT = "convert it with `ffmpeg -i IN OUT.flac`"
+# First bytes of common files that are not read as audio: what they are, and what to do.
+_BEGINNINGS = (
+    (rb"(\xef\xbb\xbf)?\s*(?i:<!doctype html|<html|<head|<body|<\?xml)", "a web page", _DOWNLOAD),
+    (rb"....ftyp", "an MP4 or M4A file", _CONVERT),
+    (rb"\xff[\xf1\xf9]", "an AAC file", _CONVERT),
+    (rb"PK\x03\x04", "a zip archive", _DOWNLOAD),
+    (rb"%PDF", "a PDF", _DOWNLOAD),
+    (rb"\x89PNG", "a PNG picture", _DOWNLOAD),
+    (rb"\xff\xd8\xff", "a JPEG picture", _DOWNLOAD),
+    (rb"GIF8", "a GIF picture", _DOWNLOAD),
+    (rb"\x1f\x8b", "a gzip file", _DOWNLOAD),
+    (rb"\x1aE\xdf\xa3", "a WebM or Matroska file", _CONVERT),
+    (rb"0&\xb2u\x8ef\xcf\x11", "a WMA file", _CONVERT),
+    (rb"MAC ", "a Monkey's Audio file", _CONVERT),
+    (rb"wvpk", "a WavPack file", _CONVERT),
+    (rb"version https://git-lfs", "a git-lfs pointer and not the file itself", _DOWNLOAD),
+)
+# Messages of libsndfile that do not give the reason.
+_REASONS = {
+    "SF_INFO struct incomplete": "its header has an impossible sample rate, number of channels or length",
+    "File does not exist or is not a regular file": "it contains no MP3 frames that can be decoded",
+}
 
 
 def require_audio_file(path: str | Path) -> None:
-    """Refuse a path that is not a file with content, without opening it.
-
-    Raises:
-        UserError: The path does not exist, or is an empty file, a pipe, a device, a folder or the like.
-    """
-    problem = why_not_a_file(path)
+    """Raise `UserError` if a path is not a file with content, without opening it."""
+    problem = _why_not_a_file(path)
     if problem == "does not exist":
         raise UserError(f"there is no audio file {path}; check the path.")
     if problem is not None:
         raise UserError(f"{path} {problem}; give an audio file instead.")
 
 
-class Recording:
-    """An audio file and its parts, each of which libsndfile can open.
+def _why_not_a_file(path: str | Path) -> str | None:
+    """Say why a path is not a file with content, without opening it: a pipe would block, a device may never end."""
+    try:
+        found = os.stat(path)
+    except ValueError:
+        return "is not a valid path: it contains a NUL character"
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "is a link in a loop of links"
+        with contextlib.suppress(OSError):
+            return f"is a link to {os.readlink(path)}, which does not exist"
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        return "does not exist" if missing else f"cannot be read ({error.strerror})"
+    if stat.S_ISREG(found.st_mode):
+        return None if found.st_size else "is empty (0 bytes)"
+    kind = next((kind for is_kind, kind in _KINDS if is_kind(found.st_mode)), "something else")
+    return f"is {kind}, not a file"
 
-    Raises:
-        UserError: The file does not exist, is empty or not a regular file, or cannot be opened.
-    """
+
+@contextlib.contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """Turn errors of opening or reading an audio file into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    # a false header, or a headerless .raw
+    except (soundfile.SoundFileError, MemoryError, TypeError, ValueError) as error:
+        start = b""
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            start = file.read(512)
+        for pattern, kind, remedy in _BEGINNINGS:
+            if re.match(pattern, start, re.DOTALL):
+                raise UserError(f"{path} is {kind}; {remedy}.") from error
+        message = str(error).rsplit(": ", 1)[-1].rstrip(".")  # without the file's name
+        reason = next((better for theirs, better in _REASONS.items() if theirs in message), message)
+        raise UserError(
+            f"cannot read {path} as audio ({reason}); convert it to wav, flac, ogg or mp3."
+        ) from error
+
+
+class Recording:
+    """An audio file and its parts, each of which libsndfile can open; raises `UserError` if there is no such file."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
@@ -61,11 +125,7 @@ class Recording:
 
     @contextlib.contextmanager
     def open(self, part: Part) -> Iterator[soundfile.SoundFile]:
-        """Open one of the parts.
-
-        Raises:
-            UserError: The part is not audio, or its sample rate or number of channels is out of range.
-        """
+        """Open one of the parts; raises `UserError` if it is not audio, or has a rate or channels out of range."""
         with contextlib.ExitStack() as stack:
             with explained(self.path):
                 if part.is_whole_file(self._size):
@@ -84,23 +144,28 @@ class Recording:
                 )
             yield file
 
-    def seconds(self) -> float:
-        """Return the duration by the headers; a part whose headers have none is read to its end."""
-        total = 0.0
-        for number, part in enumerate(self.parts):
-            try:
-                with self.open(part) as file:
-                    frames = frames_in(file)
-                    total += (sum(map(len, blocks(file))) if frames is None else frames) / file.samplerate
-            except UserError:
-                if not number:
-                    raise
-        return total
+
+def audio_seconds(path: str | Path) -> float:
+    """Return the duration of an audio file by its headers (s); a part whose headers have none is read to its end.
+
+    Raises:
+        UserError: The file does not exist, is not audio, or has a rate out of range.
+    """
+    recording, total = Recording(path), 0.0
+    for number, part in enumerate(recording.parts):
+        try:
+            with recording.open(part) as file:
+                frames = frames_in(file)
+                total += (sum(map(len, blocks(file))) if frames is None else frames) / file.samplerate
+        except UserError:
+            if not number:
+                raise
+    return total
 
 
 def header_seconds(path: str | Path) -> float:
     """Return the duration that the first header of a file gives, without a scan; 0 if it gives no plausible one."""
-    if why_not_a_file(path) is not None:
+    if _why_not_a_file(path) is not None:
         return 0.0
     try:
         with soundfile.SoundFile(os.fsencode(path)) as file:
@@ -108,11 +173,6 @@ def header_seconds(path: str | Path) -> float:
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError):
         return 0.0
     return float(seconds) if seconds <= _LONGEST else 0.0
-
-
-def is_float(file: soundfile.SoundFile) -> bool:
-    """Whether the samples are floats, which need not be within full scale."""
-    return file.subtype in _FLOATS
 
 
 def frames_in(file: soundfile.SoundFile) -> int | None:
@@ -144,39 +204,3 @@ def _read(file: soundfile.SoundFile, frames: int) -> Samples:
     except soundfile.SoundFileError:
         unread = np.isnan(buffer[:, -1])
         return buffer[: int(unread.argmax()) if unread.any() else frames]
-
-
-class Levels:
-    """The range of the samples so far, and whether floats are integers in disguise."""
-
-    def __init__(self) -> None:
-        self.peak = 0.0  # of floats alone
-        self.swing = 0.0  # distance of the lowest from the highest sample of a channel
-        self._range: Samples | None = None  # lowest and highest sample of each channel, [2, channels]
-        self._integers = True
-
-    def add(self, samples: Samples, floats: bool) -> None:
-        """Take a block into account.
-
-        Args:
-            samples: At full scale -1..1, unless they are floats at another one.
-            floats: Whether the file holds floats.
-        """
-        low, high = samples.min(axis=0), samples.max(axis=0)
-        if self._range is not None and self._range.shape[1] == len(low):
-            low, high = np.minimum(low, self._range[0]), np.maximum(high, self._range[1])
-        self._range = np.stack([low, high])
-        self.swing = max(self.swing, float((high.astype(np.float64) - low).max()))
-        if floats:
-            self.peak = max(self.peak, float(np.abs(self._range).max()))
-            self._integers = self._integers and bool((samples == np.rint(samples)).all())
-
-    @property
-    def looks_like_integers(self) -> bool:
-        """Whether all floats are whole numbers and some are not 0, 1 or -1."""
-        return self._integers and self.peak > 1
-
-    @property
-    def bits(self) -> int | None:
-        """Bits of the smallest integers that can hold the floats; None if 32 are too few."""
-        return next((bits for bits in _INTEGER_BITS if self.peak <= 2 ** (bits - 1)), None)

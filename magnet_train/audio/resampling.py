@@ -1,7 +1,4 @@
-"""Resample audio, whole or in blocks. The only file that imports torchaudio.
-
-Shapes: audio float32 [channels, samples].
-"""
+"""Resample audio in blocks. The only file that imports torchaudio."""
 
 from __future__ import annotations
 
@@ -20,35 +17,17 @@ _FILTER_WIDTH = 6  # zero crossings of the sinc on each side
 _ROLLOFF = 0.99  # of the lower Nyquist frequency
 
 
-def resample(audio: Tensor, source_rate: int, target_rate: int) -> Tensor:
-    """Resample audio.
-
-    Args:
-        audio: float32 [..., samples].
-        source_rate: Rate of `audio` (Hz).
-        target_rate: Rate of the result (Hz).
-
-    Returns:
-        float32 [..., samples * target_rate / source_rate, rounded up].
-    """
-    return audio if source_rate == target_rate else _windowed_sinc(audio, _ratio(source_rate, target_rate))
-
-
 def resample_blocks(blocks: Iterable[Tensor], source_rate: int, target_rate: int) -> Iterator[Tensor]:
-    """Resample audio in blocks; concatenated, they equal `resample` of the whole.
+    """Resample blocks float32 [channels, samples] of any lengths; concatenated, they equal the whole resampled.
 
-    The filter turns each group of `ratio.numerator` samples into `ratio.denominator` and reaches `margin` groups to
-    both sides. So a group is resampled once those after it have arrived, and those before it are kept.
-
-    Args:
-        blocks: float32 [channels, samples], of any lengths.
-        source_rate: Rate of `blocks` (Hz).
-        target_rate: Rate of the result (Hz).
+    Rates are in Hz. The filter turns each group of `ratio.numerator` samples into `ratio.denominator` and reaches
+    `margin` groups to both sides. So a group is resampled once those after it have arrived, and those before it are
+    kept.
     """
     if source_rate == target_rate:
         yield from blocks
         return
-    ratio = _ratio(source_rate, target_rate)
+    ratio = ratio_of(source_rate, target_rate)
     group, resampled_group = ratio.numerator, ratio.denominator
     reach = math.ceil(_FILTER_WIDTH * group / (min(group, resampled_group) * _ROLLOFF))  # samples
     margin = -(-reach // group) + 1  # groups
@@ -59,20 +38,22 @@ def resample_blocks(blocks: Iterable[Tensor], source_rate: int, target_rate: int
         ready = pending.shape[-1] // group - margin
         if ready <= done:
             continue
-        yield _windowed_sinc(pending, ratio)[:, done * resampled_group : ready * resampled_group]
+        yield resample(pending, ratio)[:, done * resampled_group : ready * resampled_group]
         dropped = max(0, ready - margin)
         pending, done = pending[:, dropped * group :].clone(), ready - dropped
     if pending is not None:
-        yield _windowed_sinc(pending, ratio)[:, done * resampled_group :]
+        yield resample(pending, ratio)[:, done * resampled_group :]
 
 
-def _ratio(source_rate: int, target_rate: int) -> Fraction:
+def ratio_of(source_rate: int, target_rate: int) -> Fraction:
+    """Return the ratio of two sample rates, or one near it that needs no giant filter bank."""
     ratio = Fraction(source_rate, target_rate)
     largest = math.isqrt(round(_LARGEST_RATIO_TERM**2 / ratio))
     return ratio.limit_denominator(max(1, min(_LARGEST_RATIO_TERM, largest)))
 
 
-def _windowed_sinc(audio: Tensor, ratio: Fraction) -> Tensor:
+def resample(audio: Tensor, ratio: Fraction) -> Tensor:
+    """Resample float32 [..., samples] to 1 / `ratio` of its rate."""
     from torchaudio.functional import resample as windowed_sinc
 
     resampled: Tensor = windowed_sinc(

@@ -1,6 +1,6 @@
-"""Write WAV files atomically.
+"""Write WAV files atomically, and spectrograms as pictures.
 
-Shapes: audio float32 [channels, samples], full scale -1..1.
+Shapes: audio float [channels, samples], full scale -1..1.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,12 @@ from torch import Tensor
 from magnet_train.storage.atomic_io import atomic_write
 
 _STEPS_16_BIT = 2**15  # on each side of zero
+_WINDOW = 1024  # samples of a spectrogram's frame
+_RANGE_DB = 80.0
 
 
 def write_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
-    """Write a 16-bit WAV file atomically.
-
-    Audio beyond full scale is scaled down as a whole: clipping would be audible.
+    """Write a 16-bit WAV file atomically; audio beyond full scale is scaled down as a whole, since clipping is audible.
 
     Args:
         path: The file; missing parent folders are created.
@@ -96,3 +97,22 @@ def _encode_float_wav(samples: npt.NDArray[np.float32], sample_rate: int) -> byt
     chunks = [(b"fmt ", layout), (b"fact", struct.pack("<I", len(samples))), (b"data", data)]
     body = b"WAVE" + b"".join(name + struct.pack("<I", len(chunk)) + chunk for name, chunk in chunks)
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def draw_spectrogram(audio: Tensor, sample_rate: int, path: Path) -> None:
+    """Write a PNG of the level over time (s) and frequency (kHz), with a range of 80 dB below the loudest."""
+    from matplotlib.figure import Figure  # takes half a second, and is optional
+
+    mono = audio.float().cpu().mean(dim=0)
+    mono = torch.nn.functional.pad(mono, (0, max(0, _WINDOW - len(mono))))
+    hop = max(_WINDOW // 4, len(mono) // 1024)  # at most about a thousand columns
+    spectrum = torch.stft(mono, _WINDOW, hop, window=torch.hann_window(_WINDOW), return_complex=True)
+    power = spectrum.abs().square()  # [F, T]
+    decibels = 10.0 * torch.log10(power / power.max().clamp(min=1e-10) + 1e-10)
+    figure = Figure(figsize=(7, 2.4), layout="constrained")
+    axes = figure.subplots()
+    extent = (0, audio.shape[-1] / sample_rate, 0, sample_rate / 2000)
+    look: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "magma"}
+    axes.imshow(decibels.numpy(), extent=extent, vmin=-_RANGE_DB, vmax=0.0, **look)
+    axes.set(xlabel="seconds", ylabel="kHz")
+    figure.savefig(path, dpi=100)

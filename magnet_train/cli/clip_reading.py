@@ -12,8 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from magnet_train.audio import AudioStream, WrongScaleError, audio_seconds
-from magnet_train.audio.chunked import samples_per_frame
 from magnet_train.audio.recording import require_audio_file
+from magnet_train.codecs.chunked import samples_per_frame
 from magnet_train.errors import UserError
 
 if TYPE_CHECKING:

@@ -25,8 +25,7 @@ def load_codec(name: str, device: str = "cpu") -> Codec:
         UserError: The codec cannot be found or read, or the device is missing.
     """
     # Imported here: transformers takes seconds, and only some commands load a codec.
-    from magnet_train.codecs.encodec_hf import EncodecCodec
-    from magnet_train.codecs.encodec_package import WEIGHTS, load_published
+    from magnet_train.codecs.encodec import WEIGHTS, EncodecCodec, load_published
 
     if name == QUICKSTART:
         codec: Codec = EncodecCodec.from_pretrained(packaged_codec(), id=QUICKSTART)
@@ -37,9 +36,7 @@ def load_codec(name: str, device: str = "cpu") -> Codec:
     try:
         return codec.to(device)
     except (RuntimeError, AssertionError) as error:  # the second where torch was built without CUDA
-        raise UserError(
-            f"device {device} is not there or has no room ({first_line(error)}); try cpu."
-        ) from error
+        raise UserError(f"device {device} cannot be used ({first_line(error)}); try cpu.") from error
 
 
 def packaged_codec() -> Path:

@@ -1,4 +1,4 @@
-"""FAD-CLAP, CLAP score and KL-AST of embeddings and probabilities, each with the values of chance and real sound.
+"""FAD-CLAP, CLAP score and KL-AST of embeddings and probabilities, each with its values for chance and real sound.
 
 Shapes: n clips or pairs, W windows of a clip, D dimensions, C classes; everything float64.
 """
@@ -18,21 +18,14 @@ Floats = npt.NDArray[np.float64]
 
 _RESAMPLES = 2000
 _SPLITS = 10
-_LEAST = 2  # clips, below which there is no spread
+_LEAST = 2  # clips with a spread
 _EPSILON = 1e-6  # added to the generated clips' probabilities, as the reference implementation does
 
 
 def bootstrap_interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float] | None:
-    """Return the 95 % bootstrap confidence interval of a mean.
+    """Return both ends of the 95 % bootstrap confidence interval of the mean of float [N]; None for N below 2.
 
     It covers the choice of clips, not the seed of the model.
-
-    Args:
-        values: float [N], one for each clip.
-        seed: Of the resampling.
-
-    Returns:
-        Lower and upper end; None for fewer than 2 values.
     """
     numbers = np.asarray(values, dtype=np.float64)
     if len(numbers) < 2:
@@ -45,18 +38,14 @@ def bootstrap_interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, flo
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A normal distribution: mean [D], and a root [min(N, D), D] of the covariance, `root.T @ root`."""
+    """A normal distribution: mean [D], and root [min(N, D), D] with covariance `root.T @ root`."""
 
     mean: Floats
     root: Floats
 
     @classmethod
     def of(cls, vectors: npt.ArrayLike) -> Self:
-        """Fit one to float [N, D], with the unbiased covariance (divided by N - 1).
-
-        Raises:
-            ValueError: Fewer than 2 vectors, or not finite [N, D].
-        """
+        """Fit one to float [N, D], with the unbiased covariance; raises `ValueError` unless finite with N >= 2."""
         points = np.asarray(vectors, dtype=np.float64)
         if points.ndim != 2 or len(points) < 2 or not np.isfinite(points).all():
             raise ValueError(f"vectors must be finite [N, D] with N >= 2, got shape {list(points.shape)}")
@@ -68,8 +57,7 @@ class Gaussian:
         """Return the squared Fréchet (2-Wasserstein) distance to another, 0 or more.
 
         |m1 - m2|² + tr C1 + tr C2 - 2 tr (C1 C2)^½. With roots A and B of C1 and C2 the last trace is the sum of
-        the singular values of A Bᵀ: nothing is squared and no square root of a matrix is taken, so that
-        covariances without full rank (fewer vectors than dimensions) need no special care.
+        the singular values of A Bᵀ, which also holds for covariances without full rank (fewer vectors than dimensions).
         """
         shift = np.square(self.mean - other.mean).sum()
         spread = np.square(self.root).sum() + np.square(other.root).sum()
@@ -78,19 +66,10 @@ class Gaussian:
 
 
 def frechet_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
-    """Return the squared Fréchet distance between Gaussians fitted to two sets of vectors.
+    """Return the squared Fréchet distance between Gaussians fitted to float [N, D] and float [M, D].
 
-    The fewer vectors, the larger it comes out (a bias of order 1/N): compare at equal numbers only.
-
-    Args:
-        first: float [N, D].
-        second: float [M, D].
-
-    Returns:
-        0 or more, in squared units of the vectors; at most about 4 for vectors of unit length.
-
-    Raises:
-        ValueError: Fewer than 2 vectors, or not finite, or of different D.
+    0 or more, in squared units of the vectors; at most about 4 for vectors of unit length. Fewer vectors give a larger
+    distance (a bias of order 1/N): compare at equal numbers only. Raises `ValueError` as `Gaussian.of`.
 
     Source: arXiv 1812.08466, section 3.1 (there with VGGish embeddings).
     """
@@ -109,29 +88,23 @@ class Spread:
 class EqualSizes:
     """Distances of three sets of `clips` clips each, all to the same other `reference_clips` of the reference.
 
-    Args:
-        clips: In each of the three sets.
-        reference_clips: In the rest of the reference.
-        splits: Number of random draws of the clips, over which each distance is averaged.
-        generated: Distance of generated clips.
-        real: The floor: distance of real clips, the other part of the reference.
-        noise: Chance: distance of white noise as loud as the generated clips; None without noise.
+    Each is averaged over `splits` random draws of the clips.
     """
 
     clips: int
     reference_clips: int
     splits: int
     generated: Spread
-    real: Spread
-    noise: Spread | None
+    real: Spread  # the floor: the other part of the reference
+    noise: Spread | None  # chance: white noise as loud as the generated clips
 
 
 @dataclass(frozen=True)
 class Fad:
-    """Fréchet distance of all generated to all reference windows, 0 or more, smaller is better.
+    """Fréchet distance of the embeddings of all generated to all reference windows, 0 or more, smaller is better.
 
-    Each window has one embedding. With fewer windows than an embedding has `dimensions` the distance is biased upwards.
-    `equal` is the distance at equal sizes, None if the reference has fewer than four clips.
+    With fewer windows than an embedding has `dimensions` it is biased upwards. `equal` holds distances at equal sizes,
+    None if the reference has fewer than four clips.
     """
 
     distance: float
@@ -156,9 +129,9 @@ def measure_fad(
 ) -> Fad:
     """Compare generated with real sound by their embeddings.
 
-    A distance alone says little, since few clips make it large. So it comes a second time at equal sizes: of equally
-    many generated clips, real clips and clips of noise, drawn at random, each against the clips of the reference that
-    are left. A perfect model gets the distance of the real clips. Clips are split, never the windows of one.
+    A distance alone says little, since few clips make it large. So it is measured again at equal sizes: equally many
+    generated clips, real clips and clips of noise, drawn at random, against the remaining clips of the reference. A
+    perfect model gets the distance of the real clips. Clips are split, never the windows of one.
 
     Args:
         generated: float [W, D] of each clip.
@@ -217,19 +190,12 @@ def _join(clips: Sequence[npt.ArrayLike]) -> Floats:
 
 @dataclass(frozen=True)
 class ClapScore:
-    """Mean cosine between clips and their captions, -1..1, larger is better.
-
-    Args:
-        mean: Over clips.
-        interval: 95 % bootstrap interval over clips; None for one clip.
-        clips: Number of clips with a caption.
-        chance: Mean over all pairs of a clip and another caption; None if all captions are equal.
-    """
+    """Mean cosine between clips and their captions, -1..1, larger is better."""
 
     mean: float
-    interval: tuple[float, float] | None
-    clips: int
-    chance: float | None
+    interval: tuple[float, float] | None  # 95 %, see `bootstrap_interval`
+    clips: int  # with a caption
+    chance: float | None  # mean over all pairs of a clip and another caption; None if all captions are equal
 
 
 def measure_clap_score(
@@ -237,7 +203,7 @@ def measure_clap_score(
 ) -> ClapScore:
     """Score clips against their captions.
 
-    Long clips get the mean of the cosines of their windows: averaging embeddings first would favour them.
+    A long clip gets the mean of the cosines of its windows: averaging embeddings first would favour long clips.
 
     Args:
         audio: Of each clip float [W, D], each row of unit length.
@@ -246,7 +212,7 @@ def measure_clap_score(
         seed: Of the interval.
 
     Raises:
-        UserError: No clips were given.
+        UserError: There are no clips.
     """
     if not len(captions):
         raise UserError("there are no captions; put a .txt beside each clip.")
@@ -258,7 +224,7 @@ def measure_clap_score(
 
 
 def _mean_cosine_of_others(clips: Floats, texts: Floats, captions: Sequence[str]) -> float | None:
-    """Average over every pair with different captions: the expectation of random pairing."""
+    """Average over every pair with different captions."""
     members: dict[str, list[int]] = {}
     for number, caption in enumerate(captions):
         members.setdefault(caption, []).append(number)
@@ -271,45 +237,28 @@ def _mean_cosine_of_others(clips: Floats, texts: Floats, captions: Sequence[str]
 
 @dataclass(frozen=True)
 class PairedDivergence:
-    """Mean KL divergence between paired clips in nats, smaller is better; 0 for the same sound.
-
-    Args:
-        mean: Over pairs, from reference to generated.
-        interval: 95 % bootstrap interval over pairs; None for one pair.
-        pairs: Their number.
-        chance: Mean over all pairs of a reference with the generated clip of another; None for one pair.
-        other_real: Mean over all pairs of two references, the value of unrelated real sound; None for one pair.
-    """
+    """Mean KL divergence from reference to generated clip (nats), smaller is better; 0 for the same sound."""
 
     mean: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float] | None  # 95 %, see `bootstrap_interval`
     pairs: int
-    chance: float | None
-    other_real: float | None
+    # Means over all pairs of a reference with the generated clip of another, and of two references.
+    chance: float | None  # None for one pair
+    other_real: float | None  # None for one pair
 
 
 def kl_divergence(reference: npt.ArrayLike, generated: npt.ArrayLike) -> Floats:
-    """Return KL(reference || generated) of each row, in nats; float64 [n].
-
-    Args:
-        reference: Probabilities [n, C].
-        generated: Probabilities [n, C]; 1e-6 is added to each, so that none is 0.
-    """
+    """Return KL(reference || generated) of the rows of two [n, C] (nats), float64 [n]; 1e-6 is added to `generated`."""
     real, ours = np.asarray(reference, dtype=np.float64), np.asarray(generated, dtype=np.float64)
     divergence: Floats = _negative_entropy(real) - (real * np.log(ours + _EPSILON)).sum(axis=-1)
     return divergence
 
 
 def measure_divergence(reference: npt.ArrayLike, generated: npt.ArrayLike, seed: int = 0) -> PairedDivergence:
-    """Compare paired clips by the probabilities of their classes.
-
-    Args:
-        reference: Of each reference clip [n, C].
-        generated: Of the generated clips in the same order [n, C].
-        seed: Of the interval.
+    """Compare clips by the probabilities of their classes, [n, C] each, in the order of the pairs.
 
     Raises:
-        UserError: No pairs were given.
+        UserError: There are no pairs.
     """
     real, ours = np.asarray(reference, dtype=np.float64), np.asarray(generated, dtype=np.float64)
     if not len(real):
@@ -322,7 +271,7 @@ def measure_divergence(reference: npt.ArrayLike, generated: npt.ArrayLike, seed:
 
 
 def _mean_divergence_of_others(real: Floats, others: Floats) -> float | None:
-    """Average over every pair of a row with another row, without going through them one by one."""
+    """Average over every pair of a row with another row."""
     n = len(real)
     if n < 2:
         return None

@@ -1,26 +1,28 @@
-"""The pretrained models that judge audio: CLAP (audio and captions) and an audio spectrogram transformer (tags).
+"""The pretrained models that judge audio, and clips cut into their windows.
 
-Loaded from a folder or the hub: no pickle, no remote code, no missing weights. Transformers is imported when one is.
-Shapes: W windows of mono audio, n captions, D dimensions of CLAP (512), C classes (527 of AudioSet).
+CLAP embeds audio and captions, an audio spectrogram transformer (AST) tags audio. Both are loaded from a folder or the
+hub: no pickle, no remote code, no missing weights. Transformers is imported when a model is loaded.
+Shapes: W windows of mono audio, n captions, D dimensions of CLAP (512), C classes (527 of AudioSet); blocks of audio
+float32 [1, samples] or [samples].
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from magnet_train.errors import UserError, first_line
 from magnet_train.evaluation.measures import Floats
-from magnet_train.storage.hub import find_folder, lacking, revision_of, unreadable
+from magnet_train.storage.hub import find_folder, load_pretrained, revision_of
 
 CLAP = "laion/larger_clap_music"
 CLASSIFIER = "MIT/ast-finetuned-audioset-10-10-0.4593"
@@ -32,7 +34,7 @@ _FRAME_SECONDS, _HOPS_PER_SECOND = 0.025, 100  # of AST's spectrogram
 
 @dataclass(frozen=True)
 class Origin:
-    """Which model it was, for a report that others can reproduce."""
+    """Identifies a model in a report."""
 
     id: str  # folder or hub id, as given
     revision: str | None  # commit on the hub; None for a folder
@@ -54,15 +56,15 @@ class Clap:
 
     @classmethod
     def from_pretrained(cls, name: str = CLAP, device: str = "cpu", what: str = "CLAP model") -> Self:
-        """Load from a folder or a hub id.
+        """Load from a hub id, or a folder with config.json, weights, preprocessor_config.json and tokenizer.
 
         Args:
-            name: Folder with config.json, weights, preprocessor_config.json and tokenizer, or hub id.
+            name: Folder or hub id.
             device: Where to compute.
             what: The model's name in errors.
 
         Raises:
-            UserError: No such model can be read, or the hub cannot be reached.
+            UserError: The model cannot be read, or the hub cannot be reached.
         """
         from transformers import ClapFeatureExtractor, ClapModel
 
@@ -70,33 +72,24 @@ class Clap:
 
     @torch.no_grad()
     def embed_audio(self, windows: Sequence[Tensor]) -> Floats:
-        """Embed mono audio at `sample_rate`.
+        """Embed mono audio at `sample_rate`, float64 [W, D] with rows of unit length.
 
         Args:
             windows: float32 [samples] each, 1 to `window_samples`; short ones are repeated to fill a window, as in
                 the model's training.
 
-        Returns:
-            float64 [W, D], rows of unit length.
-
         Raises:
             ValueError: A window is longer, and would be cut at random.
         """
-        _require_length(windows, self.window_samples)
-        audio = [window.double().numpy() for window in windows]
-        features = self.extractor(audio, sampling_rate=self.sample_rate, return_tensors="np")
-        spectrograms = torch.from_numpy(np.asarray(features["input_features"], dtype=np.float32))
-        # the extractor would call one of them longer, at random, for models that fuse parts of long audio
+        spectrograms = _features(self, [window.double().numpy() for window in windows], "input_features")
+        # for models that fuse parts of long audio, the extractor would mark one window as longer, at random
         whole = torch.zeros(len(windows), 1, dtype=torch.bool, device=self.model.device)
-        output = self.model.get_audio_features(spectrograms.to(self.model.device), is_longer=whole)
+        output = self.model.get_audio_features(spectrograms, is_longer=whole)
         return _unit_rows(output.pooler_output)
 
     @torch.no_grad()
     def embed_text(self, captions: Sequence[str], batch_size: int = 16) -> Floats:
-        """Embed captions, cut at 77 tokens.
-
-        Returns:
-            float64 [n, D], rows of unit length.
+        """Embed captions, cut at 77 tokens: float64 [n, D] with rows of unit length.
 
         Raises:
             UserError: The model's folder has no tokenizer.
@@ -104,13 +97,9 @@ class Clap:
         tokenizer = self._tokenizer()
         rows = [np.empty((0, self.dimensions))]
         for first in range(0, len(captions), batch_size):
-            tokens = tokenizer(
-                list(captions[first : first + batch_size]),
-                padding=True,
-                truncation=True,
-                max_length=_LONGEST_CAPTION,
-                return_tensors="pt",
-            ).to(self.model.device)
+            batch = list(captions[first : first + batch_size])
+            cut_and_pad = {"padding": True, "truncation": True, "max_length": _LONGEST_CAPTION}
+            tokens = tokenizer(batch, return_tensors="pt", **cut_and_pad).to(self.model.device)
             output = self.model.get_text_features(tokens["input_ids"], tokens["attention_mask"])
             rows.append(_unit_rows(output.pooler_output))
         return np.concatenate(rows)
@@ -119,7 +108,7 @@ class Clap:
         from transformers import AutoTokenizer
 
         try:
-            # without any file transformers would make up a tokenizer that knows no word
+            # without any file transformers would make up an empty tokenizer
             if not any((self._folder / name).is_file() for name in _VOCABULARIES):
                 raise OSError(f"there is none of {', '.join(_VOCABULARIES)}")
             tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
@@ -146,11 +135,7 @@ class AudioTagger:
 
     @classmethod
     def from_pretrained(cls, name: str = CLASSIFIER, device: str = "cpu", what: str = "classifier") -> Self:
-        """Load from a folder (config.json, weights and preprocessor_config.json) or a hub id, as `Clap` does.
-
-        Raises:
-            UserError: No such model can be read, or the hub cannot be reached.
-        """
+        """Load from a folder or a hub id, as `Clap` does, without a tokenizer."""
         from transformers import ASTFeatureExtractor, ASTForAudioClassification
 
         kind = "audio-spectrogram-transformer"
@@ -158,25 +143,19 @@ class AudioTagger:
 
     @torch.no_grad()
     def probabilities(self, windows: Sequence[Tensor]) -> Floats:
-        """Return the probability of each class: a softmax over the logits.
+        """Return the probability of each class, float64 [W, C]: a softmax over the logits.
 
-        AST is trained with a sigmoid for each class, since several can be audible. The field's KL takes the softmax
-        all the same, as the reference implementation does with PaSST: only that is a distribution.
+        AST is trained with a sigmoid for each class, since several can be audible. KL needs a distribution, so the
+        softmax is taken all the same, as the reference implementation does with PaSST.
 
         Args:
             windows: Mono audio at `sample_rate`, float32 [samples] each, 1 to `window_samples`.
 
-        Returns:
-            float64 [W, C], rows that add up to 1.
-
         Raises:
             ValueError: A window is longer, and would be cut.
         """
-        _require_length(windows, self.window_samples)
         audio = [F.pad(window, (0, max(0, self._shortest - len(window)))).numpy() for window in windows]
-        features = self.extractor(audio, sampling_rate=self.sample_rate, return_tensors="np")
-        spectrograms = torch.from_numpy(np.asarray(features["input_values"], dtype=np.float32))
-        logits = self.model(spectrograms.to(self.model.device)).logits
+        logits = self.model(_features(self, audio, "input_values")).logits
         result: Floats = logits.double().softmax(dim=-1).cpu().numpy()
         return result
 
@@ -185,28 +164,15 @@ def _load(
     kind: Any, extractor: Any, model_type: str, name: str, what: str, device: str
 ) -> tuple[Any, Any, Path, Origin]:
     """Return a model in evaluation mode, its feature extractor, their folder, and where they come from."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     folder = find_folder(name, what)
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        if found != model_type:
-            raise UserError(f"{what} {name} is of type {found} and has to be {model_type}; choose another.")
-        model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    except UserError:
-        raise
-    except Exception as error:  # transformers raises many kinds, down to those of safetensors
-        raise unreadable(name, what, error) from error
-    if report["missing_keys"]:
-        raise lacking(name, what, report["missing_keys"])
+    model = load_pretrained(kind, folder, name, what, model_type)
     try:
         features = extractor.from_pretrained(folder)
     except Exception as error:
         raise UserError(
             f"{what} {name} has no readable preprocessor_config.json; save its feature extractor beside it."
         ) from error
-    return model.eval().to(device), features, folder, Origin(name, revision_of(folder), _sha256(folder))
+    return model.to(device), features, folder, Origin(name, revision_of(folder), _sha256(folder))
 
 
 def _sha256(folder: Path) -> str:
@@ -218,11 +184,87 @@ def _sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _require_length(windows: Sequence[Tensor], most: int) -> None:
-    if any(len(window) > most for window in windows):
-        raise ValueError(f"a window must have at most {most} samples")
+def _features(model: Clap | AudioTagger, audio: Sequence[npt.NDArray[Any]], name: str) -> Tensor:
+    """Return what the model's extractor makes of windows; raises `ValueError` for one that it would cut."""
+    if any(len(window) > model.window_samples for window in audio):
+        raise ValueError(f"a window must have at most {model.window_samples} samples")
+    features = model.extractor(audio, sampling_rate=model.sample_rate, return_tensors="np")[name]
+    return torch.from_numpy(np.asarray(features, dtype=np.float32)).to(model.model.device)
 
 
 def _unit_rows(embeddings: Tensor) -> Floats:
-    array: Floats = torch.nn.functional.normalize(embeddings.double(), dim=-1).cpu().numpy()
+    array: Floats = F.normalize(embeddings.double(), dim=-1).cpu().numpy()
     return array
+
+
+def cut(blocks: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Cut mono audio into consecutive windows of `size` samples.
+
+    A remainder at the end is a window of its own if it is at least half as long as one, or all there is. A shorter
+    one is dropped: the models fill up short windows, so a fraction of a second would count as much as ten seconds.
+    """
+    rest = torch.empty(0)
+    first = True
+    for block in blocks:
+        rest = torch.cat([rest, block.reshape(-1)])
+        while len(rest) >= size:
+            yield rest[:size]
+            rest, first = rest[size:], False
+    if len(rest) and (first or 2 * len(rest) >= size):
+        yield rest
+
+
+def as_noise(blocks: Iterable[Tensor], name: str, seed: int) -> Iterator[Tensor]:
+    """Replace audio by white noise of the same length and, block by block, the same root mean square.
+
+    The noise depends on the seed and on the clip's name, not on the other clips.
+    """
+    digest = hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    rng = np.random.default_rng(int.from_bytes(digest, "big"))
+    for block in blocks:
+        noise = torch.from_numpy(rng.standard_normal(block.shape[-1], dtype=np.float32))
+        yield noise * block.square().mean().sqrt()
+
+
+def through_windows(
+    clips: Sequence[Iterable[Tensor]],
+    model: Callable[[Sequence[Tensor]], Floats],
+    size: int,
+    batch_size: int,
+    clip_done: Callable[[], None] = lambda: None,
+) -> list[Floats | UserError]:
+    """Run a model on the windows of clips.
+
+    Args:
+        clips: The blocks of each.
+        model: Takes windows, gives float64 [windows, D].
+        size: Samples in a window.
+        batch_size: Windows per call of the model, also of several clips.
+        clip_done: Called after each clip was read.
+
+    Returns:
+        Of each clip float64 [W, D], or the UserError that reading it raised.
+    """
+    rows: list[list[Floats]] = [[] for _ in clips]
+    errors: dict[int, UserError] = {}
+    waiting: list[tuple[int, Tensor]] = []
+
+    def flush() -> None:
+        if waiting:
+            results = model([window for _, window in waiting])
+            for (clip, _), row in zip(waiting, results, strict=True):
+                rows[clip].append(row)
+            waiting.clear()
+
+    for index, blocks in enumerate(clips):
+        try:
+            for window in cut(blocks, size):
+                waiting.append((index, window))
+                if len(waiting) == batch_size:
+                    flush()
+        except UserError as error:  # its windows that the model has seen already are dropped
+            errors[index] = error
+            waiting[:] = [(clip, window) for clip, window in waiting if clip != index]
+        clip_done()
+    flush()
+    return [errors[index] if index in errors else np.stack(found) for index, found in enumerate(rows)]

@@ -1,4 +1,4 @@
-"""Checks and conversions of the arguments of `Magnet`: each wrong one is an error of one sentence.
+"""Check and convert the arguments of `Magnet`; each function raises `UserError` for a wrong type, shape or range.
 
 Shapes: B clips, K codebooks, P frames of a prompt; audio float32 [channels, samples], full scale -1..1.
 """
@@ -22,11 +22,7 @@ _TOKEN_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def as_captions(texts: object) -> list[str | None]:
-    """Return B captions.
-
-    Raises:
-        UserError: `texts` is a single string or empty, or an entry is neither a string nor None.
-    """
+    """Return B captions: an iterable of strings and None, not empty and not a single string."""
     if isinstance(texts, str) or not isinstance(texts, Iterable):
         raise UserError(f"texts is {texts!r}; give a list with one caption or None for each clip.")
     captions = list(texts)
@@ -39,11 +35,7 @@ def as_captions(texts: object) -> list[str | None]:
 
 
 def as_whole_number(value: object, name: str) -> int:
-    """Return `value`, an int or an integer of numpy or torch, as an int of 0 to 2^63 - 1.
-
-    Raises:
-        UserError: The value is of another type or out of range.
-    """
+    """Return `value`, an int or an integer of numpy or torch, as an int of 0 to 2^63 - 1."""
     try:
         number = operator.index(cast(SupportsIndex, value))
     except TypeError as error:
@@ -54,7 +46,7 @@ def as_whole_number(value: object, name: str) -> int:
 
 
 def as_seconds(seconds: object) -> float:
-    """Return the length of a clip (s); raises `UserError` if it is not a number or out of range."""
+    """Return the length of a clip (s)."""
     try:
         length = float(cast(Any, seconds))
     except (TypeError, ValueError) as error:
@@ -65,18 +57,10 @@ def as_seconds(seconds: object) -> float:
 
 
 def as_audio(audio: object, channels: int, name: str, most_dims: int) -> Tensor:
-    """Return audio as float32 [channels, samples], or [B, channels, samples] where `most_dims` is 3.
+    """Return a tensor or numpy array called `name` as finite float32 [channels, samples].
 
-    Integers are divided by their full scale; [samples] is accepted for one channel.
-
-    Args:
-        audio: Tensor or numpy array.
-        channels: Expected number of channels.
-        name: Name of the audio in errors.
-        most_dims: 2, or 3 if each clip may have audio of its own.
-
-    Raises:
-        UserError: The audio is of another type or shape, or has samples that are not finite.
+    Where `most_dims` is 3, [B, channels, samples] is accepted as well, and [samples] for one channel. Integers are
+    divided by their full scale.
     """
     tensor = _as_tensor(audio, f"{name} is {type(audio).__name__}; give a tensor or numpy array of samples")
     if tensor.dim() == 1 and channels == 1:
@@ -99,7 +83,7 @@ def as_audio(audio: object, channels: int, name: str, most_dims: int) -> Tensor:
 
 
 def as_tokens(tokens: object, batch: int, n_q: int) -> Tensor:
-    """Return the tokens of a prompt, int64 [B, K, P]; raises `UserError` for another type or shape."""
+    """Return the tokens of a prompt, int64 [B, K, P]."""
     tensor = _as_tensor(tokens, f"prompt is {type(tokens).__name__}; give tokens, int64 [B, K, frames]")
     if tensor.dtype not in _TOKEN_TYPES:
         raise UserError(
@@ -111,7 +95,7 @@ def as_tokens(tokens: object, batch: int, n_q: int) -> Tensor:
 
 
 def as_mask(keep: object) -> Tensor:
-    """Return the mask of a prompt, bool [B, P] or [B, K, P]; raises `UserError` for another type or shape."""
+    """Return the mask of a prompt, bool [B, P] or [B, K, P]."""
     tensor = _as_tensor(
         keep, f"keep is {type(keep).__name__}; give a bool tensor, [B, frames] or [B, K, frames]"
     )
@@ -124,7 +108,7 @@ def as_mask(keep: object) -> Tensor:
 
 
 def as_region(region: object) -> tuple[float, float]:
-    """Return start and end of a region in seconds; raises `UserError` unless they are two numbers."""
+    """Return start and end of a region in seconds."""
     try:
         start, end = (float(second) for second in cast(Iterable[Any], region))
     except (TypeError, ValueError) as error:

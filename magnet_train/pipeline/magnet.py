@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor
 
-from magnet_train.audio.chunked import decode_loop, samples_per_frame
 from magnet_train.checkpoints.adapter import weights_sha256
 from magnet_train.checkpoints.audiocraft.write import save_audiocraft
 from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.load import read_model
 from magnet_train.codecs import Codec
+from magnet_train.codecs.chunked import decode_loop, samples_per_frame
 from magnet_train.decoding import DecodingConfig, LogitsAtFrames, Progress
 from magnet_train.decoding.editing import plan_edit, splice
 from magnet_train.errors import UserError
@@ -104,11 +104,7 @@ class Magnet:
 
     @property
     def codec(self) -> Codec:
-        """The codec, loaded when first used.
-
-        Raises:
-            UserError: The codec cannot be found, has other tokens than the model, or is in audiocraft's own format.
-        """
+        """The codec, loaded when first used; raises `UserError` if it cannot be found or has other tokens."""
         return self._parts.codec
 
     @property
@@ -135,7 +131,7 @@ class Magnet:
 
         Args:
             path: The checkpoint of a LoRA fine-tune.
-            strength: Factor of the adapter: 0 nothing, 1 as trained.
+            strength: Factor of the adapter; 1 is as trained.
 
         Raises:
             UserError: The file holds no adapter, or one for a model of another shape.
@@ -180,8 +176,7 @@ class Magnet:
             float32 [B, channels, samples] on the CPU.
 
         Raises:
-            UserError: An argument is out of range or does not fit, a loop in parity mode, a prompt that is as long as
-                the clip, or a rescorer of other tokens.
+            UserError: An argument is out of range or does not fit the model or another argument.
         """
         seconds, decoding = self.segment_duration if seconds is None else seconds, decoding or self.decoding
         request = ClipRequest(texts, seconds, seed, decoding, progress, rescorer, first_index, loop=loop)
@@ -209,11 +204,7 @@ class Magnet:
                 region with as much around it as fits into its segment_duration.
             region: Start and end, in seconds.
             texts: B captions, each of which gives a version; None or "" for one without.
-            seed: As in `generate`, like the arguments below.
-            decoding: Settings of the decoder.
-            progress: Called after each step.
-            rescorer: A second model that helps to rank spans.
-            first_index: Index of the first version.
+            seed: As in `generate`, like all arguments after it.
 
         Returns:
             float32 [B, channels, samples] on the CPU.
@@ -256,16 +247,7 @@ class Magnet:
         """
         seconds, decoding = self.segment_duration if seconds is None else seconds, decoding or self.decoding
         request = ClipRequest(
-            texts,
-            seconds,
-            seed,
-            decoding,
-            progress,
-            rescorer,
-            first_index,
-            prompt=prompt,
-            keep=keep,
-            loop=loop,
+            texts, seconds, seed, decoding, progress, rescorer, first_index, prompt, keep, loop
         ).checked(self._parts)
         return self._make(replace(request, as_reference=decoding.parity))
 
@@ -317,12 +299,11 @@ class Magnet:
         private: bool = True,
         dry_run: bool = False,
     ) -> list[str]:
-        """Upload what `save_pretrained` writes as one commit, and return the files' names.
+        """Upload what `save_pretrained` writes as one commit, and return the files' names, sorted.
 
         Args:
             repo_id: "you/name"; created if it does not exist. Log in before with `hf auth login`.
-            licence: As in `save_pretrained`.
-            format: As in `save_pretrained`.
+            licence: As in `save_pretrained`, like `format`.
             private: Whether a repository created here is private.
             dry_run: Write and check everything, upload nothing.
 

@@ -8,23 +8,20 @@ Source: arXiv 2401.04577, section 3.4; MusicGen, arXiv 2306.05284, section 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, MusicgenForConditionalGeneration
-from transformers.utils import logging
+from transformers import MusicgenForConditionalGeneration
 
 from magnet_train.decoding import Rescorer
 from magnet_train.errors import UserError
-from magnet_train.storage.hub import find_folder, lacking, unreadable
-from magnet_train.text.tokenizer import Tokenizer
+from magnet_train.storage.hub import find_folder, load_pretrained
+from magnet_train.text.encoder import Tokenizer
 from magnet_train.tokens import CodecInfo
-
-logging.disable_progress_bar()
 
 MUSICGEN = "facebook/musicgen-small"
 MAX_TEXT = 256  # tokens of a caption
@@ -41,12 +38,7 @@ class RescoringModel(Protocol):
 
 
 class MusicgenRescorer:
-    """MusicGen of transformers, without its codec.
-
-    Args:
-        model: The model; its codec is not kept.
-        tokenizer: Tokenizer of its text encoder.
-        name: Path or hub id, for messages.
+    """MusicGen of transformers, without its codec; `name` is its path or hub id, for messages.
 
     Raises:
         UserError: The model is stereo, or its special token has another id than in all MusicGens.
@@ -82,31 +74,14 @@ class MusicgenRescorer:
         """
         name = str(path_or_hub_id)
         folder = find_folder(name, "rescorer")
-        try:
-            with _quiet():
-                config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        except Exception as error:  # transformers raises many kinds here
-            raise unreadable(name, "rescorer", error) from error
-        if config.model_type != "musicgen":
-            raise UserError(
-                f"rescorer {name} is not a MusicGen in transformers' format: its config.json has model_type "
-                f"{config.model_type}; use {MUSICGEN} or a folder of the same kind."
-            )
-        try:
-            with _quiet():
-                model, report = MusicgenForConditionalGeneration.from_pretrained(
-                    folder, config=config, dtype=torch.float32, output_loading_info=True, weights_only=True
-                )
-        except Exception as error:
-            raise unreadable(name, "rescorer", error) from error
-        missing = {key for key in report["missing_keys"] if not key.startswith("audio_encoder.")}
-        if missing:
-            raise lacking(name, "rescorer", missing)
+        kind, remedy = MusicgenForConditionalGeneration, f"use {MUSICGEN} or a folder of the same kind"
+        its_codec = "audio_encoder."
+        model = load_pretrained(kind, folder, name, "rescorer", "musicgen", remedy=remedy, optional=its_codec)
         del model.audio_encoder
         return cls(model.to(device), Tokenizer(str(folder), MAX_TEXT), name)
 
     def require_same_tokens(self, codec: CodecInfo) -> None:
-        """Compare tokens with those of a MAGNeT's codec; other weights of a codec of the same numbers go unnoticed.
+        """Compare sizes and rates with those of a MAGNeT's codec; the weights of the two codecs are not compared.
 
         Raises:
             UserError: The number or size of the codebooks, the sample rate or the frame rate differ.
@@ -132,59 +107,32 @@ class MusicgenRescorer:
         states = self._text_encoder(input_ids=ids, attention_mask=readable.long()).last_hidden_state
         # Zeros contribute nothing to attention, since MusicGen's values have no bias.
         states = self._projection(states) * mask[..., None]
-        return _TextRescorer(self._decoder, states, readable.long())
-
-
-class _TextRescorer:
-    """A `Rescorer`: a MusicgenForCausalLM, text states float [B, S, width] and their attention mask int64 [B, S]."""
-
-    def __init__(self, decoder: Any, states: Tensor, readable: Tensor) -> None:
-        self.decoder, self.states, self.readable = decoder, states, readable
+        return partial(self._probabilities, states, readable.long())
 
     @torch.no_grad()
-    def __call__(self, tokens: Tensor, stage: int) -> Tensor:
+    def _probabilities(self, text: Tensor, text_mask: Tensor, tokens: Tensor, stage: int) -> Tensor:
         """Return probabilities float32 [B, T] in one pass over all frames, each given the tokens before it.
 
-        Codebooks that are still masked are MusicGen's special token, which has the same number as the mask id.
+        `text` is float [B, S, width]. Codebooks that are still masked are MusicGen's special token, which has the same
+        number as the mask id.
         """
-        num_frames = tokens.shape[-1]
-        states = self.decoder.model(
-            input_ids=delayed(tokens, self.decoder.config.vocab_size, num_frames + stage).flatten(0, 1),
-            encoder_hidden_states=self.states,
-            encoder_attention_mask=self.readable,
+        states = self._decoder.model(
+            input_ids=delayed(tokens, self.card, tokens.shape[-1] + stage).flatten(0, 1),
+            encoder_hidden_states=text,
+            encoder_attention_mask=text_mask,
             use_cache=False,
         ).last_hidden_state
         # Column c predicts the next one, which holds frame c - k of this codebook.
-        logits = self.decoder.lm_heads[stage](states[:, stage:]).float()  # [B, T, card]
+        logits = self._decoder.lm_heads[stage](states[:, stage:]).float()  # [B, T, card]
         own = logits.gather(-1, tokens[:, stage, :, None])[..., 0]
         probs: Tensor = (own - logits.logsumexp(dim=-1)).exp()
         return probs
 
 
 def delayed(tokens: Tensor, special: int, columns: int) -> Tensor:
-    """Arrange tokens in the delay pattern: each codebook one column later than the one below it.
-
-    Args:
-        tokens: int64 [B, K, T].
-        special: Id where a codebook has no frame.
-        columns: Number of columns to return.
-
-    Returns:
-        int64 [B, K, columns].
-    """
+    """Arrange tokens [B, K, T] in the delay pattern, int64 [B, K, columns], with `special` where there is no frame."""
     batch, n_q, num_frames = tokens.shape
     pattern = tokens.new_full((batch, n_q, num_frames + n_q), special)
     for codebook in range(n_q):
         pattern[:, codebook, 1 + codebook : 1 + codebook + num_frames] = tokens[:, codebook]
     return pattern[..., :columns]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' warning about MusicGen's special token; missing weights are checked here."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

@@ -81,7 +81,8 @@ class ModelParts:
                 )
             name = str(folder or info.id)
             codec = load_codec(name, device=str(self.device))
-            info.require_same_tokens(codec.info, "the model", name)
+            remedy = f"put codec {info.id} there, or export the model again"
+            info.require_same_tokens(codec.info, "the model", name, remedy)
             self._codec = codec
         return self._codec
 
@@ -175,7 +176,7 @@ def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch raises the latter when it was built without CUDA
-        raise UserError(f"device {name} is not there ({first_line(error)[:80]}); try cpu.") from error
+        raise UserError(f"device {name} cannot be used ({first_line(error)[:80]}); try cpu.") from error
 
 
 def _build_lm(bundle: ModelBundle) -> MagnetTransformer:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from magnet_train.audio.chunked import encode_audio
+from magnet_train.codecs.chunked import encode_blocks
 from magnet_train.decoding import (
     DecodingConfig,
     LogitsAtFrames,
@@ -29,14 +29,7 @@ from magnet_train.decoding.looping import close_loop
 from magnet_train.decoding.sliding_window import continue_tokens
 from magnet_train.errors import UserError
 from magnet_train.models import GuidedLogits
-from magnet_train.pipeline.inputs import (
-    as_audio,
-    as_captions,
-    as_mask,
-    as_seconds,
-    as_tokens,
-    as_whole_number,
-)
+from magnet_train.pipeline import inputs
 from magnet_train.pipeline.parts import ModelParts
 
 if TYPE_CHECKING:
@@ -45,25 +38,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """What `Magnet.generate_tokens` is asked for; see there.
-
-    Args:
-        texts: B captions.
-        seconds: Length of a clip (s).
-        seed: Of the noise; None takes torch's global generator.
-        decoding: Settings of the decoder.
-        progress: Called as progress(steps done, steps in all).
-        rescorer: A second model that helps to rank spans.
-        first_index: Index of the first clip.
-        prompt: int64 [B, K, P].
-        keep: bool [B, P] or [B, K, P], the tokens of the prompt that stay.
-        loop: Join the two ends of each clip.
-        as_reference: Make the batch at once, with the padding of captions visible to a model that was trained so.
-    """
+    """The arguments of `Magnet.generate_tokens`; see there."""
 
     texts: Sequence[str | None]
     seconds: float
-    seed: int | None
+    seed: int | None  # None takes torch's global generator
     decoding: DecodingConfig
     progress: Progress | None
     rescorer: RescoringModel | None
@@ -71,7 +50,7 @@ class ClipRequest:
     prompt: Tensor | None = None
     keep: Tensor | None = None
     loop: bool = False
-    as_reference: bool = False
+    as_reference: bool = False  # make the batch at once, with the padding behind a shorter caption visible
 
     def checked(self, model: ModelParts) -> ClipRequest:
         """Return the request with each argument in its type.
@@ -79,13 +58,13 @@ class ClipRequest:
         Raises:
             UserError: An argument has the wrong type, is out of range or does not fit the model.
         """
-        seconds, texts = as_seconds(self.seconds), as_captions(self.texts)
-        seed = None if self.seed is None else as_whole_number(self.seed, "seed")
-        first_index = as_whole_number(self.first_index, "first_index")
+        seconds, texts = inputs.as_seconds(self.seconds), inputs.as_captions(self.texts)
+        seed = None if self.seed is None else inputs.as_whole_number(self.seed, "seed")
+        first_index = inputs.as_whole_number(self.first_index, "first_index")
         if not isinstance(self.decoding, DecodingConfig):
             raise UserError(f"decoding is {self.decoding!r}; give a DecodingConfig.")
-        prompt = None if self.prompt is None else as_tokens(self.prompt, len(texts), model.lm.n_q)
-        keep = None if self.keep is None else as_mask(self.keep)
+        prompt = None if self.prompt is None else inputs.as_tokens(self.prompt, len(texts), model.lm.n_q)
+        keep = None if self.keep is None else inputs.as_mask(self.keep)
         kept = 0 if prompt is None or not (keep is None or bool(keep.all())) else prompt.shape[-1]
         if kept and kept == model.bundle.codec.frames(seconds):
             raise UserError("the prompt is as long as the clip, which leaves nothing to make; shorten it.")
@@ -109,10 +88,10 @@ def encode_prompt(model: ModelParts, audio: object, request: ClipRequest) -> Ten
     """Encode audio [channels, samples] or [B, channels, samples] as the prompt of a checked request, int64 [B, K, P].
 
     Raises:
-        UserError: The audio has the wrong type or shape, is shorter than a frame, or leaves nothing to make.
+        UserError: The audio has the wrong type or shape, is shorter than a frame, or as long as the clip.
     """
     codec, clips, seconds = model.bundle.codec, len(request.texts), request.seconds
-    prompt = as_audio(audio, codec.channels, "prompt", 3)
+    prompt = inputs.as_audio(audio, codec.channels, "prompt", 3)
     prompt = prompt if prompt.dim() == 3 else prompt[None]
     if prompt.shape[0] not in (1, clips):
         raise UserError(
@@ -130,15 +109,16 @@ def encode_prompt(model: ModelParts, audio: object, request: ClipRequest) -> Ten
             f"the prompt lasts {length:g} s and the clip {seconds:g} s, which leaves nothing to make; shorten the "
             "prompt or ask for more seconds."
         )
-    tokens = torch.stack([encode_audio(model.codec, clip) for clip in prompt])
+    tokens = torch.stack([encode_blocks(model.codec, [clip]) for clip in prompt])
     return tokens.expand(clips, -1, -1)
 
 
 def make_tokens(model: ModelParts, request: ClipRequest) -> Tensor:
     """Make the tokens of a checked request, int64 [B, K, T].
 
-    On a CPU clips are made one by one, so that each is the same in any batch: to the last bit, a row of a matrix product
-    depends on the number of rows. That takes a model of 128 dimensions twice the time; larger ones were not measured.
+    On a CPU clips are made one by one, so that each is the same in any batch: the last bits of a row of a matrix
+    product depend on the number of rows. That takes a model of 128 dimensions twice the time; larger ones were not
+    measured.
     """
     if request.as_reference or model.device.type != "cpu":
         return _make_batch(model, request)
@@ -178,17 +158,17 @@ def _make_batch(model: ModelParts, request: ClipRequest) -> Tensor:
 
 
 def _check_window(model: ModelParts, request: ClipRequest, too_long: bool) -> None:
-    """Raise `UserError` for what the reference lacks, or what does not fit into one window and has to."""
+    """Raise `UserError` for loops in parity mode, and for a long clip that can only be made in one window."""
     parity = request.decoding.parity
     if request.loop and parity:
         raise UserError(
-            "parity mode does what the reference does, which has no loops; leave one of the two out."
+            "parity mode follows the reference implementation, which has no loops; leave one of the two out."
         )
     if too_long and (parity or request.keep is not None):
-        what = "a clip in parity mode" if parity else "a clip with `keep`"
+        what, longest = "in parity mode" if parity else "with `keep`", f"{model.bundle.segment_duration:g} s"
         raise UserError(
-            f"{what} has to be made at once, in at most the {model.bundle.segment_duration:g} s of the model's clips, "
-            f"not {request.seconds:g} s; ask for less."
+            f"a clip {what} cannot be longer than the model's window of {longest}, but {request.seconds:g} s were "
+            f"requested; request at most {longest}."
         )
 
 
@@ -199,7 +179,7 @@ def _features(model: ModelParts, tokens: Tensor) -> Tensor:
 
 
 def guided_logits(model: ModelParts, texts: Sequence[str | None], padding: bool = False) -> LogitsAtFrames:
-    """Return the `logits_fn` of clips about `texts`, each read alone, or with the `padding` of its batch visible."""
+    """Return the `logits_fn` of captions, each read alone, or with the `padding` of its batch visible."""
     with torch.no_grad():
         hidden, mask = model.text(texts)
     if not bool(mask.any()):

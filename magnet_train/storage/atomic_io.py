@@ -51,11 +51,7 @@ def publish(partial: Path, target: Path) -> None:
 
 
 def point_to(link: Path, target: Path) -> None:
-    """Replace `link` by a relative symbolic link to `target`, atomically.
-
-    Raises:
-        UserError: The folder cannot be written to.
-    """
+    """Replace `link` by a relative symbolic link to `target`, atomically; raises `UserError` if that is impossible."""
     partial = partial_path(link)
     with explain_disk_errors(link):
         partial.unlink(missing_ok=True)
@@ -83,11 +79,7 @@ def sweep_partial_files(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def explain_disk_errors(target: Path) -> Iterator[None]:
-    """Turn an OSError while writing `target` into one sentence.
-
-    Raises:
-        UserError: Names the file and the cause: no space, or no permission.
-    """
+    """Turn an OSError while writing `target` into a `UserError` that names the file and the cause."""
     try:
         yield
     except (OSError, RuntimeError) as error:

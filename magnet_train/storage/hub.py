@@ -1,8 +1,11 @@
-"""Download models from the Hugging Face hub, and upload them."""
+"""Find pretrained models in folders or on the Hugging Face hub, load them, and upload models."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
@@ -21,8 +24,7 @@ def find_folder(
 ) -> Path:
     """Return the folder `name`, or download that model from the hub into its cache.
 
-    All files are requested at once: without a network this fails at once, where transformers retries each file for
-    half a minute.
+    Without a network this fails at once, where transformers retries each file for half a minute.
 
     Args:
         name: Folder or hub id.
@@ -71,17 +73,72 @@ def _fetch(name: str, what: str, files: tuple[str, ...], revision: str | None) -
     return Path(folder)
 
 
-def upload_folder(folder: Path, repo_id: str, private: bool, dry_run: bool = False) -> list[str]:
-    """Upload a folder as one commit, and create the repository if it does not exist.
+def load_pretrained(
+    kind: Any,
+    folder: Path,
+    name: str,
+    what: str,
+    model_type: str | None = None,
+    *,
+    remedy: str = "choose another",
+    check: Callable[[], None] | None = None,
+    optional: str | None = None,
+) -> Any:
+    """Load a transformers model in float32 and evaluation mode; neither code nor pickles of the folder are run.
 
     Args:
-        folder: The files to upload.
-        repo_id: "you/name" or "name".
-        private: Whether a new repository is private.
-        dry_run: Check the name and list the files, without network access.
+        kind: Class of the model.
+        folder: From `find_folder`, with the same `name` and `what`, for messages.
+        model_type: That config.json must have; None takes any.
+        remedy: For another type.
+        check: Called before memory is allocated for the model.
+        optional: Prefix of the names of weights that may be missing.
 
-    Returns:
-        The files' names, sorted.
+    Raises:
+        UserError: The model is of another type, cannot be read, or lacks weights.
+    """
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # for files that load in milliseconds
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # transformers warns about missing weights, which are an error here
+    try:
+        if model_type is not None:
+            found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+            if found != model_type:
+                has = f"model_type {found}" if found else "no model_type"
+                raise UserError(
+                    f"{what} {name} is not a transformers model of type {model_type}: its config.json has {has}; "
+                    f"{remedy}."
+                )
+        if check is not None:
+            check()
+        model, report = kind.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, weights_only=True
+        )
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises many kinds, down to those of safetensors
+        raise unreadable(name, what, error) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = sorted(key for key in report["missing_keys"] if not (optional and key.startswith(optional)))
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(f"{what} {name} lacks the weights {', '.join(missing[:3])}{more}; save it again.")
+    return model.eval()
+
+
+def unreadable(name: str, what: str, error: Exception) -> UserError:
+    """Return the error for a model that was found but cannot be loaded."""
+    return UserError(
+        f"{what} {name} cannot be loaded ({first_line(error)}); it needs config.json and undamaged weights."
+    )
+
+
+def upload_folder(folder: Path, repo_id: str, private: bool, dry_run: bool) -> list[str]:
+    """Upload a folder as one commit, and return the sorted names of its files; see `Magnet.push_to_hub`.
 
     Raises:
         UserError: The name is invalid, or the hub refuses or cannot be reached.
@@ -102,17 +159,3 @@ def upload_folder(folder: Path, repo_id: str, private: bool, dry_run: bool = Fal
             f"{repo_id} could not be uploaded ({first_line(error)}); check the network and `hf auth login`."
         ) from error
     return files
-
-
-def unreadable(name: str, what: str, error: Exception) -> UserError:
-    """Return the error for a model that was found but cannot be loaded."""
-    return UserError(
-        f"{what} {name} cannot be loaded ({first_line(error)}); it needs config.json and undamaged weights."
-    )
-
-
-def lacking(name: str, what: str, missing: set[str] | list[str]) -> UserError:
-    """Return the error for missing weights, which transformers would replace by random ones."""
-    first = sorted(missing)[:3]
-    more = f" and {len(missing) - len(first)} more" if len(missing) > len(first) else ""
-    return UserError(f"{what} {name} lacks the weights {', '.join(first)}{more}; save it again.")

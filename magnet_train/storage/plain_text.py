@@ -7,7 +7,6 @@ import json
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 _MARKS = {
@@ -16,19 +15,15 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-# Categories of characters to escape: controls (ESC), formats (bidirectional overrides), lone surrogates, and the
-# separators of lines and paragraphs.
+# Controls (ESC), formats (bidirectional overrides), lone surrogates, and separators of lines and paragraphs.
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # formats that Persian, Hindi and emoji are spelt with
 _LONGEST_QUOTE = 40  # characters in an error
+_DEEPEST = 32  # levels of lists and objects: far from Python's limit of recursion
 
 
 def decode_text(data: bytes) -> str:
-    """Decode UTF-8, with or without a byte order mark.
-
-    Raises:
-        ValueError: The encoding is another; names it if it can be recognised, and says what to do.
-    """
+    """Decode UTF-8, with or without a byte order mark; raises `ValueError` that names another encoding."""
     for mark, name in _MARKS.items():
         if data.startswith(mark):
             raise ValueError(f"it is in {name}; save it as UTF-8")
@@ -49,11 +44,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def parse_json(text: str) -> Any:
-    """Decode standard JSON: without NaN, Infinity and duplicate names in an object.
-
-    Raises:
-        ValueError: The text is not JSON, or nested too deep.
-    """
+    """Decode standard JSON; raises `ValueError` for NaN, Infinity, a name twice in an object, or deep nesting."""
     try:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
     except RecursionError as error:
@@ -61,11 +52,7 @@ def parse_json(text: str) -> Any:
 
 
 def load_json(text: str) -> Any:
-    """Decode standard JSON whose values can be stored; see `parse_json` and `unusable`.
-
-    Raises:
-        ValueError: The text is not JSON, or contains a value that cannot be stored.
-    """
+    """Decode standard JSON whose values can be stored; raises `ValueError`, see `parse_json` and `unusable`."""
     value = parse_json(text)
     problem = unusable(value)
     if problem:
@@ -75,16 +62,22 @@ def load_json(text: str) -> Any:
 
 def unusable(value: Any) -> str | None:
     """Describe the first part of decoded JSON that cannot be stored: an infinite number, or text UTF-8 cannot encode."""
-    for part in _parts(value):
-        if isinstance(part, float) and not math.isfinite(part):
+    stack = [value]  # without recursion, which a nested file could exhaust
+    while stack:
+        part = stack.pop()
+        if isinstance(part, dict):
+            stack += [*part, *part.values()]
+        elif isinstance(part, list):
+            stack += part
+        elif isinstance(part, float) and not math.isfinite(part):
             return "it contains a number that is too large, such as 1e999"
-        if isinstance(part, str) and not is_text(part):
+        elif isinstance(part, str) and not is_text(part):
             return f"{printable(part[:_LONGEST_QUOTE])} contains half of a surrogate pair, which is not text"
     return None
 
 
 def is_text(value: str) -> bool:
-    """Return whether UTF-8 can encode a string: half of a surrogate pair it cannot."""
+    """Return whether UTF-8 can encode a string, which may contain half of a surrogate pair."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
@@ -103,19 +96,6 @@ def _escape_hidden(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
-def _parts(value: Any) -> Iterator[Any]:
-    """Yield names and values at all depths, without recursion, which a nested file could exhaust."""
-    stack = [value]
-    while stack:
-        part = stack.pop()
-        if isinstance(part, dict):
-            stack += [*part, *part.values()]
-        elif isinstance(part, list):
-            stack += part
-        else:
-            yield part
-
-
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
@@ -128,24 +108,20 @@ def _refuse_constant(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
-def parse_object(data: bytes, deepest: int = 32) -> dict[str, Any]:
-    """Decode one JSON object whose values can be stored.
-
-    Args:
-        data: UTF-8.
-        deepest: Levels of lists and objects; keeps recursion far from Python's limit.
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Decode one JSON object whose values can be stored, from UTF-8.
 
     Raises:
-        ValueError: Not UTF-8, not standard JSON, not an object, or nested deeper.
+        ValueError: Not UTF-8, not standard JSON, not an object, or nested deeper than 32 levels.
     """
     try:
         record = _DECODER.decode(data.decode())  # from text: guessing the encoding takes longer than the rest
     except RecursionError as error:
-        raise ValueError(f"it is nested deeper than {deepest}") from error
+        raise ValueError(f"it is nested deeper than {_DEEPEST}") from error
     if not isinstance(record, dict):
         raise ValueError(f"it is a {type(record).__name__}, not an object")
-    if data.count(b"[") + data.count(b"{") > deepest and _depth_exceeds(record, deepest):
-        raise ValueError(f"it is nested deeper than {deepest}")
+    if data.count(b"[") + data.count(b"{") > _DEEPEST and _depth_exceeds(record, _DEEPEST):
+        raise ValueError(f"it is nested deeper than {_DEEPEST}")
     if b"\\ud" in data or b"\\uD" in data:
         problem = unusable(record)
         if problem:

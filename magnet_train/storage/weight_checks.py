@@ -12,19 +12,15 @@ from magnet_train.errors import UserError
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NAMED = 3  # weights that an error lists
-_BYTES_OF_A_LAYER = 64  # the fewest that a file needs for a layer: its name, shape and numbers
+_BYTES_OF_A_LAYER = 64  # at least: its name, shape and numbers in the file
 
 
 def require_backed(weights: Mapping[str, Tensor], where: str) -> None:
-    """Refuse tensors with more elements than are stored, such as expanded ones and those on the meta device.
-
-    Raises:
-        UserError: Names a few of them.
-    """
+    """Raise `UserError` for tensors with more elements than are stored, such as expanded or meta tensors."""
     wrong = [name for name, tensor in weights.items() if not _is_backed(tensor)]
     if wrong:
         raise UserError(
-            f"{where} has no plain floating-point numbers for {_few(wrong)}; save the model again."
+            f"{where} holds {_few(wrong)} as something other than dense floating-point numbers; save the model again."
         )
 
 
@@ -35,11 +31,7 @@ def _is_backed(tensor: Tensor) -> bool:
 
 
 def require_finite(weights: Mapping[str, Tensor], where: str) -> None:
-    """Refuse weights with NaN or infinite numbers.
-
-    Raises:
-        UserError: Names a few of them.
-    """
+    """Raise `UserError` for weights with NaN or infinite numbers."""
     wrong = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if wrong:
         raise UserError(
@@ -51,7 +43,7 @@ def require_finite(weights: Mapping[str, Tensor], where: str) -> None:
 def require_modest(
     folder: Path, name: str, what: str, layers: Callable[[], int], build: Callable[[], nn.Module], size: int
 ) -> None:
-    """Refuse a configuration of a model larger than its file of weights, before memory is allocated for it.
+    """Refuse a configuration that describes more than its file of weights holds, before memory is allocated.
 
     Args:
         folder: Folder of config.json.

@@ -1,4 +1,4 @@
-"""Text encoders: `TextEncoder` is the contract, `KINDS` lists those that checkpoints may name."""
+"""Text encoders: `TextEncoder` is the contract, `KINDS` lists the kinds that checkpoints may name."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ KINDS: dict[str, type[TextEncoder]] = {kind.kind: kind for kind in (T5Text, Word
 
 
 def text_encoder_from_spec(spec: dict[str, Any], folder: Path | None = None) -> TextEncoder:
-    """Build the encoder that a checkpoint or export describes; never imports what a file names.
-
-    Args and errors as in `TextEncoder.from_spec`.
+    """Build the encoder that a checkpoint or export describes, from `KINDS` alone; see `TextEncoder.from_spec`.
 
     Raises:
         UserError: As there, or the kind is unknown.

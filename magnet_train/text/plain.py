@@ -1,4 +1,4 @@
-"""Text encoders without a language model: one vector for each word, one for each label, or none.
+"""Text encoders without a language model: a trained vector for each word, one for each label, or no text.
 
 Shapes: B captions, S positions of the longest caption, D = dim.
 """
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from magnet_train.errors import UserError
-from magnet_train.text.encoder import TextEncoder, field
-from magnet_train.text.tokenizer import QUICKSTART, Tokenizer
+from magnet_train.text.encoder import QUICKSTART, TextEncoder, Tokenizer, field
 
 
 class WordText(TextEncoder):
@@ -72,11 +71,6 @@ class ClassLabels(TextEncoder):
         self._index = {label: index for index, label in enumerate(labels)}
 
     def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
-        """Look labels up; S is 1.
-
-        Raises:
-            UserError: A caption is not one of the labels.
-        """
         unknown = [text for text in texts if text and text not in self._index]
         if unknown:
             raise UserError(

@@ -6,6 +6,7 @@ Shapes: B captions, S positions of the longest caption, D = dim.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,14 +15,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, T5EncoderModel
 
 from magnet_train.errors import UserError
-from magnet_train.storage.hub import PICKLED_WEIGHTS, SETTINGS, WEIGHTS, lacking, revision_of, unreadable
+from magnet_train.storage import hub
 from magnet_train.storage.weight_checks import require_finite, require_modest
-from magnet_train.text.encoder import TextEncoder, field
-from magnet_train.text.tokenizer import Tokenizer, folder_of
+from magnet_train.text.encoder import TextEncoder, Tokenizer, field, folder_of
 
 
 class _Frozen:
-    """A module that neither trains nor is saved: left out of `state_dict`, and shared by deep copies (EMA)."""
+    """Hides a module from `state_dict` and the optimizer, and is shared by deep copies (EMA)."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval().requires_grad_(False)
@@ -41,7 +41,7 @@ class T5Text(TextEncoder):
         revision: Commit on the hub; None takes the newest, which checkpoints then record.
 
     Raises:
-        UserError: The encoder cannot be found or read, or would be random and frozen, which no checkpoint could keep.
+        UserError: The encoder cannot be found or read, or would be random and frozen (frozen weights are not saved).
 
     Source: arXiv 2401.04577, section 4.
     """
@@ -62,8 +62,8 @@ class T5Text(TextEncoder):
                 f"text encoder {name} would be random and frozen; set trainable or pretrained to true."
             )
         self.id, self.trainable, self.pretrained, self.max_length = name, trainable, pretrained, max_length
-        folder = folder_of(name, SETTINGS + WEIGHTS if pretrained else SETTINGS, revision)
-        self.revision = revision_of(folder)
+        folder = folder_of(name, hub.SETTINGS + hub.WEIGHTS if pretrained else hub.SETTINGS, revision)
+        self.revision = hub.revision_of(folder)
         self.tokenizer = Tokenizer(name, max_length, self.revision)
         model = _load_t5(folder, name, pretrained)
         self.dim = int(model.config.d_model)
@@ -90,18 +90,14 @@ class T5Text(TextEncoder):
         readable = (mask | ~mask.any(dim=1, keepdim=True)).long()
         if self.trainable:
             return self._t5(input_ids=ids, attention_mask=readable).last_hidden_state, mask
-        # In the encoder's own precision, as in the reference: T5 overflows under a trainer's 16-mixed.
+        # In the encoder's own precision, as in the reference: T5 overflows under autocast to float16.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return self._t5(input_ids=ids, attention_mask=readable).last_hidden_state, mask
 
     def spec(self) -> dict[str, Any]:
-        spec = {
-            "kind": self.kind,
-            "name": self.id,
-            "trainable": self.trainable,
-            "max_length": self.max_length,
-        }
-        return spec if self.revision is None else {**spec, "revision": self.revision}
+        spec = {"kind": self.kind, "name": self.id, "trainable": self.trainable}
+        revision = {} if self.revision is None else {"revision": self.revision}
+        return {**spec, "max_length": self.max_length, **revision}
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], folder: Path | None) -> Self:
@@ -125,31 +121,22 @@ class T5Text(TextEncoder):
 
 
 def _load_t5(folder: Path, name: str, pretrained: bool) -> Any:
-    try:
-        if not pretrained:
+    if not pretrained:
+        try:
             return T5EncoderModel(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-        files = [file for kind in WEIGHTS + PICKLED_WEIGHTS for file in folder.glob(kind)]
-        require_modest_t5(folder, name, sum(file.stat().st_size for file in files))
-        model, report = T5EncoderModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    except UserError:
-        raise
-    except Exception as error:  # transformers raises many kinds here
-        raise unreadable(name, "text encoder", error) from error
-    if report["missing_keys"]:
-        raise lacking(name, "text encoder", report["missing_keys"])
+        except Exception as error:  # transformers raises many kinds here
+            raise hub.unreadable(name, "text encoder", error) from error
+    files = [file for kind in hub.WEIGHTS + hub.PICKLED_WEIGHTS for file in folder.glob(kind)]
+    size = sum(file.stat().st_size for file in files)
+    check = partial(require_modest_t5, folder, name, size)
+    model = hub.load_pretrained(T5EncoderModel, folder, name, "text encoder", check=check)
     require_finite(model.state_dict(), f"text encoder {name}")
     return model
 
 
 def require_modest_t5(folder: Path, name: str, size: int) -> None:
-    """Compare a T5's `config.json` with the bytes of its weights, before memory is taken.
-
-    Raises:
-        UserError: The configuration describes more than the weights could hold, or cannot be built.
-    """
+    """Raise `UserError` if a T5's `config.json` describes more than its weights of `size` bytes could hold."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-
-    def layers() -> int:
-        return int(config.num_layers)
-
-    require_modest(folder, name, "text encoder", layers, lambda: T5EncoderModel(config), size)
+    require_modest(
+        folder, name, "text encoder", lambda: int(config.num_layers), lambda: T5EncoderModel(config), size
+    )

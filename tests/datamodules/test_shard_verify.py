@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,12 @@ def test_adopting_without_a_codec_asks_for_one(tmp_path: Path) -> None:
     write_tar(tmp_path / "x" / "a.tar", [("a.npy", GOOD), ("a.json", META)])
     with pytest.raises(UserError, match="--codec"):
         adopt_shards(tmp_path / "x")
+
+
+def test_adopting_with_another_codec_than_the_manifest_has(make_shards: Any, codec: CodecInfo) -> None:
+    other = replace(codec, id="other", n_q=codec.n_q + 1)
+    with pytest.raises(UserError, match=r"--codec holds those of other .*; leave --codec out, or name the"):
+        adopt_shards(make_shards(), other)
 
 
 def test_adopting_an_empty_folder(tmp_path: Path, codec: CodecInfo) -> None:

@@ -22,14 +22,14 @@ from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.load import read_bundle, read_model
 from magnet_train.codecs import (
-    encodec_hf,  # noqa: F401  its imports take more memory than the promises may
+    encodec,  # noqa: F401  its imports take more memory than the promises may
     load_codec,
     packaged_codec,
 )
 from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
-from magnet_train.text.tokenizer import folder_of
+from magnet_train.text.encoder import folder_of
 from magnet_train.tokens import CodecInfo
 
 RECORDED = Path(__file__).parents[1] / "reference" / "data" / "lm_b"

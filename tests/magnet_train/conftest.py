@@ -27,7 +27,7 @@ from magnet_train.codecs import load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig
 from magnet_train.models import MagnetTransformer
 from magnet_train.text import T5Text
-from magnet_train.text.tokenizer import Tokenizer, folder_of
+from magnet_train.text.encoder import Tokenizer, folder_of
 from magnet_train.tokens import CodecInfo
 from magnet_train.training.module import MagnetModule
 

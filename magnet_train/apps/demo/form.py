@@ -47,31 +47,18 @@ class Task(StrEnum):
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """What a visitor asks for, checked.
-
-    Args:
-        task: What to generate.
-        text: Caption; None generates without one.
-        seconds: Length of a clip (s); an edit keeps the length of its recording.
-        seed: Seed of all clips of the request.
-        clips: Number of clips, 1..MAX_CLIPS, with indices from 0.
-        decoding: Sampler settings.
-        recording: Uploaded recording to continue or to edit.
-        kept_seconds: Seconds of the recording that a continuation starts with.
-        from_end: Take them from the recording's end instead of its start.
-        region: Start and end (s) of the part that an edit regenerates.
-    """
+    """What a visitor asks for, checked."""
 
     task: Task
-    text: str | None
-    seconds: float
-    seed: int
-    clips: int
+    text: str | None  # None generates without a caption
+    seconds: float  # of a clip; an edit keeps the length of its recording
+    seed: int  # of all clips of the request
+    clips: int  # 1..MAX_CLIPS, with indices from 0
     decoding: DecodingConfig
-    recording: Path | None = None
-    kept_seconds: float = 0.0
-    from_end: bool = True
-    region: tuple[float, float] = (0.0, 0.0)
+    recording: Path | None = None  # uploaded, to continue or to edit
+    kept_seconds: float = 0.0  # of the recording, with which a continuation starts
+    from_end: bool = True  # whether they are the recording's last seconds instead of its first
+    region: tuple[float, float] = (0.0, 0.0)  # start and end (s) of the part that an edit regenerates
 
 
 def build_form(magnet: Magnet) -> dict[str, Any]:
@@ -124,19 +111,19 @@ def build_form(magnet: Magnet) -> dict[str, Any]:
 
 def _describe_recording(path: str | None, longest: float) -> tuple[Any, Any, Any]:
     """Show a recording's length, and propose its middle as the region to edit."""
+
+    def show(text: str) -> Any:
+        return gr.update(value=f"<p>{html.escape(text)}</p>", visible=True)
+
     if path is None:
         return gr.update(visible=False), gr.skip(), gr.skip()
     try:
         length = recording_seconds(Path(path))
     except UserError as error:
-        return _note(as_sentence(str(error))), gr.skip(), gr.skip()
+        return show(as_sentence(str(error))), gr.skip(), gr.skip()
     half, digits = min(length, longest) / 4, 1 if length >= 1 else 2
     start, end = round(length / 2 - half, digits), round(length / 2 + half, digits)
-    return _note(f"{Path(path).name}: {length:.2f} s"), start, end
-
-
-def _note(text: str) -> Any:
-    return gr.update(value=f"<p>{html.escape(text)}</p>", visible=True)
+    return show(f"{Path(path).name}: {length:.2f} s"), start, end
 
 
 def _text_field(magnet: Magnet) -> Any:
@@ -155,11 +142,9 @@ def _text_field(magnet: Magnet) -> Any:
 def _length_field(magnet: Magnet) -> Any:
     """Offer lengths from one masking span to the clip length of the model's training."""
     longest, frame = magnet.segment_duration, 1 / magnet.codec.frame_rate
-    in_tenths = longest >= 2 and math.isclose(longest * 10, round(longest * 10))
-    step = 0.1 if in_tenths else frame
-    shortest = round(math.ceil(magnet.lm.span_len * frame / step - 1e-6) * step, 6)
-    label = "Length of the clip (s)"
-    return gr.Slider(min(shortest, longest), longest, value=longest, step=step, label=label)
+    step = 0.1 if longest >= 2 and math.isclose(longest * 10, round(longest * 10)) else frame
+    shortest = min(longest, round(math.ceil(magnet.lm.span_len * frame / step - 1e-6) * step, 6))
+    return gr.Slider(shortest, longest, value=longest, step=step, label="Length of the clip (s)")
 
 
 def _sampler_fields(magnet: Magnet) -> dict[str, Any]:
@@ -191,11 +176,7 @@ def _sampler_fields(magnet: Magnet) -> dict[str, Any]:
 
 
 def read_request(magnet: Magnet, form: dict[str, Any]) -> ClipRequest:
-    """Check the values of a form, which a client may have set to anything.
-
-    Args:
-        magnet: The model that will generate.
-        form: Values by the names of `build_form`.
+    """Check the values of a form, by the names of `build_form`; a client may have set them to anything.
 
     Raises:
         UserError: A value is out of range or of the wrong type, or values do not fit each other.
@@ -259,11 +240,7 @@ def _read_sampler(magnet: Magnet, form: dict[str, Any]) -> DecodingConfig:
 
 
 def read_steps(text: object, n_q: int) -> tuple[int, ...]:
-    """Parse the decoding steps of each codebook, separated by commas or spaces.
-
-    Raises:
-        UserError: They are not `n_q` integers in 1..MAX_STEPS.
-    """
+    """Parse the decoding steps of each codebook, `n_q` integers in 1..MAX_STEPS, separated by commas or spaces."""
     words = str(text)[:200].replace(",", " ").split()
     valid = [word.isascii() and word.isdigit() and 1 <= int(word) <= MAX_STEPS for word in words]
     if len(words) != n_q or not all(valid):
@@ -289,11 +266,7 @@ def _integer(name: str, value: object, least: int, most: int) -> int:
 
 
 def recording_seconds(path: Path) -> float:
-    """Return the length of an uploaded recording (s).
-
-    Raises:
-        UserError: The file is not audio, or longer than MAX_RECORDING.
-    """
+    """Return the length of an uploaded recording (s); raises `UserError` if it is not audio or too long."""
     seconds = audio_seconds(path)
     if not seconds <= MAX_RECORDING:
         raise UserError(

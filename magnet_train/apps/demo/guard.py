@@ -45,19 +45,15 @@ _log = logging.getLogger(__name__)
 
 
 class Guard:
-    """ASGI middleware that checks host, origin, path and size of a request, and sets security headers.
+    """ASGI middleware that checks host, origin, path and size of a request to gradio, and sets security headers.
 
-    Args:
-        app: gradio's application.
-        host: Value of --host; a loopback address is served under loopback names alone.
-        folder: Folder of uploads and clips, the only files that are served.
+    A loopback `host` is served under loopback names alone; `folder`, of uploads and clips, holds all files served.
     """
 
     def __init__(self, app: ASGIApp, host: str, folder: Path) -> None:
         self.app, self.loopback, self.folder = app, is_loopback(host), folder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request, or pass it to gradio."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

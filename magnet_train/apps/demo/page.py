@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class Page(gr.Blocks):  # type: ignore[misc]  # gradio is skipped by mypy
-    """Blocks whose file inputs are limited to their own uploads and whose input errors are one sentence.
+    """Blocks that take no files but their own uploads, and whose input errors are one sentence.
 
     gradio's check of paths lets URLs pass, in every kind of field, and would fetch them.
     """
@@ -38,7 +38,6 @@ class Page(gr.Blocks):  # type: ignore[misc]  # gradio is skipped by mypy
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
     ) -> list[Any]:
-        """Check and convert what a client sent as the inputs of a function."""
         try:
             traverse(inputs, _check_upload, is_file_obj_with_meta)
             values: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
@@ -102,12 +101,7 @@ class _Results:
 
 
 def build_page(service: ClipService, name: str) -> Page:
-    """Lay out the page.
-
-    Args:
-        service: Generates the clips.
-        name: Name of the model.
-    """
+    """Lay out the page of the model called `name`."""
     title, delete_cache = f"{name} - magnet-train", (DELETE_EVERY, DELETE_OLDER)
     page = Page(analytics_enabled=False, title=title, delete_cache=delete_cache)
     with page:
@@ -140,8 +134,8 @@ def build_page(service: ClipService, name: str) -> Page:
             trigger_mode="once",
             api_name="generate",
         )
-        cancel.click(stop, None, [results.status, generate], **IMMEDIATE)  # the request that runs
-        cancel.click(None, cancels=generation)  # one that waits in the queue
+        cancel.click(stop, None, [results.status, generate], **IMMEDIATE)  # the running request
+        cancel.click(None, cancels=generation)  # a request that waits in the queue
         page.unload(leave)
     return page
 
@@ -149,7 +143,7 @@ def build_page(service: ClipService, name: str) -> Page:
 def _generator(
     service: ClipService, fields: dict[str, Any], button: Any, results: _Results
 ) -> Callable[..., Iterator[dict[Any, Any]]]:
-    """Return the function behind the button Generate, which yields updates of components."""
+    """Return the function of the button Generate, which yields updates of components."""
 
     def generate(
         values: dict[Any, Any], request: gr.Request, progress: gr.Progress = PROGRESS
@@ -182,11 +176,11 @@ def _failure_html(error: Exception) -> str:
         return status_html("stopped", "Cancelled.")
     if isinstance(error, UserError):
         return status_html("failed", as_sentence(str(error)))
-    if isinstance(error, torch.OutOfMemoryError):
-        message = "The device ran out of memory; make a shorter clip, or try again later."
-        return status_html("failed", message)
-    _log.error("the page could not make a clip", exc_info=error)
-    message = f"Internal error ({type(error).__name__}); the terminal that runs magnet-train demo shows it."
+    message = "The device ran out of memory; make a shorter clip, or try again later."
+    if not isinstance(error, torch.OutOfMemoryError):
+        _log.error("the page could not make a clip", exc_info=error)
+        kind = type(error).__name__
+        message = f"Internal error ({kind}); the terminal that runs magnet-train demo shows it."
     return status_html("failed", message)
 
 

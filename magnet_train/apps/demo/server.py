@@ -23,11 +23,7 @@ OFF = ("share", "show_error", "run_history", "enable_monitoring", "mcp_server", 
 
 
 def free_port(host: str, port: int) -> int:
-    """Return a port that can be bound, checked before anything slow is done.
-
-    Args:
-        host: Name or address of the interface.
-        port: The port, or 0 for any free one.
+    """Return the port, or any free one for 0, after a check that it can be bound, before anything slow is done.
 
     Raises:
         UserError: The port is taken or not permitted, or the host is not an address of this machine.
@@ -52,11 +48,7 @@ def _port_error(host: str, port: int, reason: str | None) -> UserError:
 
 
 def read_logins(path: Path | None) -> list[tuple[str, str]] | None:
-    """Read the logins from a file of lines NAME:PASSWORD.
-
-    Raises:
-        UserError: The file cannot be read, or a line lacks a name or a password.
-    """
+    """Read a file of lines NAME:PASSWORD; raises `UserError` if it cannot be read or a line lacks one of the two."""
     if path is None:
         return None
     try:
@@ -104,15 +96,9 @@ def serving(
     logins: list[tuple[str, str]] | None = None,
     open_browser: bool = False,
 ) -> Iterator[str]:
-    """Serve a page and yield its URL.
+    """Serve a page on the interface `host` and yield its URL.
 
-    Args:
-        page: The page.
-        host: Interface to listen on.
-        port: From `free_port`.
-        folder: From `private_folder`.
-        logins: Names and passwords of those who may use the page; None for everyone.
-        open_browser: Open the page in this machine's browser.
+    The port is from `free_port`, the folder from `private_folder`. Without logins, everyone can use the page.
 
     Raises:
         UserError: Another process took the port meanwhile.

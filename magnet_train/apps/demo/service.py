@@ -19,14 +19,12 @@ from torch import Tensor
 
 from magnet_train import __version__
 from magnet_train.apps.demo.form import ClipRequest, Task, recording_seconds
-from magnet_train.audio import AudioStream, read_audio, write_audio, write_edit
-from magnet_train.audio.spectrogram import draw_spectrogram
+from magnet_train.audio import AudioStream, draw_spectrogram, read_audio, write_audio, write_edit
 from magnet_train.pipeline.magnet import Magnet
 
 STOP_SECONDS = 30.0  # that `close` waits for the decoding step in progress
 
-Progress = Callable[[float, str], None]
-"""Called with the fraction that is done, 0..1, and a sentence about it."""
+Progress = Callable[[float, str], None]  # called with the fraction done, 0..1, and a sentence about it
 
 
 class Cancelled(Exception):  # noqa: N818  not an error
@@ -35,7 +33,7 @@ class Cancelled(Exception):  # noqa: N818  not an error
 
 @dataclass(frozen=True)
 class ModelSource:
-    """How the command line loads the model: values of the options of the same names."""
+    """Values of the options that load the model on the command line."""
 
     model: str
     device: str
@@ -46,33 +44,20 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Clip:
-    """A finished clip.
+    """A finished clip."""
 
-    Args:
-        title: Task, seed and number of the variation.
-        audio: WAV file.
-        picture: PNG of the spectrogram.
-        command: Command that generates the same clip.
-        loops: Whether the clip is a seamless loop.
-        prompt: WAV that a continuation starts with.
-    """
-
-    title: str
-    audio: Path
-    picture: Path
-    command: str
+    title: str  # task, seed and number of the variation
+    audio: Path  # WAV file
+    picture: Path  # PNG of the spectrogram
+    command: str  # generates the same clip
     loops: bool
-    prompt: Path | None
+    prompt: Path | None  # WAV that a continuation starts with
 
 
 class ClipService:
     """Generates clips with one model; gradio's queue runs one request at a time.
 
-    Args:
-        magnet: The model.
-        source: How the command line loads it.
-        folder: Parent of the clips. Each request gets a folder with a random name in it, since whoever knows a
-            clip's path can download it.
+    Each request gets its own folder in `folder` with a random name, since whoever knows a clip's path can download it.
     """
 
     def __init__(self, magnet: Magnet, source: ModelSource, folder: Path) -> None:
@@ -81,12 +66,7 @@ class ClipService:
         self._generating, self._closed = threading.Lock(), threading.Event()
 
     def make(self, request: ClipRequest, session: str, progress: Progress) -> Iterator[Clip]:
-        """Generate the clips of a request, each yielded as soon as it is finished.
-
-        Args:
-            request: What to generate.
-            session: Id of the visitor's session, for `cancel`.
-            progress: Called after each decoding step.
+        """Generate the clips of a request from a visitor's session, each yielded as soon as it is finished.
 
         Raises:
             UserError: The request does not fit the model or the recording.
@@ -101,28 +81,26 @@ class ClipService:
             if cancelled.is_set() or self._closed.is_set():
                 raise Cancelled
             fraction = (index + done / total) / request.clips
-            left = (time.monotonic() - began) * (1 / fraction - 1)
-            progress(fraction, f"Clip {index + 1} of {request.clips}, about {_duration(left)} left")
+            left = (time.monotonic() - began) * (1 / fraction - 1)  # s
+            time_left = f"{max(1, round(left))} s" if left < 100 else f"{round(left / 60)} min"
+            progress(fraction, f"Clip {index + 1} of {request.clips}, about {time_left} left")
 
         try:
             # The lock is held for one clip at a time: gradio may drop this generator between two of them.
             with self._generating:
                 generate, write, prompt = self._prepare(request, folder)
+            generate = partial(generate, [request.text], seed=request.seed, decoding=request.decoding)
             for index in range(request.clips):
                 wav = folder / f"clip_{request.seed}_{index}.wav"
                 picture = wav.with_suffix(".png")
                 with self._generating:
-                    audio = generate(
-                        [request.text],
-                        seed=request.seed,
-                        first_index=index,
-                        decoding=request.decoding,
-                        progress=partial(step, index),
-                    )[0]
+                    audio = generate(first_index=index, progress=partial(step, index))[0]
                     write(wav, audio)
                     draw_spectrogram(audio, self.magnet.sample_rate, picture)
+                number = f", {index + 1}" if request.clips > 1 else ""
+                title = f"{request.task}, seed {request.seed}{number}"
                 words = command(request, index, self.source, prompt or request.recording)
-                yield Clip(_title(request, index), wav, picture, words, request.task is Task.LOOP, prompt)
+                yield Clip(title, wav, picture, words, request.task is Task.LOOP, prompt)
         finally:
             self._cancelled.pop(session, None)
 
@@ -171,13 +149,9 @@ class ClipService:
 
 
 def command(request: ClipRequest, index: int, source: ModelSource, recording: Path | None = None) -> str:
-    """Return the shell command that generates a clip of a request again.
+    """Return the shell command that generates clip number `index` of a request again.
 
-    Args:
-        request: The request.
-        index: Index of the clip.
-        source: How to load the model.
-        recording: The recording, or the prompt cut from it; named without its folder.
+    `recording`, or the prompt cut from it, is named without its folder.
     """
     decoding, name = request.decoding, "" if recording is None else recording.name
     guidance = f"{_digits(decoding.max_cfg_coef)},{_digits(decoding.min_cfg_coef)}"
@@ -216,12 +190,3 @@ def _option(name: str, value: str) -> list[str]:
 def _digits(value: float) -> str:
     """Write a number with all the digits that it takes to read back the same."""
     return repr(float(value)).removesuffix(".0")
-
-
-def _title(request: ClipRequest, index: int) -> str:
-    variation = f", {index + 1}" if request.clips > 1 else ""
-    return f"{request.task}, seed {request.seed}{variation}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"

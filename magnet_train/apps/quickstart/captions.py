@@ -53,22 +53,16 @@ PAIR_PHRASES = (
 
 @dataclass(frozen=True, order=True)
 class Event:
-    """One sound.
+    """One sound."""
 
-    Args:
-        pitch: A key of `PITCHES`, or "" for noise, which has none.
-        timbre: A key of `TIMBRES`.
-        rhythm: A key of `RHYTHMS`.
-    """
-
-    pitch: str
-    timbre: str
-    rhythm: str
+    pitch: str  # a key of `PITCHES`, "" for noise
+    timbre: str  # a key of `TIMBRES`
+    rhythm: str  # a key of `RHYTHMS`
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence and the one or two events that it describes, in the order in which they sound."""
+    """A sentence and the one or two events that it describes, in their order in time."""
 
     text: str
     events: tuple[Event, ...]
@@ -112,30 +106,13 @@ def describe(event: Event, rng: np.random.Generator) -> str:
 
 
 def caption_for(events: Sequence[Event], rng: np.random.Generator) -> Caption:
-    """Return a random caption for one event or two.
-
-    Raises:
-        ValueError: There are more or fewer events.
-    """
+    """Return a random caption for one event or two; raises `ValueError` for any other number."""
     if len(events) == 1:
         return Caption(describe(events[0], rng), tuple(events))
     if len(events) != 2:
         raise ValueError(f"a caption describes one event or two, not {len(events)}")
     first, second = (describe(event, rng) for event in events)
     return Caption(_pick(PAIR_PHRASES, rng).format(first=first, second=second), tuple(events))
-
-
-def vocabulary() -> list[str]:
-    """Return every word and punctuation mark that occurs in captions, sorted."""
-    names = (PITCHES | TIMBRES | RHYTHMS).values()
-    values = [synonym for synonyms in names for synonym in synonyms]
-    blank = dict.fromkeys(("pitch", "timbre", "rhythm", "first", "second"), "")
-    phrases = [phrase.format(**blank) for phrase in TONE_PHRASES + NOISE_PHRASES + PAIR_PHRASES]
-    text = " ".join(values + phrases)
-    marks = {mark for mark in text if not mark.isalnum() and not mark.isspace()}
-    for mark in marks:
-        text = text.replace(mark, f" {mark} ")
-    return sorted(set(text.split()))
 
 
 def _pick(choices: Sequence[str], rng: np.random.Generator) -> str:

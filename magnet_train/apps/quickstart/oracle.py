@@ -7,6 +7,7 @@ the same event twice, two events as one each. A value that cannot be read is "".
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +35,7 @@ def read_clips(clips: Iterable[Floats]) -> Readings:
 
 
 def read_clip(audio: Floats) -> list[Event]:
-    """Return the event of each window of a clip.
-
-    Args:
-        audio: Float [samples]; a last part shorter than half a window is ignored.
-    """
+    """Return the event of each window of a clip, float [samples]; a last part below half a window is ignored."""
     windows = max(1, round(len(audio) / WINDOW))
     return [read_window(audio[index * WINDOW : (index + 1) * WINDOW]) for index in range(windows)]
 
@@ -57,12 +54,6 @@ def read_window(audio: Floats) -> Event:
     return Event(_pitch(frequency), _timbre(amplitude, frequency), rhythm)
 
 
-def read_intervals(audio: Floats) -> Floats:
-    """Return the intervals between the onsets of successive pulses (samples), of float [samples]."""
-    starts = np.flatnonzero(np.diff(_sounding(_loudness(audio)).astype(int)) == 1)
-    return np.asarray(np.diff(starts) * float(STEP))
-
-
 def expected_windows(events: Sequence[Event], windows: int) -> list[Event]:
     """Return the event that each window of a clip should have: one event fills them all, two share them."""
     return [events[index * len(events) // windows] for index in range(windows)]
@@ -71,11 +62,7 @@ def expected_windows(events: Sequence[Event], windows: int) -> list[Event]:
 def accuracy(captions: Sequence[Caption], readings: Readings) -> dict[str, float]:
     """Return how often each attribute is as captioned, 0..1, over all windows of all clips.
 
-    Noise has no pitch, so its captions do not count for pitch.
-
-    Args:
-        captions: The captions.
-        readings: Readings of their clips, in the same order.
+    Noise has no pitch, so its captions do not count for pitch. Captions and readings are in the same order.
 
     Raises:
         ValueError: The numbers of captions and readings differ, or no caption has a pitch.
@@ -92,13 +79,11 @@ def accuracy(captions: Sequence[Caption], readings: Readings) -> dict[str, float
     return {attribute: right[attribute] / total[attribute] for attribute in ATTRIBUTES}
 
 
-def chance(
-    captions: Sequence[Caption], readings: Readings, seed: int = 0, rounds: int = 20
-) -> dict[str, float]:
-    """Return the accuracy of clips against shuffled captions, the mean of `rounds`."""
+def chance(captions: Sequence[Caption], readings: Readings, seed: int = 0) -> dict[str, float]:
+    """Return the accuracy of clips against shuffled captions, the mean of 20 shuffles."""
     rng = np.random.default_rng(seed)
     scores = []
-    for _ in range(rounds):
+    for _ in range(20):
         order = rng.permutation(len(captions))
         scores.append(accuracy([captions[int(number)] for number in order], readings))
     return {attribute: float(np.mean([score[attribute] for score in scores])) for attribute in ATTRIBUTES}
@@ -107,17 +92,15 @@ def chance(
 def evenness(captions: Sequence[Caption], clips: Iterable[Floats]) -> float:
     """Return the share of the intervals between pulses that have the captioned period, 0..1.
 
-    `accuracy` reads the median interval of a window; a single stumble, as at a bad seam, shows only here.
-
-    Args:
-        captions: The captions; only those of one slow or fast event count.
-        clips: Float [samples], in the same order.
+    `accuracy` reads the median interval of a window; a single stumble, as at a bad seam, shows only here. Only
+    captions of one slow or fast event count.
     """
     even = []
     for caption, audio in zip(captions, clips, strict=True):
         (period, *others) = {PERIOD.get(event.rhythm) for event in caption.events}
         if period is not None and not others:
-            even += list(np.abs(read_intervals(audio) / period - 1) < UNEVEN)
+            starts = np.flatnonzero(np.diff(_sounding(_loudness(audio)).astype(int)) == 1)
+            even += list(np.abs(np.diff(starts) * STEP / period - 1) < UNEVEN)
     return float(np.mean(even))
 
 
@@ -181,7 +164,7 @@ def _fundamental(amplitude: Floats) -> float:
     Harmonic n is divided by n, or the note an octave below a sine would fit as well.
     """
     candidates = np.geomspace(note_frequency("c4") / 1.06, note_frequency("c5") * 1.06, 700)
-    salience = sum(amplitude[_bins(candidates * number)] / number for number in (1, 2, 3, 4))
+    salience = sum(amplitude[_bin(candidates * number)] / number for number in (1, 2, 3, 4))
     return float(candidates[int(np.argmax(salience))])
 
 
@@ -202,9 +185,6 @@ def _peak(amplitude: Floats, frequency: float) -> float:
     return float(amplitude[_bin(frequency * 0.97) : _bin(frequency * 1.03) + 1].max())
 
 
-def _bin(frequency: float) -> int:
-    return round(frequency * FFT / SAMPLE_RATE)
-
-
-def _bins(frequencies: Floats) -> npt.NDArray[np.int64]:
-    return np.rint(frequencies * FFT / SAMPLE_RATE).astype(np.int64)
+def _bin(frequency: float | Floats) -> Any:
+    """Return the bin of a frequency (Hz), or of each in an array."""
+    return np.rint(frequency * FFT / SAMPLE_RATE).astype(np.int64)

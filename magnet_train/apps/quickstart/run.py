@@ -12,26 +12,27 @@ import shlex
 import shutil
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 import torch
 from rich.progress import track
 
 from magnet_train.apps.quickstart.captions import TIMBRES, Caption
-from magnet_train.apps.quickstart.oracle import accuracy, chance, read_clips
-from magnet_train.apps.quickstart.pictures import draw_accuracy, draw_losses, draw_spectrograms
-from magnet_train.apps.quickstart.report import Report, read_metrics
+from magnet_train.apps.quickstart.oracle import Floats, accuracy, chance, read_clips
+from magnet_train.apps.quickstart.report import (
+    Report,
+    draw_accuracy,
+    draw_losses,
+    draw_spectrograms,
+    read_metrics,
+)
 from magnet_train.apps.quickstart.world import ToneWorld
 from magnet_train.cli.main import main
 from magnet_train.codecs import Codec, load_codec
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import explain_disk_errors
-
-Floats = npt.NDArray[np.floating]
 
 CODEC = "quickstart"
 TRAINING, VALIDATION = 1400, 160  # clips
@@ -102,11 +103,7 @@ def run_quickstart(
 
 
 def run_command(*words: str) -> None:
-    """Print a command as a user would type it, and run it in this process.
-
-    Raises:
-        UserError: The command failed, after it printed the reason.
-    """
+    """Print a command as a user would type it, and run it in this process; raises `UserError` if it fails."""
     print(f"\n$ magnet-train {shlex.join(words)}", flush=True)
     if main(words) != 0:
         raise UserError(
@@ -135,12 +132,7 @@ def _fit_command(out: Path, preset: str, seed: int, options: Sequence[str]) -> l
 
 
 def _check_options(fit: Sequence[str]) -> None:
-    """Parse the options of `fit` without running it, so that a wrong one is reported at once.
-
-    Raises:
-        UserError: A file that they name is missing.
-        SystemExit: With 2, after the reason was printed.
-    """
+    """Parse the options of `fit` without running it, so that a wrong one is reported at once."""
     from magnet_train.cli import lightning
 
     with contextlib.redirect_stdout(io.StringIO()):  # --print_config prints the whole configuration
@@ -168,7 +160,7 @@ def _empty_folder(out: Path, overwrite: bool) -> None:
 def _make_shards(out: Path, world: ToneWorld, split: str, clips: int) -> None:
     """Write captioned audio, and turn it into tokens by the commands."""
     folder, shards = out / "audio" / split, str(out / "shards" / split)
-    world.write(folder, clips, split, partial(track, description="synthesise", total=clips))
+    world.write(folder, clips, split)
     print(f"wrote {clips} captioned WAV files of {world.preset.seconds:g} s to {folder}")
     run_command("tokenize", "--audio", str(folder), "--out", shards, "--codec", CODEC)
     run_command("verify", shards)

@@ -7,12 +7,13 @@ Shapes: audio float32 [samples], mono, 8 kHz, within -1..1. A clip lasts one win
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from rich.progress import track
 
 from magnet_train.apps.quickstart.captions import HELD_OUT, PITCHES, Caption, Event, caption_for, seen_events
 from magnet_train.audio import encode_wav
@@ -20,7 +21,6 @@ from magnet_train.storage.atomic_io import explain_disk_errors
 
 Audio = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
-Track = Callable[[Iterable[tuple[Caption, Audio]]], Iterable[tuple[Caption, Audio]]]
 
 SAMPLE_RATE = 8000  # Hz
 FRAME = 160  # samples in a token frame of 20 ms
@@ -32,25 +32,17 @@ DUTY = 0.55  # share of a period that sounds
 EDGE = 64  # samples (8 ms) of fade at each end of a pulse, so that it does not click
 NOISE_WEIGHT = 3.0  # how often a noise event is drawn, against a tonal one: only 3 of 75 are noise
 
-# Each split has random streams of its own, so that no two splits share a clip.
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")  # each has its own random streams, so that no two share a clip
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Difficulty of a world.
+    """Difficulty of a world."""
 
-    Args:
-        windows: Length of a clip in windows of 1.28 s.
-        pairs: Share of the clips that have two events, 0..1.
-        onset: Largest random delay of an event, in periods of its pulses.
-        jitter: Largest random change of a pulse period, relative to it.
-    """
-
-    windows: int
-    pairs: float
-    onset: float
-    jitter: float
+    windows: int  # of 1.28 s in a clip
+    pairs: float  # share of the clips that have two events, 0..1
+    onset: float  # largest random delay of an event, in periods of its pulses
+    jitter: float  # largest random change of a pulse period, relative to it
 
     @property
     def samples(self) -> int:
@@ -63,7 +55,7 @@ class Preset:
         return self.samples / SAMPLE_RATE
 
 
-PRESETS = {
+PRESETS = {  # one event of fixed onset in 1.28 s; one event or two with random onsets and jitter in 2.56 s
     "default": Preset(windows=1, pairs=0.0, onset=0.0, jitter=0.0),
     "full": Preset(windows=2, pairs=0.5, onset=0.25, jitter=0.05),
 }
@@ -77,10 +69,7 @@ def note_frequency(pitch: str) -> float:
 class ToneWorld:
     """Captions and clips, each a pure function of (seed, split, number).
 
-    Args:
-        preset: "default" (one event, fixed onset, 1.28 s) or "full" (one event or two, random onsets and jitter,
-            2.56 s).
-        seed: Seed of the world, at least 0.
+    `preset` is a key of `PRESETS`, `seed` at least 0.
     """
 
     def __init__(self, preset: str = "default", seed: int = 0) -> None:
@@ -88,13 +77,7 @@ class ToneWorld:
         self.seed = seed
 
     def captions(self, count: int, split: str = "train", *, unseen: bool = False) -> list[Caption]:
-        """Return the first `count` captions of a split.
-
-        Args:
-            count: Number of captions.
-            split: One of `SPLITS`.
-            unseen: Draw from the combinations held out of training, in turn, instead of the others.
-        """
+        """Return the first `count` captions of one of `SPLITS`; `unseen` ones are of the combinations held out."""
         return [self._caption(index, split, unseen) for index in range(count)]
 
     def clips(
@@ -111,30 +94,19 @@ class ToneWorld:
         audio += 0.002 * rng.standard_normal(len(audio))
         return audio.astype(np.float32)
 
-    def write(self, folder: Path, count: int, split: str = "train", track: Track = iter) -> list[Caption]:
-        """Write `count` clips of a split as NAME.wav (16 bit) with NAME.json beside each.
-
-        Args:
-            folder: Destination; created if missing.
-            count: Number of clips.
-            split: One of `SPLITS`; also the prefix of the names.
-            track: Wraps the iterator of clips, to show progress.
-
-        Returns:
-            The captions in the order of the names.
+    def write(self, folder: Path, count: int, split: str) -> None:
+        """Write the first `count` clips of a split as SPLIT-N.wav (16 bit) with SPLIT-N.json beside each.
 
         Raises:
             UserError: The disk is full, or the folder is not writable.
         """
-        captions = []
         with explain_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for index, (caption, audio) in enumerate(track(self.clips(count, split))):
+            clips = track(self.clips(count, split), "synthesise", total=count)
+            for index, (caption, audio) in enumerate(clips):
                 path = folder / f"{split}-{index:05d}.wav"
                 path.write_bytes(encode_wav(audio, SAMPLE_RATE))
                 path.with_suffix(".json").write_text(json.dumps(caption.to_dict()) + "\n", encoding="utf-8")
-                captions.append(caption)
-        return captions
 
     def _caption(self, index: int, split: str, unseen: bool) -> Caption:
         rng = self._rng(index, split, stream=int(unseen))
@@ -155,10 +127,14 @@ class ToneWorld:
 def _render_event(event: Event, samples: int, preset: Preset, rng: np.random.Generator) -> Floats:
     """Return a sound times its envelope, [samples]."""
     loudness = rng.uniform(0.3, 0.6) / np.sqrt(2)  # root mean square while it sounds
-    sound = _noise(samples, rng) if event.timbre == "noise" else _tone(event, samples, rng)
-    envelope = np.zeros(samples)
+    limit = np.sqrt(3)  # of uniform noise with root mean square 1; normal noise would clip
+    is_noise = event.timbre == "noise"
+    sound = rng.uniform(-limit, limit, samples) if is_noise else _tone(event, samples, rng)
+    envelope, fade = np.zeros(samples), 0.5 - 0.5 * np.cos(np.pi * (np.arange(EDGE) + 0.5) / EDGE)
     for start, length in _pulses(event.rhythm, samples, preset, rng):
-        envelope[start : start + length] = _pulse(length)
+        pulse = envelope[start : start + length]
+        pulse[:] = 1
+        pulse[:EDGE], pulse[-EDGE:] = fade, fade[::-1]
     return np.asarray(loudness * sound * envelope)
 
 
@@ -173,11 +149,6 @@ def _tone(event: Event, samples: int, rng: np.random.Generator) -> Floats:
     return np.asarray(wave.sum(axis=0) / np.sqrt((1 / harmonics**2).sum() / 2))
 
 
-def _noise(samples: int, rng: np.random.Generator) -> Floats:
-    """Return white noise with root mean square 1; uniform, since normal noise would clip."""
-    return rng.uniform(-np.sqrt(3), np.sqrt(3), samples)
-
-
 def _pulses(rhythm: str, samples: int, preset: Preset, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
     """Yield (first sample, samples) of each whole pulse; a steady sound is one long pulse."""
     period = PERIOD.get(rhythm, PERIOD["slow"])
@@ -189,12 +160,3 @@ def _pulses(rhythm: str, samples: int, preset: Preset, rng: np.random.Generator)
     while start + length <= samples:
         yield start, length
         start += int(period * (1 + rng.uniform(-preset.jitter, preset.jitter)))
-
-
-def _pulse(length: int) -> Floats:
-    """Return a plateau of 1 with cosine edges, [length]."""
-    fade = 0.5 - 0.5 * np.cos(np.pi * (np.arange(EDGE) + 0.5) / EDGE)
-    envelope = np.ones(length)
-    envelope[:EDGE] = fade
-    envelope[-EDGE:] = fade[::-1]
-    return envelope

@@ -9,24 +9,17 @@ import os
 from pathlib import Path
 
 from magnet_train.audio.containers.chunks import chunk_parts
-from magnet_train.audio.containers.flac import flac_parts
+from magnet_train.audio.containers.flac_ogg import flac_parts, ogg_parts
 from magnet_train.audio.containers.mp3 import mp3_parts
-from magnet_train.audio.containers.ogg import ogg_parts
 from magnet_train.audio.containers.part import Part, PartFile
 
 __all__ = ["Part", "PartFile", "parts_of"]
 
 
 def parts_of(path: str | Path) -> list[Part]:
-    """Find the recordings that a file holds one after another, usually one.
+    """Find the recordings that a regular file holds one after another: usually one, the whole file.
 
     Headers are followed and samples are not decoded; memory is bounded whatever the headers say.
-
-    Args:
-        path: A regular file that can be read.
-
-    Returns:
-        At least one part; the whole file if its container is unknown.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:

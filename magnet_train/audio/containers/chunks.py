@@ -96,7 +96,7 @@ class _Chunks:
         return part
 
     def _length(self, head: bytes) -> int:
-        """Return the bytes of a chunk behind its head; below 0 for sizes that are impossible or unknown."""
+        """Return the bytes of a chunk after its head; below 0 for sizes that are impossible or unknown."""
         length = int(struct.unpack(self._layout.size, head[self._layout.name :])[0])
         return length - self._layout.head if self._layout.inclusive else length
 
@@ -132,8 +132,7 @@ class _Chunks:
             return True
         if len(head) < self._layout.head or not self._is_name(place):
             return False
-        length = int(struct.unpack(self._layout.size, head[self._layout.name :])[0])
-        return 0 <= length <= self._size - place
+        return 0 <= self._length(head) <= self._size - place
 
     def _is_name(self, place: int) -> bool:
         name = bytes_at(self._file, place, 4)

@@ -16,23 +16,14 @@ _OVERLAP = 7  # bytes: one less than the longest pattern that is searched for
 
 @dataclass(frozen=True)
 class Part:
-    """One recording within an audio file.
+    """One recording within an audio file."""
 
-    Args:
-        start: First byte.
-        end: The byte after the last.
-        patch: Bytes that correct the header, and their offset in the file.
-        prefix: Bytes to insert before the first.
-        missing: Share of the bytes promised by the header that the file lacks, 0..1.
-        cut: Whether the recording is truncated and its full length unknown.
-    """
-
-    start: int
-    end: int
-    patch: tuple[int, bytes] = (0, b"")
-    prefix: bytes = b""
-    missing: float = 0.0
-    cut: bool = False
+    start: int  # first byte
+    end: int  # the byte after the last
+    patch: tuple[int, bytes] = (0, b"")  # offset in the file, and bytes that correct the header
+    prefix: bytes = b""  # to insert before the first byte
+    missing: float = 0.0  # share of the bytes promised by the header that the file lacks, 0..1
+    cut: bool = False  # whether the recording is truncated and its full length unknown
 
     def is_whole_file(self, size: int) -> bool:
         """Whether a decoder can read a file of `size` bytes unchanged."""
@@ -40,12 +31,7 @@ class Part:
 
 
 class PartFile(io.RawIOBase):
-    """Read one part of an open file, patched, as if it were a file of its own.
-
-    Args:
-        file: The whole file, opened for reading in binary.
-        part: The part to read.
-    """
+    """One part of a file opened in binary, patched, as if it were a file of its own."""
 
     def __init__(self, file: IO[bytes], part: Part) -> None:
         self._file, self._part = file, part
@@ -53,25 +39,17 @@ class PartFile(io.RawIOBase):
         self._place = 0
 
     def readable(self) -> bool:
-        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Return True."""
         return True
 
-    def tell(self) -> int:
-        """Return the current position."""
-        return self._place
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Change the current position, and return it."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
         self._place = max(0, base + offset)
         return self._place
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill a buffer from the current position, and return the number of bytes read."""
         target = memoryview(buffer).cast("B")
         prefix = self._part.prefix[self._place : self._place + len(target)]
         first = self._part.start + max(0, self._place - len(self._part.prefix))
@@ -87,7 +65,7 @@ class PartFile(io.RawIOBase):
 
 
 def find(file: IO[bytes], pattern: re.Pattern[bytes], start: int, end: int) -> int:
-    """Return the offset of the first match of at most 8 bytes between two offsets of a file, or -1."""
+    """Return the offset of the first match, of at most 8 bytes, between two offsets of a file, or -1."""
     while start < end:
         block = bytes_at(file, start, min(_BLOCK, end - start))
         match = pattern.search(block)

@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> None:
     from datamodules.tokenize.captions import CaptionTemplate
     from datamodules.tokenize.job import ShardJob, clear_shards
     from datamodules.tokenize.sources import fingerprint
-    from magnet_train.audio.chunked import CHUNK_SECONDS, CONTEXT_SECONDS
     from magnet_train.codecs import load_codec
+    from magnet_train.codecs.chunked import CHUNK_SECONDS, CONTEXT_SECONDS
 
     ranks = read_ranks()
     template = None if request.caption_template is None else CaptionTemplate(request.caption_template)
@@ -158,8 +158,8 @@ def _fill(
         UserError: A file cannot be used, in strict mode; no room on disk.
     """
     from datamodules.tokenize.job import unusable
-    from magnet_train.audio.chunked import encode_blocks
     from magnet_train.cli.clip_reading import Unusable
+    from magnet_train.codecs.chunked import encode_blocks
 
     for clip in clips:
         label = clip.file.label

@@ -12,8 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
-from magnet_train.audio import write_audio
-from magnet_train.audio.spectrogram import draw_spectrogram
+from magnet_train.audio import draw_spectrogram, write_audio
 from magnet_train.codecs import Codec, load_codec
 from magnet_train.errors import UserError
 from magnet_train.training.module import MagnetModule

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 import torch
 
-from magnet_train.audio import AudioStream, audio_seconds, read_audio, resample, resample_blocks, write_audio
+from magnet_train.audio import AudioStream, audio_seconds, read_audio, write_audio
+from magnet_train.audio.resampling import ratio_of, resample, resample_blocks
 from magnet_train.errors import UserError
 
 
@@ -46,7 +47,7 @@ def test_channels_are_mixed_and_doubled(tmp_path: Path) -> None:
 
 
 def test_an_odd_rate_needs_no_giant_filter() -> None:
-    audio = resample(tone(440, 22_051)[None], 22_051, 32_000)
+    audio = resample(tone(440, 22_051)[None], ratio_of(22_051, 32_000))
     assert audio.shape[1] == pytest.approx(16_000, abs=3)
     assert loudest_frequency(audio[0], 32_000) == pytest.approx(440, abs=3)
 
@@ -106,7 +107,7 @@ def test_a_folder_that_cannot_be_created_is_one_sentence(tmp_path: Path) -> None
 @pytest.mark.parametrize("samples", [1, 7, 4_410, 60_017])
 def test_resampling_in_blocks_equals_resampling_the_whole(source: int, target: int, samples: int) -> None:
     audio = torch.randn(2, samples, generator=torch.Generator().manual_seed(0))
-    whole = resample(audio, source, target)
+    whole = resample(audio, ratio_of(source, target))
     for size in (997, 20_000):
         blocks = torch.cat(list(resample_blocks(audio.split(size, dim=-1), source, target)), dim=-1)
         assert blocks.shape == whole.shape
@@ -119,7 +120,8 @@ def test_a_stream_is_the_whole_file_in_blocks(tmp_path: Path, suffix: str) -> No
     noise = 0.1 * np.random.default_rng(0).standard_normal((25 * 22_050, 2))
     soundfile.write(path, noise, 22_050)
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    whole = resample(torch.from_numpy(samples.T.copy()).mean(dim=0, keepdim=True), rate, 16_000)
+    mono = torch.from_numpy(samples.T.copy()).mean(dim=0, keepdim=True)
+    whole = resample(mono, ratio_of(rate, 16_000))
     blocks = list(AudioStream(path, 16_000, 1))
     assert len(blocks) >= 3
     assert max(block.shape[-1] for block in blocks) <= 11 * 16_000

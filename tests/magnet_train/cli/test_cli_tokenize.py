@@ -16,7 +16,8 @@ import torch
 
 from datamodules.shards.reading import ShardReader
 from datamodules.shards.verify import verify_shards
-from magnet_train.audio import read_audio, resample
+from magnet_train.audio import read_audio
+from magnet_train.audio.resampling import ratio_of, resample
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
 
@@ -243,7 +244,7 @@ def test_parts_of_a_file_and_a_template(tmp_path: Path) -> None:
     assert [sample.tokens.shape[1] for sample in samples] == [100, 75]  # 50 frames a second
     codec = load_codec("quickstart")
     audio = read_audio(tmp_path / "long.wav", 16_000, 1)[:, 56_000:80_000]
-    expected = codec.encode(resample(audio, 16_000, codec.sample_rate)[None])[0].numpy()
+    expected = codec.encode(resample(audio, ratio_of(16_000, codec.sample_rate))[None])[0].numpy()
     np.testing.assert_array_equal(samples[1].tokens, expected)
     reasons = report_of(tmp_path / "shards")
     assert reasons["long.wav from 5 s to 6 s"] == "no caption: the template wants instrument"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -18,8 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import EncodecConfig, EncodecModel
 
 from magnet_train.codecs import load_codec
-from magnet_train.codecs.encodec_hf import EncodecCodec
-from magnet_train.codecs.encodec_package import WEIGHTS, load_published
+from magnet_train.codecs.encodec import WEIGHTS, EncodecCodec, load_published
 from magnet_train.errors import UserError
 
 
@@ -147,7 +147,7 @@ def test_a_folder_of_another_kind_of_model(tmp_path: Path) -> None:
     ):
         (tmp_path / "config.json").write_text(json.dumps(content))
         with pytest.raises(
-            UserError, match=f"is not an EnCodec in transformers' format: its config.json has {kind};"
+            UserError, match=f"is not a transformers model of type encodec: its config.json has {kind};"
         ):
             load_codec(str(tmp_path))
 
@@ -179,7 +179,7 @@ def test_without_a_network_the_answer_comes_at_once(monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def mute_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a server that takes connections and never answers, and little patience with it."""
-    for module in ("storage.hub", "codecs.encodec_package"):
+    for module in ("storage.hub", "codecs.encodec"):
         monkeypatch.setattr(f"magnet_train.{module}.PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -204,7 +204,7 @@ def test_a_hub_that_does_not_answer(
 def test_a_weights_server_that_does_not_answer(
     mute_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("magnet_train.codecs.encodec_package.ADDRESS", f"{mute_server}/")
+    monkeypatch.setattr("magnet_train.codecs.encodec.ADDRESS", f"{mute_server}/")
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     with pytest.raises(UserError, match="timed out"):
         load_codec("encodec_24khz")
@@ -224,18 +224,24 @@ def test_old_names_of_normalised_weights_are_understood(folder: Path) -> None:
 
 @pytest.mark.parametrize("device", ["no-such-device", "cuda:99"])
 def test_a_device_that_is_not_there(device: str) -> None:
-    with pytest.raises(UserError, match=f"device {device} is not there"):
+    with pytest.raises(UserError, match=f"device {device} cannot be used"):
         load_codec("quickstart", device=device)
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of the `encodec` package's models under their published names, but random."""
-    folder = tmp_path_factory.mktemp("weights")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where torch.hub keeps downloads, with weights of the `encodec` package's models that are random."""
+    folder = tmp_path_factory.mktemp("hub") / "checkpoints"
+    folder.mkdir()
     torch.manual_seed(0)
     for name, file in WEIGHTS.items():
         torch.save(package_model(name).state_dict(), folder / file)
     return folder
+
+
+def load_from(downloads: Path, name: str) -> EncodecCodec:
+    with mock.patch("torch.hub.get_dir", return_value=str(downloads.parent)):
+        return load_published(name)
 
 
 def package_model(name: str) -> Any:
@@ -254,9 +260,9 @@ def package_model(name: str) -> Any:
     [("encodec_24khz", 24_000, 1, 75.0, 8), ("encodec_48khz", 48_000, 2, 150.0, 4)],
 )
 def test_the_encodec_package(
-    repository: Path, name: str, rate: int, channels: int, frame_rate: float, n_q: int
+    downloads: Path, name: str, rate: int, channels: int, frame_rate: float, n_q: int
 ) -> None:
-    codec = load_published(name, repository)
+    codec = load_from(downloads, name)
     info = codec.info
     assert (info.sample_rate, info.channels, info.frame_rate, info.n_q, info.card) == (
         rate, channels, frame_rate, n_q, 1024,
@@ -273,10 +279,10 @@ def test_the_encodec_package(
 @torch.no_grad()
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_transformers_gives_the_tokens_and_the_audio_of_the_encodec_package(
-    repository: Path, name: str
+    downloads: Path, name: str
 ) -> None:
-    codec, package = load_published(name, repository), package_model(name)
-    package.load_state_dict(torch.load(repository / WEIGHTS[name], weights_only=True))
+    codec, package = load_from(downloads, name), package_model(name)
+    package.load_state_dict(torch.load(downloads / WEIGHTS[name], weights_only=True))
     package.set_target_bandwidth(6.0)
     audio = 0.3 * torch.randn(1, codec.channels, 9_999, generator=torch.Generator().manual_seed(1))
     latent = package.encoder(audio)
@@ -291,16 +297,19 @@ def test_transformers_gives_the_tokens_and_the_audio_of_the_encodec_package(
     assert codec.sha256 == digest.hexdigest()
 
 
-def test_package_weights_that_are_absent_or_hostile(repository: Path, tmp_path: Path) -> None:
+def test_package_weights_that_are_absent_or_hostile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    downloads = tmp_path / "checkpoints"
+    downloads.mkdir()
+    monkeypatch.setattr("magnet_train.codecs.encodec.ADDRESS", f"{tmp_path.as_uri()}/")
     with pytest.raises(UserError, match="encodec_24khz"):
-        load_published("encodec_24khz", tmp_path)
+        load_from(downloads, "encodec_24khz")
     mark = tmp_path / "ran"
 
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (mark,)
 
-    torch.save({"encoder": Trap()}, tmp_path / WEIGHTS["encodec_24khz"], pickle_module=pickle)
+    torch.save({"encoder": Trap()}, downloads / WEIGHTS["encodec_24khz"], pickle_module=pickle)
     with pytest.raises(UserError, match="encodec_24khz"):
-        load_published("encodec_24khz", tmp_path)
+        load_from(downloads, "encodec_24khz")
     assert not mark.exists()

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magnet_train import DecodingConfig, Magnet
-from magnet_train.audio.chunked import decode_loop
 from magnet_train.codecs import QUICKSTART, load_codec
+from magnet_train.codecs.chunked import decode_loop
 from magnet_train.decoding import Progress
 from magnet_train.decoding.looping import close_loop
 from magnet_train.errors import UserError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,17 @@ def test_refuses_a_codec_with_other_weights(checkpoint: Path, tmp_path: Path) ->
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="sha256"):
         _ = Magnet.from_pretrained(tmp_path / "other.ckpt").codec
+
+
+def test_another_codec_in_an_export_is_not_remedied_by_tokenizing(magnet: Magnet, tmp_path: Path) -> None:
+    magnet.save_pretrained(tmp_path / "export")
+    config = json.loads((tmp_path / "export" / "config.json").read_text())
+    config["codec"]["sha256"] = "ab" * 32
+    (tmp_path / "export" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        UserError, match=r"holds those of .*; put codec quickstart there, or export the model"
+    ):
+        _ = Magnet.from_pretrained(tmp_path / "export").codec
 
 
 @pytest.mark.parametrize("shape", [(2, 1600), (3, 1, 1600), (1, 10), (1, 0)])

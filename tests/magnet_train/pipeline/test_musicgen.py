@@ -20,7 +20,7 @@ from magnet_train.codecs import load_codec, packaged_codec
 from magnet_train.decoding import Rescorer
 from magnet_train.errors import UserError
 from magnet_train.pipeline.musicgen import MusicgenRescorer
-from magnet_train.text.tokenizer import Tokenizer
+from magnet_train.text.encoder import Tokenizer
 from magnet_train.tokens import CodecInfo
 
 CARD, N_Q, FRAMES = 256, 4, 9
@@ -220,7 +220,9 @@ def test_other_kinds_of_musicgen_are_refused(
 def test_folders_that_hold_none(tmp_path: Path, musicgen: Path) -> None:
     with pytest.raises(UserError, match=r"rescorer \./nowhere does not exist"):
         MusicgenRescorer.from_pretrained("./nowhere")
-    with pytest.raises(UserError, match=r"not a MusicGen .* model_type encodec"):
+    with pytest.raises(
+        UserError, match=r"not a transformers model of type musicgen: .* model_type encodec; use facebook"
+    ):
         MusicgenRescorer.from_pretrained(packaged_codec())
     copy = Path(shutil.copytree(musicgen, tmp_path / "copy"))
     weights = load_file(copy / "model.safetensors")
@@ -232,7 +234,7 @@ def test_folders_that_hold_none(tmp_path: Path, musicgen: Path) -> None:
     with pytest.raises(UserError, match="cannot be loaded"):
         MusicgenRescorer.from_pretrained(copy)
     (copy / "config.json").write_text(json.dumps({"model_type": "unheard_of"}))
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="model_type unheard_of; use facebook"):
         MusicgenRescorer.from_pretrained(copy)
 
 

@@ -11,8 +11,8 @@ from magnet_train import Magnet
 from magnet_train.apps.quickstart.captions import PITCHES, Caption, Event
 from magnet_train.apps.quickstart.oracle import accuracy, evenness, read_clips
 from magnet_train.apps.quickstart.world import ToneWorld
-from magnet_train.audio.chunked import decode_loop
 from magnet_train.cli.main import main
+from magnet_train.codecs.chunked import decode_loop
 
 CLIPS = 72
 # Relative to straight clips of the same captions. benchmarks/beat.py measures .95 in fully trained models; half of the

@@ -9,8 +9,13 @@ import pytest
 
 from magnet_train.apps.quickstart.captions import Caption, Event
 from magnet_train.apps.quickstart.oracle import accuracy, chance, read_clips
-from magnet_train.apps.quickstart.pictures import draw_accuracy, draw_losses, draw_spectrograms
-from magnet_train.apps.quickstart.report import Report, read_metrics
+from magnet_train.apps.quickstart.report import (
+    Report,
+    draw_accuracy,
+    draw_losses,
+    draw_spectrograms,
+    read_metrics,
+)
 from magnet_train.apps.quickstart.world import ToneWorld
 
 C4, NOISE = Event("c4", "sine", "fast"), Event("", "noise", "slow")

@@ -16,10 +16,10 @@ from magnet_train.apps.quickstart.captions import (
     all_events,
     caption_for,
     seen_events,
-    vocabulary,
 )
 from magnet_train.apps.quickstart.oracle import expected_windows, read_clip, read_window
 from magnet_train.apps.quickstart.world import PRESETS, SAMPLE_RATE, WINDOW, ToneWorld
+from write_text_encoder import vocabulary
 
 
 def test_there_are_75_combinations_and_6_are_held_out():
@@ -89,9 +89,8 @@ def test_a_short_blip_and_a_wrong_tempo_read_as_no_rhythm():
 
 def test_files_carry_caption_and_labels(tmp_path):
     world = ToneWorld("full", 4)
-    captions = world.write(tmp_path / "audio", 5, "validation")
-    assert captions == world.captions(5, "validation")
-    for index, caption in enumerate(captions):
+    world.write(tmp_path / "audio", 5, "validation")
+    for index, caption in enumerate(world.captions(5, "validation")):
         audio, rate = soundfile.read(tmp_path / "audio" / f"validation-{index:05d}.wav")
         record = json.loads((tmp_path / "audio" / f"validation-{index:05d}.json").read_text())
         assert rate == SAMPLE_RATE

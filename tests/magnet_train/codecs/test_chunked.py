@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import EncodecConfig, EncodecModel
 
-from magnet_train.audio.chunked import encode_audio, encode_blocks
 from magnet_train.codecs import load_codec
-from magnet_train.codecs.encodec_hf import EncodecCodec
+from magnet_train.codecs.chunked import encode_blocks
+from magnet_train.codecs.encodec import EncodecCodec
 
 
 def sweep(seconds: float, rate: int) -> Tensor:
@@ -24,7 +24,7 @@ def test_chunks_give_the_tokens_of_the_whole(seconds: float) -> None:
     codec = load_codec("quickstart")
     audio = sweep(seconds, codec.sample_rate)
     whole = codec.encode(audio[None])[0]
-    chunked = encode_audio(codec, audio, chunk_seconds=4.0, context_seconds=1.0)
+    chunked = encode_blocks(codec, [audio], chunk_seconds=4.0, context_seconds=1.0)
     assert torch.equal(chunked, whole)
 
 
@@ -32,7 +32,7 @@ def test_chunks_give_the_tokens_of_the_whole(seconds: float) -> None:
 def test_the_size_of_the_blocks_changes_nothing(size: int) -> None:
     codec = load_codec("quickstart")
     audio = sweep(3.0 if size == 1 else 20.0, codec.sample_rate)
-    expected = encode_audio(codec, audio, chunk_seconds=1.0, context_seconds=0.5)
+    expected = encode_blocks(codec, [audio], chunk_seconds=1.0, context_seconds=0.5)
     found = encode_blocks(codec, audio.split(size, dim=-1), chunk_seconds=1.0, context_seconds=0.5)
     assert torch.equal(found, expected)
 
@@ -47,10 +47,10 @@ def test_recurrent_layers_that_forget_leave_no_seam() -> None:
     codec.model.double()
     audio = sweep(40.0, codec.sample_rate).double()
     whole = codec.encode(audio[None])[0]
-    chunked = encode_audio(codec, audio, chunk_seconds=10.0, context_seconds=2.0)
+    chunked = encode_blocks(codec, [audio], chunk_seconds=10.0, context_seconds=2.0)
     assert all(len(codebook.unique()) > 40 for codebook in whole)  # of 64: a change of latents would show
     assert torch.equal(chunked, whole)
-    assert not torch.equal(encode_audio(codec, audio, chunk_seconds=10.0, context_seconds=0.02), whole)
+    assert not torch.equal(encode_blocks(codec, [audio], chunk_seconds=10.0, context_seconds=0.02), whole)
 
 
 def recurrent_codec() -> EncodecCodec:

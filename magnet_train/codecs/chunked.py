@@ -6,39 +6,19 @@ Shapes: audio float [channels, samples]; tokens int64 [K, T].
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from magnet_train.codecs.protocol import Codec
 
 CHUNK_SECONDS = 30.0
 CONTEXT_SECONDS = 2.0
 
 
-class Codec(Protocol):
-    """The part of `magnet_train.codecs.Codec` that is needed here."""
-
-    sample_rate: int
-    frame_rate: float
-
-    def encode(self, audio: Tensor) -> Tensor: ...
-
-    def decode(self, tokens: Tensor) -> Tensor: ...
-
-
 def samples_per_frame(codec: Codec) -> int:
     """Return the number of audio samples in a token frame."""
     return round(codec.sample_rate / codec.frame_rate)
-
-
-def encode_audio(
-    codec: Codec,
-    audio: Tensor,
-    chunk_seconds: float = CHUNK_SECONDS,
-    context_seconds: float = CONTEXT_SECONDS,
-) -> Tensor:
-    """Encode one clip or track in memory; see `encode_blocks`."""
-    return encode_blocks(codec, [audio], chunk_seconds, context_seconds)
 
 
 def encode_blocks(
@@ -47,15 +27,14 @@ def encode_blocks(
     chunk_seconds: float = CHUNK_SECONDS,
     context_seconds: float = CONTEXT_SECONDS,
 ) -> Tensor:
-    """Encode one clip or track that arrives in blocks; long audio is encoded in chunks.
+    """Encode one clip or track that arrives in blocks of any lengths; long audio is encoded in chunks.
 
     Each chunk is encoded with context on both sides, whose tokens are dropped. So its tokens equal those of one
-    encoding of the whole, except for what recurrent layers carry over from beyond the context. The lengths of the
-    blocks do not matter.
+    encoding of the whole, except for what recurrent layers carry over from beyond the context.
 
     Args:
         codec: Encodes float [1, channels, samples] to int64 [1, K, T].
-        blocks: Audio at the codec's rate and channels, [channels, samples] of any lengths.
+        blocks: Audio at the codec's rate and channels, [channels, samples].
         chunk_seconds: Audio of a chunk without its context.
         context_seconds: Context on each side of a chunk.
 

@@ -1,11 +1,12 @@
-"""FLAC: files joined end to end, and a count of samples that is unknown or too small.
+"""FLAC and Ogg: recordings joined end to end, counts of samples that are too small or unknown, and truncated streams.
 
-Source: RFC 9639, sections 8.2 and 9.1.
+Source: RFC 9639 (FLAC), sections 8.2 and 9.1; RFC 3533 (Ogg), section 6.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import IO, NamedTuple
 
 from magnet_train.audio.containers.part import Part, bytes_at, find
@@ -16,6 +17,39 @@ _TAIL = 2**18  # bytes; the last frame begins within them
 _LONGEST_FRAME_HEADER = 16  # bytes
 _TOTAL_BITS = 36
 _BLOCK_SIZES = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}}  # samples, by code
+
+_PAGE = re.compile(b"OggS")
+_HEADER = 27  # bytes, the last of which counts the segments
+_FIRST, _LAST = 2, 4  # flags: of a page that begins a stream, of one that ends it
+
+
+def ogg_parts(file: IO[bytes], size: int) -> list[Part]:
+    """Find the links of a chain; each begins with the first pages of its streams."""
+    found: list[Part] = []
+    place = 0
+    beginning = ended = False
+    while place < size:
+        header = bytes_at(file, place, _HEADER)
+        is_page = _PAGE.match(header) is not None
+        if not is_page or len(header) < _HEADER:
+            place = find(file, _PAGE, place + is_page, size)
+            if place < 0:
+                break
+            if size - place < _HEADER:
+                ended = False
+                break
+            continue
+        flags = header[5]
+        if flags & _FIRST and not beginning:
+            if found:
+                found[-1] = replace(found[-1], end=place, cut=not ended)
+            found.append(Part(place if found else 0, size))
+        beginning = bool(flags & _FIRST)
+        place += _HEADER + header[26] + sum(file.read(header[26]))
+        ended = bool(flags & _LAST) and place <= size
+    if found:
+        found[-1] = replace(found[-1], cut=not ended)
+    return found
 
 
 class _StreamInfo(NamedTuple):
