@@ -184,16 +184,22 @@ def _json_object(content: str) -> dict[str, Any]:
     return record
 
 
+def sidecar(path: str | Path, suffix: str) -> Path | None:
+    """Return the file beside `path` with that suffix, in lower or upper case; None if there is none."""
+    stem = os.path.splitext(path)[0]
+    spellings = (stem + spelling for spelling in (suffix, suffix.upper(), suffix.title()))
+    return next((Path(name) for name in spellings if os.path.isfile(name)), None)  # a name too long is none
+
+
 def _read_beside(path: Path, suffix: str, parse: Callable[[str], Any]) -> Any:
-    """Parse the file beside `path` with that suffix, in lower or upper case; None if there is none."""
-    for spelling in (suffix, suffix.upper(), suffix.title()):
-        beside = Path(os.path.splitext(path)[0] + spelling)
-        if os.path.isfile(beside):  # False for a name that is too long
-            try:
-                return parse(decode_text(beside.read_bytes()))
-            except (OSError, ValueError) as error:
-                raise CaptionError(f"unreadable caption: {beside.name}: {error}") from error
-    return None
+    """Parse the sidecar of `path` with that suffix; None if there is none."""
+    beside = sidecar(path, suffix)
+    if beside is None:
+        return None
+    try:
+        return parse(decode_text(beside.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise CaptionError(f"unreadable caption: {beside.name}: {error}") from error
 
 
 def _read_tags(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from datamodules.shards.manifest import JOB_NAME
 from datamodules.tokenize.audio_files import AudioFile
+from datamodules.tokenize.captions import sidecar
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write
 from magnet_train.storage.plain_text import printable
@@ -88,8 +89,8 @@ def _changes(folder: Path, files: Sequence[AudioFile]) -> str | None:
 
 def _lines(files: Sequence[AudioFile]) -> Iterator[bytes]:
     for file in files:
-        stem = os.path.splitext(file.path)[0]
-        stats = [_stat(path) for path in (file.path, f"{stem}.json", f"{stem}.txt")]
+        beside = (sidecar(file.path, suffix) for suffix in (".json", ".txt"))
+        stats = [_stat(file.path), *(None if path is None else _stat(path) for path in beside)]
         record = (file.name, file.start, file.end, dict(file.fields), stats)
         yield json.dumps(record).encode() + b"\n"
 
@@ -125,7 +126,7 @@ def _option(name: str, value: Any) -> str:
         return f"--codec {value.get('id')} (weights {str(value.get('sha256'))[:12]})"
     if name == "files" and value is not None:
         return f"a list of {value} files"
-    option = f"--{name.replace('_', '-')}"
+    option = f"--{name}"
     if value is None or value is True:
         return option if value else f"no {option}"
     return f"{option} {value}"
