@@ -5,8 +5,11 @@ from __future__ import annotations
 import email.utils
 import http.server
 import logging
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -270,3 +273,32 @@ def test_a_silent_s3_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             ShardCache(str(tmp_path / "cache")).local_folder("s3://bucket/shards")
         assert time.monotonic() - start < 30  # 1 s of silence and the start of the library
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+
+def test_a_silent_hub_is_given_up(tmp_path: Path) -> None:
+    """In a process of its own: the hub's library reads its address and its patience once, when it is imported."""
+    code = (
+        "import datamodules.shards.remote_files as files; from datamodules.shards.remote import ShardCache; "
+        "files._PAUSE, files._ATTEMPTS = 0.001, 2; ShardCache(%r).local_folder('hf://datasets/someone/shards')"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        hub = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        patience = {
+            "HF_HUB_OFFLINE": "0",
+            "HF_ENDPOINT": hub,
+            "HF_HUB_ETAG_TIMEOUT": "1",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "1",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code % str(tmp_path / "cache")],
+            env=os.environ | patience | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (
+        "UserError: hf://datasets/someone/shards/manifest.json cannot be read (ReadTimeout: timed out)"
+        in done.stderr
+    )
+    assert "attempt 2 of 2" in done.stderr
