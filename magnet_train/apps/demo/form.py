@@ -27,7 +27,7 @@ MAX_STRENGTH = 100.0  # of the temperature, and of guidance in either direction
 MAX_SEED = 2**53 - 1  # the largest integer that a browser's numbers hold exactly
 RANDOM_SEEDS = 10**6  # short enough to read out and to type
 
-EXAMPLES = (  # words that the quickstart's model knows, and others
+EXAMPLES = (  # shown to models that know their words
     "slow piano with soft strings, calm",
     "driving drum and bass with a deep bass",
     "a calm flute on high do",
@@ -135,7 +135,9 @@ def _text_field(magnet: Magnet) -> Any:
     text = gr.Textbox(
         label="Text", placeholder=hint, interactive=True, lines=2, max_length=MAX_TEXT, autofocus=True
     )
-    gr.Examples([[example] for example in EXAMPLES], text, label="Examples")
+    examples = [[example] for example in EXAMPLES if not magnet.unknown_words([example])]
+    if examples:
+        gr.Examples(examples, text, label="Examples")
     return text
 
 
