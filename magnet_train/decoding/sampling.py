@@ -13,6 +13,8 @@ from torch import Tensor
 
 from magnet_train.decoding.config import DecodingConfig
 
+# One for all clips, one for each clip, or torch's global one.
+Generators = torch.Generator | Sequence[torch.Generator] | None
 ROUNDING = 1e-5  # above the error of sums of probabilities in float32
 MIN_TEMPERATURE = 1e-2  # the annealed temperature ends at 0, where softmax is undefined
 
@@ -29,13 +31,13 @@ def clip_generators(seed: int, indices: Iterable[int], device: torch.device | st
 
 
 def _clip_seed(seed: int, index: int) -> int:
-    """Hash (seed, index) to 0..2^63-1: a sum would give clip 1 of seed 0 the noise of clip 0 of seed 1."""
+    """Hash (seed, index) to 0..2^63-1; their sum would give clip 1 of seed 0 the noise of clip 0 of seed 1."""
     pair = b"".join(number.to_bytes(16, "little", signed=True) for number in (seed, index))
     return int.from_bytes(hashlib.blake2b(pair, digest_size=8).digest(), "little") >> 1
 
 
 def filter_probs(probs: Tensor, top_p: float, top_k: int) -> Tensor:
-    """Zero the improbable tokens and renormalise.
+    """Set the probability of the less probable tokens to 0, and renormalise.
 
     Args:
         probs: float [..., card].
@@ -57,22 +59,16 @@ def filter_probs(probs: Tensor, top_p: float, top_k: int) -> Tensor:
 
 
 def exponential_noise(
-    shape: tuple[int, int, int],
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    device: torch.device | str,
+    shape: tuple[int, int, int], generator: Generators, device: torch.device | str
 ) -> Tensor:
     """Draw exponential noise float32 [B, T, card] for `sample_categorical`.
 
-    It is drawn for every frame, so that the noise of one does not depend on which others are computed.
+    It is drawn for all frames, so that a frame's noise does not depend on which others are computed.
     """
     return uniform(shape, generator, device).log_().neg_()
 
 
-def uniform(
-    shape: tuple[int, ...],
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    device: torch.device | str,
-) -> Tensor:
+def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device | str) -> Tensor:
     """Draw float32 `shape` from 0..1; the first dimension is the clips, each of which may have a generator."""
     if isinstance(generator, Sequence):
         return torch.stack([torch.rand(shape[1:], generator=each, device=device) for each in generator])
@@ -80,7 +76,7 @@ def uniform(
 
 
 def sample_categorical(probs: Tensor, noise: Tensor) -> Tensor:
-    """Draw one id from each distribution by an exponential race: the token with the smallest noise / probability.
+    """Draw one id from each distribution: the token with the smallest noise / probability (an exponential race).
 
     Rounding matters only where two tokens nearly tie, so the same noise gives the same token in a batch of any size.
 
@@ -95,10 +91,10 @@ def sample_categorical(probs: Tensor, noise: Tensor) -> Tensor:
 
 
 def sample_nucleus(probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
-    """Draw from the smallest set of tokens whose probability exceeds `top_p`, sorting as little as possible.
+    """Draw from the smallest set of tokens whose probability exceeds `top_p`, sorting few rows.
 
-    The winner of a race of all tokens, if it lies in the set, is the winner of the set. One sum shows whether it does;
-    only other rows are sorted.
+    A token drawn from all tokens that lies in the set is also the one drawn from the set. A sum shows whether it does;
+    only the other rows are sorted.
 
     Args:
         probs: float [N, card].
