@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -56,6 +56,10 @@ class DecodingConfig:
     min_cfg_coef: float = 1.0
     rescorer_weight: float = 0.5
     parity: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON primitives."""
+        return {**vars(self), "decoding_steps": list(self.decoding_steps)}
 
     def check(self, n_q: int, card: int) -> None:
         """Raise `UserError` if the settings do not fit `n_q` codebooks of `card` entries."""

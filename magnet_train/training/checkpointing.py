@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from magnet_train.checkpoints.bundle import load_plain
+from magnet_train.checkpoints.torch_file import load_plain
 from magnet_train.errors import UserError, first_line
 from magnet_train.storage.atomic_io import atomic_write, point_to
 

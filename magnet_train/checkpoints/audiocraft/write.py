@@ -1,4 +1,4 @@
-"""Writing of the pair of files that `MAGNeT.get_pretrained(folder)` of the reference reads."""
+"""Write the pair of files that `MAGNeT.get_pretrained(folder)` of the reference reads."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def audiocraft_config(model: ModelBundle) -> dict[str, Any]:
         OURS: {
             "text_key_mask": lm["text_key_mask"],
             "parity": model.decoding.parity,
-            "decoding": {name: _plain(value) for name, value in vars(model.decoding).items()},
+            "decoding": model.decoding.to_dict(),
             "text": model.text,
             "codec": codec.to_dict(),
             "licence": model.licence,
@@ -198,9 +198,6 @@ def _require_whole_numbers(model: ModelBundle) -> None:
 
 def _decoding(decoding: DecodingConfig) -> dict[str, Any]:
     """Return the decoder's settings by the reference's names, without values that the reference lacks."""
-    settings = {theirs: _plain(getattr(decoding, ours)) for theirs, ours in DECODING.items()}
+    ours = decoding.to_dict()
+    settings = {theirs: ours[name] for theirs, name in DECODING.items()}
     return {name: value for name, value in settings.items() if value in THEIR_NAMES.get(name, (value,))}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
