@@ -35,10 +35,6 @@ def compile_layers(lm: MagnetTransformer, backend: str = "inductor") -> None:
     """Compile the layers in place; they share a graph for each combination of optional arguments.
 
     Varying sizes (clips of a codebook, tokens of a text) are symbolic from the start, so that no step recompiles.
-
-    Args:
-        lm: The model.
-        backend: Of `torch.compile`.
     """
     # Restricted or not, with and without text, one clip or several: more variants than torch allows by default.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
@@ -60,8 +56,8 @@ def accumulate(trainer: pl.Trainer, batch_size: int, global_batch: int | None) -
     if global_batch is None:
         return
     at_once = batch_size * trainer.world_size
-    parts = global_batch // at_once
-    if parts * at_once != global_batch or parts < 1:
+    parts, rest = divmod(global_batch, at_once)
+    if rest or parts < 1:
         raise UserError(
             f"--global_batch {global_batch} is not a multiple of data.batch_size {batch_size} times "
             f"{trainer.world_size} devices, which is {at_once}; change one of them."
@@ -69,7 +65,7 @@ def accumulate(trainer: pl.Trainer, batch_size: int, global_batch: int | None) -
     if trainer.accumulate_grad_batches not in (1, parts):
         raise UserError(
             f"--global_batch {global_batch} takes {parts} batches of {at_once} clips and "
-            f"trainer.accumulate_grad_batches says {trainer.accumulate_grad_batches}; give one of the two."
+            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; give one of the two."
         )
     trainer.accumulate_grad_batches = parts
 
@@ -86,17 +82,14 @@ def shard(lm: MagnetTransformer, text: nn.Module, mesh: DeviceMesh, precision: s
     policy = MixedPrecisionPolicy()
     if precision == "bf16-mixed":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for layer in lm.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(lm, mesh=mesh, mp_policy=policy)
-    for method in filter(lambda name: hasattr(lm, name), ENTRY_POINTS):
+    text_units = [text] if any(True for _ in text.parameters()) else []
+    for module in (*lm.layers, lm, *text_units):
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+    for method in ENTRY_POINTS:
         register_fsdp_forward_method(lm, method)
-    if any(True for _ in text.parameters()):
-        fully_shard(text, mesh=mesh, mp_policy=policy)
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Return whether `module` is sharded."""
     return isinstance(module, FSDPModule)
 
 

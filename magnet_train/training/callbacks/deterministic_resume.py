@@ -15,7 +15,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from magnet_train.training import lightning_internals as internals
 
-_CLIPS = "clips of a step"
 # Entries of parameter groups that the configuration sets; an optimizer may keep state in others.
 _SETTINGS = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
 
@@ -41,18 +40,17 @@ class DeterministicResume(Callback):
         return dict(self._settings)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the settings of the run that saved the checkpoint."""
         self._restored = dict(state_dict)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the configured optimizer settings before Lightning restores the optimizer state."""
+        """Remember the configured optimizer settings, before Lightning restores the optimizer state."""
         self._configured = [
             [{name: group[name] for name in _SETTINGS if name in group} for group in optimizer.param_groups]
             for optimizer in trainer.optimizers
         ]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Overwrite the restored optimizer settings with the configured ones."""
+        """Overwrite the restored optimizer settings with the configured ones, and print what changed."""
         self._settings = _run_settings(trainer, pl_module)
         if trainer.ckpt_path is None:
             return
@@ -100,7 +98,6 @@ class LastRow(Callback):
         self._before: dict[str, Any] = {}  # values by metric, before this batch
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Remember the values of earlier steps."""
         self._before = internals.logged_values(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -113,19 +110,19 @@ class LastRow(Callback):
 def _run_settings(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
     """Collect, as primitives, what determines the clips of a step and what the model learns from each."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    settings: dict[str, Any] = {"max_steps": trainer.max_steps}
+    settings: dict[str, Any] = {
+        "max_steps": trainer.max_steps,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "precision": str(trainer.precision),
+    }
     if batch_size := getattr(data, "batch_size", 0):
-        settings[_CLIPS] = batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        settings["clips of a step"] = batch_size * trainer.world_size * trainer.accumulate_grad_batches
     if hasattr(data, "segment_duration"):
         settings["segment_duration"] = float(data.segment_duration)
     if hasattr(data, "captions"):
         settings["captions"] = str(data.captions)
-    for name in ("cfg_dropout", "stage_weights", "stage_sampling"):
-        if hasattr(module, name):
-            settings[name] = getattr(module, name)
-    settings["gradient_clip_val"] = trainer.gradient_clip_val
-    settings["precision"] = str(trainer.precision)
-    return settings
+    names = ("cfg_dropout", "stage_weights", "stage_sampling")
+    return settings | {name: getattr(module, name) for name in names if hasattr(module, name)}
 
 
 def _restore_configured(optimizer: Optimizer, configured: list[dict[str, Any]]) -> dict[str, tuple[Any, Any]]:

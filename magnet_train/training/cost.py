@@ -1,6 +1,10 @@
-"""Memory of training, computed from shapes: nothing is allocated.
+"""What training costs, computed from shapes: FLOPs and memory; nothing is allocated.
 
-Shapes: B clips, T frames, S text positions, D = dim.
+FLOPs are those that the model needs by its definition; one multiply-add is two. A restricted frame attends to 2C + 1
+keys, the head predicts masked frames only, and a clip without text has no cross-attention. With `pruned`, the last layer
+computes predicted frames only. Norms, GELU, softmax, recomputed activations and the text encoder do not count.
+
+Shapes: B clips, T frames, S text positions, D = dim, C = frames of context on each side.
 """
 
 from __future__ import annotations
@@ -8,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +21,66 @@ from torch.func import functional_call
 
 from magnet_train.models import MagnetTransformer
 from magnet_train.models.transformer import count_parameters
-from magnet_train.training.finetune import TrainableParameters
 
+if TYPE_CHECKING:
+    from magnet_train.training.finetune import TrainableParameters
+
+DATASHEET_PEAK = {"H100": 989e12, "H200": 989e12}  # FLOP/s, dense bf16, from NVIDIA's data sheets
 FLOAT = 4  # bytes; mixed precision keeps weights, gradients and moments in float32 as well
 CAPTION_TOKENS = 32
 STAGE = 1  # stages above the first, whose attention keeps more
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass."""
+
+    stage: int  # codebook k; 0 has no restricted context
+    clips: int  # B
+    with_text: int  # clips with a text
+    frames: int  # T
+    text_positions: int  # S
+    answered: int  # frames that the head predicts, in all clips together
+    pruned: bool = False  # the last layer computes only the predicted frames, as in generation
+
+
+def forward_flops(config: dict[str, Any], work: Pass) -> float:
+    """Return the FLOPs of a forward pass of `MagnetTransformer(**config)`."""
+    return sum(_products(config, work))
+
+
+def training_flops(config: dict[str, Any], work: Pass, trained: float = 1.0) -> float:
+    """Return the FLOPs of a forward and a backward pass.
+
+    The backward pass of a matrix product is two products of the same size, one for the gradient of each factor; frozen
+    weights need no gradient.
+
+    Args:
+        config: Arguments of `MagnetTransformer`.
+        work: The forward pass.
+        trained: Share of trained weights in the matrices, 0..1.
+    """
+    with_weights, between_states = _products(config, work)
+    return (2 + trained) * with_weights + 3 * between_states
+
+
+def _products(config: dict[str, Any], work: Pass) -> tuple[float, float]:
+    """Return the FLOPs of products of states with weights, and of states with states in attention."""
+    dim, context, num_layers = config["dim"], config["subcodes_context"], config["num_layers"]
+    restricted = work.stage > 0 and context >= 0
+    keys = min(work.frames, 2 * context + 1) if restricted else work.frames
+    weights: float = 2 * work.answered * dim * config["card"]  # head
+    weights += 2 * work.with_text * work.text_positions * config["text_dim"] * dim  # text projection
+    weights += num_layers * 2 * work.with_text * work.text_positions * 2 * dim * dim  # its keys and values
+    states = 0.0
+    for layers_left in range(num_layers, 0, -1):
+        passed_on = work.answered / work.clips if work.pruned and layers_left == 1 else work.frames
+        weights += 2 * work.clips * work.frames * 4 * dim * dim  # self-attention
+        states += 2 * work.clips * work.frames * 2 * keys * dim
+        weights += 2 * work.with_text * passed_on * 2 * dim * dim  # cross-attention
+        states += 2 * work.with_text * passed_on * 2 * work.text_positions * dim
+        weights += 2 * work.clips * passed_on * 8 * dim * dim  # feed-forward
+    return weights, states
 
 
 def state_bytes(trained: int, frozen: int, averaged: bool = True) -> int:
@@ -37,16 +96,10 @@ def state_bytes(trained: int, frozen: int, averaged: bool = True) -> int:
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes at the end of the forward pass of a step, the peak of training.
+    """Bytes at the end of the forward pass of a step, the peak of training."""
 
-    Args:
-        fixed: `state_bytes`, and the half-precision copies of the weights under mixed precision. Gradients count, since
-            those of the previous step live until the backward pass.
-        per_clip: Activations that one clip keeps for the backward pass; grows with its length.
-    """
-
-    fixed: int
-    per_clip: int
+    fixed: int  # `state_bytes` (the gradients of the previous step live until here), and weights in half precision
+    per_clip: int  # activations that one clip keeps for the backward pass
 
     def total(self, batch: int) -> int:
         """Return the bytes for B = `batch`, without the text encoder, the data loader and the device's own memory."""
