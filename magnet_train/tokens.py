@@ -1,4 +1,4 @@
-"""Tokens: the codec that made them, and the batch that data hands to training.
+"""Tokens: the codec that made them, and the batch for training.
 
 Shapes: tokens int64 [B, K, T] with B clips, K = n_q codebooks (coarse to fine), T frames. Ids 0..card-1 are
 codes, `card` itself is the mask id. `valid` bool [B, T] is True where a clip has audio.
@@ -71,23 +71,23 @@ class CodecInfo:
 
     @property
     def mask_id(self) -> int:
-        """The id that stands for "not known yet"; one past the last code."""
+        """The id of a masked token, one past the last code."""
         return self.card
 
     def frames(self, seconds: float) -> int:
-        """Return the number of token frames nearest to `seconds` of audio (at least 0)."""
+        """Return the number of token frames nearest to `seconds` of audio, at least 0."""
         return max(0, round(seconds * self.frame_rate))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON primitives that `from_dict` reads back."""
+        """Return JSON primitives, which `from_dict` reads."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], where: str = "codec record") -> CodecInfo:
-        """Read the record that `to_dict` made.
+        """Read the record that `to_dict` made; unknown fields are ignored, so that later versions can add some.
 
         Args:
-            record: The fields by name; others are ignored, so that later versions can add some.
+            record: The fields by name.
             where: File or key named in errors.
 
         Raises:
@@ -112,7 +112,7 @@ class CodecInfo:
             raise UserError(f"{where} has a field that is not a number ({error}); write it again.") from error
 
     def require_same_tokens(self, other: CodecInfo, mine: str, theirs: str) -> None:
-        """Refuse two codecs whose tokens do not mean the same.
+        """Refuse a codec whose tokens do not mean the same as those of this one.
 
         Args:
             other: The codec to compare with.
@@ -124,25 +124,20 @@ class CodecInfo:
         """
         for name in ("n_q", "card", "frame_rate", "sha256"):
             a, b = getattr(self, name), getattr(other, name)
-            if a != b and not (name == "sha256" and not (a and b)):  # an unknown hash proves nothing
+            if a != b and (name != "sha256" or (a and b)):  # an unknown hash proves nothing
                 if self.id == other.id:
                     raise UserError(
                         f"{mine} and {theirs} both name codec {self.id} but mean different versions of it ({name} "
                         f"{a} and {b}); use the version of magnet-train or of the codec that made the tokens."
                     )
                 raise UserError(
-                    f"{mine} speaks the tokens of codec {self.id} ({name} {a}) but {theirs} holds those of "
-                    f"{other.id} ({name} {b}); tokenize the audio again with --codec {self.id}."
+                    f"{mine} uses tokens of codec {self.id} ({name} {a}) and {theirs} holds those of {other.id} "
+                    f"({name} {b}); tokenize the audio again with --codec {self.id}."
                 )
 
 
 def tokens_to_npy(tokens: npt.ArrayLike, card: int) -> bytes:
-    """Encode tokens as the smallest `.npy` that holds every id below `card`.
-
-    Args:
-        tokens: Integers [K, T], each in 0..card-1 (checked by the caller).
-        card: Entries in a codebook, at most 65536.
-    """
+    """Encode tokens, integers [K, T] in 0..card-1, as `.npy` in the smallest type for `card` <= 65536 entries."""
     dtype = "<i2" if card <= 2**15 else "<u2"
     buffer = io.BytesIO()  # written to a file directly, numpy would not notice that the disk is full
     np.save(buffer, np.ascontiguousarray(tokens, dtype=dtype), allow_pickle=False)

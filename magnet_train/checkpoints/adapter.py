@@ -21,7 +21,6 @@ A, B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
 
 
 def is_adapter_weight(name: str) -> bool:
-    """Return whether a weight of this name belongs to an adapter."""
     return name.endswith((A, B))
 
 

@@ -122,7 +122,7 @@ def _check_trained_text(bundle: ModelBundle, folder: Path) -> None:
 
 
 def _write(model: ModelBundle, folder: Path) -> None:
-    # The copies are named by their folder in the export instead of a path of this machine.
+    # The copies are named by their folder in the export, not by a path of this machine.
     if model.codec_folder is not None and _is_path(model.codec.id):
         model = replace(model, codec=replace(model.codec, id=CODEC_FOLDER))
     if model.text_folder is not None and Path(str(model.text.get("name"))).exists():

@@ -1,4 +1,4 @@
-"""Names of the reference: its files, its settings, and its tensors with their translation to ours and back.
+"""Names of the reference: files, settings, and tensors with their translation to ours and back.
 
 Values stay as they are (fp16 stays fp16); only names and the packing of q, k, v and of the heads change.
 """
@@ -65,7 +65,7 @@ DECODING = {
 HEAD = re.compile(r"linears\.(\d+)\.weight")
 PACKED = "in_proj_weight"  # rows [q; k; v]
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-WRAPPED = ".mha."  # part of the names where attention is nn.MultiheadAttention instead of the reference's own
+WRAPPED = ".mha."  # in the names where attention is nn.MultiheadAttention instead of the reference's own
 
 # Pieces of our names and the reference's. No entry is a part of another's result, so the order does not matter.
 TO_THEIRS = {

@@ -45,11 +45,7 @@ from magnet_train.storage.weight_checks import require_backed, require_finite
 MAX_CAPTION_TOKENS = 512  # the reference never cuts a caption; T5 was trained on this many
 
 # Settings of the released music models, for files without them.
-RELEASED = {
-    "decoding_steps": DecodingConfig.decoding_steps,
-    "temperature": 3.0,
-    "anneal_temperature": True,
-}
+RELEASED = {"decoding_steps": DecodingConfig.decoding_steps, "temperature": 3.0, "anneal_temperature": True}
 
 _ABSENT = object()
 _MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)

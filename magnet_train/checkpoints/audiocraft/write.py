@@ -28,7 +28,6 @@ from magnet_train.errors import UserError
 from magnet_train.storage.hub import is_hub_id
 
 VERSION = "1.4.0a2"  # of the reference whose builders the configuration is for
-LM_PREFIX = "lm."
 
 # Text encoders that the reference's conditioner can build, and the width of their states. It lists flan-t5-xl and -xxl
 # as well, but without their width.
@@ -41,26 +40,19 @@ THEIR_NAMES = {"span_arrangement": ("nonoverlap", "stride1"), "span_scoring": ("
 
 
 def save_audiocraft(model: ModelBundle, folder: Path) -> None:
-    """Write `state_dict.bin`, `compression_state_dict.bin` and a card, all or nothing.
-
-    Args:
-        model: The model.
-        folder: Target; must not exist or be empty.
+    """Write `state_dict.bin`, `compression_state_dict.bin` and a card into a new or empty folder, all or nothing.
 
     Raises:
         UserError: The reference could not read the text encoder, the codec or the length of the clips, or the
-            target cannot be written.
+            target is not empty or cannot be written.
     """
     _require_readable_text(model)
     _require_readable_codec(model)
     _require_whole_numbers(model)
     with whole_folder(folder) as partial:
-        state = {name.removeprefix(LM_PREFIX): tensor for name, tensor in model.weights.items()}
+        state = to_audiocraft_names({name.removeprefix("lm."): t for name, t in model.weights.items()})
         package = {
-            "best_state": {
-                name: tensor.detach().clone().contiguous()
-                for name, tensor in to_audiocraft_names(state).items()
-            },
+            "best_state": {name: tensor.detach().clone().contiguous() for name, tensor in state.items()},
             "xp.cfg": yaml.safe_dump(audiocraft_config(model), sort_keys=False),
             "version": VERSION,
             "exported": True,
@@ -167,11 +159,7 @@ def _require_readable_text(model: ModelBundle) -> None:
 
 
 def _require_readable_codec(model: ModelBundle) -> None:
-    """Raise `UserError` for a codec that the reference cannot read.
-
-    It reads transformers' format by hub id, and its own format from a file. A release that came without such a file is
-    written without.
-    """
+    """The reference reads transformers' format by hub id, and its own from a file, which some releases lack."""
     if model.codec_folder is not None:
         readable = (model.codec_folder / CODEC_FILE).is_file()
     else:
@@ -184,7 +172,7 @@ def _require_readable_codec(model: ModelBundle) -> None:
 
 
 def _require_whole_numbers(model: ModelBundle) -> None:
-    """Raise `UserError` for fractions in settings that the reference slices with."""
+    """The reference slices with these settings."""
     for name, value, remedy in (
         ("segment_duration", model.segment_duration, "train with whole seconds (--data.segment_duration 10)"),
         ("frame_rate of the codec", model.codec.frame_rate, "train on the tokens of another codec"),
