@@ -27,24 +27,15 @@ class TokenBatch(TypedDict):
     """A batch of clips: the contract between dataloaders and training.
 
     Masks are a function of `noise`, and `noise` of (seed, slot), whichever process computes them.
-
-    Keys:
-        tokens: int64 [B, K, T]; padded frames hold card.
-        valid: bool [B, T]; False in padded frames.
-        noise: float32 [B, 2 + T], uniform in [0, 1), the same for a slot in every run; see `SCHEDULE`.
-        text: B captions, "" where there is none.
-        key: B keys as in the shards, "" in rows that only fill up the batch.
-        slot: int64 [B], global sample index; -1 in rows that only fill up the batch.
-        skipped: For each damaged clip that was not used, the reason.
     """
 
-    tokens: Tensor
-    valid: Tensor
-    noise: Tensor
-    text: list[str]
-    key: list[str]
-    slot: Tensor
-    skipped: list[str]
+    tokens: Tensor  # int64 [B, K, T]; padded frames hold card
+    valid: Tensor  # bool [B, T]; False in padded frames
+    noise: Tensor  # float32 [B, 2 + T], uniform in [0, 1), the same for a slot in every run; see `SCHEDULE`
+    text: list[str]  # B captions, "" where there is none
+    key: list[str]  # B keys as in the shards, "" in rows that only fill up the batch
+    slot: Tensor  # int64 [B], global sample index; -1 in rows that only fill up the batch
+    skipped: list[str]  # for each damaged clip that was not used, the reason
 
 
 @dataclass(frozen=True)

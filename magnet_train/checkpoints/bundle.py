@@ -59,38 +59,23 @@ _LAYER = re.compile(r"(?:lm\.layers|transformer\.layers)\.(\d+)\.")
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A model as it lies in a file: settings in primitives, weights by name.
+    """A model as it lies in a file: settings in primitives, weights by name."""
 
-    Args:
-        source: Path or hub id, for messages.
-        lm: Arguments of `MagnetTransformer`.
-        text: `spec()` of the text encoder.
-        codec: The codec of the tokens.
-        decoding: Default settings of the decoder.
-        segment_duration: Longest clip (s).
-        weights: Tensors named `lm.*` and, for a trained text encoder, `text.*`.
-        codec_folder: Local copy of the codec that travels with the model.
-        text_folder: Local copy of tokenizer and text encoder.
-        licence: SPDX id or a word.
-        training: Steps and other facts, for tables and cards.
-        data: Clips, hours and codec of the training data.
-        base: Source, licence and hash of the model that training began with; empty without one.
-        adapter: Rank and alpha if `weights` are only a LoRA adapter to `base`; else empty.
-    """
-
-    source: str
-    lm: dict[str, Any]
-    text: dict[str, Any]
-    codec: CodecInfo
-    decoding: DecodingConfig
-    segment_duration: float
-    weights: dict[str, Tensor]
-    codec_folder: Path | None = None
-    text_folder: Path | None = None
-    licence: str = UNSPECIFIED
-    training: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
+    source: str  # path or hub id, for messages
+    lm: dict[str, Any]  # arguments of `MagnetTransformer`
+    text: dict[str, Any]  # `spec()` of the text encoder
+    codec: CodecInfo  # of the tokens
+    decoding: DecodingConfig  # default settings of the decoder
+    segment_duration: float  # longest clip (s)
+    weights: dict[str, Tensor]  # `lm.*` and, of a trained text encoder, `text.*`
+    codec_folder: Path | None = None  # local copy of the codec that comes with the model
+    text_folder: Path | None = None  # local copy of tokenizer and text encoder
+    licence: str = UNSPECIFIED  # SPDX id or a word
+    training: dict[str, Any] = field(default_factory=dict)  # steps and other facts, for tables and cards
+    data: dict[str, Any] = field(default_factory=dict)  # clips, hours and codec of the training data
+    # Source, licence and hash of the model that training began with; empty without one.
     base: dict[str, Any] = field(default_factory=dict)
+    # Rank and alpha if `weights` are only a LoRA adapter to `base`; else empty.
     adapter: dict[str, Any] = field(default_factory=dict)
 
 
@@ -114,11 +99,11 @@ def settings_record(
 def bundle_from_record(
     record: Mapping[str, Any], where: str, weights: dict[str, Tensor], **more: Any
 ) -> ModelBundle:
-    """Check the record of a model file, and return it as a bundle. Weights are not checked for NaN.
+    """Check the record of a model file, and return it as a bundle; callers check the weights for NaN.
 
     Args:
         record: `SETTINGS`, and `ORIGIN` and `training` as far as known.
-        where: File named in errors.
+        where: File named in errors, here and below.
         weights: The model's weights.
         more: Remaining fields of `ModelBundle`.
 
@@ -158,11 +143,7 @@ def bundle_from_record(
 
 
 def require_small(record: object, where: str) -> None:
-    """Refuse a record that contains itself, or the same parts so often that writing it out would not end.
-
-    Raises:
-        UserError: The record has more than `MOST_ENTRIES` entries, repeated ones included.
-    """
+    """Refuse a record of more than `MOST_ENTRIES` entries, repeated ones included, such as one that contains itself."""
     pending, seen = [record], 0
     while pending:
         part = pending.pop()
@@ -182,13 +163,7 @@ def _invalid(where: str, name: str, value: Any, needed: str) -> UserError:
 def require_lm(lm: Mapping[str, Any], weights: Mapping[str, Tensor] | None, where: str) -> None:
     """Check the arguments of `MagnetTransformer`, and its sizes against the weights.
 
-    Args:
-        lm: The arguments.
-        weights: By our names or the reference's; None for an adapter's.
-        where: File named in errors.
-
-    Raises:
-        UserError: An argument is missing, unknown, of another type or out of range.
+    The weights have our names or the reference's; None for an adapter's.
     """
     missing, unknown = _LM.keys() - lm.keys(), lm.keys() - _LM.keys()
     if missing or unknown:

@@ -68,15 +68,10 @@ def log_likelihood(
         if done < len(schedule) and schedule[done].stage == k:  # frames that stay masked are scored later
             scored = masked & ~order.choose(scores, schedule[done].mask_rate)[0]
         logits = logits_fn(mask_for_stage(tokens, masked, k, card), k, step.cfg_coef).double()
-        own = _log_probs(logits, tokens[:, k], step.temperature, decoding)
+        probs = torch.softmax(logits / max(step.temperature, MIN_TEMPERATURE), dim=-1)  # [B, T, card]
+        probs = filter_probs(probs, decoding.top_p, decoding.top_k)
+        own = probs.gather(-1, tokens[:, k, :, None])[..., 0].log()
         nats[:, k] += own.where(scored, 0).sum(dim=-1)
         if progress is not None:
             progress(done, len(schedule))
     return nats
-
-
-def _log_probs(logits: Tensor, tokens: Tensor, temperature: float, decoding: DecodingConfig) -> Tensor:
-    """Return the log-probability of each token, [B, T], for logits [B, T, card] and tokens [B, T]."""
-    probs = torch.softmax(logits / max(temperature, MIN_TEMPERATURE), dim=-1)
-    probs = filter_probs(probs, decoding.top_p, decoding.top_k)
-    return probs.gather(-1, tokens[..., None])[..., 0].log()

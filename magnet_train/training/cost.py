@@ -50,15 +50,10 @@ def forward_flops(config: dict[str, Any], work: Pass) -> float:
 
 
 def training_flops(config: dict[str, Any], work: Pass, trained: float = 1.0) -> float:
-    """Return the FLOPs of a forward and a backward pass.
+    """Return the FLOPs of a forward and a backward pass, if a share `trained` (0..1) of the matrices trains.
 
     The backward pass of a matrix product is two products of the same size, one for the gradient of each factor; frozen
     weights need no gradient.
-
-    Args:
-        config: Arguments of `MagnetTransformer`.
-        work: The forward pass.
-        trained: Share of trained weights in the matrices, 0..1.
     """
     with_weights, between_states = _products(config, work)
     return (2 + trained) * with_weights + 3 * between_states
@@ -84,12 +79,9 @@ def _products(config: dict[str, Any], work: Pass) -> tuple[float, float]:
 
 
 def state_bytes(trained: int, frozen: int, averaged: bool = True) -> int:
-    """Return the bytes of weights, gradients, AdamW's two moments and the moving average.
+    """Return the bytes of weights, gradients, AdamW's two moments and, if `averaged`, the moving average.
 
-    Args:
-        trained: Number of parameters that train.
-        frozen: Number of parameters that do not; they have only weights.
-        averaged: Whether a moving average of the trained parameters is kept.
+    `trained` and `frozen` are numbers of parameters; frozen ones have only weights.
     """
     return FLOAT * (trained * (4 + averaged) + frozen)
 
@@ -102,7 +94,7 @@ class TrainingMemory:
     per_clip: int  # activations that one clip keeps for the backward pass
 
     def total(self, batch: int) -> int:
-        """Return the bytes for B = `batch`, without the text encoder, the data loader and the device's own memory."""
+        """Return the bytes for B = `batch`, without text encoder, data loader and the device's own memory."""
         return self.fixed + batch * self.per_clip
 
 
@@ -113,7 +105,7 @@ def training_memory(
 
     Args:
         lm: Arguments of `MagnetTransformer`.
-        frames: T, frames of a clip.
+        frames: T.
         mixed: Whether the precision is bf16-mixed or 16-mixed instead of 32-true.
         tuning: Selects the trainable parameters; None trains all.
     """

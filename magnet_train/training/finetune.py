@@ -159,7 +159,7 @@ def start(
     tuning: TrainableParameters | None,
     data: Mapping[str, Any],
 ) -> None:
-    """Load the base weights, select the trainable parameters, and record both for checkpoints.
+    """Load the base weights, select the trainable parameters, and record both and a summary of the data.
 
     Args:
         module: Module with random weights.

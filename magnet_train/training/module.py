@@ -242,9 +242,6 @@ class MagnetModule(pl.LightningModule):
         self.mean_scale, scale = gradient_scale(count.sum().clamp(min=1), frames, micro_batches)
         gradients = [local_part(p.grad) for p in self.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, scale)
-        self._log_training(loss, count)
-
-    def _log_training(self, loss: Tensor, count: Tensor) -> None:
         self.log("train/loss", loss.sum() / count.sum().clamp(min=1), prog_bar=True, batch_size=1)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             trained = count.tolist()
@@ -252,7 +249,7 @@ class MagnetModule(pl.LightningModule):
                 self.log(f"train/loss_codebook_{stage}", loss[stage] / trained[stage], batch_size=1)
 
     def stages_of(self, batch: TokenBatch) -> list[int]:
-        """Return the codebook that each clip of the batch trains, B numbers."""
+        """Return the codebook that each clip trains, B numbers."""
         if self.stage_sampling == "stratified":
             return stratified_stages(batch["slot"], self.stage_weights).tolist()
         return [draw_stage(self.seed, self.global_step, self.stage_weights)] * len(batch["text"])

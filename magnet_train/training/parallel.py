@@ -38,15 +38,11 @@ def compile_layers(lm: MagnetTransformer, backend: str = "inductor") -> None:
 
 
 def accumulate(trainer: pl.Trainer, batch_size: int, global_batch: int | None) -> None:
-    """Set the trainer's gradient accumulation so that a step has `global_batch` clips.
-
-    Args:
-        trainer: Its world size counts.
-        batch_size: Clips of a batch on one device.
-        global_batch: Clips of one optimizer step over all devices; None leaves the trainer as it is.
+    """Set the trainer's gradient accumulation so that a step has `global_batch` clips; None leaves it as it is.
 
     Raises:
-        UserError: It is not a multiple of the clips of all devices, or contradicts accumulate_grad_batches.
+        UserError: `global_batch` is not a multiple of `batch_size` (of one device) times the devices, or contradicts
+            accumulate_grad_batches.
     """
     if global_batch is None:
         return
@@ -66,11 +62,11 @@ def accumulate(trainer: pl.Trainer, batch_size: int, global_batch: int | None) -
 
 
 def shard(lm: MagnetTransformer, text: nn.Module, mesh: DeviceMesh, precision: str) -> None:
-    """Shard the model with FSDP2, layer by layer: weights, gradients and optimizer state.
+    """Shard the model with FSDP2: weights, gradients and optimizer state, by layer and text encoder.
 
     Args:
         lm: The model.
-        text: The text encoder; sharded as one unit if it trains.
+        text: The text encoder.
         mesh: All ranks, in one dimension.
         precision: The trainer's; with bf16-mixed, layers are gathered and computed in bfloat16.
     """

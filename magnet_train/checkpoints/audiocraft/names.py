@@ -65,7 +65,7 @@ DECODING = {
 HEAD = re.compile(r"linears\.(\d+)\.weight")
 PACKED = "in_proj_weight"  # rows [q; k; v]
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-WRAPPED = ".mha."  # in the names where attention is nn.MultiheadAttention instead of the reference's own
+WRAPPED = ".mha."  # instead of "." where attention is nn.MultiheadAttention, and not the reference's own
 
 # Pieces of our names and the reference's. No entry is a part of another's result, so the order does not matter.
 TO_THEIRS = {
@@ -79,11 +79,6 @@ TO_THEIRS = {
     ".linear_out.": ".linear2.",
 }
 TO_OURS = {theirs: ours for ours, theirs in TO_THEIRS.items()}
-
-
-def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of any attention backend of the reference as in released models."""
-    return {name.replace(WRAPPED, "."): tensor for name, tensor in state.items()}
 
 
 def from_audiocraft_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,9 +24,9 @@ from magnet_train.checkpoints.audiocraft.names import (
     PRETRAINED,
     STATE_FILE,
     TEXT_WEIGHT,
+    WRAPPED,
     from_audiocraft_names,
     to_audiocraft_names,
-    unwrapped,
 )
 from magnet_train.checkpoints.bundle import (
     ModelBundle,
@@ -93,10 +93,11 @@ def _config_of(package: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weights_of(package: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the state dict of a release, of a training checkpoint, or of a sharded one."""
+    """Return the state dict of a release, of a training checkpoint or of a sharded one, by the names of a release."""
     best = (package.get("fsdp_best_state") or {}).get("model") or package["best_state"]
     best = best.get("model", best)
-    return unwrapped({str(name): tensor for name, tensor in best.items() if isinstance(tensor, Tensor)})
+    tensors = {str(name): tensor for name, tensor in best.items() if isinstance(tensor, Tensor)}
+    return {name.replace(WRAPPED, "."): tensor for name, tensor in tensors.items()}
 
 
 def _require_architecture(config: Mapping[str, Any], file: Path) -> None:

@@ -46,9 +46,8 @@ def save_audiocraft(model: ModelBundle, folder: Path) -> None:
         UserError: The reference could not read the text encoder, the codec or the length of the clips, or the
             target is not empty or cannot be written.
     """
-    _require_readable_text(model)
-    _require_readable_codec(model)
-    _require_whole_numbers(model)
+    if obstacle := _obstacle(model):
+        raise UserError(f"audiocraft cannot read {model.source}: {obstacle} use --format magnet.")
     with whole_folder(folder) as partial:
         state = to_audiocraft_names({name.removeprefix("lm."): t for name, t in model.weights.items()})
         package = {
@@ -138,50 +137,35 @@ def audiocraft_config(model: ModelBundle) -> dict[str, Any]:
     return config
 
 
-def _require_readable_text(model: ModelBundle) -> None:
-    text = model.text
-    width = T5_WIDTHS.get(str(text.get("name")))
-    if text.get("kind") == "t5" and not text.get("trainable") and width is not None:
-        if model.lm["text_dim"] != width:
-            raise UserError(
-                f"audiocraft cannot read {model.source}: it takes text states of width {model.lm['text_dim']}, and "
-                f"audiocraft's {text['name']} gives {width}; use --format magnet."
-            )
-        return
-    what = {"words": "a vector for each word", "labels": "labels", "none": "no text"}.get(
-        str(text.get("kind")),
-        f"T5 '{text.get('name')}'{' that was trained along' if text.get('trainable') else ''}",
-    )
-    raise UserError(
-        f"audiocraft cannot read {model.source}: its text encoder is {what}, and audiocraft takes only frozen ones by "
-        f"name ({', '.join(T5_WIDTHS)}); use --format magnet."
-    )
-
-
-def _require_readable_codec(model: ModelBundle) -> None:
-    """The reference reads transformers' format by hub id, and its own from a file, which some releases lack."""
+def _obstacle(model: ModelBundle) -> str:
+    """Return what the reference cannot read of a model, with the remedy beside our own format; "" if it reads all."""
+    text, codec = model.text, model.codec
+    kind, name = str(text.get("kind")), str(text.get("name"))
+    width = T5_WIDTHS.get(name)
+    if kind != "t5" or text.get("trainable") or width is None:
+        what = {"words": "a vector for each word", "labels": "labels", "none": "no text"}.get(
+            kind, f"T5 '{name}'{' that was trained along' if text.get('trainable') else ''}"
+        )
+        return f"its text encoder is {what}, and audiocraft takes only frozen ones by name ({', '.join(T5_WIDTHS)});"
+    if model.lm["text_dim"] != width:
+        return f"it takes text states of width {model.lm['text_dim']}, and audiocraft's {name} gives {width};"
+    # The reference reads transformers' format by hub id, and its own from a file, which some releases lack.
     if model.codec_folder is not None:
         readable = (model.codec_folder / CODEC_FILE).is_file()
     else:
-        readable = is_hub_id(model.codec.id) or model.codec.id.startswith(THEIR_STORE)
+        readable = is_hub_id(codec.id) or codec.id.startswith(THEIR_STORE)
     if not readable:
-        raise UserError(
-            f"audiocraft cannot read codec {model.codec.id} of {model.source}: it takes a hub id, or weights in its own "
-            "format; upload the codec to the hub and tokenize and train with its id, or use --format magnet."
+        return (
+            f"its codec is {codec.id}, and audiocraft takes a hub id or weights in its own format; upload the codec to "
+            "the hub and tokenize and train with its id, or"
         )
-
-
-def _require_whole_numbers(model: ModelBundle) -> None:
-    """The reference slices with these settings."""
-    for name, value, remedy in (
+    for setting, value, remedy in (  # the reference slices with these
         ("segment_duration", model.segment_duration, "train with whole seconds (--data.segment_duration 10)"),
-        ("frame_rate of the codec", model.codec.frame_rate, "train on the tokens of another codec"),
+        ("frame_rate of the codec", codec.frame_rate, "train on the tokens of another codec"),
     ):
         if not float(value).is_integer():
-            raise UserError(
-                f"audiocraft cannot read {model.source}: its {name} is {value:g}, and audiocraft takes only whole "
-                f"numbers; {remedy}, or use --format magnet."
-            )
+            return f"its {setting} is {value:g}, and audiocraft takes only whole numbers; {remedy}, or"
+    return ""
 
 
 def _decoding(decoding: DecodingConfig) -> dict[str, Any]:
