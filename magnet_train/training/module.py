@@ -112,9 +112,7 @@ class MagnetModule(pl.LightningModule):
         self.stage_sampling = stage_sampling
         self.decoding = decoding
         self.sample_prompts = sample_prompts or []
-        self.origin: dict[
-            str, Any
-        ] = {}  # base, licence, data and adapter; see `magnet_train.training.finetune`
+        self.origin: dict[str, Any] = {}  # `ORIGIN` of checkpoints; see `magnet_train.training.finetune`
         self.sampled_tokens: Tensor | None = None  # int64 [prompts, K, T] of the last validation
         self.trained_batch: TrainedBatch | None = None  # the last one
         self.recompute_activations, self.compile_layers = recompute_activations, compile
@@ -237,16 +235,17 @@ class MagnetModule(pl.LightningModule):
         assert isinstance(sums, Tensor)
         self._sums = None
         loss, count = sums
+        scored = count.sum().clamp(min=1)
         micro_batches = self.trainer.world_size * self.trainer.accumulate_grad_batches
         frames = self.codec.frames(self.segment_duration)
-        self.mean_scale, scale = gradient_scale(count.sum().clamp(min=1), frames, micro_batches)
+        self.mean_scale, scale = gradient_scale(scored, frames, micro_batches)
         gradients = [local_part(p.grad) for p in self.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, scale)
-        self.log("train/loss", loss.sum() / count.sum().clamp(min=1), prog_bar=True, batch_size=1)
+        self.log("train/loss", loss.sum() / scored, prog_bar=True, batch_size=1)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            trained = count.tolist()
-            for stage in (k for k in range(self.codec.n_q) if trained[k]):
-                self.log(f"train/loss_codebook_{stage}", loss[stage] / trained[stage], batch_size=1)
+            for k, scored_here in enumerate(count.tolist()):
+                if scored_here:
+                    self.log(f"train/loss_codebook_{k}", loss[k] / scored_here, batch_size=1)
 
     def stages_of(self, batch: TokenBatch) -> list[int]:
         """Return the codebook that each clip trains, B numbers."""
@@ -261,10 +260,10 @@ class MagnetModule(pl.LightningModule):
         hidden, text_mask = self.text(batch["text"])
         for k in range(self.codec.n_q):
             stages = [k] * len(batch["text"])
-            for prediction in predict_masked(
+            (prediction,) = predict_masked(
                 self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask
-            ):
-                self.held_out.update(prediction, rate)
+            )
+            self.held_out.update(prediction, rate)
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, perplexity and accuracy by codebook, then sample the fixed prompts."""

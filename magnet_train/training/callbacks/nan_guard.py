@@ -61,7 +61,6 @@ class NonFiniteGuard(Callback):
         return {"skipped": self.skipped, "in_a_row": self._consecutive, "mean_nats": self._mean}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the counts and the running mean."""
         self.skipped, self._consecutive = state_dict["skipped"], state_dict["in_a_row"]
         self._mean = state_dict["mean_nats"]
 
@@ -85,7 +84,6 @@ class NonFiniteGuard(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember the batch until its loss is known."""
         self._batch = batch
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:

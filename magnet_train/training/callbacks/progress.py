@@ -67,11 +67,9 @@ class ThroughputMonitor(Callback):
             self._trained = _trained_share(pl_module.lm)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock."""
         self._paused_at = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restart the clock."""
         self._since += time.monotonic() - self._paused_at
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -81,7 +79,6 @@ class ThroughputMonitor(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Log the gradient norm before a logging step."""
         if (trainer.global_step + 1) % max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -91,7 +88,6 @@ class ThroughputMonitor(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Log throughput since the last logging step."""
         if self._peak is not None and isinstance(pl_module, MagnetModule) and pl_module.trained_batch:
             passes = training_passes(pl_module.trained_batch, pl_module.lm.n_q)
             config = pl_module.lm.config
@@ -170,7 +166,7 @@ class StepProgressBar(RichProgressBar):
         self._started_at, self._updated_at, self._first_step = 0.0, 0.0, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock, and the bar at the step that the run starts from."""
+        """Let the bar start at the step that the run starts from."""
         super().on_train_start(trainer, pl_module)
         self._started_at = self._updated_at = time.monotonic()
         self._first_step = trainer.global_step

@@ -42,11 +42,6 @@ class SampleAudio(Callback):
         self._draws = find_spec("matplotlib") is not None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check that the module samples.
-
-        Raises:
-            UserError: The module is not a MagnetModule.
-        """
         if not isinstance(pl_module, MagnetModule):
             raise UserError(
                 f"the callback SampleAudio needs a magnet_train.training.module.MagnetModule and this run trains "
@@ -155,7 +150,6 @@ class WritePredictions(BasePredictionWriter):
                 self._clips += 1
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the number of clips of all ranks, and the folder."""
         own = torch.tensor(self._clips, device=trainer.strategy.root_device)
         clips = int(trainer.strategy.reduce(own, reduce_op="sum"))
         kinds = "tokens and sound" if self.audio else "tokens"
