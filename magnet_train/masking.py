@@ -37,15 +37,11 @@ def span_count_table(num_frames: int, span_len: int) -> tuple[int, ...]:
 
     Spans overlap, so u starts mask fewer than u * L frames: on average a share of 1 - C(T-L, u) / C(T, u) of the clip.
 
-    Args:
-        num_frames: T, frames in a clip; at least `span_len`.
-        span_len: L, frames in a span; at least 1.
-
     Returns:
         101 counts, in 0..T-L+1.
 
     Raises:
-        ValueError: The clip is shorter than a span.
+        ValueError: The clip is shorter than a span, or `span_len` is below 1.
 
     Source: arXiv 2401.04577, appendix C.
     """
@@ -100,13 +96,10 @@ def mask_for_stage(tokens: Tensor, mask: Tensor, stage: int | Tensor, mask_id: i
     """Mask codebook `stage` where `mask` is True, and the codebooks above everywhere; those below stay visible.
 
     Args:
-        tokens: int64 [B, K, T].
+        tokens: int64 [B, K, T]; the result is a new tensor.
         mask: bool [B, T].
         stage: k, 0..K-1; or int64 [B], one for each clip.
         mask_id: Id of masked tokens.
-
-    Returns:
-        int64 [B, K, T], a new tensor.
 
     Source: arXiv 2401.04577, section 3.1.
     """
@@ -127,18 +120,10 @@ def context_mask(num_frames: int, context: int, device: torch.device | str = "cp
 
 
 def least_probable_spans(scores: Tensor, span_len: int, num_masked: int) -> Tensor:
-    """Mask overlapping spans, least probable first, until about `num_masked` frames are masked.
+    """Mask overlapping spans of L <= T frames, least probable first, until about `num_masked` frames (at least L) are.
 
     The number of spans depends on their overlap and is found by bisection. As in the reference, the last mask tried
-    is returned, which is not always the closest.
-
-    Args:
-        scores: float [T]; high = improbable.
-        span_len: L, frames, at most T.
-        num_masked: Wanted number of masked frames; raised to L if smaller.
-
-    Returns:
-        bool [T].
+    is returned, which is not always the closest. `scores` is float [T], high where improbable; the mask is bool [T].
     """
     span_scores = scores.unfold(0, span_len, 1).sum(dim=-1)
     worst_first = span_scores.argsort(descending=True)
@@ -188,11 +173,8 @@ def stratified_stages(slots: Tensor, stage_weights: Sequence[float]) -> Tensor:
     and the weights divide that interval. With equal weights every block holds every codebook once.
 
     Args:
-        slots: int64 [B], global sample indices.
+        slots: int64 [B], global sample indices; the result has this shape, 0..K-1.
         stage_weights: K relative probabilities.
-
-    Returns:
-        int64 [B], 0..K-1.
     """
     n_q = len(stage_weights)
     edges = torch.tensor(stage_weights, dtype=torch.float64, device=slots.device).cumsum(0)

@@ -75,11 +75,7 @@ class CodecInfo:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], where: str = "codec record") -> CodecInfo:
-        """Read the record that `to_dict` made; unknown fields are ignored, so that later versions can add some.
-
-        Args:
-            record: The fields by name.
-            where: File or key named in errors.
+        """Read the record that `to_dict` made, from the file or key `where`; unknown fields are ignored.
 
         Raises:
             UserError: A field is missing or is not a number where one is needed.
@@ -105,10 +101,7 @@ class CodecInfo:
     def require_same_tokens(self, other: CodecInfo, mine: str, theirs: str) -> None:
         """Refuse a codec whose tokens do not mean the same as those of this one.
 
-        Args:
-            other: The codec to compare with.
-            mine: Who uses this codec, for the message ("the model").
-            theirs: Who uses the other ("shards/").
+        `mine` and `theirs` name in the message who uses this codec ("the model") and the other one ("shards/").
 
         Raises:
             UserError: The number or size of the codebooks, the frame rate or the weights differ.

@@ -201,20 +201,17 @@ def _listed(sizes: Mapping[str, int]) -> str:
 
 def _sizes_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the sizes that the shapes of the weights show."""
-    sizes: dict[str, int] = {}
+    sizes = {
+        "n_q": sum(bool(HEAD.fullmatch(name)) for name in weights),
+        "num_layers": len({found[1] for name in weights if (found := _LAYER.match(name))}),
+    }
+    if "lm.heads" in weights and weights["lm.heads"].dim() == 3:
+        sizes["n_q"] = len(weights["lm.heads"])
     for name in {"lm.heads", "linears.0.weight"} & weights.keys():
         *_, sizes["card"], sizes["dim"] = (1, 1, *weights[name].shape)
-    heads = sum(bool(HEAD.fullmatch(name)) for name in weights)
-    if "lm.heads" in weights and weights["lm.heads"].dim() == 3:
-        heads = len(weights["lm.heads"])
-    if heads:
-        sizes["n_q"] = heads
     for name in {"lm.text_proj.weight", TEXT_WEIGHT} & weights.keys():
         sizes["text_dim"] = weights[name].shape[-1]
-    layers = {found[1] for name in weights if (found := _LAYER.match(name))}
-    if layers:
-        sizes["num_layers"] = len(layers)
-    return sizes
+    return {name: size for name, size in sizes.items() if size}
 
 
 def _codec_of(record: Mapping[str, Any], where: str) -> CodecInfo:

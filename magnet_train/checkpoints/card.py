@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import metadata_load
 
 from magnet_train.checkpoints.audiocraft.names import THEIR_STORE
 from magnet_train.checkpoints.bundle import UNSPECIFIED, ModelBundle
@@ -139,13 +140,8 @@ HUB_IDS = {
 def licence_of(folder: Path) -> str:
     """Return the licence in the front matter of a folder's model card, "unspecified" without one."""
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8")
-        if not text.startswith("---\n"):
-            return UNSPECIFIED
-        front = yaml.safe_load(text[4:].partition("\n---")[0])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return UNSPECIFIED
-    if not isinstance(front, dict):
+        front = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):
         return UNSPECIFIED
     return str(front.get("license_name") or front.get("license") or UNSPECIFIED)
 

@@ -123,15 +123,14 @@ def _check_trained_text(bundle: ModelBundle, folder: Path) -> None:
 
 def _write(model: ModelBundle, folder: Path) -> None:
     # The copies are named by their folder in the export, not by a path of this machine.
-    if model.codec_folder is not None and _is_path(model.codec.id):
+    local = Path(model.codec.id).is_absolute() and not model.codec.id.startswith(THEIR_STORE)
+    if model.codec_folder is not None and local:
         model = replace(model, codec=replace(model.codec, id=CODEC_FOLDER))
     if model.text_folder is not None and Path(str(model.text.get("name"))).exists():
         model = replace(model, text={**model.text, "name": TEXT_FOLDER})
     # safetensors refuses tied tensors (a T5's embedding is twice in its state dict), so each is a copy.
-    save_file(
-        {name: tensor.detach().clone().contiguous() for name, tensor in model.weights.items()},
-        folder / WEIGHTS,
-    )
+    weights = {name: tensor.detach().clone().contiguous() for name, tensor in model.weights.items()}
+    save_file(weights, folder / WEIGHTS)
     config: dict[str, Any] = {
         "format": FORMAT,
         **settings_record(model.lm, model.text, model.codec, model.decoding, model.segment_duration),
@@ -160,10 +159,6 @@ def _copy_codec(source: Path, target: Path) -> None:
     for file in (CODEC_FILE,) if theirs else CODEC_FILES:
         if (source / file).is_file():
             shutil.copyfile(source / file, target / file)
-
-
-def _is_path(codec_id: str) -> bool:
-    return Path(codec_id).is_absolute() and not codec_id.startswith(THEIR_STORE)
 
 
 def _if_there(folder: Path) -> Path | None:

@@ -22,9 +22,7 @@ _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # how torch's files begin, new and old
 def load_plain(path: Path, mapped: bool = False) -> Any:
     """Read a torch file without running code.
 
-    Args:
-        path: The file.
-        mapped: Map the file instead of reading it: for short use, since the file must not change meanwhile.
+    `mapped` maps the file instead of reading it: for short use, since the file must not change meanwhile.
 
     Raises:
         UserError: The file is missing, damaged, or holds more than plain data.

@@ -71,8 +71,9 @@ class DecodingConfig:
                 f"decoding_steps {steps} must hold {most}{n_q} numbers in {least}..{MOST_STEPS}, one for each codebook "
                 "of the model."
             )
-        if not 0.0 <= self.top_p <= 1.0:
-            raise UserError(f"top_p {self.top_p} must lie in 0..1 (0 turns it off).")
+        for name, value in (("top_p", self.top_p), ("rescorer_weight", self.rescorer_weight)):
+            if not 0.0 <= value <= 1.0:
+                raise UserError(f"{name} {value} must lie in 0..1 (0 turns it off).")
         if not 0 <= self.top_k <= card:
             raise UserError(
                 f"top_k {self.top_k} must lie in 0..{card}, the codebook's size (0 turns it off)."
@@ -82,10 +83,6 @@ class DecodingConfig:
         if not (math.isfinite(self.max_cfg_coef) and math.isfinite(self.min_cfg_coef)):
             raise UserError(
                 f"max_cfg_coef {self.max_cfg_coef} and min_cfg_coef {self.min_cfg_coef} must be finite numbers."
-            )
-        if not 0.0 <= self.rescorer_weight <= 1.0:
-            raise UserError(
-                f"rescorer_weight {self.rescorer_weight} must lie in 0..1 (0 leaves the rescorer out)."
             )
 
 

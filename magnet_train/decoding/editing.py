@@ -43,7 +43,7 @@ def plan_edit(region: tuple[float, float], seconds: float, frame_rate: float, se
         region: Start and end (s).
         seconds: Length of the recording.
         frame_rate: Token frames a second (Hz).
-        segment: Length of the clips that the model makes (s).
+        segment: Length of the model's clips (s).
 
     Raises:
         UserError: The region is empty, leaves the recording or is longer than the model's clips.
@@ -71,17 +71,14 @@ def plan_edit(region: tuple[float, float], seconds: float, frame_rate: float, se
 
 
 def splice(recording: Tensor, made: Tensor, edit: Edit, hop: int, sample_rate: int) -> Tensor:
-    """Put the regenerated clip into the recording; samples outside the region and two short fades stay.
+    """Put decoded clips into a recording, [B, channels, samples]; samples outside the region and two fades stay.
 
     Args:
         recording: [channels, samples].
-        made: [B, channels, T * hop], the decoded clip.
+        made: [B, channels, T * hop].
         edit: Frames of the region and of the clip.
         hop: Samples a frame.
         sample_rate: Sample rate of both (Hz).
-
-    Returns:
-        [B, channels, samples].
     """
     begin = edit.clip_first * hop
     stop = min(edit.clip_end * hop, recording.shape[-1])

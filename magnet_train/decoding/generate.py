@@ -135,7 +135,7 @@ def _fill(
     progress: Progress | None,
 ) -> Tensor:
     """Fill the masked tokens [B, K, T] in place; `kept`, on the CPU, is true for tokens of the prompt that stay."""
-    fixed = kept.to(tokens.device)
+    kept_on_device = kept.to(tokens.device)
     schedule = list(decoding_schedule(decoding))
     stage = -1
     for done, step in enumerate(schedule, start=1):
@@ -143,7 +143,7 @@ def _fill(
             stage = step.stage
             scores = remasking.start(kept[:, stage]).to(tokens.device)
         remasked, most = remasking.choose(scores, step.mask_rate)
-        codebook = tokens[:, stage].masked_fill(remasked & ~fixed[:, stage], card)  # [B, T]
+        codebook = tokens[:, stage].masked_fill(remasked & ~kept_on_device[:, stage], card)  # [B, T]
         masked = codebook == card
         tokens[:, stage] = codebook
         # Clips with fewer frames to sample are padded to M frames; the extra results are discarded.

@@ -40,8 +40,8 @@ def log_likelihood(
         decoding: With `span_arrangement` "spread" and sampling. With `top_p` or `top_k` most recordings have
             probability 0.
         card: Entries in each codebook, and the mask id.
-        generator: Draws the first frame; as for `generate_tokens`.
-        progress: Called after each step with (steps done, steps in all).
+        generator: Draws the first frame; like `progress` as for `generate_tokens`.
+        progress: Called after each step.
 
     Returns:
         float64 [B, K] in nats, each codebook given those below it; -inf where the decoder cannot make the tokens.

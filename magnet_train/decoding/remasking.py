@@ -25,29 +25,20 @@ class Remasking(Protocol):
         """Return the scores before the first step, given the frames that stay (bool [B, T]); both on the CPU."""
 
     def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
-        """Choose the frames to mask again.
-
-        Returns:
-            bool [B, T], and an upper bound of the frames that the step samples in any clip.
-        """
+        """Return the frames to mask again, bool [B, T], and the most that the step may sample in a clip."""
 
     def score(self, probs: Tensor, chosen: Tensor, masked: Tensor) -> Tensor:
         """Return the scores after a step.
 
-        Args:
-            probs: float [B, T], probabilities of the tokens just sampled.
-            chosen: bool [B, T], the frames that `choose` returned.
-            masked: bool [B, T], the frames that were sampled.
+        `probs`, float [B, T], are the probabilities of the sampled tokens; `chosen` is the mask that `choose` returned,
+        `masked` that of the frames that were sampled, both bool [B, T].
         """
 
 
 class ChunkRemasking:
-    """Masks the least probable chunks of L neighbouring frames; a chunk that has been left out once stays.
+    """Masks the least probable chunks of `chunk_len` neighbouring frames; a chunk left out once stays.
 
-    Args:
-        num_frames: T; if it is not a multiple of L the last chunk is shorter.
-        chunk_len: L; 1 ranks single tokens.
-        scoring: "max" or "prod", see `DecodingConfig`.
+    The last chunk may be shorter. `scoring` is "max" or "prod", see `DecodingConfig`.
     """
 
     def __init__(self, num_frames: int, chunk_len: int, scoring: str) -> None:
@@ -103,11 +94,6 @@ class SpreadRemasking:
 
     The frames of a step are sampled independently, and neighbours depend on each other most. The order is the van der
     Corput sequence, which always goes into a largest gap (to a frame), from a random first frame in each clip.
-
-    Args:
-        num_frames: T.
-        generator: As for `generate_tokens`.
-        device: Of the generator.
 
     Source: arXiv 2503.17076 (the same idea in two dimensions).
     """

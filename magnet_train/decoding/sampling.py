@@ -22,10 +22,7 @@ MIN_TEMPERATURE = 1e-2  # the annealed temperature ends at 0, where softmax is u
 def clip_generators(seed: int, indices: Iterable[int], device: torch.device | str) -> list[torch.Generator]:
     """Return a generator for each clip, a function of (seed, index) alone, whatever batch or rank makes the clip.
 
-    Args:
-        seed: Seed of the whole set of clips.
-        indices: Index of each clip within the set.
-        device: Where to draw; devices of one kind draw the same numbers.
+    Devices of one kind draw the same numbers.
     """
     return [torch.Generator(device).manual_seed(_clip_seed(seed, index)) for index in indices]
 
@@ -76,16 +73,13 @@ def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device 
 
 
 def sample_categorical(probs: Tensor, noise: Tensor) -> Tensor:
-    """Draw one id from each distribution: the token with the smallest noise / probability (an exponential race).
+    """Draw one id from each distribution, int64 [...]: the token with the smallest noise / probability.
 
     Rounding matters only where two tokens nearly tie, so the same noise gives the same token in a batch of any size.
 
     Args:
         probs: float [..., card], normalised or not.
         noise: float [..., card], see `exponential_noise`.
-
-    Returns:
-        int64 [...].
     """
     return (probs / noise).argmax(dim=-1)
 
@@ -102,7 +96,7 @@ def sample_nucleus(probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
         noise: float [N, card], see `exponential_noise`.
 
     Returns:
-        int64 [N], what `filter_probs` and `sample_categorical` give.
+        int64 [N], the result of `filter_probs` and `sample_categorical`.
     """
     if probs.device.type != "cpu":  # the number of rows to sort would synchronise with the GPU
         return sample_categorical(filter_probs(probs, top_p, 0), noise)

@@ -43,22 +43,19 @@ def continue_tokens(
     features: Features,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Fill a clip from left to right, each window overlapping the one before.
+    """Fill clips from left to right, each window overlapping the one before; return int64 [B, K, T].
 
     A model takes the first frame of a window for the beginning of a clip, so each window begins where the sound
     resembles the beginning of the window before: on a beat, if there is one.
 
     Args:
-        given: int64 [B, K, T]; the first `prompt` frames stay.
-        prompt: Number of frames that stay, 0..T.
+        given: int64 [B, K, T].
+        prompt: Number of frames at the beginning that stay, 0..T.
         window: W, at most T.
         make: Generates the missing frames of a window.
         features: Features of each frame, for finding repetitions.
         progress: Called after each step with (steps done, steps in all) of all windows, whose number is an estimate
             until the last one.
-
-    Returns:
-        int64 [B, K, T].
     """
     num_frames = given.shape[-1]
     # The last window may extend beyond the end of the clip.
@@ -88,10 +85,9 @@ def continue_tokens(
 def close_loop(
     tokens: Tensor, stays: Tensor, window: int, seam: int, make: MakeWindow, features: Features
 ) -> Tensor:
-    """Turn clips into seamless loops: generate their two ends again, each with the other in its context.
+    """Turn clips into seamless loops, int64 [B, K, T]: generate both ends again, each with the other in its context.
 
-    Each clip is rotated, so that its ends meet inside a window that begins on a beat. All frames but those of the seam
-    stay.
+    A clip is rotated, so that its ends meet inside a window that begins on a beat. All frames but those of the seam stay.
 
     Args:
         tokens: int64 [B, K, T], clips.
@@ -100,9 +96,6 @@ def close_loop(
         seam: Frames to generate again, half of them on each side.
         make: Generates the missing frames of a window.
         features: Features of each frame, for finding the beat.
-
-    Returns:
-        int64 [B, K, T].
     """
     num_frames = tokens.shape[-1]
     window, half = min(window, num_frames), min(seam, num_frames) // 2

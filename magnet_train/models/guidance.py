@@ -48,13 +48,10 @@ class GuidedLogits:
             stage: k.
             cfg_coef: 0 ignores the text, 1 takes the conditional prediction, more exaggerates it.
         """
-        return self._logits(tokens, stage, cfg_coef)
+        return self.at(tokens, stage, cfg_coef, None)
 
-    def at(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor) -> Tensor:
-        """Return guided logits float32 [B, M, card] of the frames int64 [B, M] alone."""
-        return self._logits(tokens, stage, cfg_coef, frames)
-
-    def _logits(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor | None = None) -> Tensor:
+    def at(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor | None) -> Tensor:
+        """Return guided logits float32 [B, M, card] of the frames int64 [B, M], or of all if None."""
         if self._texts is None or cfg_coef == 1.0:  # the prediction without a text has weight 0
             return self._predict(tokens, stage, frames)
         # The rows without a text come second and skip cross-attention.

@@ -81,7 +81,7 @@ def _products(config: dict[str, Any], work: Pass) -> tuple[float, float]:
 def state_bytes(trained: int, frozen: int, averaged: bool = True) -> int:
     """Return the bytes of weights, gradients, AdamW's two moments and, if `averaged`, the moving average.
 
-    `trained` and `frozen` are numbers of parameters; frozen ones have only weights.
+    `trained` and `frozen` count parameters; frozen ones have only weights.
     """
     return FLOAT * (trained * (4 + averaged) + frozen)
 
@@ -103,11 +103,7 @@ def training_memory(
 ) -> TrainingMemory:
     """Compute the memory for AdamW and a moving average, as in the shipped configurations.
 
-    Args:
-        lm: Arguments of `MagnetTransformer`.
-        frames: T.
-        mixed: Whether the precision is bf16-mixed or 16-mixed instead of 32-true.
-        tuning: Selects the trainable parameters; None trains all.
+    `lm` holds the arguments of `MagnetTransformer`; `mixed` is true for bf16-mixed and 16-mixed, false for 32-true.
     """
     whole = _build(lm, int(lm["num_layers"]), tuning)
     trained = count_parameters(whole, trainable_only=True)
@@ -127,7 +123,7 @@ def _build(lm: Mapping[str, Any], layers: int, tuning: TrainableParameters | Non
 
 
 def _split_saved(lm: MagnetTransformer, frames: int, mixed: bool) -> tuple[int, int]:
-    """Return the bytes that a forward pass saves for the backward pass: per clip, and independent of the batch."""
+    """Return the bytes that a forward pass saves for the backward pass: per clip, and for any batch."""
     two, three = (_saved(lm, batch, frames, mixed) for batch in (2, 3))  # with one, some copies are views
     return three - two, two - 2 * (three - two)
 

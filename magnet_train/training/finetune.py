@@ -126,11 +126,7 @@ class LoRA(TrainableParameters):
 
 
 def take_architecture(settings: Any, base: ModelBundle) -> None:
-    """Replace the sizes and the text encoder of a configuration by those of the base model.
-
-    Args:
-        settings: `model.init_args` of the configuration; its `lm` and `text` are changed.
-        base: Model of `--init_from`.
+    """Replace the sizes and the text encoder in `model.init_args` of a configuration by those of the base model.
 
     Raises:
         UserError: This version does not know the text encoder.

@@ -20,9 +20,6 @@ class MaskedTokenMetrics(Metric):
 
     The numbers are also kept by mask rate: decoding begins with nearly everything masked and ends with nearly nothing,
     which a mean over all tokens hides.
-
-    Args:
-        n_q: K, number of codebooks.
     """
 
     full_state_update = False

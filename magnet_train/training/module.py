@@ -285,12 +285,7 @@ class MagnetModule(pl.LightningModule):
     def sample(self, texts: Sequence[str | None], seed: int, indices: Sequence[int] | None = None) -> Tensor:
         """Generate clips of `segment_duration` with the module's decoding settings, int64 [B, K, T].
 
-        A clip depends on (weights, caption, seed, index) alone, see `Magnet.generate`.
-
-        Args:
-            texts: B captions; None or "" generates without one.
-            seed: Of the noise; repeatable on the same kind of device.
-            indices: Index of each clip; 0..B-1 when None.
+        A clip depends on (weights, caption, seed, index) alone, see `Magnet.generate`; the indices are 0..B-1 when None.
         """
         indices = range(len(texts)) if indices is None else indices
         size = 1 if self.device.type == "cpu" else len(texts)
@@ -311,14 +306,9 @@ class MagnetModule(pl.LightningModule):
         )
 
     def draw_mask(self, noise: Tensor) -> Tensor:
-        """Draw the masked frames of each clip's codebook; override it to try other masks.
+        """Draw the masked frames of each clip's codebook, bool [B, T]; override it to try other masks.
 
-        Args:
-            noise: float [B, 2 + T], see `TokenBatch`; the only source of randomness, so that masks depend on
-                (seed, slot) alone.
-
-        Returns:
-            bool [B, T].
+        `noise`, float [B, 2 + T] of the batch, is the only source of randomness, so masks depend on (seed, slot) alone.
         """
         return span_mask(mask_rate(noise[:, SCHEDULE]), noise[:, SPANS:], self.lm.span_len)
 

@@ -105,16 +105,10 @@ def predict_masked(
 def group_by_context(
     stages: Sequence[int], n_q: int, run_all_stages: bool
 ) -> Iterator[tuple[Sequence[int], list[int]]]:
-    """Group clips by pass through the layers: the first codebook attends to all frames, the others to a few.
+    """Yield the codebooks and clips of each pass: the first codebook attends to all frames, the others to a few.
 
-    Args:
-        stages: The codebook of each clip.
-        n_q: K.
-        run_all_stages: Yield every codebook, also those of no clip: with FSDP all ranks take part in every call. A
-            group without clips runs clip 0, of which nothing is scored.
-
-    Yields:
-        Codebooks and clips of each pass.
+    With `run_all_stages` every codebook is run, also those of no clip: with FSDP all ranks take part in every call. A
+    pass without clips runs clip 0, of which nothing is scored.
     """
     for codebooks in (range(1), range(1, n_q)):
         clips = [clip for clip, stage in enumerate(stages) if stage in codebooks]
@@ -128,16 +122,10 @@ def _select(values: Tensor | None, clips: Tensor) -> Tensor | None:
 
 
 def masked_cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum the cross-entropy of scored positions, in nats.
+    """Sum the cross-entropy of logits float [N, card] and targets int64 [N], a float32 scalar in nats.
 
-    The sum, not the mean: the number of scored positions over all ranks and micro-batches is not known yet.
-
-    Args:
-        logits: float [N, card].
-        targets: int64 [N], 0..card-1.
-
-    Returns:
-        float32 scalar; 0 with a zero gradient when N is 0.
+    The sum, not the mean: the number of scored positions over all ranks and micro-batches is not known yet. It is 0 with
+    a zero gradient when N is 0.
     """
     return F.cross_entropy(logits.float(), targets, reduction="sum")
 

@@ -31,8 +31,7 @@ class StopRequest:
     def listen(self, limit: float = START_LIMIT) -> bool:
         """Install the handlers; return False if they are installed already, or outside the main thread.
 
-        Args:
-            limit: Seconds from a signal until the process exits if training does not begin; 0 for a single process.
+        After a signal the process exits in `limit` seconds if training does not begin; a single process gives 0.
         """
         if self._previous or threading.current_thread() is not threading.main_thread():
             return False

@@ -48,18 +48,12 @@ ARCHITECTURE: dict[str, Any] = {
     "transformer_lm.kv_repeat": 1,
 }
 
+_RENAMED = {"temperature": "temp", "anneal_temperature": "anneal_temp"}
+_SHARED = ("top_p", "top_k", "use_sampling", "max_cfg_coef", "min_cfg_coef")
 # Setting of `generate.lm` -> ours.
 DECODING = {
-    "decoding_steps": "decoding_steps",
-    "span_arrangement": "span_arrangement",
-    "span_scoring": "span_scoring",
-    "temp": "temperature",
-    "anneal_temp": "anneal_temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "use_sampling": "use_sampling",
-    "max_cfg_coef": "max_cfg_coef",
-    "min_cfg_coef": "min_cfg_coef",
+    _RENAMED.get(name, name): name
+    for name in ("decoding_steps", "span_arrangement", "span_scoring", *_RENAMED, *_SHARED)
 }
 
 HEAD = re.compile(r"linears\.(\d+)\.weight")

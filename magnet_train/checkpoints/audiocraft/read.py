@@ -57,11 +57,7 @@ def is_audiocraft(package: object) -> bool:
 
 
 def read_audiocraft(path: Path, package: Any = None) -> ModelBundle:
-    """Read a release folder, its bare `state_dict.bin`, or a training checkpoint.
-
-    Args:
-        path: Folder or file.
-        package: Content of the file, if it is read already.
+    """Read a release folder, its bare `state_dict.bin`, or a training checkpoint; `package` is its content if read.
 
     Raises:
         UserError: The file is missing, damaged, would run code, lacks parts of a model, or describes another
@@ -155,27 +151,18 @@ def _read_package(config: dict[str, Any], state: dict[str, Tensor], file: Path) 
 
 
 def _lm_config(config: Mapping[str, Any], text_dim: int) -> dict[str, Any]:
-    lm = config["transformer_lm"]
+    sizes = ("n_q", "card", "dim", "num_heads", "num_layers", "subcodes_context")
     return {
-        "n_q": int(lm["n_q"]),
-        "card": int(lm["card"]),
+        **{name: int(config["transformer_lm"][name]) for name in sizes},
         "text_dim": text_dim,
-        "dim": int(lm["dim"]),
-        "num_heads": int(lm["num_heads"]),
-        "num_layers": int(lm["num_layers"]),
         "span_len": int(config["masking"]["span_len"]),  # transformer_lm.span_len is often a placeholder
-        "subcodes_context": int(lm["subcodes_context"]),
         # The reference keeps padded text as keys; our exports record how the model was trained.
         "text_key_mask": bool(config.get(OURS, {}).get("text_key_mask", False)),
     }
 
 
 def reference_layout(lm: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the reference's state dict for the arguments of a `MagnetTransformer`, on the meta device.
-
-    Raises:
-        ValueError: The sizes do not fit together.
-    """
+    """Return the reference's state dict for the arguments of a `MagnetTransformer`, on the meta device."""
     with torch.device("meta"):
         try:
             model = MagnetTransformer(**lm)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from magnet_train.training import lightning_internals as internals
@@ -60,7 +59,10 @@ class DeterministicResume(Callback):
             if self._restored.get(name, now) != now
         }
         for optimizer, configured in zip(trainer.optimizers, self._configured, strict=True):
-            changes |= _restore_configured(optimizer, configured)
+            for group, settings in zip(optimizer.param_groups, configured, strict=True):
+                changed = {name: value for name, value in settings.items() if group[name] != value}
+                changes |= {name.removeprefix("initial_"): (group[name], changed[name]) for name in changed}
+                group.update(changed)
         for name, (then, now) in changes.items():
             rank_zero_info(f"resuming with {name} {now}; it was {then} when the checkpoint was saved")
         for config in trainer.lr_scheduler_configs:
@@ -77,7 +79,7 @@ class DeterministicResume(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Rewind Lightning's counters to the last optimizer step, or to the start of an unfinished validation."""
+        """Set Lightning's counters back to the last optimizer step, or to the start of an unfinished validation."""
         if unfinished := internals.batches_ready(trainer) % trainer.accumulate_grad_batches:
             internals.drop_batches(checkpoint, unfinished)
         elif trainer.validating:
@@ -123,17 +125,6 @@ def _run_settings(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, 
         settings["captions"] = str(data.captions)
     names = ("cfg_dropout", "stage_weights", "stage_sampling")
     return settings | {name: getattr(module, name) for name in names if hasattr(module, name)}
-
-
-def _restore_configured(optimizer: Optimizer, configured: list[dict[str, Any]]) -> dict[str, tuple[Any, Any]]:
-    """Set the parameter groups to their configured values; return the changes as name -> (then, now)."""
-    changed = {}
-    for group, settings in zip(optimizer.param_groups, configured, strict=True):
-        for name, value in settings.items():
-            if group[name] != value:
-                changed[name.removeprefix("initial_")] = (group[name], value)
-                group[name] = value
-    return changed
 
 
 def _recompute_rates(scheduler: Any) -> None:

@@ -65,11 +65,7 @@ class NonFiniteGuard(Callback):
         self._mean = state_dict["mean_nats"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check `skip_above`.
-
-        Raises:
-            UserError: It is 1 or less, or the precision scales the loss.
-        """
+        """Refuse a `skip_above` of 1 or less, or with a precision that scales the loss."""
         self._pending = []
         if self.skip_above is None:
             return
@@ -103,11 +99,7 @@ class NonFiniteGuard(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Check the losses of this update.
-
-        Raises:
-            AgreedError: One is not finite, or too many consecutive updates were skipped.
-        """
+        """Abort if a loss is not finite, or skip an update with a loss far above the running mean."""
         bad_ranks, total, own_bad = 0.0, 0.0, []
         for batch, values, copied in self._pending:
             if copied is not None:
@@ -127,11 +119,7 @@ class NonFiniteGuard(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse to save non-finite weights.
-
-        Raises:
-            AgreedError: There are some; the previous checkpoints are intact.
-        """
+        """Refuse to save non-finite weights; the previous checkpoints stay."""
         weights = [*checkpoint.get("state_dict", {}).values(), *checkpoint.get(RAW_WEIGHTS, {}).values()]
         finite = all(
             bool(local_part(weight).isfinite().all())

@@ -114,7 +114,6 @@ class WritePredictions(BasePredictionWriter):
         self._clips = 0  # written by this rank
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the folder and load the codec before anything is generated."""
         assert isinstance(pl_module, MagnetModule)
         self._clips = 0
         self._list(trainer).parent.mkdir(parents=True, exist_ok=True)

@@ -100,10 +100,9 @@ class SaveOnStop(Checkpoint):
         """Stop in the middle of a long validation."""
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         if fitting and (number := self._consensus.poll()):
+            # Lightning's average has to leave the module, or it would be saved as the raw weights.
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(
-                    callback, WeightAveraging
-                ):  # else Lightning's saves the average as the raw weights
+                if isinstance(callback, WeightAveraging):
                     callback.on_validation_epoch_end(trainer, pl_module)
             self._stop(trainer, number)
 
