@@ -1,4 +1,4 @@
-"""The model bundle: a model as every format is read, and the checks before anything is built from it.
+"""The model bundle: the common form of all model files, and the checks before a model is built from one.
 
 A checkpoint that `fit` saved has these keys beside Lightning's own (loops, optimizer states, callbacks, step):
 
@@ -30,10 +30,7 @@ from magnet_train.tokens import CodecInfo
 
 UNSPECIFIED = "unspecified"  # licence
 KEY, FORMAT = "magnet_train", 1
-RAW_WEIGHTS, AVERAGING_STATE = (
-    "current_model_state",
-    "averaging_state",
-)  # as Lightning's EMAWeightAveraging has them
+RAW_WEIGHTS, AVERAGING_STATE = "current_model_state", "averaging_state"  # keys of EMAWeightAveraging
 SETTINGS = ("lm", "text", "codec", "decoding", "segment_duration")
 ORIGIN = ("licence", "data", "base", "adapter")
 

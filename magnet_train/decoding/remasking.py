@@ -25,7 +25,7 @@ class Remasking(Protocol):
         """Return the scores before the first step, given the frames that stay (bool [B, T]); both on the CPU."""
 
     def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
-        """Return the frames to mask again, bool [B, T], and the most that the step may sample in a clip."""
+        """Return the frames to mask again, bool [B, T], and an upper bound of the frames sampled in a clip."""
 
     def score(self, probs: Tensor, chosen: Tensor, masked: Tensor) -> Tensor:
         """Return the scores after a step.
@@ -36,7 +36,7 @@ class Remasking(Protocol):
 
 
 class ChunkRemasking:
-    """Masks the least probable chunks of `chunk_len` neighbouring frames; a chunk left out once stays.
+    """Masks the least probable chunks of `chunk_len` neighbouring frames; an unmasked chunk is never masked again.
 
     The last chunk may be shorter. `scoring` is "max" or "prod", see `DecodingConfig`.
     """

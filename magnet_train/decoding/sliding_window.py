@@ -18,7 +18,7 @@ from torch import Tensor
 from magnet_train.decoding import Progress
 
 # Parts of a window. A model ends a window as its training clips ended, so the next window generates the last frames
-# again. That window overlaps 3/8 to 3/4 of what is there: enough room to begin on a beat.
+# again. Windows overlap by 3/8 to 3/4, which leaves room to begin on a beat.
 ENDING = 1 / 8
 LEAST_SEEN = 3 / 8
 MOST_SEEN = 3 / 4

@@ -58,7 +58,7 @@ def find_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
     """Choose the checkpoint to resume from in the folder of a run.
 
     Returns:
-        The readable checkpoint with the most optimizer steps, or None; and a sentence for each unreadable one above it.
+        The readable checkpoint with the most optimizer steps, or None; a sentence for each unreadable one with more.
     """
     unreadable: list[str] = []
     for path in checkpoints_of(run):

@@ -138,7 +138,7 @@ def audiocraft_config(model: ModelBundle) -> dict[str, Any]:
 
 
 def _obstacle(model: ModelBundle) -> str:
-    """Return what the reference cannot read of a model, with the remedy beside our own format; "" if it reads all."""
+    """Return why the reference cannot read a model, and the remedy other than our own format; "" if it can."""
     text, codec = model.text, model.codec
     kind, name = str(text.get("kind")), str(text.get("name"))
     width = T5_WIDTHS.get(name)
