@@ -121,6 +121,7 @@ def bundle_from_record(
     if facts["adapter"]:
         _require_adapter(facts["adapter"], weights, where)
     _require_text(record["text"], record["lm"], where)
+    more |= {name: dict(value) for name, value in facts.items()}
     try:
         return ModelBundle(
             lm=dict(record["lm"]),
@@ -130,7 +131,6 @@ def bundle_from_record(
             segment_duration=_duration_of(record["segment_duration"], where),
             weights=weights,
             licence=str(record.get("licence") or UNSPECIFIED),
-            **{name: dict(value) for name, value in facts.items()},
             **more,
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -151,11 +151,13 @@ def _read_package(config: dict[str, Any], state: dict[str, Tensor], file: Path) 
 
 
 def _lm_config(config: Mapping[str, Any], text_dim: int) -> dict[str, Any]:
-    sizes = ("n_q", "card", "dim", "num_heads", "num_layers", "subcodes_context")
+    lm = config["transformer_lm"]
     return {
-        **{name: int(config["transformer_lm"][name]) for name in sizes},
+        **{name: int(lm[name]) for name in ("n_q", "card")},
         "text_dim": text_dim,
+        **{name: int(lm[name]) for name in ("dim", "num_heads", "num_layers")},
         "span_len": int(config["masking"]["span_len"]),  # transformer_lm.span_len is often a placeholder
+        "subcodes_context": int(lm["subcodes_context"]),
         # The reference keeps padded text as keys; our exports record how the model was trained.
         "text_key_mask": bool(config.get(OURS, {}).get("text_key_mask", False)),
     }
