@@ -56,7 +56,7 @@ def accumulate(trainer: pl.Trainer, batch_size: int, global_batch: int | None) -
     if trainer.accumulate_grad_batches not in (1, parts):
         raise UserError(
             f"--global_batch {global_batch} takes {parts} batches of {at_once} clips and "
-            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; give one of the two."
+            f"trainer.accumulate_grad_batches says {trainer.accumulate_grad_batches}; give one of the two."
         )
     trainer.accumulate_grad_batches = parts
 
