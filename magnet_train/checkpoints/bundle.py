@@ -5,7 +5,8 @@ A checkpoint that `fit` saved has these keys beside Lightning's own (loops, opti
     state_dict            weights `lm.*` and, of a trained text encoder, `text.*`; the average if the run keeps one
     current_model_state   the raw weights, if the run keeps an average
     averaging_state       `n_averaged`: number of updates of the average
-    magnet_train          `format`, the settings (`SETTINGS`), and the origin as far as it is known (`ORIGIN`)
+    magnet_train          `format`, `lm`, `text`, `codec`, `decoding`, `segment_duration` (`SETTINGS`), and as far as
+                          known `licence`, `data`, `base`, `adapter` (`ORIGIN`)
 
 An export has the weights in model.safetensors, and in config.json the fields of `magnet_train` and `training`.
 """
