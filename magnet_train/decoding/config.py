@@ -82,7 +82,7 @@ class DecodingConfig:
             raise UserError(f"temperature {self.temperature} must be a finite number of at least 0.")
         if not (math.isfinite(self.max_cfg_coef) and math.isfinite(self.min_cfg_coef)):
             raise UserError(
-                f"max_cfg_coef {self.max_cfg_coef} and min_cfg_coef {self.min_cfg_coef} must be finite numbers."
+                f"guidance {self.max_cfg_coef}, {self.min_cfg_coef} (max_cfg_coef, min_cfg_coef) must be finite."
             )
 
 
