@@ -138,7 +138,10 @@ def test_an_early_end_is_reported(fit, callbacks, options, words):
             ["--seed_everything", "-1"],
             "seed_everything: expected bool or a number v>=0 and v<4294967296 (given '-1')",
         ),
-        (["--model.optimizer.lr", "-1"], "model.optimizer cannot be built from its settings (Invalid learning rate: -1"),
+        (
+            ["--model.optimizer.lr", "-1"],
+            "model.optimizer cannot be built from its settings (Invalid learning rate: -1",
+        ),
         (["--model.optimizer.lr", "nan"], "model.optimizer.lr: expected"),
         (
             ["--model.optimizer.lr", ".nan"],
