@@ -1,4 +1,4 @@
-"""Masking: which codebook a clip trains, the cosine schedule, span masks, stage masks and the restricted context.
+"""Masking: the cosine schedule, span masks, stage masks, the restricted context, and which codebook a clip trains.
 
 Training and decoding share the schedule. Masks are bool and True where masked. Shapes: B clips, K codebooks,
 T frames, L = span_len frames.
@@ -17,14 +17,14 @@ GOLDEN = 0.6180339887498949  # multiples of the golden ratio, modulo 1, fill the
 
 
 def mask_rate(progress: Tensor) -> Tensor:
-    """Cosine schedule: the share of a codebook that is masked.
+    """Cosine schedule: the share of a codebook that is masked, cos(pi/2 * progress).
 
     Args:
-        progress: Float tensor of any shape, 0 (nothing known yet) to 1 (all known). In training a uniform
-            draw for each clip; in decoding the step's place among the steps.
+        progress: Float tensor of any shape, 0..1: in training a uniform draw for each clip, in decoding the place of the
+            step among the steps.
 
     Returns:
-        cos(pi/2 * progress), same shape: 1 down to 0, clamped since float32 cos(pi/2) is -4e-8.
+        Same shape, 1 down to 0; clamped, since float32 cos(pi/2) is -4e-8.
 
     Source: arXiv 2401.04577, eq. 3.
     """
@@ -35,18 +35,13 @@ def mask_rate(progress: Tensor) -> Tensor:
 def span_count_table(num_frames: int, span_len: int) -> tuple[int, ...]:
     """Return, for 0, 1, ..., 100 %, the fewest span starts whose expected mask rate reaches it.
 
-    Spans overlap, so u starts mask fewer than u * L frames: on average 1 - C(T-L, u) / C(T, u) of them.
-    The table holds the smallest u that reaches each percentage.
-
-    Args:
-        num_frames: T, frames in a clip; at least `span_len`.
-        span_len: L, frames in a span; at least 1.
+    Spans overlap, so u starts mask fewer than u * L frames: on average a share of 1 - C(T-L, u) / C(T, u) of the clip.
 
     Returns:
         101 counts, in 0..T-L+1.
 
     Raises:
-        ValueError: The clip is shorter than a span.
+        ValueError: The clip is shorter than a span, or `span_len` is below 1.
 
     Source: arXiv 2401.04577, appendix C.
     """
@@ -64,15 +59,7 @@ def span_count_table(num_frames: int, span_len: int) -> tuple[int, ...]:
 
 
 def spans_from_starts(starts: Tensor, span_len: int) -> Tensor:
-    """Mask `span_len` frames from each start on; spans are cut at the end of the clip.
-
-    Args:
-        starts: bool [..., T].
-        span_len: L, frames.
-
-    Returns:
-        bool [..., T].
-    """
+    """Mask `span_len` frames from each start (bool [..., T]) on; spans are cut at the end of the clip."""
     mask = starts.clone()
     for shift in range(1, min(span_len, starts.shape[-1])):
         mask[..., shift:] |= starts[..., :-shift]
@@ -84,11 +71,9 @@ def span_mask(rate: Tensor, order: Tensor, span_len: int, table_frames: int | No
 
     Args:
         rate: float [B], wanted mask rate in 0..1.
-        order: [B, T], any numbers without ties; the frames with the smallest ones start a span. Uniform
-            noise makes the starts uniform.
+        order: [B, T], uniform noise without ties; the frames with the smallest numbers start a span.
         span_len: L, frames; 1 masks single frames, exactly round(T * rate) of them.
-        table_frames: T of the count table when it is not that of the batch (the reference takes the
-            configured segment's).
+        table_frames: T of the count table if it is not that of the batch; the reference takes the configured segment's.
 
     Returns:
         bool [B, T]; at least one span in each row.
@@ -108,19 +93,13 @@ def span_mask(rate: Tensor, order: Tensor, span_len: int, table_frames: int | No
 
 
 def mask_for_stage(tokens: Tensor, mask: Tensor, stage: int | Tensor, mask_id: int) -> Tensor:
-    """Mask the tokens of a stage, for training or decoding codebook `stage`.
-
-    Codebooks below the stage stay visible, the stage's own is masked where `mask` is True, and those above are
-    masked everywhere.
+    """Mask codebook `stage` where `mask` is True, and the codebooks above everywhere; those below stay visible.
 
     Args:
-        tokens: int64 [B, K, T].
+        tokens: int64 [B, K, T]; the result is a new tensor.
         mask: bool [B, T].
         stage: k, 0..K-1; or int64 [B], one for each clip.
         mask_id: Id of masked tokens.
-
-    Returns:
-        int64 [B, K, T], a new tensor.
 
     Source: arXiv 2401.04577, section 3.1.
     """
@@ -132,15 +111,7 @@ def mask_for_stage(tokens: Tensor, mask: Tensor, stage: int | Tensor, mask_id: i
 
 
 def context_mask(num_frames: int, context: int, device: torch.device | str = "cpu") -> Tensor:
-    """Attention mask of the restricted context.
-
-    Args:
-        num_frames: T.
-        context: Frames on each side; the frame itself is always included.
-        device: Of the mask.
-
-    Returns:
-        bool [T, T], True where attention is allowed (SDPA's convention).
+    """Return the attention mask of `context` frames on each side, bool [T, T], True where attention is allowed.
 
     Source: arXiv 2401.04577, section 3.2.
     """
@@ -149,18 +120,10 @@ def context_mask(num_frames: int, context: int, device: torch.device | str = "cp
 
 
 def least_probable_spans(scores: Tensor, span_len: int, num_masked: int) -> Tensor:
-    """Mask overlapping spans, least probable first, until about `num_masked` frames are masked.
+    """Mask overlapping spans of L <= T frames, least probable first, until about `num_masked` frames (at least L) are.
 
     The number of spans depends on their overlap and is found by bisection. As in the reference, the last mask tried
-    is returned, which is not always the closest.
-
-    Args:
-        scores: float [T]; high = improbable.
-        span_len: L, frames, at most T.
-        num_masked: Wanted number of masked frames; raised to L if smaller.
-
-    Returns:
-        bool [T].
+    is returned, which is not always the closest. `scores` is float [T], high where improbable; the mask is bool [T].
     """
     span_scores = scores.unfold(0, span_len, 1).sum(dim=-1)
     worst_first = span_scores.argsort(descending=True)
@@ -190,15 +153,12 @@ def at_frames(values: Tensor, frames: Tensor) -> Tensor:
 
 
 def draw_stage(seed: int, step: int, stage_weights: Sequence[float]) -> int:
-    """Draw the codebook that a training step trains: the same on every rank and after a resume.
+    """Draw the codebook that a training step trains, 0..K-1: the same on every rank and after a resume.
 
     Args:
         seed: Of the run.
         step: Optimizer step, from 0.
-        stage_weights: K relative probabilities; equal ones are the paper's choice.
-
-    Returns:
-        The stage, 0..K-1.
+        stage_weights: K relative probabilities; the paper's are equal.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) & 0x7FFF_FFFF_FFFF_FFFF)
     # A fresh Mersenne Twister's first number is correlated between neighbouring seeds; the later ones are not.
@@ -207,17 +167,14 @@ def draw_stage(seed: int, step: int, stage_weights: Sequence[float]) -> int:
 
 
 def stratified_stages(slots: Tensor, stage_weights: Sequence[float]) -> Tensor:
-    """Assign codebooks to clips so that every run of consecutive slots holds each in proportion to its weight.
+    """Assign codebooks to clips so that consecutive slots hold each in proportion to its weight.
 
     Each block of K consecutive slots is K equally spaced points of the unit interval, shifted from block to block,
     and the weights divide that interval. With equal weights every block holds every codebook once.
 
     Args:
-        slots: int64 [B], global sample indices.
+        slots: int64 [B], global sample indices; the result has this shape, 0..K-1.
         stage_weights: K relative probabilities.
-
-    Returns:
-        int64 [B], 0..K-1.
     """
     n_q = len(stage_weights)
     edges = torch.tensor(stage_weights, dtype=torch.float64, device=slots.device).cumsum(0)

@@ -1,4 +1,4 @@
-"""Tokens: the codec that made them, and the batch that data hands to training.
+"""Tokens: the codec that made them, and the batch for training.
 
 Shapes: tokens int64 [B, K, T] with B clips, K = n_q codebooks (coarse to fine), T frames. Ids 0..card-1 are
 codes, `card` itself is the mask id. `valid` bool [B, T] is True where a clip has audio.
@@ -27,24 +27,15 @@ class TokenBatch(TypedDict):
     """A batch of clips: the contract between dataloaders and training.
 
     Masks are a function of `noise`, and `noise` of (seed, slot), whichever process computes them.
-
-    Keys:
-        tokens: int64 [B, K, T]; padded frames hold card.
-        valid: bool [B, T]; False in padded frames.
-        noise: float32 [B, 2 + T], uniform in [0, 1), the same for a slot in every run; see `SCHEDULE`.
-        text: B captions, "" where there is none.
-        key: B keys as in the shards, "" in rows that only fill up the batch.
-        slot: int64 [B], global sample index; -1 in rows that only fill up the batch.
-        skipped: For each damaged clip that was not used, the reason.
     """
 
-    tokens: Tensor
-    valid: Tensor
-    noise: Tensor
-    text: list[str]
-    key: list[str]
-    slot: Tensor
-    skipped: list[str]
+    tokens: Tensor  # int64 [B, K, T]; padded frames hold card
+    valid: Tensor  # bool [B, T]; False in padded frames
+    noise: Tensor  # float32 [B, 2 + T], uniform in [0, 1), the same for a slot in every run; see `SCHEDULE`
+    text: list[str]  # B captions, "" where there is none
+    key: list[str]  # B keys as in the shards, "" in rows that only fill up the batch
+    slot: Tensor  # int64 [B], global sample index; -1 in rows that only fill up the batch
+    skipped: list[str]  # for each damaged clip that was not used, the reason
 
 
 @dataclass(frozen=True)
@@ -71,24 +62,20 @@ class CodecInfo:
 
     @property
     def mask_id(self) -> int:
-        """The id that stands for "not known yet"; one past the last code."""
+        """The id of a masked token, one past the last code."""
         return self.card
 
     def frames(self, seconds: float) -> int:
-        """Return the number of token frames nearest to `seconds` of audio (at least 0)."""
+        """Return the number of token frames nearest to `seconds` of audio, at least 0."""
         return max(0, round(seconds * self.frame_rate))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON primitives that `from_dict` reads back."""
+        """Return JSON primitives, which `from_dict` reads."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], where: str = "codec record") -> CodecInfo:
-        """Read the record that `to_dict` made.
-
-        Args:
-            record: The fields by name; others are ignored, so that later versions can add some.
-            where: File or key named in errors.
+        """Read the record that `to_dict` made, from the file or key `where`; unknown fields are ignored.
 
         Raises:
             UserError: A field is missing or is not a number where one is needed.
@@ -114,20 +101,17 @@ class CodecInfo:
     def require_same_tokens(
         self, other: CodecInfo, mine: str, theirs: str, remedy: str | None = None
     ) -> None:
-        """Refuse two codecs whose tokens do not mean the same.
+        """Refuse a codec whose tokens do not mean the same as those of this one.
 
-        Args:
-            other: The codec to compare with.
-            mine: Who uses this codec, for the message ("the model").
-            theirs: Who uses the other ("shards/").
-            remedy: What to do about codecs of other names; None means to tokenize again with this codec.
+        `mine` and `theirs` name in the message who uses this codec ("the model") and the other one ("shards/"). `remedy`
+        is for codecs of other names; None means to tokenize again with this codec.
 
         Raises:
             UserError: The number or size of the codebooks, the frame rate or the weights differ.
         """
         for name in ("n_q", "card", "frame_rate", "sha256"):
             a, b = getattr(self, name), getattr(other, name)
-            if a != b and not (name == "sha256" and not (a and b)):  # an unknown hash proves nothing
+            if a != b and (name != "sha256" or (a and b)):  # an unknown hash proves nothing
                 if self.id == other.id:
                     raise UserError(
                         f"{mine} and {theirs} both name codec {self.id} but mean different versions of it ({name} "
@@ -135,18 +119,13 @@ class CodecInfo:
                     )
                 remedy = remedy or f"tokenize the audio again with --codec {self.id}"
                 raise UserError(
-                    f"{mine} speaks the tokens of codec {self.id} ({name} {a}) but {theirs} holds those of "
-                    f"{other.id} ({name} {b}); {remedy}."
+                    f"{mine} uses tokens of codec {self.id} ({name} {a}) and {theirs} holds those of {other.id} "
+                    f"({name} {b}); {remedy}."
                 )
 
 
 def tokens_to_npy(tokens: npt.ArrayLike, card: int) -> bytes:
-    """Encode tokens as the smallest `.npy` that holds every id below `card`.
-
-    Args:
-        tokens: Integers [K, T], each in 0..card-1 (checked by the caller).
-        card: Entries in a codebook, at most 65536.
-    """
+    """Encode tokens, integers [K, T] in 0..card-1, as `.npy` in the smallest type for `card` <= 65536 entries."""
     dtype = "<i2" if card <= 2**15 else "<u2"
     buffer = io.BytesIO()  # written to a file directly, numpy would not notice that the disk is full
     np.save(buffer, np.ascontiguousarray(tokens, dtype=dtype), allow_pickle=False)

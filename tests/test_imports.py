@@ -31,7 +31,6 @@ LAYERS = (
     "magnet_train.apps.demo",
     "magnet_train.training.stop_request",
     "magnet_train.training.objective",
-    "magnet_train.training.flops",
     "magnet_train.training.metrics",
     "magnet_train.training.parallel",
     "magnet_train.training.optim",

@@ -21,7 +21,7 @@ from harness.timing import Clock, Row, time_pair
 from magnet_train.decoding import DecodingConfig, decoding_schedule, generate_tokens
 from magnet_train.decoding.sampling import choose_tokens, exponential_noise
 from magnet_train.models import GuidedLogits, MagnetTransformer
-from magnet_train.training.flops import Pass, forward_flops
+from magnet_train.training.cost import Pass, forward_flops
 
 LOGITS_TOLERANCE = 1e-5  # of the norm
 MASKED_SHARE = 0.6  # of the frames of a codebook, about the mean over its steps

@@ -17,7 +17,7 @@ from harness.report import Report, make_table, require_at_least
 from harness.timing import Clock, Row, gemm_peak, machine
 from harness.training import measure_training
 from magnet_train.errors import UserError
-from magnet_train.training.flops import DATASHEET_PEAK
+from magnet_train.training.cost import DATASHEET_PEAK
 
 
 def run(args: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from harness.naive import NaiveTransformer, naive_loss
 from harness.timing import Clock, Pair, Row, time_pair
 from magnet_train.masking import mask_for_stage, mask_rate, span_mask
 from magnet_train.models import MagnetTransformer
-from magnet_train.training.flops import Pass, training_flops
+from magnet_train.training.cost import Pass, training_flops
 from magnet_train.training.objective import masked_cross_entropy_sum
 
 CFG_DROPOUT = 0.3

@@ -1,1 +1,1 @@
-"""Models in files: our export, Lightning checkpoints, the reference's formats; `ModelBundle` is what each is read as."""
+"""Models in files: our export, Lightning checkpoints, the reference's formats; each is read as a `ModelBundle`."""

@@ -21,17 +21,13 @@ A, B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
 
 
 def is_adapter_weight(name: str) -> bool:
-    """Return whether a weight of this name belongs to an adapter."""
     return name.endswith((A, B))
 
 
 def merge_adapter(base: ModelBundle, adapter: ModelBundle, strength: float = 1.0) -> ModelBundle:
     """Merge an adapter into the model it was trained on, or into one of the same shape.
 
-    Args:
-        base: The model.
-        adapter: A checkpoint of a LoRA fine-tune.
-        strength: Factor: 0 leaves the base, 1 is as trained. Adapters can be merged one after the other.
+    Adapters can be merged one after the other. At `strength` 0 the weights are those of the base, at 1 as trained.
 
     Returns:
         The model with weights W + strength * alpha / rank * B A, and the settings of the adapter.

@@ -1,126 +1,137 @@
-"""The model bundle: what every file of a model is read as, and the checks on the way.
+"""The model bundle: the common form of all model files, and the checks before a model is built from one.
 
-A Lightning checkpoint of ours holds, beside the state of the training, `state_dict` and under `KEY` the format number, the
-settings (`SETTINGS`) and the origin (`ORIGIN`). An export's config.json has the same fields.
+A checkpoint that `fit` saved has these keys beside Lightning's own (loops, optimizer states, callbacks, step):
+
+    state_dict            weights `lm.*` and, of a trained text encoder, `text.*`; the average if the run keeps one
+    current_model_state   the raw weights, if the run keeps an average
+    averaging_state       `n_averaged`: number of updates of the average
+    magnet_train          `format`, `lm`, `text`, `codec`, `decoding`, `segment_duration` (`SETTINGS`), and as far as
+                          known `licence`, `data`, `base`, `adapter` (`ORIGIN`)
+
+An export has the weights in model.safetensors, and in config.json the fields of `magnet_train` and `training`.
 """
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import torch
 from torch import Tensor, nn
 
-from magnet_train.checkpoints.audiocraft.omegaconf import STAND_INS
-from magnet_train.checkpoints.settings import (
-    decoding_of,
-    duration_of,
-    require_adapter,
-    require_codec,
-    require_lm,
-    require_small,
-    require_text,
-)
+from magnet_train.checkpoints.audiocraft.names import HEAD, TEXT_WEIGHT
 from magnet_train.decoding import DecodingConfig
-from magnet_train.errors import UserError, cannot_read
-from magnet_train.storage.weight_checks import require_backed, require_finite
+from magnet_train.decoding.config import MOST_STEPS
+from magnet_train.errors import UserError
+from magnet_train.storage.weight_checks import require_backed
 from magnet_train.tokens import CodecInfo
 
 UNSPECIFIED = "unspecified"  # licence
-KEY = "magnet_train"
-FORMAT = 1
-RAW_STATE = "current_model_state"  # Lightning's EMA callback keeps the averaged weights in `state_dict`
+KEY, FORMAT = "magnet_train", 1
+RAW_WEIGHTS, AVERAGING_STATE = "current_model_state", "averaging_state"  # keys of EMAWeightAveraging
 SETTINGS = ("lm", "text", "codec", "decoding", "segment_duration")
 ORIGIN = ("licence", "data", "base", "adapter")
 
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # how torch's files begin, new and old
+LONGEST_CLIP = 86_400.0  # s, a day: more would fit into neither memory nor a WAV file
+HIGHEST_RATE = 1_000_000  # Hz
+LONGEST_SPAN = 100_000  # frames
+MOST_CHANNELS = 8
+LONGEST_CAPTION = 1_000_000  # tokens
+NUMBERS_OF_A_LAYER = 16  # times dim²: two attentions of 4 and a feed-forward layer of 8
+MARGIN, SLACK = 4, 1_000_000  # a model of at most MARGIN * stored + SLACK numbers is small enough to build
+MOST_ENTRIES = 100_000  # of all lists and objects of a record together
+
+_SIZES = ("n_q", "card", "text_dim", "dim", "num_layers")  # sizes that the weights show as well
+_LM = {**dict.fromkeys((*_SIZES, "num_heads", "span_len", "subcodes_context"), int), "text_key_mask": bool}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", tuple: "a list"}
+_CHOICES = {
+    name: get_args(kind)
+    for name, kind in get_type_hints(DecodingConfig).items()
+    if get_origin(kind) is Literal
+}
+_LAYER = re.compile(r"(?:lm\.layers|transformer\.layers)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A model as it lies in a file: settings in primitives, weights by name.
+    """A model as it lies in a file: settings in primitives, weights by name."""
 
-    Args:
-        source: Path or hub id, for messages.
-        lm: Arguments of `MagnetTransformer`.
-        text: `spec()` of the text encoder.
-        codec: The codec of the tokens.
-        decoding: Default settings of the decoder.
-        segment_duration: Longest clip (s).
-        weights: Tensors named `lm.*` and, for a trained text encoder, `text.*`.
-        codec_folder: Local copy of the codec that travels with the model.
-        text_folder: Local copy of tokenizer and text encoder.
-        licence: SPDX id or a word.
-        training: Steps and other facts, for tables and cards.
-        data: Clips, hours and codec of the training data.
-        base: Source, licence and hash of the model that training began with; empty without one.
-        adapter: Rank and alpha if `weights` are only a LoRA adapter to `base`; else empty.
-    """
-
-    source: str
-    lm: dict[str, Any]
-    text: dict[str, Any]
-    codec: CodecInfo
-    decoding: DecodingConfig
-    segment_duration: float
-    weights: dict[str, Tensor]
-    codec_folder: Path | None = None
-    text_folder: Path | None = None
-    licence: str = UNSPECIFIED
-    training: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
+    source: str  # path or hub id, for messages
+    lm: dict[str, Any]  # arguments of `MagnetTransformer`
+    text: dict[str, Any]  # `spec()` of the text encoder
+    codec: CodecInfo  # of the tokens
+    decoding: DecodingConfig  # default settings of the decoder
+    segment_duration: float  # longest clip (s)
+    weights: dict[str, Tensor]  # `lm.*` and, of a trained text encoder, `text.*`
+    codec_folder: Path | None = None  # local copy of the codec that comes with the model
+    text_folder: Path | None = None  # local copy of tokenizer and text encoder
+    licence: str = UNSPECIFIED  # SPDX id or a word
+    training: dict[str, Any] = field(default_factory=dict)  # steps and other facts, for tables and cards
+    data: dict[str, Any] = field(default_factory=dict)  # clips, hours and codec of the training data
+    # Source, licence and hash of the model that training began with; empty without one.
     base: dict[str, Any] = field(default_factory=dict)
+    # Rank and alpha if `weights` are only a LoRA adapter to `base`; else empty.
     adapter: dict[str, Any] = field(default_factory=dict)
+
+
+def settings_record(
+    lm: Mapping[str, Any],
+    text: Mapping[str, Any],
+    codec: CodecInfo,
+    decoding: DecodingConfig,
+    segment_duration: float,
+) -> dict[str, Any]:
+    """Return `SETTINGS` as primitives, from fields of `ModelBundle`; `bundle_from_record` reads them."""
+    return {
+        "lm": dict(lm),
+        "text": dict(text),
+        "codec": codec.to_dict(),
+        "decoding": decoding.to_dict(),
+        "segment_duration": segment_duration,
+    }
 
 
 def bundle_from_record(
     record: Mapping[str, Any], where: str, weights: dict[str, Tensor], **more: Any
 ) -> ModelBundle:
-    """Check the record of a checkpoint or config.json, and return it as a bundle.
+    """Check the record of a model file, and return it as a bundle; callers check the weights for NaN.
 
     Args:
-        record: `SETTINGS`, and `ORIGIN` as far as known.
-        where: File named in errors.
+        record: `SETTINGS`, and `ORIGIN` and `training` as far as known.
+        where: File named in errors, here and below.
         weights: The model's weights.
         more: Remaining fields of `ModelBundle`.
 
     Raises:
-        UserError: A setting is missing, invalid, or does not fit the weights; or weights are NaN.
+        UserError: A setting is missing, invalid, or does not fit the weights.
     """
     missing = [name for name in SETTINGS if name not in record]
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)} of its model; save or export it again.")
-    wrong = [name for name in SETTINGS[:-1] if not isinstance(record[name], Mapping)]
+    facts = {name: record.get(name) or {} for name in ("training", "data", "base", "adapter")}
+    objects = {name: record[name] for name in SETTINGS[:-1]} | facts
+    wrong = [name for name, value in objects.items() if not isinstance(value, Mapping)]
     if wrong:
-        raise UserError(f"{where} has no fields under {', '.join(wrong)}; save or export it again.")
+        raise UserError(f"{where} has no settings under {', '.join(wrong)}; save or export it again.")
     require_small({name: record.get(name) for name in (*SETTINGS, *ORIGIN, "training")}, where)
     require_backed(weights, where)
-    adapter = dict(record.get("adapter") or {})
-    require_lm(record["lm"], None if adapter else weights, where)
-    if adapter:
-        require_adapter(adapter, weights, where)
-    require_text(record["text"], record["lm"], where)
-    require_finite(weights, where)
+    require_lm(record["lm"], None if facts["adapter"] else weights, where)
+    if facts["adapter"]:
+        _require_adapter(facts["adapter"], weights, where)
+    _require_text(record["text"], record["lm"], where)
+    more |= {name: dict(value) for name, value in facts.items()}
     try:
-        decoding = {**record["decoding"], "decoding_steps": tuple(record["decoding"]["decoding_steps"])}
-        codec = CodecInfo.from_dict(record["codec"], where)
-        require_codec(codec, where)
         return ModelBundle(
             lm=dict(record["lm"]),
             text=dict(record["text"]),
-            codec=codec,
-            decoding=decoding_of(decoding, where),
-            segment_duration=duration_of(record["segment_duration"], where),
+            codec=_codec_of(record["codec"], where),
+            decoding=_decoding_of(record["decoding"], where),
+            segment_duration=_duration_of(record["segment_duration"], where),
             weights=weights,
             licence=str(record.get("licence") or UNSPECIFIED),
-            data=dict(record.get("data") or {}),
-            base=dict(record.get("base") or {}),
-            adapter=adapter,
             **more,
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -129,67 +140,135 @@ def bundle_from_record(
         ) from error
 
 
-def load_plain(path: Path, mapped: bool = False) -> Any:
-    """Read a torch file without running code.
+def require_small(record: object, where: str) -> None:
+    """Refuse a record of more than `MOST_ENTRIES` entries, repeated ones included, such as one that contains itself."""
+    pending, seen = [record], 0
+    while pending:
+        part = pending.pop()
+        seen += 1
+        if isinstance(part, Mapping):
+            pending += part.values()
+        elif isinstance(part, list | tuple):
+            pending += part
+        if seen + len(pending) > MOST_ENTRIES:
+            raise UserError(f"{where} has more than {MOST_ENTRIES} settings; export the model again.")
 
-    Args:
-        path: The file.
-        mapped: Map the file instead of reading it: for short use, since the file must not change meanwhile.
 
-    Raises:
-        UserError: The file is missing, damaged, or holds more than plain data.
+def _invalid(where: str, name: str, value: Any, needed: str) -> UserError:
+    return UserError(f"{where} has {name} {value!r}; it must be {needed}; save or export it again.")
+
+
+def require_lm(lm: Mapping[str, Any], weights: Mapping[str, Tensor] | None, where: str) -> None:
+    """Check the arguments of `MagnetTransformer`, and its sizes against the weights.
+
+    The weights have our names or the reference's; None for an adapter's.
     """
-    _require_torch_file(path)
-    _require_stored_as_is(path)
-    try:
-        with torch.serialization.safe_globals(STAND_INS):
-            return torch.load(
-                path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path)
-            )
-    except (
-        pickle.UnpicklingError,
-        LookupError,
-    ) as error:  # torch's own message advises how to run such a file
-        raise UserError(
-            f"{path} is damaged or holds objects that could run code, so it was not loaded; save it again as "
-            "plain tensors."
-        ) from error
-    except OSError as error:
-        raise cannot_read(path, error) from error
-    except (RuntimeError, EOFError, ValueError) as error:  # torch's own message is about its reader
-        raise UserError(f"{path} is cut short or damaged; copy or save it again.") from error
+    missing, unknown = _LM.keys() - lm.keys(), lm.keys() - _LM.keys()
+    if missing or unknown:
+        what, names = ("lacks", missing) if missing else ("has unknown", unknown)
+        raise UserError(f"{where} {what} {', '.join(sorted(map(str, names)))} under lm; export it again.")
+    for name, kind in _LM.items():
+        if type(lm[name]) is not kind:
+            raise _invalid(where, name, lm[name], _KINDS[kind])
+        if name in _SIZES and lm[name] < 1:
+            raise _invalid(where, name, lm[name], "at least 1")
+    for name in ("span_len", "subcodes_context"):
+        if lm[name] > LONGEST_SPAN:
+            raise _invalid(where, name, lm[name], f"at most {LONGEST_SPAN} frames")
+    if weights is not None:
+        _require_modest(lm, weights, where)
 
 
-def _require_torch_file(path: Path) -> None:
-    """Raise `UserError` for a file that torch cannot have written, or that cannot be opened."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_ZIP))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path.") from error
-    except OSError as error:
-        raise cannot_read(path, error) from error
-    if not start.startswith((_ZIP, _PICKLE)):
+def _require_modest(lm: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> None:
+    """Refuse a model far larger than its weights; smaller differences are listed when the weights are loaded."""
+    stored = sum(tensor.numel() for tensor in weights.values())
+    embeddings = lm["n_q"] * (2 * lm["card"] + 1) * lm["dim"] + lm["text_dim"] * lm["dim"]
+    described = embeddings + lm["num_layers"] * lm["dim"] * (NUMBERS_OF_A_LAYER * lm["dim"] + 1)
+    if described > MARGIN * stored + SLACK:
+        wrong = {name: size for name, size in _sizes_of(weights).items() if lm[name] > size}
         raise UserError(
-            f"{path} is not a checkpoint or a weights file of torch; check the path, or copy it again."
+            f"{where} describes a model of {described:,} numbers ({_listed(lm)}), but its weights are {stored:,}"
+            + (f" ({_listed(wrong)})" if wrong else "")
+            + "; export or copy the model again."
         )
 
 
-def _require_stored_as_is(path: Path) -> None:
-    """Raise `UserError` for a compressed or damaged archive: torch writes its files uncompressed."""
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is cut short or damaged; copy or save it again.") from error
-    if unpacked > path.stat().st_size:
-        raise UserError(f"{path} is compressed, which torch's own files are not; save it again.")
+def _listed(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {sizes[name]}" for name in _SIZES if name in sizes)
+
+
+def _sizes_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the sizes that the shapes of the weights show."""
+    sizes = {
+        "n_q": sum(bool(HEAD.fullmatch(name)) for name in weights),
+        "num_layers": len({found[1] for name in weights if (found := _LAYER.match(name))}),
+    }
+    if "lm.heads" in weights and weights["lm.heads"].dim() == 3:
+        sizes["n_q"] = len(weights["lm.heads"])
+    for name in {"lm.heads", "linears.0.weight"} & weights.keys():
+        *_, sizes["card"], sizes["dim"] = (1, 1, *weights[name].shape)
+    for name in {"lm.text_proj.weight", TEXT_WEIGHT} & weights.keys():
+        sizes["text_dim"] = weights[name].shape[-1]
+    return {name: size for name, size in sizes.items() if size}
+
+
+def _codec_of(record: Mapping[str, Any], where: str) -> CodecInfo:
+    codec = CodecInfo.from_dict(record, where)
+    for name, value, most in (
+        ("sample_rate", codec.sample_rate, HIGHEST_RATE),
+        ("frame_rate", codec.frame_rate, codec.sample_rate),
+        ("channels", codec.channels, MOST_CHANNELS),
+    ):
+        if not 0 < value <= most:  # NaN fails as well
+            raise _invalid(where, f"a codec with {name}", value, f"above 0 and at most {most}")
+    return codec
+
+
+def _duration_of(value: Any, where: str) -> float:
+    seconds = math.nan if isinstance(value, bool | str) else float(value)
+    if not 0 < seconds <= LONGEST_CLIP:
+        raise _invalid(where, "segment_duration", value, f"above 0 and at most {LONGEST_CLIP:,.0f} s")
+    return seconds
+
+
+def _decoding_of(record: Mapping[str, Any], where: str) -> DecodingConfig:
+    """Check the types and choices of decoder settings, of which some may be missing."""
+    record = {**record, "decoding_steps": tuple(record["decoding_steps"])}
+    defaults = {field.name: field.default for field in fields(DecodingConfig)}
+    for name, value in record.items():
+        kind = type(defaults.get(name, value))
+        fits = isinstance(value, int | float) if kind is float else type(value) is kind
+        if isinstance(value, bool) is not (kind is bool) or not fits:
+            raise _invalid(where, name, value, _KINDS[kind])
+    for name, choices in _CHOICES.items():
+        if record.get(name, choices[0]) not in choices:
+            raise _invalid(where, name, record[name], f"one of {', '.join(choices)}")
+    for steps in record["decoding_steps"]:
+        if type(steps) is not int or not 0 <= steps <= MOST_STEPS:
+            raise _invalid(where, "decoding_steps", steps, f"whole numbers in 0..{MOST_STEPS}")
+    return DecodingConfig(**record)
+
+
+def _require_text(text: Mapping[str, Any], lm: Mapping[str, Any], where: str) -> None:
+    width, longest = text.get("dim", lm["text_dim"]), text.get("max_length", 1)
+    if type(width) is not int or width != lm["text_dim"]:
+        raise _invalid(where, "a text encoder of width", width, f"the model's text_dim {lm['text_dim']}")
+    if type(longest) is not int or not 0 < longest <= LONGEST_CAPTION:
+        raise _invalid(where, "max_length", longest, f"in 1..{LONGEST_CAPTION}")
+
+
+def _require_adapter(adapter: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> None:
+    rank, alpha = adapter.get("rank"), adapter.get("alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise _invalid(where, "an adapter with alpha", alpha, "a finite number")
+    ranks = {tensor.shape[0] for name, tensor in weights.items() if "lora_A" in name and tensor.dim() == 2}
+    if type(rank) is not int or rank < 1 or ranks - {rank}:
+        needed = f"that of its weights, {', '.join(map(str, ranks))}" if ranks else "at least 1"
+        raise _invalid(where, "an adapter with rank", rank, needed)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Load weights into `module`; errors as in `require_all`."""
+    """Load weights into `module`, after `require_all`."""
     require_all(module.state_dict(), weights, where)
     module.load_state_dict(dict(weights))
 
@@ -209,5 +288,5 @@ def require_all(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], where:
     ]
     if problems:
         raise UserError(
-            f"{where} does not fit its own description: {'; '.join(problems)}; export or copy the model again."
+            f"the weights in {where} do not fit its settings: {'; '.join(problems)}; export or copy the model again."
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import metadata_load
 
 from magnet_train.checkpoints.audiocraft.names import THEIR_STORE
 from magnet_train.checkpoints.bundle import UNSPECIFIED, ModelBundle
@@ -61,38 +62,25 @@ Made with magnet-train after "Masked Audio Generation using a Single Non-Autoreg
 
 def facts(model: ModelBundle) -> Iterator[tuple[str, str]]:
     """Yield the facts of a model as (name, text) in Markdown."""
-    lm, codec = model.lm, model.codec
-    yield (
-        "architecture",
-        f"{lm.get('num_layers')} layers, width {lm.get('dim')}, {lm.get('num_heads')} heads, "
-        + _parameters(model),
-    )
-    yield (
-        "masking",
-        f"spans of {lm.get('span_len')} frames, {_context(lm)} above the first codebook",
-    )
-    yield (
-        "clips",
-        f"up to {model.segment_duration:g} s at {codec.sample_rate} Hz, {codec.channels} channel(s)",
-    )
-    yield (
-        "codec",
-        f"`{codec.id}`, {codec.n_q} codebooks of {codec.card}, {codec.frame_rate:g} frames/s, "
-        + (f"sha256 `{codec.sha256}`" if codec.sha256 else "hash unknown"),
-    )
+    lm, codec, base = model.lm, model.codec, model.base
+    layers = f"{lm['num_layers']} layers, width {lm['dim']}, {lm['num_heads']} heads"
+    yield "architecture", f"{layers}, {_parameters(model)}"
+    context = lm["subcodes_context"]
+    attention = "all frames in view" if context == -1 else f"context of {context} frames"
+    yield "masking", f"spans of {lm['span_len']} frames, {attention} above the first codebook"
+    audio = f"{codec.sample_rate} Hz, {codec.channels} channel(s)"
+    yield "clips", f"up to {model.segment_duration:g} s at {audio}"
+    tokens = f"{codec.n_q} codebooks of {codec.card}, {codec.frame_rate:g} frames/s"
+    sha256 = f"sha256 `{codec.sha256}`" if codec.sha256 else "hash unknown"
+    yield "codec", f"`{codec.id}`, {tokens}, {sha256}"
     yield "text encoder", describe_text(model.text)
-    if model.training:
-        yield "training", _listed(model.training)
-    if model.data:
-        yield "data", _listed(model.data)
-    if model.adapter:
-        yield "adapter", _listed(model.adapter)
-    if model.base:
-        licence, sha256 = model.base.get("licence", UNSPECIFIED), model.base.get("weights_sha256")
-        yield (
-            "made from",
-            f"`{model.base.get('source')}`, licence {licence}, sha256 of its weights `{sha256}`",
-        )
+    for name, record in (("training", model.training), ("data", model.data), ("adapter", model.adapter)):
+        if record:
+            yield name, _listed(record)
+    if base:
+        licence = base.get("licence", UNSPECIFIED)
+        sha256 = f"sha256 of its weights `{base.get('weights_sha256')}`"
+        yield "made from", f"`{base.get('source')}`, licence {licence}, {sha256}"
     yield "licence", model.licence
 
 
@@ -121,8 +109,7 @@ def describe_text(text: Mapping[str, Any]) -> str:
 
 
 def _remarks(model: ModelBundle, format: str) -> Iterator[str]:
-    note = note_on(model.licence, str(model.base.get("licence", "")))
-    if note:
+    if note := note_on(model.licence, str(model.base.get("licence", ""))):
         yield note
     if model.licence == UNSPECIFIED and model.decoding.parity:
         yield f"The source of these weights states no licence; {RELEASED_NOTE}."
@@ -135,18 +122,11 @@ def _remarks(model: ModelBundle, format: str) -> Iterator[str]:
         )
 
 
-def _context(lm: Mapping[str, Any]) -> str:
-    context = lm.get("subcodes_context")
-    return "all frames in view" if context == -1 else f"context of {context} frames"
-
-
 def _listed(record: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value:,}"
-        if isinstance(value, int | float) and not isinstance(value, bool)
-        else f"{name} {value}"
-        for name, value in record.items()
-    )
+    def text(value: Any) -> str:
+        return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+    return ", ".join(f"{name} {text(value)}" for name, value in record.items())
 
 
 # Licences that the hub knows by name; others are `other` there, with the name beside it.
@@ -160,13 +140,8 @@ HUB_IDS = {
 def licence_of(folder: Path) -> str:
     """Return the licence in the front matter of a folder's model card, "unspecified" without one."""
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8")
-        if not text.startswith("---\n"):
-            return UNSPECIFIED
-        front = yaml.safe_load(text[4:].partition("\n---")[0])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return UNSPECIFIED
-    if not isinstance(front, dict):
+        front = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):
         return UNSPECIFIED
     return str(front.get("license_name") or front.get("license") or UNSPECIFIED)
 

@@ -16,24 +16,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from magnet_train.checkpoints.audiocraft.names import CODEC_FILE, THEIR_STORE
-from magnet_train.checkpoints.bundle import ModelBundle, bundle_from_record
+from magnet_train.checkpoints.bundle import ModelBundle, bundle_from_record, settings_record
 from magnet_train.checkpoints.card import model_card
 from magnet_train.errors import UserError, first_line
 from magnet_train.storage.atomic_io import sync
 from magnet_train.storage.plain_text import decode_text, load_json
+from magnet_train.storage.weight_checks import require_finite
 
 FORMAT = "magnet-train/1"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 CODEC_FOLDER, TEXT_FOLDER = "codec", "text"
-CODEC_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+CODEC_FILES = ("config.json", "preprocessor_config.json", WEIGHTS)
 
 
 def save_export(model: ModelBundle, folder: Path) -> None:
-    """Write the folder, all or nothing.
-
-    Args:
-        model: The model; its local codec and text folders are copied along.
-        folder: Target; must not exist or be empty.
+    """Write a model, with its local codec and text folders, into a new or empty folder, all or nothing.
 
     Raises:
         UserError: The target is not empty, or cannot be written.
@@ -97,9 +94,6 @@ def load_export(folder: Path) -> ModelBundle:
         raise UserError(
             f"{weights_file} cannot be read ({error}); copy or export the model again."
         ) from error
-    training = config.get("training") or {}
-    if not isinstance(training, dict):
-        raise UserError(f"{config_file} has no fields under training; export it again.")
     bundle = bundle_from_record(
         config,
         str(config_file),
@@ -107,8 +101,8 @@ def load_export(folder: Path) -> ModelBundle:
         source=str(folder),
         codec_folder=_if_there(folder / CODEC_FOLDER),
         text_folder=_if_there(folder / TEXT_FOLDER),
-        training=training,
     )
+    require_finite(weights, str(config_file))
     if bundle.text_folder is not None and bundle.text.get("trainable") is True:
         _check_trained_text(bundle, bundle.text_folder)
     return bundle
@@ -128,23 +122,18 @@ def _check_trained_text(bundle: ModelBundle, folder: Path) -> None:
 
 
 def _write(model: ModelBundle, folder: Path) -> None:
-    # The copies are named by their folder in the export instead of a path of this machine.
-    if model.codec_folder is not None and _is_path(model.codec.id):
+    # The copies are named by their folder in the export, not by a path of this machine.
+    local = Path(model.codec.id).is_absolute() and not model.codec.id.startswith(THEIR_STORE)
+    if model.codec_folder is not None and local:
         model = replace(model, codec=replace(model.codec, id=CODEC_FOLDER))
     if model.text_folder is not None and Path(str(model.text.get("name"))).exists():
         model = replace(model, text={**model.text, "name": TEXT_FOLDER})
     # safetensors refuses tied tensors (a T5's embedding is twice in its state dict), so each is a copy.
-    save_file(
-        {name: tensor.detach().clone().contiguous() for name, tensor in model.weights.items()},
-        folder / WEIGHTS,
-    )
+    weights = {name: tensor.detach().clone().contiguous() for name, tensor in model.weights.items()}
+    save_file(weights, folder / WEIGHTS)
     config: dict[str, Any] = {
         "format": FORMAT,
-        "lm": model.lm,
-        "text": model.text,
-        "codec": model.codec.to_dict(),
-        "decoding": dict(vars(model.decoding), decoding_steps=list(model.decoding.decoding_steps)),
-        "segment_duration": model.segment_duration,
+        **settings_record(model.lm, model.text, model.codec, model.decoding, model.segment_duration),
         "licence": model.licence,
         "training": model.training,
         "data": model.data,
@@ -159,24 +148,17 @@ def _write(model: ModelBundle, folder: Path) -> None:
 
 
 def _copy_codec(source: Path, target: Path) -> None:
-    """Copy the files that loading the codec needs; raises `UserError` if its weights are only there as a pickle."""
-    if (source / CODEC_FILE).is_file():  # audiocraft's own format
-        target.mkdir()
-        shutil.copyfile(source / CODEC_FILE, target / CODEC_FILE)
-        return
-    if not (source / "model.safetensors").is_file():
+    """Copy the files that loading the codec needs; its weights must not be a pickle."""
+    theirs = (source / CODEC_FILE).is_file()  # in audiocraft's own format
+    if not theirs and not (source / WEIGHTS).is_file():
         raise UserError(
-            f"codec {source} has no model.safetensors to put into the export; save it again with save_pretrained of "
+            f"codec {source} has no {WEIGHTS} to put into the export; save it again with save_pretrained of "
             "transformers, and tokenize and train with that folder."
         )
     target.mkdir()
-    for file in CODEC_FILES:
+    for file in (CODEC_FILE,) if theirs else CODEC_FILES:
         if (source / file).is_file():
             shutil.copyfile(source / file, target / file)
-
-
-def _is_path(codec_id: str) -> bool:
-    return Path(codec_id).is_absolute() and not codec_id.startswith(THEIR_STORE)
 
 
 def _if_there(folder: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""Load a model in any format: tell formats apart, and read each as a `ModelBundle`."""
+"""Load a model of any format as a `ModelBundle`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from magnet_train.checkpoints.adapter import merge_adapter, weights_sha256
 from magnet_train.checkpoints.audiocraft.names import CODEC_FILE, STATE_FILE
 from magnet_train.checkpoints.audiocraft.read import is_audiocraft, read_audiocraft
 from magnet_train.checkpoints.bundle import (
+    AVERAGING_STATE,
     FORMAT,
     KEY,
-    RAW_STATE,
+    RAW_WEIGHTS,
     UNSPECIFIED,
     ModelBundle,
     bundle_from_record,
-    load_plain,
 )
 from magnet_train.checkpoints.card import RELEASED
 from magnet_train.checkpoints.export import CARD, CONFIG, load_export
+from magnet_train.checkpoints.torch_file import load_plain
 from magnet_train.errors import UserError
 from magnet_train.storage.hub import SETTINGS, WEIGHTS, find_folder
+from magnet_train.storage.weight_checks import require_finite
 
 FILE_SUFFIXES = (".ckpt", ".bin", ".th", ".pt")
 HUB_FILES = (*SETTINGS, *WEIGHTS, STATE_FILE, CODEC_FILE, CARD)
@@ -32,12 +34,10 @@ RELEASES = ("facebook/magnet-", "facebook/audio-magnet-")
 
 
 def read_model(path_or_hub_id: str | Path, raw: bool = False) -> ModelBundle:
-    """Read a model in any format; an adapter is merged into its base.
-
-    Args and errors as in `read_bundle`.
+    """Read a model as `read_bundle`, and merge an adapter into its base.
 
     Raises:
-        UserError: As there, or an adapter's base is gone or has changed.
+        UserError: As in `read_bundle`, or the adapter's base is missing or has changed.
     """
     bundle = read_bundle(path_or_hub_id, raw)
     return bundle if not bundle.adapter else merge_adapter(_base_of(bundle), bundle)
@@ -74,7 +74,12 @@ def read_bundle(path_or_hub_id: str | Path, raw: bool = False, mapped: bool = Fa
     """
     path = Path(path_or_hub_id)
     if path.is_file():
-        return _read_file(path, raw, mapped)
+        package = load_plain(path, mapped)
+        if not is_audiocraft(package):
+            return _read_checkpoint(path, raw, package)
+        if raw:
+            raise _only_one_set(path)
+        return read_audiocraft(path, package)
     if not path.exists() and path.suffix in FILE_SUFFIXES:
         raise UserError(f"{path} does not exist; check the path.")
     fetched = not path.exists()
@@ -101,32 +106,14 @@ def _read_folder(path: Path) -> ModelBundle:
     )
 
 
-def _read_file(path: Path, raw: bool, mapped: bool) -> ModelBundle:
-    package = load_plain(path, mapped)
-    if not is_audiocraft(package):
-        return read_checkpoint(path, raw, package)
-    if raw:
-        raise _only_one_set(path)
-    return read_audiocraft(path, package)
-
-
 def _only_one_set(path: Path) -> UserError:
     return UserError(
         f"{path} holds only one set of weights; leave --raw out, or name the checkpoint that `fit` saved."
     )
 
 
-def read_checkpoint(path: Path, raw: bool, checkpoint: Any) -> ModelBundle:
-    """Return the bundle in a Lightning checkpoint that `fit` saved.
-
-    Args:
-        path: The `.ckpt`.
-        raw: Take the weights as trained instead of their moving average, if both are there.
-        checkpoint: Content of the file.
-
-    Raises:
-        UserError: The content is not a checkpoint of ours, or one of another format.
-    """
+def _read_checkpoint(path: Path, raw: bool, checkpoint: Any) -> ModelBundle:
+    """Read the content of a checkpoint that `fit` saved; see `checkpoints.bundle` for its keys."""
     record = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(record, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
         raise UserError(f"{path} was not written by magnet-train; name a checkpoint that `fit` saved.")
@@ -134,8 +121,8 @@ def read_checkpoint(path: Path, raw: bool, checkpoint: Any) -> ModelBundle:
         raise UserError(
             f"{path} has format {record.get('format')}, this version reads {FORMAT}; update magnet-train."
         )
-    averaged = RAW_STATE in checkpoint and not raw and _was_averaged(checkpoint)
-    weights = checkpoint["state_dict" if averaged or RAW_STATE not in checkpoint else RAW_STATE]
+    averaged = RAW_WEIGHTS in checkpoint and not raw and _was_averaged(checkpoint)
+    weights = checkpoint["state_dict" if averaged or RAW_WEIGHTS not in checkpoint else RAW_WEIGHTS]
     training: dict[str, Any] = {"steps": _count(checkpoint.get("global_step"))}
     callbacks = checkpoint.get("callbacks")
     position = callbacks.get("DataPosition") if isinstance(callbacks, Mapping) else None
@@ -144,12 +131,15 @@ def read_checkpoint(path: Path, raw: bool, checkpoint: Any) -> ModelBundle:
     training["weights"] = "ema" if averaged else "raw"
     if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise UserError(f"{path} has weights that are not tensors; name a checkpoint that `fit` saved.")
-    return bundle_from_record(record, str(path), dict(weights), source=str(path), training=training)
+    record = {**record, "training": training}
+    bundle = bundle_from_record(record, str(path), dict(weights), source=str(path))
+    require_finite(bundle.weights, str(path))
+    return bundle
 
 
 def _was_averaged(checkpoint: Mapping[str, Any]) -> bool:
     """Return False before the first update, when the initial weights stand in place of an average."""
-    state = checkpoint.get("averaging_state")
+    state = checkpoint.get(AVERAGING_STATE)
     return not isinstance(state, Mapping) or bool(state.get("n_averaged", 1) > 0)
 
 

@@ -1,9 +1,8 @@
 """The iterative decoder; `LogitsFn` is the contract between it and a model."""
 
 from magnet_train.decoding.config import DecodingConfig, DecodingStep, decoding_schedule
-from magnet_train.decoding.generate import LogitsAtFrames, LogitsFn, Progress, generate_tokens
+from magnet_train.decoding.generate import LogitsAtFrames, LogitsFn, Progress, Rescorer, generate_tokens
 from magnet_train.decoding.likelihood import log_likelihood
-from magnet_train.decoding.rescoring import Rescorer
 from magnet_train.decoding.sampling import clip_generators
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,17 +26,17 @@ class DecodingConfig:
     Args:
         decoding_steps: Steps for each codebook, coarse to fine; one entry per codebook, each at least 1.
         span_arrangement: "nonoverlap" cuts the clip into chunks of `span_len` frames and masks whole chunks;
-            "stride1" masks spans that may start anywhere; "spread" ranks nothing and fills single frames in an order in
-            which they are far apart.
+            "stride1" masks spans that may start anywhere; "spread" ranks nothing and fills single frames, in an order
+            in which the frames of a step are far apart.
         span_scoring: Score of a chunk: "max" of its best token, "prod" of all its tokens. "stride1" always takes all.
         temperature: Temperature of each step, or with `anneal_temperature` of the first of a codebook; higher is more
             random.
         anneal_temperature: Let the temperature fall linearly to 0 over the steps of a codebook.
         top_p: Sample from the smallest set of tokens whose probability exceeds this, 0..1; 0 turns it off.
         top_k: Sample from this many most probable tokens when `top_p` is 0; 0 turns it off.
-        use_sampling: False takes the most probable token each time.
+        use_sampling: False takes the most probable token.
         max_cfg_coef: Guidance while everything is masked; 1 turns it off.
-        min_cfg_coef: Guidance when nothing is masked any more.
+        min_cfg_coef: Guidance when nothing is masked.
         rescorer_weight: Weight of a rescorer's probabilities when spans are ranked, 0..1; 0 turns it off.
         parity: Do exactly what the reference does: T is trimmed to a multiple of `span_len`, and codebooks without
             steps stay masked.
@@ -57,30 +57,32 @@ class DecodingConfig:
     rescorer_weight: float = 0.5
     parity: bool = False
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON primitives."""
+        return {**vars(self), "decoding_steps": list(self.decoding_steps)}
+
     def check(self, n_q: int, card: int) -> None:
         """Raise `UserError` if the settings do not fit `n_q` codebooks of `card` entries."""
-        steps = list(self.decoding_steps)
-        if not self.parity and (len(steps) != n_q or min(steps) < 1):
+        steps, least = list(self.decoding_steps), 0 if self.parity else 1
+        fits = len(steps) == n_q or (self.parity and len(steps) < n_q)
+        if not fits or not all(least <= number <= MOST_STEPS for number in steps):
+            most = "at most " if self.parity else ""
             raise UserError(
-                f"decoding_steps {steps} must hold {n_q} numbers of at least 1, one for each codebook of the model."
+                f"decoding_steps {steps} must hold {most}{n_q} numbers in {least}..{MOST_STEPS}, one for each codebook "
+                "of the model."
             )
-        if len(steps) > n_q or not all(0 <= number <= MOST_STEPS for number in steps):
-            raise UserError(
-                f"decoding_steps {steps} must hold at most {n_q} numbers of at most {MOST_STEPS}, one for each codebook."
-            )
-        if not 0.0 <= self.top_p <= 1.0:
-            raise UserError(f"top_p {self.top_p} must lie in 0..1 (0 turns it off).")
+        for name, value in (("top_p", self.top_p), ("rescorer_weight", self.rescorer_weight)):
+            if not 0.0 <= value <= 1.0:
+                raise UserError(f"{name} {value} must lie in 0..1 (0 turns it off).")
         if not 0 <= self.top_k <= card:
             raise UserError(
                 f"top_k {self.top_k} must lie in 0..{card}, the codebook's size (0 turns it off)."
             )
         if not 0 <= self.temperature < math.inf:
-            raise UserError(f"temperature {self.temperature} must be a number and not negative.")
+            raise UserError(f"temperature {self.temperature} must be a finite number of at least 0.")
         if not (math.isfinite(self.max_cfg_coef) and math.isfinite(self.min_cfg_coef)):
-            raise UserError(f"guidance {self.max_cfg_coef}, {self.min_cfg_coef} must be two finite numbers.")
-        if not 0.0 <= self.rescorer_weight <= 1.0:
             raise UserError(
-                f"rescorer_weight {self.rescorer_weight} must lie in 0..1 (0 leaves the rescorer out)."
+                f"guidance {self.max_cfg_coef}, {self.min_cfg_coef} (max_cfg_coef, min_cfg_coef) must be finite."
             )
 
 
@@ -97,8 +99,8 @@ class DecodingStep:
 def decoding_schedule(decoding: DecodingConfig) -> Iterator[DecodingStep]:
     """Yield all steps in order, codebook by codebook.
 
-    The mask rate goes from 1 to 0 on the cosine, with `anneal_temperature` the temperature falls
-    linearly to 0, otherwise it is constant, and guidance moves from `max_cfg_coef` to `min_cfg_coef` with the mask rate.
+    The mask rate follows the cosine from 1 to 0, and guidance goes with it from `max_cfg_coef` to `min_cfg_coef`. The
+    temperature is constant, or falls linearly to 0 with `anneal_temperature`.
     """
     for stage, num_steps in enumerate(decoding.decoding_steps):
         for index, progress in enumerate(torch.linspace(0, 1, num_steps, dtype=torch.float32)):

@@ -19,13 +19,9 @@ ROUNDING = 1e-6  # frames: 0.3 s at 50 Hz is frame 15 in spite of float rounding
 
 @dataclass(frozen=True)
 class Edit:
-    """A region of a recording, and the clip around it that the model sees; all in token frames.
+    """The region `first` to `end` of a recording, and the clip around it that the model sees, in token frames.
 
-    Args:
-        first: First frame of the region.
-        end: Frame after the last of the region.
-        clip_first: First frame that the model sees.
-        clip_end: Frame after the last that the model sees.
+    Each end is the frame after the last.
     """
 
     first: int
@@ -41,13 +37,13 @@ class Edit:
 
 
 def plan_edit(region: tuple[float, float], seconds: float, frame_rate: float, segment: float) -> Edit:
-    """Return the frames that a region touches, and as much around them as the model can see.
+    """Return the frames that a region touches, and the clip of the model's length around them.
 
     Args:
         region: Start and end (s).
         seconds: Length of the recording.
         frame_rate: Token frames a second (Hz).
-        segment: Length of the clips that the model makes (s).
+        segment: Length of the model's clips (s).
 
     Raises:
         UserError: The region is empty, leaves the recording or is longer than the model's clips.
@@ -75,17 +71,14 @@ def plan_edit(region: tuple[float, float], seconds: float, frame_rate: float, se
 
 
 def splice(recording: Tensor, made: Tensor, edit: Edit, hop: int, sample_rate: int) -> Tensor:
-    """Put the regenerated clip into the recording, whose samples outside the region and two short fades stay.
+    """Put decoded clips into a recording, [B, channels, samples]; samples outside the region and two fades stay.
 
     Args:
         recording: [channels, samples].
-        made: [B, channels, T * hop], the decoded clip.
+        made: [B, channels, T * hop].
         edit: Frames of the region and of the clip.
         hop: Samples a frame.
         sample_rate: Sample rate of both (Hz).
-
-    Returns:
-        [B, channels, samples].
     """
     begin = edit.clip_first * hop
     stop = min(edit.clip_end * hop, recording.shape[-1])

@@ -1,4 +1,4 @@
-"""The iterative decoder: a clip is filled codebook by codebook, in a few parallel steps each.
+"""The iterative decoder: fills a clip codebook by codebook, each in a few steps that sample many frames at once.
 
 It knows neither model nor trainer, only a `LogitsFn`. Shapes: B clips, K codebooks, T frames, M queried frames,
 L = span_len frames.
@@ -6,7 +6,7 @@ L = span_len frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from magnet_train.decoding.config import DecodingConfig, DecodingStep, decoding_schedule
 from magnet_train.decoding.remasking import Remasking, remasking_for
-from magnet_train.decoding.rescoring import Rescorer, Rescoring
-from magnet_train.decoding.sampling import choose_tokens, exponential_noise
+from magnet_train.decoding.sampling import Generators, choose_tokens, exponential_noise
 from magnet_train.errors import UserError
 from magnet_train.masking import at_frames
 
@@ -47,6 +46,24 @@ class LogitsAtFrames(LogitsFn, Protocol):
         """Return logits float [B, M, card] of the frames int64 [B, M]."""
 
 
+class Rescorer(Protocol):
+    """A second model that helps to rank spans by its probabilities of the sampled tokens.
+
+    Source: arXiv 2401.04577, section 3.4.
+    """
+
+    def __call__(self, tokens: Tensor, stage: int) -> Tensor:
+        """Return the probability float [B, T], 0..1, of the token of codebook `stage` at each frame.
+
+        Called after each step except the last of a codebook, which ranks nothing.
+
+        Args:
+            tokens: int64 [B, K, T]. Codebook `stage` and those below are filled; those above hold the mask id, except
+                for given tokens.
+            stage: k.
+        """
+
+
 @torch.no_grad()  # not inference_mode: a model could neither be trained on its tensors nor give gradients for them
 def generate_tokens(
     logits_fn: LogitsFn,
@@ -58,7 +75,7 @@ def generate_tokens(
     prompt: Tensor | None = None,
     keep: Tensor | None = None,
     rescorer: Rescorer | None = None,
-    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    generator: Generators = None,
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
@@ -72,7 +89,7 @@ def generate_tokens(
         span_len: L, frames in a span that the model was trained for.
         prompt: int64 [B, K, P], P <= T, tokens at the beginning of the clip.
         keep: bool [B, K, P] or [B, P], the tokens of the prompt that stay; None keeps all.
-        rescorer: A second model that helps to rank spans, with weight `decoding.rescorer_weight`.
+        rescorer: Helps to rank spans, with weight `decoding.rescorer_weight`.
         generator: Makes sampling repeatable; on `device`. One for each clip makes clips independent of their batch.
         progress: Called after each step with (steps done, steps in all).
         device: Device of the tokens.
@@ -82,7 +99,8 @@ def generate_tokens(
         hold `card`.
 
     Raises:
-        UserError: The clip is shorter than a span, the prompt is longer than the clip, or settings do not fit.
+        UserError: The clip is shorter than a span, the prompt is longer than the clip, settings do not fit, or there is
+            a rescorer although the arrangement ranks nothing.
 
     Source: arXiv 2401.04577, figure 4; the reference's semantics are in tests/reference.
     """
@@ -92,17 +110,22 @@ def generate_tokens(
         raise UserError(
             f"a clip of {num_frames} frames is shorter than one span of {span_len}; ask for more seconds."
         )
+    if rescorer is not None and decoding.span_arrangement == "spread":
+        raise UserError(
+            'span_arrangement "spread" does not rank spans; choose another arrangement, or leave the rescorer out.'
+        )
     if decoding.parity and decoding.span_arrangement == "nonoverlap":
         num_frames -= num_frames % span_len
-    given, kept = given_tokens(prompt, keep, (batch, n_q, num_frames), card, device)
+    tokens, kept = given_tokens(prompt, keep, (batch, n_q, num_frames), card, device)
     remasking = remasking_for(decoding, num_frames, span_len, generator, device)
     draw_noise = partial(exponential_noise, (batch, num_frames, card), generator, device)
-    return _fill(logits_fn, given, kept, decoding, card, remasking, rescorer, draw_noise, progress)
+    rescorer = rescorer if decoding.rescorer_weight > 0 else None
+    return _fill(logits_fn, tokens, kept, decoding, card, remasking, rescorer, draw_noise, progress)
 
 
 def _fill(
     logits_fn: LogitsFn,
-    given: Tensor,
+    tokens: Tensor,
     kept: Tensor,
     decoding: DecodingConfig,
     card: int,
@@ -111,41 +134,39 @@ def _fill(
     draw_noise: Callable[[], Tensor],
     progress: Progress | None,
 ) -> Tensor:
-    """Fill the masked tokens of `given`; `kept` on the CPU is true for tokens that stay. Both are [B, K, T]."""
-    tokens, keep = given.clone(), kept.to(given.device)
+    """Fill the masked tokens [B, K, T] in place; `kept`, on the CPU, is true for tokens of the prompt that stay."""
+    kept_on_device = kept.to(tokens.device)
     schedule = list(decoding_schedule(decoding))
-    rescoring = Rescoring(rescorer, decoding, schedule)
     stage = -1
     for done, step in enumerate(schedule, start=1):
         if step.stage != stage:
             stage = step.stage
-            current = given[:, stage]  # [B, T], tokens of this codebook
-            scores = remasking.start(kept[:, stage]).to(given.device)
-        chosen, most = remasking.choose(scores, step.mask_rate)
-        current = current.masked_fill(chosen & ~keep[:, stage], card)
-        masked = current == card  # [B, T]
-        tokens[:, stage] = current
+            scores = remasking.start(kept[:, stage]).to(tokens.device)
+        remasked, most = remasking.choose(scores, step.mask_rate)
+        codebook = tokens[:, stage].masked_fill(remasked & ~kept_on_device[:, stage], card)  # [B, T]
+        masked = codebook == card
+        tokens[:, stage] = codebook
         # Clips with fewer frames to sample are padded to M frames; the extra results are discarded.
-        frames = (chosen | masked).int().argsort(dim=-1, descending=True, stable=True)[:, :most]  # [B, M]
+        frames = (remasked | masked).int().argsort(dim=-1, descending=True, stable=True)[:, :most]  # [B, M]
         logits = _logits_at(logits_fn, tokens, step, frames)
         noise = at_frames(draw_noise(), frames) if decoding.use_sampling else None
         sampled, sampled_probs = choose_tokens(logits, step.temperature, decoding, noise)  # [B, M]
-        current = torch.where(masked, current.scatter(1, frames, sampled), current)
-        tokens[:, stage] = current
-        probs = torch.ones_like(current, dtype=torch.float32).scatter(1, frames, sampled_probs)  # [B, T]
-        probs = rescoring.mix(probs, masked, tokens, stage, done - 1)
-        scores = remasking.score(probs, chosen, masked)
+        tokens[:, stage] = torch.where(masked, codebook.scatter(1, frames, sampled), codebook)
+        probs = torch.ones_like(codebook, dtype=torch.float32).scatter(1, frames, sampled_probs)  # [B, T]
+        if rescorer is not None and done < len(schedule) and schedule[done].stage == stage:
+            second = rescorer(tokens, stage).to(probs.dtype)
+            mixed = decoding.rescorer_weight * second + (1 - decoding.rescorer_weight) * probs
+            probs = probs.where(~masked, mixed)
+        scores = remasking.score(probs, remasked, masked)
         if progress is not None:
             progress(done, len(schedule))
     return tokens
 
 
 def _logits_at(logits_fn: LogitsFn, tokens: Tensor, step: DecodingStep, frames: Tensor) -> Tensor:
-    """Return logits float32 [B, M, card] of the frames int64 [B, M]."""
     if isinstance(logits_fn, LogitsAtFrames):
         return logits_fn.at(tokens, step.stage, step.cfg_coef, frames).float()
-    logits = logits_fn(tokens, step.stage, step.cfg_coef).float()
-    return at_frames(logits, frames)
+    return at_frames(logits_fn(tokens, step.stage, step.cfg_coef).float(), frames)
 
 
 def given_tokens(
@@ -155,7 +176,7 @@ def given_tokens(
     card: int,
     device: torch.device | str,
 ) -> tuple[Tensor, Tensor]:
-    """Put a prompt into a masked clip; return the clip and, bool on the CPU, which tokens stay. Both are [B, K, T].
+    """Put a prompt into a masked clip; return the clip and, as bool on the CPU, which tokens stay, both [B, K, T].
 
     Raises:
         UserError: The prompt is longer than the clip or has ids beyond the codebook, or `keep` does not fit it.
@@ -170,7 +191,6 @@ def given_tokens(
             f"the prompt has {prompt.shape[-1]} frames (shape {list(prompt.shape)}) but the clip only {shape[-1]} "
             f"(shape {list(shape)}); shorten the prompt or ask for more seconds."
         )
-    length = prompt.shape[-1]
     if keep is None:
         keep = torch.ones(prompt.shape, dtype=torch.bool)
     elif keep.dim() == 2:
@@ -179,6 +199,7 @@ def given_tokens(
         raise UserError(
             f"keep has shape {list(keep.shape)} and should have the prompt's, {list(prompt.shape)}."
         )
+    length = prompt.shape[-1]
     stays = torch.zeros(shape, dtype=torch.bool)
     stays[..., :length] = keep.cpu()
     known = prompt.cpu()[stays[..., :length]]

@@ -1,4 +1,4 @@
-"""The exact log-probability of given tokens under the decoder, where its order does not depend on tokens.
+"""Exact log-likelihood of tokens under the decoder, for decoding orders that do not depend on tokens.
 
 Shapes: B clips, K codebooks, T frames.
 
@@ -7,15 +7,13 @@ Source: arXiv 2603.01367 (DUEL) for the idea, whose orders may depend on tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from magnet_train.decoding.config import DecodingConfig, decoding_schedule
 from magnet_train.decoding.generate import LogitsFn, Progress
 from magnet_train.decoding.remasking import SpreadRemasking
-from magnet_train.decoding.sampling import MIN_TEMPERATURE, filter_probs
+from magnet_train.decoding.sampling import MIN_TEMPERATURE, Generators, filter_probs
 from magnet_train.errors import UserError
 from magnet_train.masking import mask_for_stage
 
@@ -27,26 +25,26 @@ def log_likelihood(
     decoding: DecodingConfig,
     *,
     card: int,
-    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    generator: Generators = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Return the log-probability of these tokens under the decoder, with its steps, temperature and guidance.
+    """Return the log-likelihood of tokens under the decoder, with its steps, temperature and guidance.
 
     With the "spread" arrangement the order depends on no token, and the frames of a step are sampled independently, so
-    the probability of a clip is a product over steps. It holds for the order that starts at the frame drawn by
+    the likelihood of a clip is a product over steps. It is that of the order that starts at the frame drawn by
     `generator` for each clip and codebook.
 
     Args:
         logits_fn: See `LogitsFn`; called once per step.
-        tokens: int64 [B, K, T], ids 0..card-1, real clips for instance.
-        decoding: With `span_arrangement` "spread" and sampling. With `top_p` or `top_k` most real clips have
+        tokens: int64 [B, K, T], ids 0..card-1.
+        decoding: With `span_arrangement` "spread" and sampling. With `top_p` or `top_k` most recordings have
             probability 0.
         card: Entries in each codebook, and the mask id.
-        generator: Draws the first frame; as for `generate_tokens`.
-        progress: Called after each step with (steps done, steps in all).
+        generator: Draws the first frame; like `progress` as for `generate_tokens`.
+        progress: Called after each step.
 
     Returns:
-        float64 [B, K] in nats, of each codebook given those below it; -inf where the decoder cannot make the tokens.
+        float64 [B, K] in nats, each codebook given those below it; -inf where the decoder cannot make the tokens.
 
     Raises:
         UserError: Another arrangement, no sampling, or settings that do not fit.
@@ -66,19 +64,14 @@ def log_likelihood(
         if done == 1 or schedule[done - 2].stage != k:
             scores = order.start(torch.zeros(batch, num_frames, dtype=torch.bool)).to(tokens.device)
         masked, _ = order.choose(scores, step.mask_rate)
-        filled = masked
-        if done < len(schedule) and schedule[done].stage == k:  # what stays masked counts later
-            filled = masked & ~order.choose(scores, schedule[done].mask_rate)[0]
+        scored = masked
+        if done < len(schedule) and schedule[done].stage == k:  # frames that stay masked are scored later
+            scored = masked & ~order.choose(scores, schedule[done].mask_rate)[0]
         logits = logits_fn(mask_for_stage(tokens, masked, k, card), k, step.cfg_coef).double()
-        own = _log_probs(logits, tokens[:, k], step.temperature, decoding)
-        nats[:, k] += own.where(filled, 0).sum(dim=-1)
+        probs = torch.softmax(logits / max(step.temperature, MIN_TEMPERATURE), dim=-1)  # [B, T, card]
+        probs = filter_probs(probs, decoding.top_p, decoding.top_k)
+        own = probs.gather(-1, tokens[:, k, :, None])[..., 0].log()
+        nats[:, k] += own.where(scored, 0).sum(dim=-1)
         if progress is not None:
             progress(done, len(schedule))
     return nats
-
-
-def _log_probs(logits: Tensor, tokens: Tensor, temperature: float, decoding: DecodingConfig) -> Tensor:
-    """Return the log-probability of each token, [B, T], for logits [B, T, card] and tokens [B, T]."""
-    probs = torch.softmax(logits / max(temperature, MIN_TEMPERATURE), dim=-1)
-    probs = filter_probs(probs, decoding.top_p, decoding.top_k)
-    return probs.gather(-1, tokens[..., None])[..., 0].log()

@@ -5,7 +5,6 @@ Shapes: B clips, T frames, L = span_len frames.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magnet_train.decoding.config import DecodingConfig
-from magnet_train.decoding.sampling import uniform
+from magnet_train.decoding.sampling import Generators, uniform
 from magnet_train.masking import least_probable_spans
 
 SETTLED = -1e4  # score of positions that must not be masked again, below every other score
@@ -26,25 +25,20 @@ class Remasking(Protocol):
         """Return the scores before the first step, given the frames that stay (bool [B, T]); both on the CPU."""
 
     def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
-        """Return the frames to mask for a mask rate, bool [B, T], and the most frames, masked or open, of a clip."""
+        """Return the frames to mask again, bool [B, T], and an upper bound of the frames sampled in a clip."""
 
-    def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
+    def score(self, probs: Tensor, chosen: Tensor, masked: Tensor) -> Tensor:
         """Return the scores after a step.
 
-        Args:
-            probs: float [B, T], probabilities of the tokens just sampled.
-            chosen: bool [B, T], what `choose` returned.
-            filled: bool [B, T], the frames that were filled.
+        `probs`, float [B, T], are the probabilities of the sampled tokens; `chosen` is the mask that `choose` returned,
+        `masked` that of the frames that were sampled, both bool [B, T].
         """
 
 
 class ChunkRemasking:
-    """Masks the least probable chunks of L neighbouring frames; a chunk that was kept once stays.
+    """Masks the least probable chunks of `chunk_len` neighbouring frames; an unmasked chunk is never masked again.
 
-    Args:
-        num_frames: T; if it is not a multiple of L the last chunk is shorter.
-        chunk_len: L; 1 ranks single tokens.
-        scoring: "max" or "prod", see `DecodingConfig`.
+    The last chunk may be shorter. `scoring` is "max" or "prod", see `DecodingConfig`.
     """
 
     def __init__(self, num_frames: int, chunk_len: int, scoring: str) -> None:
@@ -63,7 +57,7 @@ class ChunkRemasking:
         frames = chunks.repeat_interleave(self.chunk_len, dim=-1)[:, : self.num_frames]
         return frames, min(int(count.max()) * self.chunk_len, self.num_frames)
 
-    def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
+    def score(self, probs: Tensor, chosen: Tensor, masked: Tensor) -> Tensor:
         # A short last chunk is scored as if its last token went on.
         chunks = self._chunks(F.pad(probs, (0, self.missing), mode="replicate"))
         scores = 1 - chunks.amax(dim=-1) if self.scoring == "max" else -chunks.log().sum(dim=-1)
@@ -75,11 +69,7 @@ class ChunkRemasking:
 
 
 class OverlappingRemasking:
-    """Masks the least probable spans of L frames, which start anywhere and may cover tokens that were kept before.
-
-    Args:
-        span_len: L.
-    """
+    """Masks the least probable spans of L frames, which start anywhere and may cover tokens that were kept before."""
 
     def __init__(self, span_len: int) -> None:
         self.span_len = span_len
@@ -95,8 +85,8 @@ class OverlappingRemasking:
         # Open frames that the first mask misses are filled all the same.
         return frames.to(scores.device), max(*counts, int(frames.sum(dim=-1).max()))
 
-    def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
-        return (-probs.log()).masked_fill(~filled, SETTLED)
+    def score(self, probs: Tensor, chosen: Tensor, masked: Tensor) -> Tensor:
+        return (-probs.log()).masked_fill(~masked, SETTLED)
 
 
 class SpreadRemasking:
@@ -105,20 +95,10 @@ class SpreadRemasking:
     The frames of a step are sampled independently, and neighbours depend on each other most. The order is the van der
     Corput sequence, which always goes into a largest gap (to a frame), from a random first frame in each clip.
 
-    Args:
-        num_frames: T.
-        generator: As for `generate_tokens`.
-        device: Of the generator.
-
     Source: arXiv 2503.17076 (the same idea in two dimensions).
     """
 
-    def __init__(
-        self,
-        num_frames: int,
-        generator: torch.Generator | Sequence[torch.Generator] | None,
-        device: torch.device | str,
-    ) -> None:
+    def __init__(self, num_frames: int, generator: Generators, device: torch.device | str) -> None:
         self.generator, self.device = generator, device
         self.order = bit_reversed_order(num_frames)
 
@@ -127,16 +107,16 @@ class SpreadRemasking:
         first = (uniform((len(keep), 1), self.generator, self.device).cpu() * num_frames).long()
         turn = ((self.order + first) % num_frames).argsort(dim=-1)  # [B, T], when each frame is filled
         turn = turn.masked_fill(keep, -1).argsort(dim=-1, stable=True).argsort(dim=-1, stable=True)
-        self.num_open = (~keep).sum(dim=-1)  # [B]
+        self.num_open = (~keep).sum(dim=-1)
         # Counted from the end: the last `count` frames are those below `count`.
         self.left = (num_frames - 1 - turn).masked_fill(keep, num_frames)
         return torch.zeros(keep.shape, dtype=torch.float32)
 
     def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
-        count = (rate * self.num_open).int().clamp(min=1)  # [B]
+        count = (rate * self.num_open).int().clamp(min=1)
         return (self.left < count[:, None]).to(scores.device, non_blocking=True), int(count.max())
 
-    def score(self, probs: Tensor, chosen: Tensor, filled: Tensor) -> Tensor:
+    def score(self, probs: Tensor, chosen: Tensor, masked: Tensor) -> Tensor:
         return torch.zeros_like(probs)
 
 
@@ -155,7 +135,7 @@ def remasking_for(
     decoding: DecodingConfig,
     num_frames: int,
     span_len: int,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
+    generator: Generators,
     device: torch.device | str,
 ) -> Remasking:
     """Return the strategy of the settings; `generator` is on `device`."""

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from magnet_train.decoding.config import DecodingConfig
 
+# One for all clips, one for each clip, or torch's global one.
+Generators = torch.Generator | Sequence[torch.Generator] | None
 ROUNDING = 1e-5  # above the error of sums of probabilities in float32
 MIN_TEMPERATURE = 1e-2  # the annealed temperature ends at 0, where softmax is undefined
 
@@ -20,22 +22,19 @@ MIN_TEMPERATURE = 1e-2  # the annealed temperature ends at 0, where softmax is u
 def clip_generators(seed: int, indices: Iterable[int], device: torch.device | str) -> list[torch.Generator]:
     """Return a generator for each clip, a function of (seed, index) alone, whatever batch or rank makes the clip.
 
-    Args:
-        seed: Seed of the whole set of clips.
-        indices: Index of each clip within the set.
-        device: Where to draw; devices of one kind draw the same numbers.
+    Devices of one kind draw the same numbers.
     """
     return [torch.Generator(device).manual_seed(_clip_seed(seed, index)) for index in indices]
 
 
 def _clip_seed(seed: int, index: int) -> int:
-    """Hash (seed, index) to 0..2^63-1: a sum would give clip 1 of seed 0 the noise of clip 0 of seed 1."""
+    """Hash (seed, index) to 0..2^63-1; their sum would give clip 1 of seed 0 the noise of clip 0 of seed 1."""
     pair = b"".join(number.to_bytes(16, "little", signed=True) for number in (seed, index))
     return int.from_bytes(hashlib.blake2b(pair, digest_size=8).digest(), "little") >> 1
 
 
 def filter_probs(probs: Tensor, top_p: float, top_k: int) -> Tensor:
-    """Zero the improbable tokens and renormalise.
+    """Set the probability of the less probable tokens to 0, and renormalise.
 
     Args:
         probs: float [..., card].
@@ -57,22 +56,16 @@ def filter_probs(probs: Tensor, top_p: float, top_k: int) -> Tensor:
 
 
 def exponential_noise(
-    shape: tuple[int, int, int],
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    device: torch.device | str,
+    shape: tuple[int, int, int], generator: Generators, device: torch.device | str
 ) -> Tensor:
     """Draw exponential noise float32 [B, T, card] for `sample_categorical`.
 
-    It is drawn for every frame, so that the noise of one does not depend on which others are computed.
+    It is drawn for all frames, so that a frame's noise does not depend on which others are computed.
     """
     return uniform(shape, generator, device).log_().neg_()
 
 
-def uniform(
-    shape: tuple[int, ...],
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    device: torch.device | str,
-) -> Tensor:
+def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device | str) -> Tensor:
     """Draw float32 `shape` from 0..1; the first dimension is the clips, each of which may have a generator."""
     if isinstance(generator, Sequence):
         return torch.stack([uniform(shape[1:], each, device) for each in generator])
@@ -80,25 +73,22 @@ def uniform(
 
 
 def sample_categorical(probs: Tensor, noise: Tensor) -> Tensor:
-    """Draw one id from each distribution by an exponential race: the token with the smallest noise / probability.
+    """Draw one id from each distribution, int64 [...]: the token with the smallest noise / probability.
 
     Rounding matters only where two tokens nearly tie, so the same noise gives the same token in a batch of any size.
 
     Args:
         probs: float [..., card], normalised or not.
         noise: float [..., card], see `exponential_noise`.
-
-    Returns:
-        int64 [...].
     """
     return (probs / noise).argmax(dim=-1)
 
 
 def sample_nucleus(probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
-    """Draw from the smallest set of tokens whose probability exceeds `top_p`, sorting as little as possible.
+    """Draw from the smallest set of tokens whose probability exceeds `top_p`, sorting few rows.
 
-    The winner of a race of all tokens, if it lies in the set, is the winner of the set. One sum shows whether it does;
-    only other rows are sorted.
+    A token drawn from all tokens that lies in the set is also the one drawn from the set. A sum shows whether it does;
+    only the other rows are sorted.
 
     Args:
         probs: float [N, card].
@@ -106,7 +96,7 @@ def sample_nucleus(probs: Tensor, top_p: float, noise: Tensor) -> Tensor:
         noise: float [N, card], see `exponential_noise`.
 
     Returns:
-        int64 [N], what `filter_probs` and `sample_categorical` give.
+        int64 [N], the result of `filter_probs` and `sample_categorical`.
     """
     if probs.device.type != "cpu":  # the number of rows to sort would synchronise with the GPU
         return sample_categorical(filter_probs(probs, top_p, 0), noise)

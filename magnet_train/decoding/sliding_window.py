@@ -1,4 +1,4 @@
-"""Sliding window: clips longer than those of the training, each window in sight of the one before.
+"""Sliding window: clips longer than the training clips, and seamless loops.
 
 A model whose training clips begin on the beat has learned that frame 0 is one. A window that begins elsewhere in a clip
 or loop has to be moved by a whole number of beats, which `find_repeat` finds.
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from magnet_train.decoding import Progress
 
-# Parts of a window. A model ends a clip as those of its training ended, so the next window makes the last frames again.
-# It begins on a beat and in sight of 3/8 to 3/4 of a window; between the two is room for a beat.
+# Parts of a window. A model ends a window as its training clips ended, so the next window generates the last frames
+# again. Windows overlap by 3/8 to 3/4, which leaves room to begin on a beat.
 ENDING = 1 / 8
 LEAST_SEEN = 3 / 8
 MOST_SEEN = 3 / 4
@@ -43,22 +43,19 @@ def continue_tokens(
     features: Features,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Fill a clip from left to right.
+    """Fill clips from left to right, each window overlapping the one before; return int64 [B, K, T].
 
     A model takes the first frame of a window for the beginning of a clip, so each window begins where the sound
     resembles the beginning of the window before: on a beat, if there is one.
 
     Args:
-        given: int64 [B, K, T]; the first `prompt` frames stay.
-        prompt: Number of frames that stay, 0..T.
+        given: int64 [B, K, T].
+        prompt: Number of frames at the beginning that stay, 0..T.
         window: W, at most T.
         make: Generates the missing frames of a window.
         features: Features of each frame, for finding repetitions.
         progress: Called after each step with (steps done, steps in all) of all windows, whose number is an estimate
             until the last one.
-
-    Returns:
-        int64 [B, K, T].
     """
     num_frames = given.shape[-1]
     # The last window may extend beyond the end of the clip.
@@ -85,6 +82,33 @@ def continue_tokens(
     return tokens[..., :num_frames]
 
 
+def close_loop(
+    tokens: Tensor, stays: Tensor, window: int, seam: int, make: MakeWindow, features: Features
+) -> Tensor:
+    """Turn clips into seamless loops, int64 [B, K, T]: generate both ends again, each with the other in its context.
+
+    A clip is rotated, so that its ends meet inside a window that begins on a beat. All frames but those of the seam stay.
+
+    Args:
+        tokens: int64 [B, K, T], clips.
+        stays: bool [B, K, T], tokens that stay even at the seam, such as a prompt.
+        window: Frames of the model's clips.
+        seam: Frames to generate again, half of them on each side.
+        make: Generates the missing frames of a window.
+        features: Features of each frame, for finding the beat.
+    """
+    num_frames = tokens.shape[-1]
+    window, half = min(window, num_frames), min(seam, num_frames) // 2
+    first = num_frames - round(MOST_SEEN * window)
+    sound = features(tokens)
+    start = first + find_repeat(sound[..., : round(LEAST_SEEN * window)], sound[..., first:])  # [B]
+    frames = _frames(start, window) % num_frames  # [B, window]
+    place = frames[:, None].expand(-1, tokens.shape[1], -1)
+    at_seam = (frames < half) | (frames >= num_frames - half)
+    keep = ~at_seam[:, None] | stays.to(tokens.device).gather(2, place)
+    return tokens.scatter(2, place, make(prompt=tokens.gather(2, place), keep=keep, progress=None))
+
+
 def _next_begin(tokens: Tensor, begin: Tensor, done: Tensor, window: int, features: Features) -> Tensor:
     """Return the first frame of each clip's next window, int64 [B]."""
     least, most = round(LEAST_SEEN * window), round(MOST_SEEN * window)
@@ -97,7 +121,7 @@ def _next_begin(tokens: Tensor, begin: Tensor, done: Tensor, window: int, featur
 
 
 def _frames(start: Tensor, count: int) -> Tensor:
-    """Return the numbers of `count` frames of each clip, int64 [B, count]."""
+    """Return the indices of `count` frames of each clip, int64 [B, count]."""
     return start[:, None] + torch.arange(count, device=start.device)
 
 
@@ -113,10 +137,10 @@ def _part_of(progress: Progress | None, number: int, parts: int) -> Progress | N
 
 
 def find_repeat(pattern: Tensor, search: Tensor) -> Tensor:
-    """Return the offset at which searched frames repeat a pattern, so that a cut falls on the beat.
+    """Find the offset at which searched frames repeat a pattern, so that a cut falls on the beat.
 
     Args:
-        pattern: Features of N frames, float [B, D, N]; embeddings of tokens for one.
+        pattern: Features of N frames, float [B, D, N], such as embeddings of tokens.
         search: Features of S frames, float [B, D, S], S >= N.
 
     Returns:

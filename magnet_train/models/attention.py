@@ -137,11 +137,11 @@ class CrossAttention(Projections):
         return self.out_proj(out)  # type: ignore[no-any-return]
 
     def prepare(self, text: TextStates) -> TextStates | TextMemory:
-        """Compute once per generation what does not depend on the frames.
+        """Compute the projections of a text once per generation.
 
-        Short texts are folded: q K^T = x (W_q^T K^T) and (A V) W_o^T = A (V W_o^T), so each frame needs S products a
-        head instead of the D of two projections. Weights that are not plain (LoRA, FSDP) work through their modules
-        alone, so the text stays as it is.
+        The projections of the frames are folded into those of short texts: q K^T = x (W_q^T K^T) and
+        (A V) W_o^T = A (V W_o^T), so each frame needs S products a head instead of D. Weights that are not plain
+        parameters (LoRA, FSDP) can only be used through their modules, so the text stays as it is.
         """
         linears = (self.q_proj, self.k_proj, self.v_proj, self.out_proj)
         if not all(type(linear) is nn.Linear and type(linear.weight) is nn.Parameter for linear in linears):

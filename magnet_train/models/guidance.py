@@ -17,13 +17,13 @@ from magnet_train.models.transformer import MagnetTransformer
 
 
 class GuidedLogits:
-    """Logits pushed away from those without a text; the text is read once for a whole generation.
+    """Logits with classifier-free guidance; the text is projected once for a whole generation.
 
     Args:
         lm: The model.
         text: float [B, S, text_dim], raw text-encoder states; None generates without a text.
         text_mask: bool [B, S], true where `text` holds a token.
-        hide_padding: Hide the padding of texts even from a model that was trained with padding as keys.
+        hide_padding: Hide the padding of texts also from a model that was trained with padding as keys.
     """
 
     def __init__(
@@ -48,14 +48,11 @@ class GuidedLogits:
             stage: k.
             cfg_coef: 0 ignores the text, 1 takes the conditional prediction, more exaggerates it.
         """
-        return self._logits(tokens, stage, cfg_coef)
+        return self.at(tokens, stage, cfg_coef, None)
 
-    def at(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor) -> Tensor:
-        """Return guided logits float32 [B, M, card] of the frames int64 [B, M] alone."""
-        return self._logits(tokens, stage, cfg_coef, frames)
-
-    def _logits(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor | None = None) -> Tensor:
-        if self._texts is None or cfg_coef == 1.0:  # the prediction without a text has no share in the result
+    def at(self, tokens: Tensor, stage: int, cfg_coef: float, frames: Tensor | None) -> Tensor:
+        """Return guided logits float32 [B, M, card] of the frames int64 [B, M], or of all if None."""
+        if self._texts is None or cfg_coef == 1.0:  # the prediction without a text has weight 0
             return self._predict(tokens, stage, frames)
         # The rows without a text come second and skip cross-attention.
         tokens, frames = tokens.repeat(2, 1, 1), None if frames is None else frames.repeat(2, 1)

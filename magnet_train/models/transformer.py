@@ -169,21 +169,14 @@ class MagnetTransformer(nn.Module):
     ) -> Tensor:
         """Return the hidden states [B, T, D] that `head` reads.
 
-        Args:
-            tokens: As in `forward`, like `stage`, `text` and `text_mask`.
-            stage: k.
-            text: States of the text encoder.
-            text_mask: Where they hold a token.
-            rows: Clips that have a text. By default read from a `text_mask` on the CPU; from one on a GPU that would
-                synchronise, so all clips count.
+        The arguments are those of `forward`, and the `rows` (clips) that have a text. By default these are read from a
+        `text_mask` on the CPU; from one on a GPU that would synchronise, so all clips count.
         """
         if text is None:
             return self.states(tokens, stage)
         if rows is None:
             rows = _rows_with_text(text_mask, len(tokens))
-        rows = rows or [
-            0
-        ]  # at least one row, so that every weight gets a gradient: DDP waits for all of them
+        rows = rows or [0]  # so that every weight gets a gradient: DDP waits for all of them
         if len(rows) == len(tokens):
             return self.states(tokens, stage, [self.read_text(text, text_mask)] * len(self.layers))
         order = torch.tensor([*rows, *sorted(set(range(len(tokens))) - set(rows))])

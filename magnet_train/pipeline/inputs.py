@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from magnet_train.checkpoints.settings import LONGEST_CLIP
+from magnet_train.checkpoints.bundle import LONGEST_CLIP
 from magnet_train.errors import UserError
 
 LARGEST_SEED = 2**63 - 1  # limit of torch

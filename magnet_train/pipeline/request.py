@@ -25,8 +25,7 @@ from magnet_train.decoding import (
 )
 from magnet_train.decoding.editing import ROUNDING
 from magnet_train.decoding.generate import given_tokens
-from magnet_train.decoding.looping import close_loop
-from magnet_train.decoding.sliding_window import continue_tokens
+from magnet_train.decoding.sliding_window import close_loop, continue_tokens
 from magnet_train.errors import UserError
 from magnet_train.models import GuidedLogits
 from magnet_train.pipeline import inputs

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from magnet_train.checkpoints.bundle import load_plain
+from magnet_train.checkpoints.torch_file import load_plain
 from magnet_train.errors import UserError, first_line
 from magnet_train.storage.atomic_io import atomic_write, point_to
 
@@ -21,19 +21,14 @@ LAST = "last.ckpt"  # link to the newest checkpoint of its folder
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write next to the target, fsync and rename, then point `last.ckpt` of the same folder to it.
 
-    A kill, a full disk or a power cut leaves the previous checkpoint. Lightning writes to TMPDIR first; on another
-    filesystem its last step is a copy, which a kill can interrupt.
+    A kill, a full disk or a power cut leaves the previous checkpoint. Lightning writes to TMPDIR and then moves the file;
+    across filesystems that is a copy, which a kill can interrupt.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write one checkpoint as a whole, or leave the previous one.
-
-        Args:
-            checkpoint: Content, as Lightning collected it.
-            path: File to write.
-            storage_options: Unused.
+        """Write a checkpoint as a whole, or leave the previous one.
 
         Raises:
             UserError: The disk is full, or the folder cannot be written to.
@@ -52,11 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint to the CPU as plain data, whatever `weights_only` is.
-
-        Raises:
-            UserError: It is missing, damaged, or holds more than plain data.
-        """
+        """Read a checkpoint to the CPU; errors as of `load_plain`."""
         content = load_plain(Path(path))
         if not isinstance(content, dict):
             raise UserError(f"{path} is not a training checkpoint; name one that `fit` saved.")
@@ -67,8 +58,7 @@ def find_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
     """Choose the checkpoint to resume from in the folder of a run.
 
     Returns:
-        The readable checkpoint with most optimizer steps, None without one; and a sentence for each later one that is
-        unreadable.
+        The readable checkpoint with the most optimizer steps, or None; a sentence for each unreadable one with more.
     """
     unreadable: list[str] = []
     for path in checkpoints_of(run):
@@ -86,23 +76,18 @@ def checkpoints_of(run: Path) -> list[Path]:
     sorted by the step in its name, and first without one, so that it is reported.
     """
 
-    def step_in_name(path: Path) -> float:
-        named = re.search(r"step=(\d+)", path.name)
-        return int(named[1]) if named else math.inf
-
     def order(path: Path) -> tuple[float, int, str]:
-        step = step_of(path)
-        return step_in_name(path) if step is None else step, path.stat().st_mtime_ns, path.name
+        step = (peek(path) or {}).get("global_step")
+        if not isinstance(step, int):
+            named = re.search(r"step=(\d+)", path.name)
+            step = int(named[1]) if named else math.inf
+        return step, path.stat().st_mtime_ns, path.name
 
     return sorted((path for path in run.glob("*.ckpt") if not path.is_symlink()), key=order, reverse=True)
 
 
 def why_unreadable(path: Path) -> str | None:
-    """Check every byte of a checkpoint against its checksums, which torch ignores when it loads.
-
-    Returns:
-        None if it is readable, else what is wrong with it.
-    """
+    """Check all bytes of a checkpoint against its checksums, which torch ignores; return what is wrong, or None."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -114,12 +99,6 @@ def why_unreadable(path: Path) -> str | None:
     if not isinstance(content, dict) or not {"state_dict", "loops", "optimizer_states"} <= content.keys():
         return "it holds weights but no training state"
     return None
-
-
-def step_of(path: Path) -> int | None:
-    """Return the number of optimizer steps of a checkpoint without reading its weights; None if unreadable."""
-    step = (peek(path) or {}).get("global_step")
-    return step if isinstance(step, int) else None
 
 
 def peek(path: Path) -> dict[str, Any] | None:

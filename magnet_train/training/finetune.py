@@ -32,7 +32,7 @@ class TrainableParameters(ABC):
         """Freeze all other parameters."""
 
     def record(self) -> dict[str, Any]:
-        """Return the settings that a checkpoint needs to be read; empty where it holds the whole model."""
+        """Return the origin that a checkpoint records; empty where it holds the whole model."""
         return {}
 
 
@@ -70,7 +70,7 @@ class Freeze(TrainableParameters):
 class LoRA(TrainableParameters):
     """Train low-rank additions to the linear maps of the layers; the model itself is frozen.
 
-    Checkpoints hold only the additions, so reading one needs the base model.
+    Checkpoints hold only the additions; reading one needs the base model.
 
     Args:
         rank: Rank of each addition, at least 1.
@@ -86,11 +86,7 @@ class LoRA(TrainableParameters):
     """
 
     def __init__(
-        self,
-        rank: int = 16,
-        alpha: float = 16.0,
-        dropout: float = 0.0,
-        targets: tuple[str, ...] = LINEARS,
+        self, rank: int = 16, alpha: float = 16.0, dropout: float = 0.0, targets: tuple[str, ...] = LINEARS
     ) -> None:
         if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
             raise UserError(
@@ -102,13 +98,10 @@ class LoRA(TrainableParameters):
         self.rank, self.alpha, self.dropout, self.targets = rank, alpha, dropout, tuple(targets)
 
     def apply(self, module: nn.Module) -> None:
-        """Add to `module.lm`, freeze all else, and keep the frozen weights out of its state dict."""
+        """Add to `module.lm`, freeze all else, and keep the frozen weights out of the state dict."""
         module.requires_grad_(False)
         config = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,
-            lora_dropout=self.dropout,
-            target_modules=list(self.targets),
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=list(self.targets)
         )
         inject_adapter_in_model(config, module.lm, adapter_name=ADAPTER)
         frozen = {name for name in module.state_dict() if not is_adapter_weight(name)}
@@ -126,18 +119,14 @@ class LoRA(TrainableParameters):
         module.register_load_state_dict_pre_hook(keep_frozen)  # type: ignore[no-untyped-call]
 
     def record(self) -> dict[str, Any]:
-        """Return the settings that place the additions."""
+        """Return what merging the additions needs."""
         return {
             "adapter": {"kind": "lora", "rank": self.rank, "alpha": self.alpha, "targets": list(self.targets)}
         }
 
 
 def take_architecture(settings: Any, base: ModelBundle) -> None:
-    """Replace the sizes and the text encoder of a configuration by those of the base model.
-
-    Args:
-        settings: `model.init_args` of the configuration; its `lm` and `text` are changed.
-        base: Model of `--init_from`.
+    """Replace the sizes and the text encoder in `model.init_args` of a configuration by those of the base model.
 
     Raises:
         UserError: This version does not know the text encoder.
@@ -145,7 +134,18 @@ def take_architecture(settings: Any, base: ModelBundle) -> None:
     for name, value in base.lm.items():
         if name not in LINKED:
             settings.lm.init_args[name] = value
-    settings.text.class_path, arguments = _text_settings(base)
+    arguments = dict(base.text)
+    kind = str(arguments.pop("kind", None))
+    if kind not in KINDS:
+        raise UserError(f"{base.source} has a text encoder of unknown kind '{kind}'; update magnet-train.")
+    if "name" in arguments:
+        name = arguments.pop("name")
+        arguments["tokenizer" if kind == "words" else "name"] = str(base.text_folder or name)
+    if kind == "t5":
+        arguments["pretrained"] = not arguments["trainable"]
+        if base.text_folder is not None:
+            arguments.pop("revision", None)
+    settings.text.class_path = f"magnet_train.text.{KINDS[kind].__name__}"
     settings.text.init_args = type(settings)(**arguments)
 
 
@@ -155,7 +155,7 @@ def start(
     tuning: TrainableParameters | None,
     data: Mapping[str, Any],
 ) -> None:
-    """Load the base weights, select the trainable parameters, and record both for checkpoints.
+    """Load the base weights, select the trainable parameters, and record both and a summary of the data.
 
     Args:
         module: Module with random weights.
@@ -168,7 +168,12 @@ def start(
     """
     module.origin["data"] = dict(data)
     if base is not None:
-        _require_same_codec(base, module)
+        base.codec.require_same_tokens(module.codec, base.source, "the data")
+        if not (base.codec.sha256 and module.codec.sha256) and base.codec.id != module.codec.id:
+            rank_zero_warn(
+                f"{base.source} was trained on tokens of codec {base.codec.id} and the data has those of "
+                f"{module.codec.id}; a hash is missing, so check that both are the same codec."
+            )
         load_weights(nn.ModuleDict({"lm": module.lm, "text": module.text}), base.weights, base.source)
         module.origin["base"] = _identity(base)
         module.origin["licence"] = base.licence
@@ -183,15 +188,6 @@ def start(
         module.origin.update(tuning.record())
 
 
-def _require_same_codec(base: ModelBundle, module: MagnetModule) -> None:
-    base.codec.require_same_tokens(module.codec, base.source, "the data")
-    if not (base.codec.sha256 and module.codec.sha256) and base.codec.id != module.codec.id:
-        rank_zero_warn(
-            f"{base.source} was trained on tokens of codec {base.codec.id} and the data has those of {module.codec.id}; "
-            "a hash is missing, so check that both are the same codec."
-        )
-
-
 def _identity(base: ModelBundle) -> dict[str, Any]:
     """Identify the base model; by its full path if it is local, since an adapter needs it."""
     local = Path(base.source)
@@ -201,19 +197,3 @@ def _identity(base: ModelBundle) -> dict[str, Any]:
         "weights_sha256": weights_sha256(base.weights),
     }
     return identity if base.licence == UNSPECIFIED else {**identity, "licence": base.licence}
-
-
-def _text_settings(base: ModelBundle) -> tuple[str, dict[str, Any]]:
-    """Translate the text encoder's description into a class path and its arguments."""
-    arguments = dict(base.text)
-    kind = str(arguments.pop("kind", None))
-    if kind not in KINDS:
-        raise UserError(f"{base.source} has a text encoder of unknown kind '{kind}'; update magnet-train.")
-    if "name" in arguments:
-        name = arguments.pop("name")
-        arguments["tokenizer" if kind == "words" else "name"] = str(base.text_folder or name)
-    if kind == "t5":
-        arguments["pretrained"] = not arguments["trainable"]
-        if base.text_folder is not None:
-            arguments.pop("revision", None)
-    return f"magnet_train.text.{KINDS[kind].__name__}", arguments

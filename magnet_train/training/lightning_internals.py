@@ -1,7 +1,7 @@
 """Private parts of Lightning that the package depends on, one function each.
 
 Tried with Lightning 2.6.0 and 2.6.6. `tests/magnet_train/training/test_lightning_internals.py` checks that the installed
-version has every one of them. Loop progress counts batches as ready, started, processed and completed, in that order;
+version has every one of them. Loop progress counts batches as ready, started, processed and completed, in this order;
 the hooks of a batch run between processed and completed. `magnet_train.cli.lightning` also overrides `LightningCLI._get`,
 `._parse_ckpt_path` and `._prepare_subcommand_kwargs`.
 """
@@ -23,7 +23,7 @@ EPOCH_STATE, STEPPED = "epoch_loop.state_dict", "_batches_that_stepped"
 
 
 def disable_signal_handlers(trainer: pl.Trainer) -> None:
-    """Keep Lightning from installing its signal handlers, which broadcast from inside the signal."""
+    """Keep Lightning from installing its signal handlers: they broadcast within a signal, where ranks cannot agree."""
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
@@ -51,12 +51,12 @@ def in_batch_end_hooks(trainer: pl.Trainer) -> bool:
 
 
 def validation_is_due(trainer: pl.Trainer) -> bool:
-    """Return whether Lightning will validate right after the hooks that are running; False by the clock."""
+    """Return whether Lightning validates right after the hooks that are running; False if it validates by time."""
     loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
     if not in_batch_end_hooks(trainer) or fetcher is None or loop.val_loop.skip:
         return False
-    by_the_clock = trainer._val_check_time_interval is not None  # type: ignore[attr-defined]
-    return not by_the_clock and bool(loop._should_check_val_fx(fetcher))
+    by_time = trainer._val_check_time_interval is not None  # type: ignore[attr-defined]
+    return not by_time and bool(loop._should_check_val_fx(fetcher))
 
 
 def batches_ready(trainer: pl.Trainer) -> int:
@@ -65,7 +65,7 @@ def batches_ready(trainer: pl.Trainer) -> int:
 
 
 def drop_batches(checkpoint: dict[str, Any], batches: int) -> None:
-    """Take a checkpoint's counters back by the batches after its last optimizer step."""
+    """Remove the batches after the last optimizer step from a checkpoint's counters."""
     state = checkpoint["loops"]["fit_loop"]
     for counters in (state[BATCHES]["total"], state[BATCHES]["current"]):
         ready = counters["ready"] - batches
@@ -74,7 +74,7 @@ def drop_batches(checkpoint: dict[str, Any], batches: int) -> None:
 
 
 def restart_validation(checkpoint: dict[str, Any]) -> None:
-    """Let a resume repeat the validation that is running when the checkpoint is saved."""
+    """Let a resume repeat the validation that is running while the checkpoint is saved."""
     progress = checkpoint["loops"]["fit_loop"][VALIDATION_BATCHES]
     _begin_validation(progress, progress["total"]["completed"] - progress["current"]["completed"])
 
@@ -88,7 +88,7 @@ def start_with_validation(checkpoint: dict[str, Any]) -> None:
 
 
 def _begin_validation(progress: dict[str, Any], earlier: int) -> None:
-    """Describe a validation in its first batch, after `earlier` batches of other validations: Lightning repeats it."""
+    """Set the counters to the first batch of a validation, after `earlier` batches of other validations."""
     for part, done in (("total", earlier), ("current", 0)):
         progress[part] |= {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
     progress["is_last_batch"] = False

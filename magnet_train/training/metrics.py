@@ -18,11 +18,8 @@ RATE_BUCKETS = 4  # quarters of the mask rate
 class MaskedTokenMetrics(Metric):
     """Loss and accuracy of masked tokens, summed over batches and ranks.
 
-    Decoding begins with nearly everything masked and ends with nearly nothing, which a mean over all tokens hides. So
-    the numbers are also kept by mask rate.
-
-    Args:
-        n_q: K, number of codebooks.
+    The numbers are also kept by mask rate: decoding begins with nearly everything masked and ends with nearly nothing,
+    which a mean over all tokens hides.
     """
 
     full_state_update = False
@@ -31,8 +28,7 @@ class MaskedTokenMetrics(Metric):
     def __init__(self, n_q: int) -> None:
         super().__init__()
         self.n_q = n_q
-        zeros = torch.zeros(n_q, RATE_BUCKETS, 3)
-        self.add_state("sums", zeros, dist_reduce_fx="sum")
+        self.add_state("sums", torch.zeros(n_q, RATE_BUCKETS, 3), dist_reduce_fx="sum")
 
     def _apply(self, fn: Callable[..., Tensor], exclude_state: Sequence[str] = ()) -> Self:
         """Move to the device of the model, but stay in float32: in 16 bits, sums stop growing at 256 or 2,048."""
@@ -58,7 +54,7 @@ class MaskedTokenMetrics(Metric):
         self.sums[prediction.stage] += batch
 
     def compute(self) -> dict[str, Tensor]:
-        """Return means by name: `loss` is the mean of the codebooks' losses; what has no token is left out.
+        """Return means by name; `loss` is the mean of the codebooks' losses, and means over no token are left out.
 
         Returns:
             `loss`, `loss_codebook_k`, `perplexity_codebook_k`, `accuracy_codebook_k`, and for each quarter of
@@ -70,20 +66,18 @@ class MaskedTokenMetrics(Metric):
             numbers |= _means(self.sums[k].sum(dim=0), f"codebook_{k}")
             for bucket in range(RATE_BUCKETS):
                 where = f"codebook_{k}_masked_{bucket * quarter}_{(bucket + 1) * quarter}"
-                numbers |= {
-                    f"by_rate/{name}": value for name, value in _means(self.sums[k, bucket], where).items()
-                }
+                numbers |= _means(self.sums[k, bucket], where, "by_rate/")
         losses = [numbers[f"loss_codebook_{k}"] for k in range(self.n_q) if f"loss_codebook_{k}" in numbers]
         return numbers | ({"loss": torch.stack(losses).mean()} if losses else {})
 
 
-def _means(sums: Tensor, name: str) -> dict[str, Tensor]:
+def _means(sums: Tensor, name: str, prefix: str = "") -> dict[str, Tensor]:
     loss, right, count = sums
     if count == 0:
         return {}
     mean = loss / count
     return {
-        f"loss_{name}": mean.float(),
-        f"perplexity_{name}": mean.exp().float(),
-        f"accuracy_{name}": (right / count).float(),
+        f"{prefix}loss_{name}": mean.float(),
+        f"{prefix}perplexity_{name}": mean.exp().float(),
+        f"{prefix}accuracy_{name}": (right / count).float(),
     }

@@ -1,4 +1,4 @@
-"""The LightningModule: connects data, masking, model, objective and decoding to the trainer. No maths of its own.
+"""The LightningModule: connects data, masking, model, objective and decoding to the trainer.
 
 Shapes: B clips, K codebooks, T frames. A batch is a dict, see `TokenBatch`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from magnet_train.checkpoints.bundle import FORMAT, KEY, ORIGIN
+from magnet_train.checkpoints.bundle import FORMAT, KEY, ORIGIN, settings_record
 from magnet_train.decoding import DecodingConfig, clip_generators, generate_tokens
 from magnet_train.errors import UserError, first_line
 from magnet_train.masking import draw_stage, mask_rate, span_mask, stratified_stages
@@ -38,9 +38,17 @@ from magnet_train.training.parallel import (
 )
 
 ON_HOST = ("noise", "valid", "slot")  # entries of a batch that stay on the CPU
-
-# Optimizer settings that have to be finite.
+# Optimizer settings that have to be finite; others use inf for "no limit", such as Prodigy's growth_rate.
 _FINITE = {"lr", "betas", "eps", "weight_decay", "momentum"}
+
+
+class TrainedBatch(NamedTuple):
+    """What a micro-batch trained on, for `ThroughputMonitor`."""
+
+    stages: list[int]  # codebook of each of the B clips
+    scored: Tensor  # bool [B, T], frames with a loss
+    with_text: list[int]  # clips with a caption
+    text_positions: int  # S, padded length of the captions
 
 
 class MagnetModule(pl.LightningModule):
@@ -104,10 +112,9 @@ class MagnetModule(pl.LightningModule):
         self.stage_sampling = stage_sampling
         self.decoding = decoding
         self.sample_prompts = sample_prompts or []
-        self.origin: dict[
-            str, Any
-        ] = {}  # base model, licence and adapter; see `magnet_train.training.finetune`
+        self.origin: dict[str, Any] = {}  # `ORIGIN` of checkpoints; see `magnet_train.training.finetune`
         self.sampled_tokens: Tensor | None = None  # int64 [prompts, K, T] of the last validation
+        self.trained_batch: TrainedBatch | None = None  # the last one
         self.recompute_activations, self.compile_layers = recompute_activations, compile
         self._configured = False
         if warmup_steps < 0:
@@ -146,7 +153,7 @@ class MagnetModule(pl.LightningModule):
             shard(self.lm, self.text, self.device_mesh["data_parallel"], str(self.trainer.precision))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Keep on the CPU what shapes the work, so the step never synchronises with the GPU."""
+        """Keep on the CPU what determines tensor shapes, so the step never synchronises with the GPU."""
         stay = {name: batch[name] for name in ON_HOST if name in batch}
         move = {name: value for name, value in batch.items() if name not in stay}
         return super().transfer_batch_to_device(move, device, dataloader_idx) | stay
@@ -163,6 +170,7 @@ class MagnetModule(pl.LightningModule):
         keep_condition = batch["noise"][:, CONDITION] >= self.cfg_dropout
         text_mask = text_mask & keep_condition.to(text_mask.device, non_blocking=True)[:, None]
         with_text = [row for row, keep in enumerate(keep_condition.tolist()) if keep and batch["text"][row]]
+        self.trained_batch = TrainedBatch(stages, mask & batch["valid"], with_text, hidden.shape[1])
         run_all_stages = self.stage_sampling == "stratified" and is_sharded(self.lm)
         predictions = predict_masked(
             self.lm,
@@ -181,8 +189,7 @@ class MagnetModule(pl.LightningModule):
         return sums.total / mask.shape[-1]
 
     def on_train_start(self) -> None:
-        """Drop the sums of an accumulation that an earlier run did not finish."""
-        self._sums = None
+        self._sums = None  # of an accumulation that an earlier run did not finish
 
     def optimizer_step(
         self,
@@ -228,23 +235,20 @@ class MagnetModule(pl.LightningModule):
         assert isinstance(sums, Tensor)
         self._sums = None
         loss, count = sums
+        scored = count.sum().clamp(min=1)
         micro_batches = self.trainer.world_size * self.trainer.accumulate_grad_batches
         frames = self.codec.frames(self.segment_duration)
-        self.mean_scale, scale = gradient_scale(count.sum().clamp(min=1), frames, micro_batches)
+        self.mean_scale, scale = gradient_scale(scored, frames, micro_batches)
         gradients = [local_part(p.grad) for p in self.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, scale)
-        self._log_training(loss, count)
-
-    def _log_training(self, loss: Tensor, count: Tensor) -> None:
-        """Log the step's mean loss, equal on every rank."""
-        self.log("train/loss", loss.sum() / count.sum().clamp(min=1), prog_bar=True, batch_size=1)
+        self.log("train/loss", loss.sum() / scored, prog_bar=True, batch_size=1)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            trained = count.tolist()
-            for stage in (k for k in range(self.codec.n_q) if trained[k]):
-                self.log(f"train/loss_codebook_{stage}", loss[stage] / trained[stage], batch_size=1)
+            for k, scored_here in enumerate(count.tolist()):
+                if scored_here:
+                    self.log(f"train/loss_codebook_{k}", loss[k] / scored_here, batch_size=1)
 
     def stages_of(self, batch: TokenBatch) -> list[int]:
-        """Return the codebook that each clip of the batch trains, B numbers."""
+        """Return the codebook that each clip trains, B numbers."""
         if self.stage_sampling == "stratified":
             return stratified_stages(batch["slot"], self.stage_weights).tolist()
         return [draw_stage(self.seed, self.global_step, self.stage_weights)] * len(batch["text"])
@@ -256,10 +260,10 @@ class MagnetModule(pl.LightningModule):
         hidden, text_mask = self.text(batch["text"])
         for k in range(self.codec.n_q):
             stages = [k] * len(batch["text"])
-            for prediction in predict_masked(
+            (prediction,) = predict_masked(
                 self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask
-            ):
-                self.held_out.update(prediction, rate)
+            )
+            self.held_out.update(prediction, rate)
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, perplexity and accuracy by codebook, then sample the fixed prompts."""
@@ -282,11 +286,9 @@ class MagnetModule(pl.LightningModule):
         return gathered.transpose(0, 1).flatten(0, 1)[: len(prompts)]
 
     def test_step(self, batch: TokenBatch, batch_idx: int) -> None:
-        """Measure as in validation."""
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        """Log as in validation, under `test/`."""
         self._log_validation("test")
 
     def predict_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
@@ -294,17 +296,9 @@ class MagnetModule(pl.LightningModule):
         return self.sample(batch["text"], self.seed, batch["slot"].tolist())
 
     def sample(self, texts: Sequence[str | None], seed: int, indices: Sequence[int] | None = None) -> Tensor:
-        """Generate clips of `segment_duration` with the decoding settings of the module.
+        """Generate clips of `segment_duration` with the module's decoding settings, int64 [B, K, T].
 
-        A clip depends on (weights, caption, seed, index) alone, see `Magnet.generate`.
-
-        Args:
-            texts: B captions; None or "" generates without one.
-            seed: Of the noise; repeatable on the same kind of device.
-            indices: Number of each clip; 0..B-1 when None.
-
-        Returns:
-            int64 [B, K, T].
+        A clip depends on (weights, caption, seed, index) alone, see `Magnet.generate`; the indices are 0..B-1 when None.
         """
         indices = range(len(texts)) if indices is None else indices
         size = 1 if self.device.type == "cpu" else len(texts)
@@ -312,7 +306,6 @@ class MagnetModule(pl.LightningModule):
         return torch.cat([self._sample(texts[part], seed, indices[part]) for part in parts])
 
     def _sample(self, texts: Sequence[str | None], seed: int, indices: Sequence[int]) -> Tensor:
-        """Generate one batch."""
         with torch.inference_mode():
             hidden, mask = self.text(texts)
         return generate_tokens(
@@ -326,14 +319,9 @@ class MagnetModule(pl.LightningModule):
         )
 
     def draw_mask(self, noise: Tensor) -> Tensor:
-        """Draw the masked frames of each clip's codebook; override it to try other masks.
+        """Draw the masked frames of each clip's codebook, bool [B, T]; override it to try other masks.
 
-        Args:
-            noise: float [B, 2 + T], see `TokenBatch`; the only source of randomness, so that masks depend on
-                (seed, slot) alone.
-
-        Returns:
-            bool [B, T].
+        `noise`, float [B, 2 + T] of the batch, is the only source of randomness, so masks depend on (seed, slot) alone.
         """
         return span_mask(mask_rate(noise[:, SCHEDULE]), noise[:, SPANS:], self.lm.span_len)
 
@@ -351,13 +339,11 @@ class MagnetModule(pl.LightningModule):
             optimizer = self._build_optimizer(named)
         except ValueError as error:
             raise UserError(
-                f"model.optimizer refuses its settings ({first_line(error)}); correct them."
+                f"model.optimizer cannot be built from its settings ({first_line(error)}); correct them."
             ) from error
         for name, value in optimizer.defaults.items():
-            numbers = [
-                n for n in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(n, float)
-            ]
-            # other settings use inf for "no limit", such as Prodigy's growth_rate
+            values = value if isinstance(value, (tuple, list)) else [value]
+            numbers = [number for number in values if isinstance(number, float)]
             if any(map(math.isnan, numbers)) or (name in _FINITE and any(map(math.isinf, numbers))):
                 raise UserError(f"model.optimizer.{name} is {value}; give a finite number.")
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
@@ -372,23 +358,16 @@ class MagnetModule(pl.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what rebuilds the model, as primitives."""
-        decoding = dict(vars(self.decoding), decoding_steps=list(self.decoding.decoding_steps))
-        checkpoint[KEY] = {
-            "format": FORMAT,
-            "lm": dict(self.lm.config),
-            "text": self.text.spec(),  # type: ignore[operator]
-            "codec": self.codec.to_dict(),
-            "decoding": decoding,
-            "segment_duration": self.segment_duration,
-            **self.origin,
-        }
+        """Add what rebuilds the model, as primitives; see `magnet_train.checkpoints.bundle` for all keys."""
+        text = self.text.spec()  # type: ignore[operator]
+        settings = settings_record(self.lm.config, text, self.codec, self.decoding, self.segment_duration)
+        checkpoint[KEY] = {"format": FORMAT, **settings, **self.origin}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint holds this model and codec.
 
         Raises:
-            UserError: The checkpoint is not ours or does not fit.
+            UserError: The checkpoint is not ours, or has another codec or model.
         """
         stored = checkpoint.get(KEY)
         if stored is None:

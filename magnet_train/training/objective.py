@@ -52,23 +52,6 @@ class LossSums(NamedTuple):
     scored: Tensor  # float32 [K], scored positions by codebook
 
 
-def sum_losses(predictions: Iterator[StagePrediction], n_q: int, device: torch.device) -> LossSums:
-    """Sum the cross-entropy of predictions by codebook.
-
-    Args:
-        predictions: Of `predict_masked`.
-        n_q: K.
-        device: Where the model computes.
-    """
-    nats, scored = torch.zeros(2, n_q, device=device)
-    total = torch.zeros((), device=device)
-    for stage, logits, targets, _ in predictions:
-        stage_loss = masked_cross_entropy_sum(logits, targets)
-        nats[stage], scored[stage] = stage_loss.detach(), len(targets)
-        total = total + stage_loss
-    return LossSums(total, nats, scored)
-
-
 def predict_masked(
     lm: StageModel,
     tokens: Tensor,
@@ -80,22 +63,20 @@ def predict_masked(
     with_text: Collection[int] | None = None,
     run_all_stages: bool = False,
 ) -> Iterator[StagePrediction]:
-    """Predict the masked frames of each clip's codebook, one codebook after the other.
+    """Mask the codebook of each clip and those above, run the model, and predict the masked frames.
 
-    A stage is the index of the codebook that a clip trains. `mask`, `valid` and `stages` determine tensor shapes and
-    stay on the CPU, so the step never synchronises with the GPU.
+    `mask`, `valid` and `stages` determine tensor shapes and stay on the CPU, so the step never synchronises with the GPU.
 
     Args:
         lm: The model.
         tokens: int64 [B, K, T].
         mask: bool [B, T], masked frames of each clip's codebook.
         valid: bool [B, T], False in padded frames, which are not scored.
-        stages: The codebook of each clip, B numbers 0..K-1.
+        stages: The codebook that each clip trains, B numbers 0..K-1.
         text: float [B, S, text_dim] or None.
         text_mask: bool [B, S] or None.
         with_text: Clips that have a text, see `MagnetTransformer.hidden`; None if the caller does not know.
-        run_all_stages: Call the model for every codebook, also those of no clip: with FSDP all ranks take part in
-            every call.
+        run_all_stages: Call the model for every codebook, see `group_by_context`.
 
     Yields:
         One prediction for each codebook in `stages`, or for all of them, in ascending order.
@@ -107,22 +88,12 @@ def predict_masked(
     scored = (mask & valid).cpu()
     stage_of_clip = torch.tensor(stages)
     visible = mask_for_stage(tokens, to_device(mask), to_device(stage_of_clip), lm.mask_id)
-    # The first codebook attends to all frames, the others to a few on each side: two passes through the layers.
-    for attending_alike in (range(1), range(1, tokens.shape[1])):
-        clips = [clip for clip, stage in enumerate(stages) if stage in attending_alike]
-        run_stages = attending_alike if run_all_stages else sorted({stages[clip] for clip in clips})
-        if not run_stages:
-            continue
-        clips = clips or [0]  # run for the sake of the other ranks; nothing of it is scored
-        whole_batch = len(clips) == len(stages)
+    for run_stages, clips in group_by_context(stages, tokens.shape[1], run_all_stages):
         host_index = torch.tensor(clips)
         index = to_device(host_index)
+        rows = None if with_text is None else [row for row, clip in enumerate(clips) if clip in with_text]
         states = lm.hidden(  # [clips, T, D]
-            visible if whole_batch else visible[index],
-            run_stages[0],
-            text if whole_batch or text is None else text[index],
-            text_mask if whole_batch or text_mask is None else text_mask[index],
-            None if with_text is None else [row for row, clip in enumerate(clips) if clip in with_text],
+            visible[index], run_stages[0], _select(text, index), _select(text_mask, index), rows
         )
         for stage in run_stages:
             scored_here = scored[host_index] & (stage_of_clip[host_index] == stage)[:, None]  # [clips, T]
@@ -131,19 +102,43 @@ def predict_masked(
             yield StagePrediction(stage, lm.head(states[row, frame], stage), targets, index[row])
 
 
+def group_by_context(
+    stages: Sequence[int], n_q: int, run_all_stages: bool
+) -> Iterator[tuple[Sequence[int], list[int]]]:
+    """Yield the codebooks and clips of each pass: the first codebook attends to all frames, the others to a few.
+
+    With `run_all_stages` every codebook is run, also those of no clip: with FSDP all ranks take part in every call. A
+    pass without clips runs clip 0, of which nothing is scored.
+    """
+    for codebooks in (range(1), range(1, n_q)):
+        clips = [clip for clip, stage in enumerate(stages) if stage in codebooks]
+        run_stages = codebooks if run_all_stages else sorted({stages[clip] for clip in clips})
+        if run_stages:
+            yield run_stages, clips or [0]
+
+
+def _select(values: Tensor | None, clips: Tensor) -> Tensor | None:
+    return values if values is None or len(clips) == len(values) else values[clips]
+
+
 def masked_cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum the cross-entropy of scored positions, in nats.
+    """Sum the cross-entropy of logits float [N, card] and targets int64 [N], a float32 scalar in nats.
 
-    The sum, not the mean: the number of scored positions over all ranks and micro-batches is not known yet.
-
-    Args:
-        logits: float [N, card].
-        targets: int64 [N], 0..card-1.
-
-    Returns:
-        float32 scalar; 0 with a zero gradient when N is 0.
+    The sum, not the mean: the number of scored positions over all ranks and micro-batches is not known yet. It is 0 with
+    a zero gradient when N is 0.
     """
     return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def sum_losses(predictions: Iterator[StagePrediction], n_q: int, device: torch.device) -> LossSums:
+    """Sum the cross-entropy of `predict_masked` by codebook; `device` is where the model computes."""
+    nats, scored = torch.zeros(2, n_q, device=device)
+    total = torch.zeros((), device=device)
+    for stage, logits, targets, _ in predictions:
+        stage_loss = masked_cross_entropy_sum(logits, targets)
+        nats[stage], scored[stage] = stage_loss.detach(), len(targets)
+        total = total + stage_loss
+    return LossSums(total, nats, scored)
 
 
 def gradient_scale(count: Tensor, frames: int, micro_batches: int) -> tuple[Tensor, Tensor]:
@@ -151,7 +146,7 @@ def gradient_scale(count: Tensor, frames: int, micro_batches: int) -> tuple[Tens
 
     The number of scored positions is known only once the last micro-batch has been masked. So each micro-batch
     backpropagates its sum divided by the frames of one clip, and DDP, FSDP and gradient accumulation average the
-    gradients over micro-batches. The returned factors turn both into the mean over all scored positions.
+    gradients over micro-batches.
 
     Args:
         count: Scalar, scored positions of all ranks and accumulated batches; at least 1.

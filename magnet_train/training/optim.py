@@ -13,15 +13,13 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from magnet_train.checkpoints.bundle import AVERAGING_STATE, RAW_WEIGHTS
 from magnet_train.errors import UserError
 from magnet_train.training.parallel import is_sharded, local_part, reshard
 
-RAW = "current_model_state"  # key of the raw weights in a checkpoint, as Lightning's EMAWeightAveraging names it
-STATE = "averaging_state"
-
 
 class WarmupCosine(LambdaLR):
-    """Linear warm-up, then half a cosine down to 0, in closed form by optimizer step.
+    """Linear warm-up, then half a cosine down to 0.
 
     Args:
         optimizer: Optimizer whose learning rates are scheduled.
@@ -96,13 +94,13 @@ class MovingAverage(Callback):
         self._swapped = False  # the module holds the average, and `_average` the raw weights
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Move to the front, so that no other callback sees the wrong weights."""
+        """Move to the front of the callbacks."""
         others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
         trainer.callbacks = [self, *others]  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start from the weights, or from the average that was loaded."""
-        self._hold(pl_module, average=False)
+        self._use_raw(trainer, pl_module)
         self._last_step = trainer.global_step
         own = _trained(pl_module)
         if self._average.keys() == own.keys():
@@ -122,37 +120,19 @@ class MovingAverage(Callback):
         average = [self._average[name] for name in own]
         torch._foreach_lerp_(average, list(own.values()), weight)
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validate the average."""
-        self._hold(pl_module, average=True)
+    def _use_average(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._swapped:
+            self._swap_values(pl_module)
+            self._swapped = True
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Test the average."""
-        self._hold(pl_module, average=True)
+    def _use_raw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any) -> None:
+        if self._swapped:
+            self._swap_values(pl_module)
+            self._swapped = False
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Predict with the average."""
-        self._hold(pl_module, average=True)
-
-    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Return to the raw weights."""
-        self._hold(pl_module, average=False)
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Return to the raw weights after a validation."""
-        self._hold(pl_module, average=False)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Return to the raw weights after a validation that ends training."""
-        self._hold(pl_module, average=False)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Return to the raw weights, wherever the run was stopped."""
-        self._hold(pl_module, average=False)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Return to the raw weights after `validate`, `test` or `predict` of a trainer that has trained."""
-        self._hold(pl_module, average=False)
+    on_validation_start = on_test_start = on_predict_start = _use_average
+    # When training goes on after a validation, at its end, at an error, and after `validate`, `test` or `predict`.
+    on_sanity_check_end = on_train_batch_start = on_train_epoch_end = on_exception = teardown = _use_raw
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -160,7 +140,7 @@ class MovingAverage(Callback):
         """Save the average as `state_dict`, and the raw weights beside it."""
         if not self._average:
             return
-        held, other = ("state_dict", RAW) if self._swapped else (RAW, "state_dict")
+        held, other = ("state_dict", RAW_WEIGHTS) if self._swapped else (RAW_WEIGHTS, "state_dict")
         checkpoint[held] = checkpoint["state_dict"]
         self._swap_values(pl_module)
         try:
@@ -169,30 +149,25 @@ class MovingAverage(Callback):
             checkpoint[other] = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
         finally:
             self._swap_values(pl_module)
-        checkpoint[STATE] = {"n_averaged": torch.tensor(self.updates)}
+        checkpoint[AVERAGING_STATE] = {"n_averaged": torch.tensor(self.updates)}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the average, which the strategy has just loaded as the weights, and load the raw weights."""
+        """Copy the average, which Lightning has loaded as the weights, and load the raw weights."""
         self._swapped = False
         if trainer.state.fn != "fit":  # measure the loaded weights, not this trainer's average
             self.updates, self._average = 0, {}
             return
-        if RAW not in checkpoint:
+        if RAW_WEIGHTS not in checkpoint:
             return
-        self.updates = int(checkpoint[STATE]["n_averaged"])
+        self.updates = int(checkpoint[AVERAGING_STATE]["n_averaged"])
         self._average = {name: tensor.clone() for name, tensor in _trained(pl_module).items()}
         if any(is_sharded(module) for module in pl_module.modules()):
-            set_model_state_dict(pl_module, checkpoint[RAW], options=StateDictOptions(full_state_dict=True))
+            options = StateDictOptions(full_state_dict=True)
+            set_model_state_dict(pl_module, checkpoint[RAW_WEIGHTS], options=options)
         else:
-            pl_module.load_state_dict(checkpoint[RAW])
-
-    def _hold(self, pl_module: pl.LightningModule, *, average: bool) -> None:
-        """Let the module hold the average, or the raw weights."""
-        if self._swapped != average:
-            self._swap_values(pl_module)
-            self._swapped = average
+            pl_module.load_state_dict(checkpoint[RAW_WEIGHTS])
 
     def _swap_values(self, pl_module: pl.LightningModule) -> None:
         """Swap values in place, so that shards and compiled graphs keep referring to the weights."""

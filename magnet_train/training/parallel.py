@@ -8,12 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import (
-    FSDPModule,
-    MixedPrecisionPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
@@ -35,10 +30,6 @@ def compile_layers(lm: MagnetTransformer, backend: str = "inductor") -> None:
     """Compile the layers in place; they share a graph for each combination of optional arguments.
 
     Varying sizes (clips of a codebook, tokens of a text) are symbolic from the start, so that no step recompiles.
-
-    Args:
-        lm: The model.
-        backend: Of `torch.compile`.
     """
     # Restricted or not, with and without text, one clip or several: more variants than torch allows by default.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
@@ -47,21 +38,17 @@ def compile_layers(lm: MagnetTransformer, backend: str = "inductor") -> None:
 
 
 def accumulate(trainer: pl.Trainer, batch_size: int, global_batch: int | None) -> None:
-    """Set the trainer's gradient accumulation so that a step has `global_batch` clips.
-
-    Args:
-        trainer: Its world size counts.
-        batch_size: Clips of a batch on one device.
-        global_batch: Clips of one optimizer step over all devices; None leaves the trainer as it is.
+    """Set the trainer's gradient accumulation so that a step has `global_batch` clips; None leaves it as it is.
 
     Raises:
-        UserError: It is not a multiple of the clips of all devices, or contradicts accumulate_grad_batches.
+        UserError: `global_batch` is not a multiple of `batch_size` (of one device) times the devices, or contradicts
+            accumulate_grad_batches.
     """
     if global_batch is None:
         return
     at_once = batch_size * trainer.world_size
-    parts = global_batch // at_once
-    if parts * at_once != global_batch or parts < 1:
+    parts, rest = divmod(global_batch, at_once)
+    if rest or parts < 1:
         raise UserError(
             f"--global_batch {global_batch} is not a multiple of data.batch_size {batch_size} times "
             f"{trainer.world_size} devices, which is {at_once}; change one of them."
@@ -75,28 +62,25 @@ def accumulate(trainer: pl.Trainer, batch_size: int, global_batch: int | None) -
 
 
 def shard(lm: MagnetTransformer, text: nn.Module, mesh: DeviceMesh, precision: str) -> None:
-    """Shard the model with FSDP2, layer by layer: weights, gradients and optimizer state.
+    """Shard the model with FSDP2: weights, gradients and optimizer state, by layer and text encoder.
 
     Args:
         lm: The model.
-        text: The text encoder; sharded as one unit if it trains.
+        text: The text encoder.
         mesh: All ranks, in one dimension.
         precision: The trainer's; with bf16-mixed, layers are gathered and computed in bfloat16.
     """
     policy = MixedPrecisionPolicy()
     if precision == "bf16-mixed":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for layer in lm.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(lm, mesh=mesh, mp_policy=policy)
-    for method in filter(lambda name: hasattr(lm, name), ENTRY_POINTS):
+    text_units = [text] if any(True for _ in text.parameters()) else []
+    for module in (*lm.layers, lm, *text_units):
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+    for method in ENTRY_POINTS:
         register_fsdp_forward_method(lm, method)
-    if any(True for _ in text.parameters()):
-        fully_shard(text, mesh=mesh, mp_policy=policy)
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Return whether `module` is sharded."""
     return isinstance(module, FSDPModule)
 
 

@@ -29,13 +29,9 @@ class StopRequest:
         self._begun = False
 
     def listen(self, limit: float = START_LIMIT) -> bool:
-        """Install the handlers.
+        """Install the handlers; return False if they are installed already, or outside the main thread.
 
-        Args:
-            limit: Seconds from a signal until the process exits if training does not begin; 0 for a single process.
-
-        Returns:
-            False if the handlers are installed already, or outside the main thread.
+        After a signal the process exits in `limit` seconds if training does not begin; a single process gives 0.
         """
         if self._previous or threading.current_thread() is not threading.main_thread():
             return False
@@ -69,9 +65,8 @@ class StopRequest:
 
 def before_training(number: int) -> str:
     """Return the message for a signal before the first step."""
-    return (
-        f"stopped by {signal.Signals(number).name} before training began; start it again with --resume auto."
-    )
+    name = signal.Signals(number).name
+    return f"stopped by {name} before training began; start it again with --resume auto."
 
 
 stop_request = StopRequest()

@@ -14,7 +14,7 @@ from harness.timing import Clock, Pair, time_pair
 from harness.training import TrainingBatch, check_training
 from magnet_train.cli.commands import benchmark
 from magnet_train.cli.main import main
-from magnet_train.training.flops import Pass, forward_flops
+from magnet_train.training.cost import Pass, forward_flops
 
 TINY = ["--dim", "32", "--heads", "2", "--layers", "2", "--card", "16", "--frames", "36", "150"]
 CONFIG = BenchmarkConfig(dim=32, heads=2, layers=2, card=16, frames=150, batch=4, text_positions=5)

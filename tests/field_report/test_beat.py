@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magnet_train.decoding.looping import close_loop
-from magnet_train.decoding.sliding_window import continue_tokens
+from magnet_train.decoding.sliding_window import close_loop, continue_tokens
 
 BEAT = 21  # frames; neither a window of 64 frames nor half of it is a multiple
 FRAMES = 10 * BEAT

@@ -138,14 +138,17 @@ def test_an_early_end_is_reported(fit, callbacks, options, words):
             ["--seed_everything", "-1"],
             "seed_everything: expected bool or a number v>=0 and v<4294967296 (given '-1')",
         ),
-        (["--model.optimizer.lr", "-1"], "model.optimizer refuses its settings (Invalid learning rate: -1"),
+        (
+            ["--model.optimizer.lr", "-1"],
+            "model.optimizer cannot be built from its settings (Invalid learning rate: -1",
+        ),
         (["--model.optimizer.lr", "nan"], "model.optimizer.lr: expected"),
         (
             ["--model.optimizer.lr", ".nan"],
-            "model.optimizer refuses its settings (Invalid learning rate: nan",
+            "model.optimizer cannot be built from its settings (Invalid learning rate: nan",
         ),
         (["--model.optimizer.lr", ".inf"], "model.optimizer.lr is inf; give a finite number."),
-        (["--model.optimizer.weight_decay", "-1"], "model.optimizer refuses its settings"),
+        (["--model.optimizer.weight_decay", "-1"], "model.optimizer cannot be built from its settings"),
     ],
 )
 def test_odd_values_work_or_are_refused(fit, options, words):

@@ -1,4 +1,4 @@
-"""Names of the reference: its files, its settings, and its tensors with their translation to ours and back.
+"""Names of the reference: files, settings, and tensors with their translation to ours and back.
 
 Values stay as they are (fp16 stays fp16); only names and the packing of q, k, v and of the heads change.
 """
@@ -48,24 +48,18 @@ ARCHITECTURE: dict[str, Any] = {
     "transformer_lm.kv_repeat": 1,
 }
 
+_RENAMED = {"temperature": "temp", "anneal_temperature": "anneal_temp"}
+_SHARED = ("top_p", "top_k", "use_sampling", "max_cfg_coef", "min_cfg_coef")
 # Setting of `generate.lm` -> ours.
 DECODING = {
-    "decoding_steps": "decoding_steps",
-    "span_arrangement": "span_arrangement",
-    "span_scoring": "span_scoring",
-    "temp": "temperature",
-    "anneal_temp": "anneal_temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "use_sampling": "use_sampling",
-    "max_cfg_coef": "max_cfg_coef",
-    "min_cfg_coef": "min_cfg_coef",
+    _RENAMED.get(name, name): name
+    for name in ("decoding_steps", "span_arrangement", "span_scoring", *_RENAMED, *_SHARED)
 }
 
 HEAD = re.compile(r"linears\.(\d+)\.weight")
 PACKED = "in_proj_weight"  # rows [q; k; v]
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-WRAPPED = ".mha."  # part of the names where attention is nn.MultiheadAttention instead of the reference's own
+WRAPPED = ".mha."  # instead of "." where attention is nn.MultiheadAttention, and not the reference's own
 
 # Pieces of our names and the reference's. No entry is a part of another's result, so the order does not matter.
 TO_THEIRS = {
@@ -79,11 +73,6 @@ TO_THEIRS = {
     ".linear_out.": ".linear2.",
 }
 TO_OURS = {theirs: ours for ours, theirs in TO_THEIRS.items()}
-
-
-def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of any attention backend of the reference as in released models."""
-    return {name.replace(WRAPPED, "."): tensor for name, tensor in state.items()}
 
 
 def from_audiocraft_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,31 +24,28 @@ from magnet_train.checkpoints.audiocraft.names import (
     PRETRAINED,
     STATE_FILE,
     TEXT_WEIGHT,
+    WRAPPED,
     from_audiocraft_names,
     to_audiocraft_names,
-    unwrapped,
 )
-from magnet_train.checkpoints.audiocraft.omegaconf import to_plain
-from magnet_train.checkpoints.bundle import ModelBundle, load_plain, require_all
-from magnet_train.checkpoints.card import licence_of
-from magnet_train.checkpoints.settings import (
-    decoding_of,
-    duration_of,
-    require_codec,
+from magnet_train.checkpoints.bundle import (
+    ModelBundle,
+    bundle_from_record,
+    require_all,
     require_lm,
     require_small,
-    require_text,
 )
+from magnet_train.checkpoints.card import licence_of
+from magnet_train.checkpoints.torch_file import load_plain, to_plain
+from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
 from magnet_train.storage.weight_checks import require_backed, require_finite
-from magnet_train.tokens import CodecInfo
 
 MAX_CAPTION_TOKENS = 512  # the reference never cuts a caption; T5 was trained on this many
 
 # Settings of the released music models, for files without them.
-RELEASED = {"temperature": 3.0, "anneal_temperature": True}
-
+RELEASED = {"decoding_steps": DecodingConfig.decoding_steps, "temperature": 3.0, "anneal_temperature": True}
 
 _ABSENT = object()
 _MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)
@@ -60,11 +57,7 @@ def is_audiocraft(package: object) -> bool:
 
 
 def read_audiocraft(path: Path, package: Any = None) -> ModelBundle:
-    """Read a release folder, its bare `state_dict.bin`, or a training checkpoint.
-
-    Args:
-        path: Folder or file.
-        package: Content of the file, if it is read already.
+    """Read a release folder, its bare `state_dict.bin`, or a training checkpoint; `package` is its content if read.
 
     Raises:
         UserError: The file is missing, damaged, would run code, lacks parts of a model, or describes another
@@ -96,10 +89,11 @@ def _config_of(package: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weights_of(package: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the state dict of a release, of a training checkpoint, or of a sharded one."""
+    """Return the state dict of a release, of a training checkpoint or of a sharded one, by the names of a release."""
     best = (package.get("fsdp_best_state") or {}).get("model") or package["best_state"]
     best = best.get("model", best)
-    return unwrapped({str(name): tensor for name, tensor in best.items() if isinstance(tensor, Tensor)})
+    tensors = {str(name): tensor for name, tensor in best.items() if isinstance(tensor, Tensor)}
+    return {name.replace(WRAPPED, "."): tensor for name, tensor in tensors.items()}
 
 
 def _require_architecture(config: Mapping[str, Any], file: Path) -> None:
@@ -128,49 +122,40 @@ def _read_package(config: dict[str, Any], state: dict[str, Tensor], file: Path) 
     require_all(reference_layout(lm), state, str(file))
     require_finite(state, str(file))
     codec_id, codec_folder = _codec_beside(file, str(config["compression_model_checkpoint"]))
-    codec = CodecInfo(
-        id=codec_id,
-        sha256="",  # unknown, which fits any codec
-        sample_rate=int(config["sample_rate"]),
-        channels=int(config["channels"]),
-        frame_rate=float(config["transformer_lm"]["compression_model_framerate"]),
-        n_q=lm["n_q"],
-        card=lm["card"],
-    )
-    codec = CodecInfo.from_dict(codec.to_dict() | dict(ours.get("codec", {})), str(file))
-    require_codec(codec, str(file))
+    codec = {
+        "id": codec_id,
+        "sha256": "",  # unknown, which fits any codec
+        "sample_rate": config["sample_rate"],
+        "channels": config["channels"],
+        "frame_rate": config["transformer_lm"]["compression_model_framerate"],
+        "n_q": lm["n_q"],
+        "card": lm["card"],
+    }
     text = {
         "kind": "t5",
         "name": str(config["conditioners"]["description"]["t5"]["name"]),
         "trainable": False,
         "max_length": MAX_CAPTION_TOKENS,
-    } | dict(ours.get("text", {}))
-    require_text(text, lm, str(file))
-    return ModelBundle(
-        source=str(file),
-        lm=lm,
-        text=text,
-        codec=codec,
-        decoding=decoding_of(_decoding(config, ours), str(file)),
-        segment_duration=duration_of(config["dataset"]["segment_duration"], str(file)),  # as with span_len
-        weights={f"lm.{name}": tensor for name, tensor in from_audiocraft_names(state).items()},
-        codec_folder=codec_folder,
-        licence=str(ours.get("licence") or licence_of(file.parent)),
-        training=dict(ours.get("training", {})),
-        data=dict(ours.get("data", {})),
-        base=dict(ours.get("base", {})),
-    )
+    }
+    record = {
+        "lm": lm,
+        "text": text | dict(ours.get("text", {})),
+        "codec": codec | dict(ours.get("codec", {})),
+        "decoding": _decoding(config, ours),
+        "segment_duration": config["dataset"]["segment_duration"],  # as with span_len
+        "licence": ours.get("licence") or licence_of(file.parent),
+        **{name: ours.get(name) for name in ("training", "data", "base")},
+    }
+    weights = {f"lm.{name}": tensor for name, tensor in from_audiocraft_names(state).items()}
+    return bundle_from_record(record, str(file), weights, source=str(file), codec_folder=codec_folder)
 
 
 def _lm_config(config: Mapping[str, Any], text_dim: int) -> dict[str, Any]:
     lm = config["transformer_lm"]
     return {
-        "n_q": int(lm["n_q"]),
-        "card": int(lm["card"]),
+        **{name: int(lm[name]) for name in ("n_q", "card")},
         "text_dim": text_dim,
-        "dim": int(lm["dim"]),
-        "num_heads": int(lm["num_heads"]),
-        "num_layers": int(lm["num_layers"]),
+        **{name: int(lm[name]) for name in ("dim", "num_heads", "num_layers")},
         "span_len": int(config["masking"]["span_len"]),  # transformer_lm.span_len is often a placeholder
         "subcodes_context": int(lm["subcodes_context"]),
         # The reference keeps padded text as keys; our exports record how the model was trained.
@@ -179,11 +164,7 @@ def _lm_config(config: Mapping[str, Any], text_dim: int) -> dict[str, Any]:
 
 
 def reference_layout(lm: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the reference's state dict for the arguments of a `MagnetTransformer`, on the meta device.
-
-    Raises:
-        ValueError: The sizes do not fit together.
-    """
+    """Return the reference's state dict for the arguments of a `MagnetTransformer`, on the meta device."""
     with torch.device("meta"):
         try:
             model = MagnetTransformer(**lm)
@@ -196,11 +177,8 @@ def _decoding(config: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, A
     """Return the settings of the decoder: in full from an export of ours, else those of the reference."""
     theirs = config.get("generate", {}).get("lm", {})
     given = {name: theirs[their] for their, name in DECODING.items() if theirs.get(their) is not None}
-    settings: dict[str, Any] = {**RELEASED, **given}
-    settings |= dict(ours.get("decoding", {})) | {"parity": bool(ours.get("parity", True))}
-    if "decoding_steps" in settings:
-        settings["decoding_steps"] = tuple(settings["decoding_steps"])
-    return settings
+    parity = bool(ours.get("parity", True))
+    return {**RELEASED, **given, **ours.get("decoding", {}), "parity": parity}
 
 
 def _codec_beside(state_file: Path, named: str) -> tuple[str, Path | None]:

@@ -1,4 +1,4 @@
-"""Writing of the pair of files that `MAGNeT.get_pretrained(folder)` of the reference reads."""
+"""Write the pair of files that `MAGNeT.get_pretrained(folder)` of the reference reads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from magnet_train.errors import UserError
 from magnet_train.storage.hub import is_hub_id
 
 VERSION = "1.4.0a2"  # of the reference whose builders the configuration is for
-LM_PREFIX = "lm."
 
 # Text encoders that the reference's conditioner can build, and the width of their states. It lists flan-t5-xl and -xxl
 # as well, but without their width.
@@ -41,26 +40,18 @@ THEIR_NAMES = {"span_arrangement": ("nonoverlap", "stride1"), "span_scoring": ("
 
 
 def save_audiocraft(model: ModelBundle, folder: Path) -> None:
-    """Write `state_dict.bin`, `compression_state_dict.bin` and a card, all or nothing.
-
-    Args:
-        model: The model.
-        folder: Target; must not exist or be empty.
+    """Write `state_dict.bin`, `compression_state_dict.bin` and a card into a new or empty folder, all or nothing.
 
     Raises:
         UserError: The reference could not read the text encoder, the codec or the length of the clips, or the
-            target cannot be written.
+            target is not empty or cannot be written.
     """
-    _require_readable_text(model)
-    _require_readable_codec(model)
-    _require_whole_numbers(model)
+    if obstacle := _obstacle(model):
+        raise UserError(f"audiocraft cannot read {model.source}: {obstacle} use --format magnet.")
     with whole_folder(folder) as partial:
-        state = {name.removeprefix(LM_PREFIX): tensor for name, tensor in model.weights.items()}
+        state = to_audiocraft_names({name.removeprefix("lm."): t for name, t in model.weights.items()})
         package = {
-            "best_state": {
-                name: tensor.detach().clone().contiguous()
-                for name, tensor in to_audiocraft_names(state).items()
-            },
+            "best_state": {name: tensor.detach().clone().contiguous() for name, tensor in state.items()},
             "xp.cfg": yaml.safe_dump(audiocraft_config(model), sort_keys=False),
             "version": VERSION,
             "exported": True,
@@ -128,7 +119,7 @@ def audiocraft_config(model: ModelBundle) -> dict[str, Any]:
         OURS: {
             "text_key_mask": lm["text_key_mask"],
             "parity": model.decoding.parity,
-            "decoding": {name: _plain(value) for name, value in vars(model.decoding).items()},
+            "decoding": model.decoding.to_dict(),
             "text": model.text,
             "codec": codec.to_dict(),
             "licence": model.licence,
@@ -146,61 +137,39 @@ def audiocraft_config(model: ModelBundle) -> dict[str, Any]:
     return config
 
 
-def _require_readable_text(model: ModelBundle) -> None:
-    text = model.text
-    width = T5_WIDTHS.get(str(text.get("name")))
-    if text.get("kind") == "t5" and not text.get("trainable") and width is not None:
-        if model.lm["text_dim"] != width:
-            raise UserError(
-                f"audiocraft cannot read {model.source}: it takes text states of width {model.lm['text_dim']}, and "
-                f"audiocraft's {text['name']} gives {width}; use --format magnet."
-            )
-        return
-    what = {"words": "a vector for each word", "labels": "labels", "none": "no text"}.get(
-        str(text.get("kind")),
-        f"T5 '{text.get('name')}'{' that was trained along' if text.get('trainable') else ''}",
-    )
-    raise UserError(
-        f"audiocraft cannot read {model.source}: its text encoder is {what}, and audiocraft takes only frozen ones by "
-        f"name ({', '.join(T5_WIDTHS)}); use --format magnet."
-    )
-
-
-def _require_readable_codec(model: ModelBundle) -> None:
-    """Raise `UserError` for a codec that the reference cannot read.
-
-    It reads transformers' format by hub id, and its own format from a file. A release that came without such a file is
-    written without.
-    """
+def _obstacle(model: ModelBundle) -> str:
+    """Return why the reference cannot read a model, and the remedy other than our own format; "" if it can."""
+    text, codec = model.text, model.codec
+    kind, name = str(text.get("kind")), str(text.get("name"))
+    width = T5_WIDTHS.get(name)
+    if kind != "t5" or text.get("trainable") or width is None:
+        what = {"words": "a vector for each word", "labels": "labels", "none": "no text"}.get(
+            kind, f"T5 '{name}'{' that was trained along' if text.get('trainable') else ''}"
+        )
+        return f"its text encoder is {what}, and audiocraft takes only frozen ones by name ({', '.join(T5_WIDTHS)});"
+    if model.lm["text_dim"] != width:
+        return f"it takes text states of width {model.lm['text_dim']}, and audiocraft's {name} gives {width};"
+    # The reference reads transformers' format by hub id, and its own from a file, which some releases lack.
     if model.codec_folder is not None:
         readable = (model.codec_folder / CODEC_FILE).is_file()
     else:
-        readable = is_hub_id(model.codec.id) or model.codec.id.startswith(THEIR_STORE)
+        readable = is_hub_id(codec.id) or codec.id.startswith(THEIR_STORE)
     if not readable:
-        raise UserError(
-            f"audiocraft cannot read codec {model.codec.id} of {model.source}: it takes a hub id, or weights in its own "
-            "format; upload the codec to the hub and tokenize and train with its id, or use --format magnet."
+        return (
+            f"its codec is {codec.id}, and audiocraft takes a hub id or weights in its own format; upload the codec to "
+            "the hub and tokenize and train with its id, or"
         )
-
-
-def _require_whole_numbers(model: ModelBundle) -> None:
-    """Raise `UserError` for fractions in settings that the reference slices with."""
-    for name, value, remedy in (
+    for setting, value, remedy in (  # the reference slices with these
         ("segment_duration", model.segment_duration, "train with whole seconds (--data.segment_duration 10)"),
-        ("frame_rate of the codec", model.codec.frame_rate, "train on the tokens of another codec"),
+        ("frame_rate of the codec", codec.frame_rate, "train on the tokens of another codec"),
     ):
         if not float(value).is_integer():
-            raise UserError(
-                f"audiocraft cannot read {model.source}: its {name} is {value:g}, and audiocraft takes only whole "
-                f"numbers; {remedy}, or use --format magnet."
-            )
+            return f"its {setting} is {value:g}, and audiocraft takes only whole numbers; {remedy}, or"
+    return ""
 
 
 def _decoding(decoding: DecodingConfig) -> dict[str, Any]:
     """Return the decoder's settings by the reference's names, without values that the reference lacks."""
-    settings = {theirs: _plain(getattr(decoding, ours)) for theirs, ours in DECODING.items()}
+    ours = decoding.to_dict()
+    settings = {theirs: ours[name] for theirs, name in DECODING.items()}
     return {name: value for name, value in settings.items() if value in THEIR_NAMES.get(name, (value,))}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

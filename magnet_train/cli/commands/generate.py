@@ -223,7 +223,7 @@ def _read_recording(magnet: Magnet, request: GenerateRequest) -> Tensor | None:
     import torch
 
     from magnet_train.audio import AudioStream, audio_seconds
-    from magnet_train.checkpoints.settings import LONGEST_CLIP
+    from magnet_train.checkpoints.bundle import LONGEST_CLIP
 
     path, end = request.edit or request.prompt, LONGEST_CLIP
     if path is None:

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger
 from magnet_train.cli.ranks import is_first_process, print_once
 from magnet_train.errors import UserError, require_extra
 from magnet_train.storage.atomic_io import sweep_partial_files
-from magnet_train.training.callbacks.predictions import FOLDER as PREDICTIONS
+from magnet_train.training.callbacks.samples import PREDICTIONS
 
 FINISHED = "finished"  # holds the last step of a run that has ended
 METRICS = "metrics.csv"  # what Lightning's CSV logger writes

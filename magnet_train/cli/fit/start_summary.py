@@ -15,7 +15,7 @@ from magnet_train.cli.console import duration
 from magnet_train.models.transformer import count_parameters
 from magnet_train.text import NoText
 from magnet_train.training.callbacks import SampleAudio
-from magnet_train.training.memory import state_bytes
+from magnet_train.training.cost import state_bytes
 from magnet_train.training.module import MagnetModule
 from magnet_train.training.optim import MovingAverage
 

@@ -35,8 +35,8 @@ def memory_tables(model: str | None) -> list[Table]:
     Raises:
         UserError: The model cannot be read.
     """
+    from magnet_train.training.cost import training_memory
     from magnet_train.training.finetune import LoRA
-    from magnet_train.training.memory import training_memory
 
     models = _released() if model is None else _stored(model)
     rows = []

@@ -2,11 +2,9 @@
 
 from magnet_train.training.callbacks.deterministic_resume import DeterministicResume, LastRow
 from magnet_train.training.callbacks.nan_guard import NonFiniteGuard
-from magnet_train.training.callbacks.predictions import WritePredictions
-from magnet_train.training.callbacks.progress import StepProgressBar
-from magnet_train.training.callbacks.samples import SampleAudio
+from magnet_train.training.callbacks.progress import StepProgressBar, ThroughputMonitor
+from magnet_train.training.callbacks.samples import SampleAudio, WritePredictions
 from magnet_train.training.callbacks.save_on_stop import SaveOnStop
-from magnet_train.training.callbacks.throughput import ThroughputMonitor
 
 __all__ = [
     "DeterministicResume",

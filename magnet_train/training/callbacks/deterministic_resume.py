@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from magnet_train.training import lightning_internals as internals
 
-_CLIPS = "clips of a step"
 # Entries of parameter groups that the configuration sets; an optimizer may keep state in others.
 _SETTINGS = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
 
@@ -41,18 +39,17 @@ class DeterministicResume(Callback):
         return dict(self._settings)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the settings of the run that saved the checkpoint."""
         self._restored = dict(state_dict)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the configured optimizer settings before Lightning restores the optimizer state."""
+        """Remember the configured optimizer settings, before Lightning restores the optimizer state."""
         self._configured = [
             [{name: group[name] for name in _SETTINGS if name in group} for group in optimizer.param_groups]
             for optimizer in trainer.optimizers
         ]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Overwrite the restored optimizer settings with the configured ones."""
+        """Overwrite the restored optimizer settings with the configured ones, and print what changed."""
         self._settings = _run_settings(trainer, pl_module)
         if trainer.ckpt_path is None:
             return
@@ -62,7 +59,10 @@ class DeterministicResume(Callback):
             if self._restored.get(name, now) != now
         }
         for optimizer, configured in zip(trainer.optimizers, self._configured, strict=True):
-            changes |= _restore_configured(optimizer, configured)
+            for group, settings in zip(optimizer.param_groups, configured, strict=True):
+                changed = {name: value for name, value in settings.items() if group[name] != value}
+                changes |= {name.removeprefix("initial_"): (group[name], changed[name]) for name in changed}
+                group.update(changed)
         for name, (then, now) in changes.items():
             rank_zero_info(f"resuming with {name} {now}; it was {then} when the checkpoint was saved")
         for config in trainer.lr_scheduler_configs:
@@ -79,7 +79,7 @@ class DeterministicResume(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Rewind Lightning's counters to the last optimizer step, or to the start of an unfinished validation."""
+        """Set Lightning's counters back to the last optimizer step, or to the start of an unfinished validation."""
         if unfinished := internals.batches_ready(trainer) % trainer.accumulate_grad_batches:
             internals.drop_batches(checkpoint, unfinished)
         elif trainer.validating:
@@ -100,7 +100,6 @@ class LastRow(Callback):
         self._before: dict[str, Any] = {}  # values by metric, before this batch
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Remember the values of earlier steps."""
         self._before = internals.logged_values(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -113,30 +112,19 @@ class LastRow(Callback):
 def _run_settings(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
     """Collect, as primitives, what determines the clips of a step and what the model learns from each."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    settings: dict[str, Any] = {"max_steps": trainer.max_steps}
+    settings: dict[str, Any] = {
+        "max_steps": trainer.max_steps,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "precision": str(trainer.precision),
+    }
     if batch_size := getattr(data, "batch_size", 0):
-        settings[_CLIPS] = batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        settings["clips of a step"] = batch_size * trainer.world_size * trainer.accumulate_grad_batches
     if hasattr(data, "segment_duration"):
         settings["segment_duration"] = float(data.segment_duration)
     if hasattr(data, "captions"):
         settings["captions"] = str(data.captions)
-    for name in ("cfg_dropout", "stage_weights", "stage_sampling"):
-        if hasattr(module, name):
-            settings[name] = getattr(module, name)
-    settings["gradient_clip_val"] = trainer.gradient_clip_val
-    settings["precision"] = str(trainer.precision)
-    return settings
-
-
-def _restore_configured(optimizer: Optimizer, configured: list[dict[str, Any]]) -> dict[str, tuple[Any, Any]]:
-    """Set the parameter groups to their configured values; return the changes as name -> (then, now)."""
-    changed = {}
-    for group, settings in zip(optimizer.param_groups, configured, strict=True):
-        for name, value in settings.items():
-            if group[name] != value:
-                changed[name.removeprefix("initial_")] = (group[name], value)
-                group[name] = value
-    return changed
+    names = ("cfg_dropout", "stage_weights", "stage_sampling")
+    return settings | {name: getattr(module, name) for name in names if hasattr(module, name)}
 
 
 def _recompute_rates(scheduler: Any) -> None:

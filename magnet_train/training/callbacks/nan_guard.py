@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
@@ -16,12 +16,22 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
+from magnet_train.checkpoints.bundle import RAW_WEIGHTS
 from magnet_train.errors import AgreedError, UserError
 from magnet_train.storage.atomic_io import atomic_write
 from magnet_train.training.module import MagnetModule
+from magnet_train.training.parallel import local_part
 
 FOLDER = "non_finite"
 _DECAY = 0.98  # of the running mean, per optimizer step
+
+
+class _PendingLoss(NamedTuple):
+    """A batch, and its loss on the way to the CPU."""
+
+    batch: Mapping[str, Any]
+    values: Tensor  # float [3]: ranks with a non-finite loss, sum of losses over ranks, 1 if this rank's is finite
+    copied: torch.cuda.Event | None  # None if it is on the CPU already
 
 
 class NonFiniteGuard(Callback):
@@ -51,16 +61,11 @@ class NonFiniteGuard(Callback):
         return {"skipped": self.skipped, "in_a_row": self._consecutive, "mean_nats": self._mean}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the counts and the running mean."""
         self.skipped, self._consecutive = state_dict["skipped"], state_dict["in_a_row"]
         self._mean = state_dict["mean_nats"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check `skip_above`.
-
-        Raises:
-            UserError: It is 1 or less, or the precision scales the loss.
-        """
+        """Refuse a `skip_above` of 1 or less, or with a precision that scales the loss."""
         self._pending = []
         if self.skip_above is None:
             return
@@ -75,7 +80,6 @@ class NonFiniteGuard(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember the batch until its loss is known."""
         self._batch = batch
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -85,39 +89,43 @@ class NonFiniteGuard(Callback):
         everywhere = torch.stack([(~finite).float(), loss])
         if trainer.world_size > 1:
             dist.all_reduce(everywhere)  # on a GPU only enqueued
-        self._pending.append(_PendingLoss(self._batch, torch.cat([everywhere, finite.float()[None]])))
+        values, copied = torch.cat([everywhere, finite.float()[None]]), None
+        if values.is_cuda:
+            values = torch.empty(3, pin_memory=True).copy_(values, non_blocking=True)
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record()  # before the backward pass, which is enqueued after this
+        self._pending.append(_PendingLoss(self._batch, values, copied))
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Check the losses of this update.
-
-        Raises:
-            AgreedError: One is not finite, or too many consecutive updates were skipped.
-        """
-        pending, self._pending = self._pending, []
-        losses = [loss.wait() for loss in pending]
-        if any(bad_ranks for bad_ranks, _, _ in losses):
-            own = [loss.batch for loss, (_, _, finite) in zip(pending, losses, strict=True) if not finite]
-            self._abort(trainer, own)
+        """Abort if a loss is not finite, or skip an update with a loss far above the running mean."""
+        bad_ranks, total, own_bad = 0.0, 0.0, []
+        for batch, values, copied in self._pending:
+            if copied is not None:
+                copied.synchronize()
+            bad, loss, finite = values.tolist()
+            bad_ranks, total = bad_ranks + bad, total + loss
+            if not finite:
+                own_bad.append(batch)
+        self._pending = []
+        if bad_ranks:
+            self._abort(trainer, own_bad)
         if self.skip_above is not None:
             # Lightning has divided the loss of each part by the number of parts.
             scale = float(cast(MagnetModule, pl_module).mean_scale) * trainer.accumulate_grad_batches
-            total = scale * sum(loss for _, loss, _ in losses)
-            self._skip_spike(trainer, pl_module, optimizer, total)
+            self._skip_spike(trainer, pl_module, optimizer, scale * total, self.skip_above)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse to save non-finite weights.
-
-        Raises:
-            AgreedError: There are some; the previous checkpoints are intact.
-        """
-        weights = [
-            t for part in ("state_dict", "current_model_state") for t in _floats(checkpoint.get(part, {}))
-        ]
-        finite = bool(torch.stack([t.isfinite().all().cpu() for t in weights]).all()) if weights else True
+        """Refuse to save non-finite weights; the previous checkpoints stay."""
+        weights = [*checkpoint.get("state_dict", {}).values(), *checkpoint.get(RAW_WEIGHTS, {}).values()]
+        finite = all(
+            bool(local_part(weight).isfinite().all())
+            for weight in weights
+            if isinstance(weight, Tensor) and weight.is_floating_point()
+        )
         if not trainer.strategy.reduce_boolean_decision(finite, all=True):
             raise AgreedError(
                 f"the weights are not finite after step {trainer.global_step}, so they were not saved; resume from "
@@ -129,7 +137,8 @@ class NonFiniteGuard(Callback):
         folder = Path(trainer.default_root_dir) / FOLDER
         described = []
         for number, batch in enumerate(batches):
-            described.append(_describe(batch, rank))
+            slots = [int(slot) for slot in batch.get("slot", [])]
+            described.append(f"rank {rank}, slots {slots}, keys {', '.join(batch.get('key', []))}")
             try:
                 _write(batch, folder / f"step_{step:07d}_rank_{rank}_{number}.safetensors")
             except UserError as error:  # not raised: the other ranks wait for the descriptions
@@ -144,17 +153,20 @@ class NonFiniteGuard(Callback):
         )
 
     def _skip_spike(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer, loss: float
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        optimizer: Optimizer,
+        loss: float,
+        skip_above: float,
     ) -> None:
-        """Skip this update if its loss is far above the running mean."""
         mean = loss if self._mean is None else self._mean
-        assert self.skip_above is not None
-        if loss > self.skip_above * mean:
+        if loss > skip_above * mean:
             self.skipped += 1
             self._consecutive += 1
             if self._consecutive > self.max_skips:
                 raise AgreedError(
-                    f"more than {self.max_skips} consecutive updates had a loss above {self.skip_above:g} times the mean "
+                    f"more than {self.max_skips} consecutive updates had a loss above {skip_above:g} times the mean "
                     f"({mean:.3g}); resume from the previous checkpoint with a smaller learning rate."
                 )
             optimizer.zero_grad(set_to_none=True)  # parameters without gradients are not updated
@@ -165,43 +177,6 @@ class NonFiniteGuard(Callback):
             self._consecutive = 0
             self._mean = _DECAY * mean + (1 - _DECAY) * loss
         pl_module.log("train/skipped_updates", float(self.skipped))
-
-
-class _PendingLoss:
-    """A batch and its loss, which is being copied to the CPU.
-
-    Args:
-        batch: The batch.
-        values: float [3], number of ranks with a non-finite loss, sum of losses over ranks, 1 if this rank's is finite.
-    """
-
-    def __init__(self, batch: Mapping[str, Any], values: Tensor) -> None:
-        self.batch = batch
-        self._values = values
-        self._copied: torch.cuda.Event | None = None
-        if values.is_cuda:
-            self._values = torch.empty(values.shape, pin_memory=True)
-            self._values.copy_(values, non_blocking=True)
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._copied.record()  # before the backward pass, which is enqueued after this
-
-    def wait(self) -> tuple[float, float, float]:
-        """Return the values once they are copied."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        bad_ranks, loss, finite = self._values.tolist()
-        return bad_ranks, loss, finite
-
-
-def _floats(weights: Mapping[str, Any]) -> list[Tensor]:
-    """Return this rank's part of the floating-point weights."""
-    tensors = [t for t in weights.values() if isinstance(t, Tensor) and t.is_floating_point()]
-    return [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
-
-
-def _describe(batch: Mapping[str, Any], rank: int) -> str:
-    slots = [int(slot) for slot in batch.get("slot", [])]
-    return f"rank {rank}, slots {slots}, keys {', '.join(batch.get('key', []))}"
 
 
 def _write(batch: Mapping[str, Any], target: Path) -> None:

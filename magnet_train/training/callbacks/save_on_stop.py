@@ -1,4 +1,4 @@
-"""Checkpoints at the end of training: after a stop signal, at the same step on all ranks, or after the last step."""
+"""Checkpoints at the end of training: after the last step, or after a stop signal, at the same step on all ranks."""
 
 from __future__ import annotations
 
@@ -75,19 +75,11 @@ class SaveOnStop(Checkpoint):
         self.save_top_k = 1
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stop before training starts if a signal has arrived by now.
-
-        Raises:
-            Preempted: It has.
-        """
+        """Stop before training starts if a signal has arrived by now."""
         if stage != "fit":
             return
-        internals.disable_signal_handlers(
-            trainer
-        )  # they broadcast from inside the signal, where ranks cannot agree
-        self._owns_handlers = (
-            stop_request.listen()
-        )  # False under `magnet-train fit`, which listens from its start
+        internals.disable_signal_handlers(trainer)
+        self._owns_handlers = stop_request.listen()  # False under `magnet-train fit`, which listens already
         self._consensus = SignalConsensus(internals.rank_timeout(trainer))
         number = self._consensus.agree()
         stop_request.begin()
@@ -95,8 +87,7 @@ class SaveOnStop(Checkpoint):
             raise Preempted(before_training(number))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the step that the resumed checkpoint holds."""
-        self._saved_step = trainer.global_step
+        self._saved_step = trainer.global_step  # a resumed checkpoint holds it
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Save at the last step, or stop if any rank received a signal."""
@@ -107,15 +98,13 @@ class SaveOnStop(Checkpoint):
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Stop in the middle of a long validation."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
-        number = self._consensus.poll()
-        if not number:
-            return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging):  # else Lightning's saves the average as the raw weights
-                callback.on_validation_epoch_end(trainer, pl_module)
-        self._stop(trainer, number)
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if fitting and (number := self._consensus.poll()):
+            # Lightning's average has to leave the module, or it would be saved as the raw weights.
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, WeightAveraging):
+                    callback.on_validation_epoch_end(trainer, pl_module)
+            self._stop(trainer, number)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save at the end of a run that ends before `max_steps`, before callbacks change the weights."""
@@ -124,28 +113,22 @@ class SaveOnStop(Checkpoint):
             self._save_last(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Finish the pending exchange and restore the signal handlers."""
+        """Finish the pending exchange, and restore the signal handlers."""
         self._consensus.finish()
-        self._restore_handlers()
+        if self._owns_handlers:
+            stop_request.release()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Restore the signal handlers; `magnet-train fit` keeps its own while all ranks exit, for further signals."""
-        if isinstance(exception, (AgreedError, Preempted)):
-            self._restore_handlers()
-        else:
+        if self._owns_handlers or not isinstance(exception, (AgreedError, Preempted)):
             stop_request.release()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember the step that was saved, by whichever callback."""
-        self._saved_step = trainer.global_step
-
-    def _restore_handlers(self) -> None:
-        if self._owns_handlers:
-            stop_request.release()
+        self._saved_step = trainer.global_step  # by whichever callback
 
     def _save_last(self, trainer: pl.Trainer) -> None:
         if self._saved_step != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]

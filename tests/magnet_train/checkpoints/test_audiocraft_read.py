@@ -15,10 +15,9 @@ from omegaconf import OmegaConf
 
 from magnet_train import Magnet
 from magnet_train.checkpoints.audiocraft.names import from_audiocraft_names
-from magnet_train.checkpoints.audiocraft.omegaconf import to_plain
 from magnet_train.checkpoints.audiocraft.read import reference_layout
-from magnet_train.checkpoints.bundle import load_plain
 from magnet_train.checkpoints.load import read_model
+from magnet_train.checkpoints.torch_file import load_plain, to_plain
 from magnet_train.cli.main import main
 from magnet_train.errors import UserError
 

@@ -162,7 +162,7 @@ def test_what_the_reference_could_not_read_is_refused(
     shutil.copytree(packaged_codec(), tmp_path / "codec")
     for codec in ("quickstart", "encodec_24khz", str(tmp_path / "codec")):
         local = replace(stored, codec=replace(load_codec("quickstart").info, id=codec, n_q=4, card=32))
-        with pytest.raises(UserError, match="cannot read codec"):
+        with pytest.raises(UserError, match=r"cannot read .*: its codec is"):
             save_audiocraft(local, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

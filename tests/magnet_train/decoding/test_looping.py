@@ -13,7 +13,7 @@ from magnet_train import DecodingConfig, Magnet
 from magnet_train.codecs import QUICKSTART, load_codec
 from magnet_train.codecs.chunked import decode_loop
 from magnet_train.decoding import Progress
-from magnet_train.decoding.looping import close_loop
+from magnet_train.decoding.sliding_window import close_loop
 from magnet_train.errors import UserError
 
 HOP = 160  # samples a frame of the packaged codec: 8 kHz, 50 Hz

@@ -14,8 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from magnet_train.cli.main import main
 from magnet_train.models import MagnetTransformer
+from magnet_train.training.cost import CAPTION_TOKENS, training_memory
 from magnet_train.training.finetune import Freeze, LoRA, TrainableParameters
-from magnet_train.training.memory import CAPTION_TOKENS, training_memory
 
 SIZES: dict[str, Any] = {"n_q": 4, "card": 256, "text_dim": 64, "dim": 128, "num_heads": 4, "num_layers": 4}
 RECORDED = Path(__file__).parents[3] / "reference" / "data"
