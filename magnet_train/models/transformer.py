@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, first_line
 from magnet_train.masking import at_frames
 from magnet_train.models.attention import (
     CrossAttention,
@@ -28,6 +28,7 @@ from magnet_train.models.attention import (
 POSITION_PERIOD = 10_000
 FEED_FORWARD_SCALE = 4
 NORM_EPS = 1e-5
+MOST_GRAPHS = 32  # of compiled layers
 
 
 class Layer(nn.Module):
@@ -150,6 +151,25 @@ class MagnetTransformer(nn.Module):
     def head(self, hidden: Tensor, stage: int) -> Tensor:
         """Return logits [..., card] of codebook `stage` for hidden states [..., D]."""
         return F.linear(hidden.to(self.heads.dtype), self.heads[stage])
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Compile the layers in place; they share a graph for each combination of optional arguments.
+
+        Varying sizes (clips of a codebook, tokens of a text) are symbolic from the start, so that no step recompiles.
+
+        Raises:
+            UserError: torch cannot compile on this machine.
+        """
+        try:
+            torch.compile(torch.neg, backend=backend)(self.heads[:1, :1, :2].detach())
+        except Exception as error:  # no compiler, an old GPU, a folder that cannot be written: no common type
+            raise UserError(
+                f"torch cannot compile here ({first_line(error)[:120]}); install a C++ compiler such as g++, or go without."
+            ) from error
+        # Restricted or not, with and without text, one clip or several: more variants than torch allows by default.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
+        for layer in self.layers:
+            layer.compile(backend=backend, dynamic=True)
 
     def convert(self, dtype: torch.dtype) -> None:
         """Convert the weights for inference, all but the output norm and the heads.

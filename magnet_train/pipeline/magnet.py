@@ -6,6 +6,7 @@ Shapes: B clips, K codebooks, T frames, P frames of a prompt; tokens int64 [B, K
 from __future__ import annotations
 
 import tempfile
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -125,6 +126,24 @@ class Magnet:
     def weights_sha256(self) -> str:
         """Return a hash of the weights as they are now; a frozen text encoder has none of them."""
         return weights_sha256(self._parts.trained().state_dict())
+
+    def compile(self) -> float:
+        """Compile the transformer's layers, and make a first clip with them; worth its time before many clips.
+
+        Returns:
+            Seconds that it took: tens on a GPU, minutes on a CPU.
+
+        Raises:
+            UserError: torch cannot compile on this machine.
+        """
+        began = time.monotonic()
+        self.lm.compile_layers()
+        # sizes of 1, of clips or of words, have graphs of their own
+        texts = ["a few words"] * (1 if self.device.type == "cpu" else 2)
+        decoding = replace(self.decoding, decoding_steps=(2,) * self.lm.n_q)
+        request = ClipRequest(texts, self.segment_duration, 0, decoding, None, None, 0)
+        make_tokens(self._parts, request.checked(self._parts))
+        return time.monotonic() - began
 
     def load_adapter(self, path: str | Path, strength: float = 1.0) -> None:
         """Add a LoRA adapter to the model; several add up.

@@ -30,7 +30,6 @@ from magnet_train.training.metrics import MaskedTokenMetrics
 from magnet_train.training.objective import gradient_scale, predict_masked, sum_losses
 from magnet_train.training.optim import WarmupCosine
 from magnet_train.training.parallel import (
-    compile_layers,
     is_sharded,
     local_part,
     recompute_activations,
@@ -148,7 +147,7 @@ class MagnetModule(pl.LightningModule):
         if self.recompute_activations:
             recompute_activations(self.lm)
         if self.compile_layers:
-            compile_layers(self.lm)
+            self.lm.compile_layers()
         if self.device_mesh is not None:
             shard(self.lm, self.text, self.device_mesh["data_parallel"], str(self.trainer.precision))
 

@@ -1,4 +1,4 @@
-"""Large models and large batches: activation checkpointing, compilation, gradient accumulation, FSDP2."""
+"""Large models and large batches: activation checkpointing, gradient accumulation, FSDP2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
 
-MOST_GRAPHS = 32
 ENTRY_POINTS = ("hidden", "head", "states", "read_text")  # methods called from outside, beside `forward`
 
 
@@ -24,17 +23,6 @@ def recompute_activations(lm: MagnetTransformer) -> None:
     for layer in lm.layers:
         # torch's wrapper module would rename the weights. Layers draw no random numbers.
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-
-
-def compile_layers(lm: MagnetTransformer, backend: str = "inductor") -> None:
-    """Compile the layers in place; they share a graph for each combination of optional arguments.
-
-    Varying sizes (clips of a codebook, tokens of a text) are symbolic from the start, so that no step recompiles.
-    """
-    # Restricted or not, with and without text, one clip or several: more variants than torch allows by default.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
-    for layer in lm.layers:
-        layer.compile(backend=backend, dynamic=True)
 
 
 def accumulate(trainer: pl.Trainer, batch_size: int, global_batch: int | None) -> None:

@@ -8,7 +8,6 @@ from torch._dynamo.testing import CompileCounter
 
 from magnet_train.decoding import DecodingConfig, generate_tokens
 from magnet_train.models import GuidedLogits, MagnetTransformer
-from magnet_train.training.parallel import compile_layers
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +27,7 @@ def tiny() -> MagnetTransformer:
 def test_no_step_and_no_stage_compiles_anew():
     plain, lm = tiny(), tiny()
     counter = CompileCounter()
-    compile_layers(lm, counter)
+    lm.compile_layers(counter)
     compiled = []
     steps = [(stage, rows, length) for length in (6, 11) for rows in (3, 2, 4) for stage in range(4)]
     for stage, rows, length in steps * 2:
@@ -65,7 +64,7 @@ def test_no_step_of_a_generation_compiles_anew(whole):
     if whole:  # as the benchmark compiles for a GPU
         lm.states = torch.compile(lm.states, backend=counter)
     else:
-        compile_layers(lm, counter)
+        lm.compile_layers(counter)
     text = torch.randn(2, 3, 12)
     compiled = []
     steps = (6, 4, 4, 4)

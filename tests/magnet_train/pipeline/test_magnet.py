@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,25 @@ def test_prompts_of_tokens_that_no_codebook_has(magnet: Magnet, wrong: int) -> N
     prompt[0, 2, 3] = wrong
     with pytest.raises(UserError, match=str(wrong)):
         magnet.generate_tokens(["a low bell"], prompt=prompt)
+
+
+def test_a_compiled_model_makes_the_same_clip(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    plain, compiled = Magnet.from_pretrained(checkpoint), Magnet.from_pretrained(checkpoint)
+    # traces and guards like inductor, without minutes of C++
+    monkeypatch.setattr(compiled.lm, "compile_layers", partial(compiled.lm.compile_layers, backend="eager"))
+    assert compiled.compile() > 0
+    assert all(layer._compiled_call_impl is not None for layer in compiled.lm.layers)
+    clips = [magnet.generate_tokens(["a flute", None], seed=3) for magnet in (plain, compiled)]
+    assert torch.equal(*clips)
+    torch._dynamo.reset()
+
+
+def test_without_a_compiler_nothing_is_compiled(magnet: Magnet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(magnet.lm, "compile_layers", partial(magnet.lm.compile_layers, backend=fail))
+    with pytest.raises(UserError, match=r"No working C\+\+ compiler found.*; install a C\+\+ compiler"):
+        magnet.compile()
+    assert magnet.generate_tokens(["a flute"], seed=3).shape == (1, 4, 24)

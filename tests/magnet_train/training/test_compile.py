@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 
 from magnet_train.models import MagnetTransformer
 from magnet_train.training.objective import masked_cross_entropy_sum, predict_masked
-from magnet_train.training.parallel import compile_layers, recompute_activations
+from magnet_train.training.parallel import recompute_activations
 
 FRAMES = 40
 
@@ -43,7 +43,7 @@ def test_no_graph_is_made_twice():
     lm = MagnetTransformer(4, 16, 8, dim=48, num_heads=2, num_layers=2)
     plain = copy.deepcopy(lm)
     torch.compiler.reset()
-    compile_layers(lm, backend="eager")  # traces and guards like any other backend, without minutes of code
+    lm.compile_layers(backend="eager")  # traces and guards like any other backend, without minutes of code
     counters.clear()
     steps = [([0] * 16, 16, 5), ([1] * 16, 16, 5), ([0] * 16, 8, 5), ([1] * 16, 8, 5)]  # each way once
     steps += [([stage] * 16, 7 + stage, 2 + stage) for stage in range(4)]
