@@ -163,8 +163,9 @@ class MagnetTransformer(nn.Module):
         try:
             torch.compile(torch.neg, backend=backend)(self.heads[:1, :1, :2].detach())
         except Exception as error:  # no compiler, an old GPU, a folder that cannot be written: no common type
+            cause = getattr(error, "inner_exception", error)
             raise UserError(
-                f"torch cannot compile here ({first_line(error)[:120]}); install a C++ compiler such as g++, or go without."
+                f"torch cannot compile here ({first_line(cause)[:120]}); install a C++ compiler such as g++, or go without."
             ) from error
         # Restricted or not, with and without text, one clip or several: more variants than torch allows by default.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
