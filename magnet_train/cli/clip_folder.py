@@ -49,14 +49,10 @@ class ClipFolder:
 
 @contextmanager
 def open_clip_folder(folder: Path, planned: Sequence[Record]) -> Iterator[ClipFolder]:
-    """Begin a folder of clips, or resume one that the same command began; a new one goes if no clip is made.
+    """Begin a folder of clips, or resume one that the same command began; a new folder goes if no clip is made.
 
-    Args:
-        folder: Made if it does not exist.
-        planned: The lines of results.jsonl, without `seconds`.
-
-    Raises:
-        UserError: The folder holds other clips, another command is writing to it, or it cannot be written to.
+    `planned` has the lines of results.jsonl without `seconds`. Raises `UserError` for a folder that holds other clips,
+    is in use by another command, or cannot be written to.
     """
     path = folder / RESULTS
     with folder_lock(folder, "generate", "--out"):

@@ -128,12 +128,7 @@ def segment(file: AudioFile) -> tuple[float, float | None]:
 
 
 def read_clips(
-    files: Iterable[AudioFile],
-    codec: Codec,
-    template: CaptionTemplate | None,
-    workers: int,
-    *,
-    rescale: bool = False,
+    files: Iterable[AudioFile], codec: Codec, template: CaptionTemplate | None, rescale: bool, workers: int
 ) -> Iterator[Clip]:
     """Yield clips in order, while the first blocks of the next `workers` are read in the background."""
     pool = ThreadPoolExecutor(workers)

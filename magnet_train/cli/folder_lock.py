@@ -50,8 +50,8 @@ def folder_lock(folder: Path, command: str, option: str) -> Iterator[None]:
                 time.sleep(0.1)
         if descriptor is None:
             raise UserError(
-                f"{folder} is in use by another {command} ({_owner(path)}); wait until it ends, stop it, or choose another "
-                f"folder with {option}."
+                f"{folder} is in use by another {command} ({_owner(path)}); wait until it ends, stop it, or choose "
+                f"another folder with {option}."
             )
         _held.add(descriptor)
         try:

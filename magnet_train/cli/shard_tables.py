@@ -93,9 +93,8 @@ def _codebooks(counts: npt.NDArray[np.int64], read: str) -> Table:
         used = int((count > 0).sum())
         share = count[count > 0] / count.sum()
         effective = 2 ** -(share * np.log2(share)).sum()
-        codebooks.add_row(
-            str(codebook), f"{used} of {len(count)}", f"{len(count) - used}", f"{effective:.0f}"
-        )
+        cells = (f"{used} of {len(count)}", f"{len(count) - used}", f"{effective:.0f}")
+        codebooks.add_row(str(codebook), *cells)
     return codebooks
 
 

@@ -222,12 +222,9 @@ def _plan_records(
     }
     settings = {name: value for name, value in given.items() if value is not None}
     width = len(str(request.first_index + len(prompts) - 1))
-    names = [
-        re.sub(r"[\W_]+", "_", (prompt.text or "unconditional").lower()).strip("_") for prompt in prompts
-    ]
     return [
         {
-            "file": f"{index:0{width}d}_{name[:NAME_LENGTH] or 'clip'}.wav",
+            "file": f"{index:0{width}d}_{_name_of(prompt)}.wav",
             "id": prompt.id,
             "text": prompt.text,
             "seed": request.seed,
@@ -237,8 +234,12 @@ def _plan_records(
             **settings,
             "decoding": decoding,
         }
-        for index, (prompt, name) in enumerate(zip(prompts, names, strict=True), start=request.first_index)
+        for index, prompt in enumerate(prompts, start=request.first_index)
     ]
+
+
+def _name_of(prompt: Prompt) -> str:
+    return re.sub(r"[\W_]+", "_", (prompt.text or "unconditional").lower()).strip("_")[:NAME_LENGTH] or "clip"
 
 
 def _make_missing(maker: _Maker, out: Path, records: list[Record]) -> tuple[int, float]:

@@ -140,7 +140,7 @@ def _work(
             with unit:
                 done = len(unit.outcomes)
                 progress.skip(done)
-                clips = read_clips(mine[done:], codec, template, request.workers, rescale=request.rescale)
+                clips = read_clips(mine[done:], codec, template, request.rescale, request.workers)
                 _fill(unit, clips, codec, request.strict, progress)
 
 

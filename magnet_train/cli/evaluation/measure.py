@@ -89,8 +89,8 @@ def measure(result: EvaluationResult, clap: str, classifier: str) -> None:
             )
         else:
             result.not_computed[KL] = (
-                "no generated clip has a reference of the same name; give both files of a pair the same name, or put the "
-                "references' names into the --prompts of `generate` as `id`."
+                "no generated clip has a reference of the same name; give both files of a pair the same name, or put "
+                "the references' names into the --prompts of `generate` as `id`."
             )
     if result.clap is not None:
         _measure_with_clap(result, result.clap)
@@ -193,7 +193,7 @@ def _embed(
     numbers = [each for each in found if not isinstance(each, UserError)]
     if numbers and not any(np.isfinite(each).all() for each in numbers):
         raise UserError(
-            f"the model of {option} returns NaN or infinity for every clip; its weights are damaged, name another model."
+            f"the model of {option} returns NaN or infinity for every clip; its weights are damaged, name another."
         )
     embedded = {}
     for clip, each in zip(clips, found, strict=True):
@@ -201,8 +201,8 @@ def _embed(
             clip.problem = f"unreadable: {each}"
         elif not np.isfinite(each).all():
             clip.problem = (
-                f"unreadable: {clip.file.label}: the model of {option} returns NaN or infinity for it, as for samples far "
-                "beyond 1; render it again"
+                f"unreadable: {clip.file.label}: the model of {option} returns NaN or infinity for it, as for samples "
+                "far beyond 1; render it again"
             )
         else:
             embedded[id(clip)] = each

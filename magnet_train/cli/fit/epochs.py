@@ -70,18 +70,7 @@ def set_epochs(trainer: pl.Trainer, data: Any) -> None:
         )
     elif trainer.max_steps < 1:
         _end_run(trainer, -(-limit // parts))
-    _set_validation(trainer, int(trainer.limit_train_batches))
-
-
-def _end_run(trainer: pl.Trainer, steps: int) -> None:
-    """Lower `max_steps` to the end of the last epoch, since the learning-rate schedule ends there."""
-    end = (trainer.max_epochs or 0) * steps
-    if end > 0 and (trainer.max_steps < 1 or end < trainer.max_steps):
-        set_max_steps(trainer, end)
-
-
-def _set_validation(trainer: pl.Trainer, batches: int) -> None:
-    """Convert a fraction of an epoch to batches, and refuse an interval longer than an epoch."""
+    batches = int(trainer.limit_train_batches)
     interval = getattr(trainer, "val_check_interval", None)  # missing where it is a time
     if isinstance(interval, float):
         trainer.val_check_interval = max(1, int(batches * interval))
@@ -90,3 +79,10 @@ def _set_validation(trainer: pl.Trainer, batches: int) -> None:
             f"trainer.val_check_interval is {interval} batches and an epoch has {batches}, so no validation would take "
             "place; give a fraction of an epoch (1.0), or trainer.check_val_every_n_epoch null to count across epochs."
         )
+
+
+def _end_run(trainer: pl.Trainer, steps: int) -> None:
+    """Lower `max_steps` to the end of the last epoch, since the learning-rate schedule ends there."""
+    end = (trainer.max_epochs or 0) * steps
+    if end > 0 and (trainer.max_steps < 1 or end < trainer.max_steps):
+        set_max_steps(trainer, end)

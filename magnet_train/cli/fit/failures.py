@@ -1,4 +1,4 @@
-"""How a run ends early or fails, in one sentence: an early stop, Ctrl-C, a lost rank, a full disk, a library's error."""
+"""How a run ends early or fails, in one sentence: an early stop, Ctrl-C, a lost rank, a full disk, library errors."""
 
 from __future__ import annotations
 

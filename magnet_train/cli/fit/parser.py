@@ -32,16 +32,16 @@ _OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "resume",
         Resume,
         "never",
-        "how `fit` treats checkpoints in the run's folder: never (refuse a folder that has some), auto (resume from the "
-        "newest readable one, if any), required (fail without one)",
+        "how `fit` treats checkpoints in the run's folder: never (refuse a folder that has some), auto (resume from "
+        "the newest readable one, if any), required (fail without one)",
     ),
     ("rank_timeout", Minutes, 10.0, "minutes without an answer until a rank counts as dead and the run ends"),
     (
         "init_from",
         str | None,
         None,
-        "model whose weights to start from, in any format that `generate` reads; its sizes and text encoder replace those "
-        "of the configuration. To continue an interrupted run, give --resume (as well)",
+        "model whose weights to start from, in any format that `generate` reads; its sizes and text encoder replace "
+        "those of the configuration. To continue an interrupted run, give --resume (as well)",
     ),
 )
 _KEY = re.compile(r'Parser key "([^"]+)"')

@@ -33,8 +33,8 @@ def checkpoint_for_fit(run: Path, resume: Resume, named: str | None) -> Path | N
     if not inside and (found := checkpoints_of(run)):
         held = "a run" if named is None else f"another run than {named}"
         raise UserError(
-            f"{run} already holds {held} ({found[0].name}); continue it with --resume auto, or choose another folder with "
-            "--run."
+            f"{run} already holds {held} ({found[0].name}); continue it with --resume auto, or choose another folder "
+            "with --run."
         )
     return None if named is None else Path(named)
 

@@ -37,15 +37,16 @@ _OTHER_SHARDING = ("fsdp", "deepspeed")  # likewise
 _OTHER_SHARDING_CLASSES = (pl_strategies.FSDPStrategy, pl_strategies.DeepSpeedStrategy)
 # Why a callback of Lightning's cannot work here, and what to use instead.
 _INSTEAD = {
-    "StochasticWeightAveraging": "averages after the last checkpoint is written, so no file would hold the average; use "
-    "magnet_train.training.optim.MovingAverage",
-    "LearningRateFinder": "changes an attribute `lr` of the model, but the learning rate belongs to the optimizer; give "
-    "--model.optimizer.lr, and compare short runs",
-    "BatchSizeFinder": "repeats the first steps with other batch sizes, which would lose the position in the data; give "
-    "--data.batch_size, and --global_batch for the clips of a step",
-    "BackboneFinetuning": "needs a model with a part named `backbone`; use --tuning magnet_train.training.finetune.Freeze",
-    "ModelPruning": "renames the parameters that it prunes, so neither the moving average nor a resume would find them; "
-    "prune an exported model with torch.nn.utils.prune",
+    "StochasticWeightAveraging": "averages after the last checkpoint is written, so no file would hold the average; "
+    "use magnet_train.training.optim.MovingAverage",
+    "LearningRateFinder": "changes an attribute `lr` of the model, but the learning rate belongs to the optimizer; "
+    "give --model.optimizer.lr, and compare short runs",
+    "BatchSizeFinder": "repeats the first steps with other batch sizes, which would lose the position in the data; "
+    "give --data.batch_size, and --global_batch for the clips of a step",
+    "BackboneFinetuning": "needs a model with a part named `backbone`; use --tuning "
+    "magnet_train.training.finetune.Freeze",
+    "ModelPruning": "renames the parameters that it prunes, so neither the moving average nor a resume would find "
+    "them; prune an exported model with torch.nn.utils.prune",
     "SpikeDetection": "cannot load its own state from a checkpoint (a bug in Lightning), so no resume would work; use "
     "magnet_train.training.callbacks.NonFiniteGuard with skip_above",
 }
@@ -121,8 +122,8 @@ def _check_devices(trainer: Namespace) -> None:
     start = getattr(trainer.strategy, "init_args", {}).get("start_method", "popen")
     if any(word in name for word in _COPYING) or start != "popen":
         raise UserError(
-            f"trainer.strategy {name or start} copies this process for each rank, which is not supported; use ddp, which "
-            "starts each rank with the same command."
+            f"trainer.strategy {name or start} copies this process for each rank, which is not supported; use ddp, "
+            "which starts each rank with the same command."
         )
     if name.startswith(_OTHER_SHARDING) or issubclass(kind, _OTHER_SHARDING_CLASSES):
         raise UserError(
@@ -214,6 +215,6 @@ def check_callbacks(callbacks: Sequence[Callback], model: pl.LightningModule) ->
     averages = [type(callback).__name__ for callback in callbacks if isinstance(callback, _AVERAGES)]
     if len(averages) > 1:
         raise UserError(
-            f"trainer.callbacks: {' and '.join(averages)} both average the weights, and only one can; list the callbacks "
-            "that you want under `callbacks:`, which replaces those of base.yaml where `callbacks+:` adds to them."
+            f"trainer.callbacks: {' and '.join(averages)} both average the weights, and only one can; list the "
+            "callbacks that you want under `callbacks:`, which replaces those of base.yaml; `callbacks+:` adds to them."
         )
