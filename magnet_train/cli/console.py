@@ -37,7 +37,7 @@ def escape(text: str) -> str:
 
 
 def table(title: str | None, *columns: str, right: Collection[str] = ()) -> Table:
-    """Return an empty table in rich's markup, with a header if a column has a name; those in `right` align so."""
+    """Return an empty table for text in rich's markup; columns named in `right` are aligned to the right."""
     empty = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns))
     for column in columns:
         empty.add_column(column, overflow="fold", justify="right" if column in right else "left")

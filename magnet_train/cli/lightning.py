@@ -111,7 +111,7 @@ def _leave_quietly(code: int) -> None:
 
 
 class MagnetCLI(LightningCLI):
-    """LightningCLI that joins data and model, and lets a run own its folder."""
+    """LightningCLI that links data and model, and keeps a run in a folder of its own."""
 
     _base: ModelBundle | None = None  # of --init_from
 

@@ -35,7 +35,7 @@ flag = partial(option, action="store_true")  # False unless given
 
 
 def declare(request: type[Any]) -> Callable[[argparse.ArgumentParser], None]:
-    """Return a function that adds the options of a request to a parser, required ones first; `main` builds it."""
+    """Return a function that adds a request's options to a parser, required ones first; `main` builds the request."""
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.set_defaults(request=request)

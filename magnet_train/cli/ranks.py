@@ -27,7 +27,7 @@ class Ranks(NamedTuple):
 
 
 def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """Read the place of this process, rank 0 of 1 where no launcher set it; raises `UserError` for odd variables."""
+    """Read the place of this process, rank 0 of 1 where no launcher set it; raises `UserError` for wrong variables."""
     for names in _LAUNCHERS:
         rank_name, ranks_name, local_name = names
         if rank_name not in environment or ranks_name not in environment:

@@ -29,7 +29,7 @@ _BAR = 40  # characters of the longest bar
 
 @dataclass
 class _Statistics:
-    """Of the clips that were read."""
+    """Statistics of the clips that were read."""
 
     counts: npt.NDArray[np.int64]  # [K, card]
     words: list[int] = field(default_factory=list)

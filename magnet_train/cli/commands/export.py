@@ -37,7 +37,7 @@ add_arguments = declare(ExportRequest)
 
 
 def run(request: ExportRequest) -> None:
-    """Write the folder; raises `UserError` if the model cannot be read or written, or not by audiocraft."""
+    """Write the folder; raises `UserError` if the model cannot be read, or not be stored in that format."""
     from magnet_train.checkpoints.audiocraft.names import CODEC_FILE
     from magnet_train.checkpoints.card import NO_CODEC, note_on
     from magnet_train.models.transformer import count_parameters

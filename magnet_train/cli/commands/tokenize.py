@@ -267,7 +267,7 @@ def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
 
 
 def _print_remedy(left_out: Sequence[Skipped]) -> None:
-    """Print for each audio format that is not read how to convert it."""
+    """Print how to convert each audio format that is not read."""
     for suffix, number in suffixes_not_read(file.reason for file in left_out):
         print(
             f"{count(number, suffix + ' file')} not read; to convert all in a folder: "
