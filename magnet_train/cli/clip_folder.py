@@ -5,15 +5,15 @@ A clip counts once its line is on the disk, so the same command resumes after an
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from magnet_train.cli.folder_lock import folder_lock
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import explain_disk_errors, sweep_partial_files, sync
 
@@ -28,14 +28,9 @@ class ClipFolder:
         self.path, self._results, self.done = path, results, done
 
     def add(self, record: Record, write: Callable[[Path], None]) -> None:
-        """Write the next clip, and its line once the file is on the disk.
+        """Write the next clip to the record's `file`, and its line once the clip is on the disk.
 
-        Args:
-            record: The line; `file` names the file.
-            write: Writes the file, whole or not at all.
-
-        Raises:
-            UserError: No room; the earlier clips stay.
+        `write` writes whole files or none; without room, earlier clips stay and `UserError` is raised.
         """
         file, end = self.path / record["file"], os.fstat(self._results.fileno()).st_size
         try:
@@ -54,27 +49,16 @@ class ClipFolder:
 
 @contextmanager
 def open_clip_folder(folder: Path, planned: Sequence[Record]) -> Iterator[ClipFolder]:
-    """Begin a folder of clips, or resume one that the same command began.
+    """Begin a folder of clips, or resume one that the same command began; a new folder goes if no clip is made.
 
-    Args:
-        folder: Made if it does not exist, and removed again if no clip is made.
-        planned: The lines of results.jsonl, without `seconds`.
-
-    Raises:
-        UserError: The folder holds other clips, another command is writing to it, or it cannot be written to.
+    `planned` has the lines of results.jsonl without `seconds`. Raises `UserError` for a folder that holds other clips,
+    is in use by another command, or cannot be written to.
     """
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
     path = folder / RESULTS
-    try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+    with folder_lock(folder, "generate", "--out"):
+        with explain_disk_errors(path):
             results = path.open("ab+", buffering=0)
-        except OSError as error:
-            raise UserError(
-                f"--out {folder} cannot be made ({error.strerror}); choose another folder."
-            ) from error
         with results:
-            _lock(results, folder)
             clips = ClipFolder(folder, results, _resume(results, path, planned))
             sweep_partial_files(folder)
             sync(folder)
@@ -83,28 +67,12 @@ def open_clip_folder(folder: Path, planned: Sequence[Record]) -> Iterator[ClipFo
             finally:
                 if clips.done == 0:
                     path.unlink(missing_ok=True)
-    finally:
-        for made in new:
-            with suppress(OSError):  # it does not exist, or is not empty
-                made.rmdir()
-
-
-def _lock(results: FileIO, folder: Path) -> None:
-    """Keep other commands out; the kernel releases the lock when this process dies."""
-    try:
-        fcntl.flock(results, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        alone = os.fstat(results.fileno()).st_nlink > 0  # else the one before has just removed it
-    except BlockingIOError:
-        alone = False
-    if not alone:
-        raise UserError(f"another `generate` is writing to {folder}; wait for it, or choose another --out.")
 
 
 def _resume(results: FileIO, path: Path, planned: Sequence[Record]) -> int:
     """Compare the finished clips with the planned ones, drop a torn last line, and return the number of finished ones."""
     results.seek(0)
-    lines = results.read().split(b"\n")
-    whole = lines[:-1]  # the rest, after the last newline, was being written when the process ended
+    whole = results.read().split(b"\n")[:-1]  # behind the last newline is what a killed process was writing
     refusal = UserError(
         f"{path.parent} holds clips of another command (or of another model or recording under the same name); choose "
         "another --out, or remove it to begin again."

@@ -9,19 +9,19 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
+from torch import Tensor
+
+from datamodules.shards.writer import metadata_bytes
+from datamodules.tokenize.audio_files import AudioFile
+from datamodules.tokenize.captions import CaptionError, CaptionTemplate, describe
 from magnet_train.audio import AudioStream, WrongScaleError, audio_seconds
 from magnet_train.audio.recording import require_audio_file
+from magnet_train.codecs import Codec
 from magnet_train.codecs.chunked import samples_per_frame
 from magnet_train.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from datamodules.tokenize.audio_files import AudioFile
-    from datamodules.tokenize.captions import CaptionTemplate
-    from magnet_train.codecs import Codec
 
 _ALREADY_CUT = 1.0  # seconds by which a file found by its id may exceed its clip and still be that clip alone
 _LATE = 0.1  # seconds by which a clip may end behind its file: lists round, and mp3 pads
@@ -32,121 +32,89 @@ class Unusable(Exception):  # noqa: N818  # a verdict on a file, not an error of
     """The reason why a file is left out: a kind ("silent") and, after a colon, details."""
 
 
+class MeasuredStream(AudioStream):
+    """Audio of a file, with its length and level, known once all of it was read."""
+
+    samples = 0
+    peak = 0.0  # the largest absolute sample
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield blocks float32 [channels, samples]."""
+        for block in super().__iter__():
+            self.samples += block.shape[-1]
+            self.peak = max(self.peak, float(block.abs().max())) if block.numel() else self.peak
+            yield block
+
+    @property
+    def silence(self) -> str | None:
+        """Why the clip counts as silent, None if it does not."""
+        if self.peak == 0:
+            return "silent"
+        if self.peak < SILENCE:
+            return f"silent: its largest sample is {20 * math.log10(self.peak):.0f} dB of full scale"
+        if self.swing < SILENCE:
+            return f"silent: its samples have one constant value, up to {self.peak:.2g} of full scale"
+        return None
+
+
+@dataclass
 class Clip:
     """A file that is read in the background, one block ahead of the codec.
 
-    `metadata` is known once a block was read, hash and shortfall once all were.
-
-    Args:
-        file: To read.
-        codec: Gives rate and channels.
-        template: For files without a caption.
-        rescale: Scale floats in the range of integers to -1..1.
-        pool: Threads to read in.
+    `metadata` and `audio` are known once a block was read; hash and shortfall of `audio` once all were.
     """
 
-    def __init__(
-        self,
-        file: AudioFile,
-        codec: Codec,
-        template: CaptionTemplate | None,
-        rescale: bool,
-        pool: ThreadPoolExecutor,
-    ) -> None:
-        self.file = file
-        self.samples = 0  # at the codec's rate
-        self._codec, self._template, self._rescale, self._pool = codec, template, rescale, pool
-        self.metadata: dict[str, Any] = {}
-        self._stream: AudioStream | None = None
+    file: AudioFile
+    codec: Codec  # gives rate and channels
+    template: CaptionTemplate | None  # for files without a caption
+    rescale: bool  # scale floats in the range of integers to -1..1
+    pool: ThreadPoolExecutor
+    metadata: dict[str, Any] = field(init=False)
+    audio: MeasuredStream = field(init=False)
+
+    def __post_init__(self) -> None:
         self._reading = self._read()
-        self._next: Future[Tensor | None] = pool.submit(next, self._reading, None)
-
-    @property
-    def audio_hash(self) -> str:
-        """Hash of the decoded audio."""
-        return "" if self._stream is None else self._stream.digest
-
-    @property
-    def shortfall(self) -> str | None:
-        """Which part of the file could not be read, None if it is complete."""
-        return None if self._stream is None else self._stream.shortfall
+        self._next: Future[Tensor | None] = self.pool.submit(next, self._reading, None)
 
     def blocks(self) -> Iterator[Tensor]:
-        """Yield the audio.
-
-        Raises:
-            Unusable: It has no caption, cannot be read, ends before its clip does, is silent or shorter than one
-                token frame.
-        """
-        peak = 0.0
+        """Yield the audio; raises `Unusable` if it is broken, silent, too short or without a caption."""
         while (block := self._next.result()) is not None:
-            self._next = self._pool.submit(next, self._reading, None)
-            self.samples += block.shape[-1]
-            peak = max(peak, float(block.abs().max())) if block.numel() else peak
+            self._next = self.pool.submit(next, self._reading, None)
             yield block
-        if self.samples < samples_per_frame(self._codec):
-            raise Unusable(f"too short: {self.samples} samples are less than one frame")
-        silence = "silent" if self._stream is None else silence_of(peak, self._stream.swing)
-        if silence is not None:
-            raise Unusable(silence)
 
     def _read(self) -> Iterator[Tensor]:
-        from datamodules.tokenize.captions import CaptionError, describe
-
         file = self.file
         if file.problem is not None:
             raise Unusable(file.problem)
         try:
             require_audio_file(file.path)  # before its tags are read: a pipe would block
-            described = describe(file.path, file.fields, self._template)
+            described = describe(file.path, file.fields, self.template)
             start_field = {} if file.start is None else {"start": file.start}
             self.metadata = {**described, "source": file.name, **start_field}
-            self._check_metadata()
-            start, end = segment(file)
-            rate, channels = self._codec.sample_rate, self._codec.channels
-            self._stream = AudioStream(file.path, rate, channels, start, end, rescale=self._rescale)
-            yield from self._stream
+            try:
+                metadata_bytes(self.metadata)
+            except ValueError as error:
+                raise Unusable(f"unusable caption or metadata: {error}") from error
+            rate, channels = self.codec.sample_rate, self.codec.channels
+            self.audio = MeasuredStream(file.path, rate, channels, *segment(file), rescale=self.rescale)
+            yield from self.audio
         except CaptionError as error:
             raise Unusable(str(error)) from error
         except WrongScaleError as error:
             raise Unusable(f"wrong scale: {error}") from error
         except UserError as error:
             raise Unusable(f"unreadable: {error}") from error
-
-    def _check_metadata(self) -> None:
-        from datamodules.shards.writer import metadata_bytes
-
-        try:
-            metadata_bytes(self.metadata)
-        except ValueError as error:
-            raise Unusable(f"unusable caption or metadata: {error}") from error
-
-
-def silence_of(peak: float, swing: float) -> str | None:
-    """Return why a clip counts as silent, None if it does not.
-
-    Args:
-        peak: The largest absolute sample at the codec's rate.
-        swing: Difference of the highest and the lowest sample of the file.
-    """
-    if peak == 0:
-        return "silent"
-    if peak < SILENCE:
-        return f"silent: its largest sample is {20 * math.log10(peak):.0f} dB of full scale"
-    if swing < SILENCE:
-        return f"silent: its samples have one constant value, up to {peak:.2g} of full scale"
-    return None
+        if self.audio.samples < samples_per_frame(self.codec):
+            raise Unusable(f"too short: {self.audio.samples} samples are less than one frame")
+        if (silence := self.audio.silence) is not None:
+            raise Unusable(silence)
 
 
 def segment(file: AudioFile) -> tuple[float, float | None]:
-    """Return start and end of a clip in its file, in seconds; an end of None is that of the file.
+    """Return start and end of a clip in its file (s), where an end of None is that of the file.
 
     Most downloads of MusicCaps and AudioCaps are cut already, and those that are not may end early. The times of any
-    other list are taken literally.
-
-    Raises:
-        Unusable: The file ends before the clip does.
-        UserError: The file cannot be read.
+    other list are taken literally, and raise `Unusable` beyond the end of the file.
     """
     start, end = file.start or 0.0, file.end
     if file.start is None and end is None:
@@ -160,12 +128,7 @@ def segment(file: AudioFile) -> tuple[float, float | None]:
 
 
 def read_clips(
-    files: Iterable[AudioFile],
-    codec: Codec,
-    template: CaptionTemplate | None,
-    workers: int,
-    *,
-    rescale: bool = False,
+    files: Iterable[AudioFile], codec: Codec, template: CaptionTemplate | None, rescale: bool, workers: int
 ) -> Iterator[Clip]:
     """Yield clips in order, while the first blocks of the next `workers` are read in the background."""
     pool = ThreadPoolExecutor(workers)

@@ -23,11 +23,7 @@ def packaged_config(name: str) -> str:
 
 
 def with_found_configs(arguments: Sequence[str]) -> list[str]:
-    """Replace the names of configurations in the words of a command by paths of files.
-
-    Raises:
-        UserError: A file is missing, unreadable, not YAML, or not a mapping.
-    """
+    """Replace names of configurations by paths; raises `UserError` for a file that cannot be read as a mapping."""
     found = list(arguments)
     for index, word in enumerate(found):
         if index and found[index - 1] in CONFIG_OPTIONS:

@@ -1,11 +1,14 @@
-"""What commands print: numbers with units, text from files, tables and progress bars."""
+"""Terminal output: numbers with units, text from files, tables and progress bars; and a handler of SIGTERM."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Self, TypeVar
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self, TypeVar
 
-from rich import box, markup
+from rich import markup
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
@@ -28,34 +31,25 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def size(bytes: int) -> str:
-    """Write "900 bytes", "12.5 kB", "3.2 MB" or "40.2 GB"."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if bytes >= limit:
-            return f"{bytes / limit:.1f} {unit}"
-    return f"{bytes} bytes"
-
-
 def escape(text: str) -> str:
-    """Escape both rich's markup and the terminal's control characters, so that text is shown as it is."""
+    """Escape rich's markup and the terminal's control characters."""
     return markup.escape(printable(text))
 
 
-def table(
-    title: str | None, *columns: str, right: Collection[str] = (), style: box.Box = box.HEAVY_HEAD
-) -> Table:
-    """Return an empty table, without a header if no column has a name.
-
-    Args:
-        title: In rich's markup, as all text of a table.
-        columns: Their names.
-        right: Those aligned to the right.
-        style: The lines around cells.
-    """
-    empty = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns), box=style)
+def table(title: str | None, *columns: str, right: Collection[str] = ()) -> Table:
+    """Return an empty table for text in rich's markup; columns named in `right` are aligned to the right."""
+    empty = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns))
     for column in columns:
         empty.add_column(column, overflow="fold", justify="right" if column in right else "left")
     return empty
+
+
+def facts_table(title: str, facts: Mapping[str, str]) -> Table:
+    """Return a table of names and texts, which are shown as they are."""
+    filled = table(escape(title), "", "")
+    for name, text in facts.items():
+        filled.add_row(escape(name), escape(text))
+    return filled
 
 
 class ProgressBar:
@@ -70,20 +64,11 @@ class ProgressBar:
     """
 
     def __init__(
-        self,
-        what: str,
-        unit: str,
-        total: float | None = None,
-        *,
-        transient: bool = False,
-        hidden: bool = False,
+        self, what: str, unit: str, total: float | None = None, transient: bool = False, hidden: bool = False
     ) -> None:
         self.hidden, self._unit = hidden, unit
-        columns = (
-            TextColumn(what, markup=False),
-            BarColumn(),
-            TextColumn("{task.description}", markup=False),
-        )
+        text = "{task.description}"
+        columns = (TextColumn(what, markup=False), BarColumn(), TextColumn(text, markup=False))
         self._bar = Progress(*columns, console=Console(stderr=True), transient=transient, disable=hidden)
         self._task = self._bar.add_task("", total=total)
 
@@ -100,19 +85,8 @@ class ProgressBar:
         if self._bar.live.is_started:
             self._bar.stop()
 
-    @property
-    def text(self) -> str:
-        """What stands behind the bar."""
-        return self._bar.tasks[0].description
-
     def update(self, done: float, total: float | None = None, text: str | None = None) -> None:
-        """Move the bar.
-
-        Args:
-            done: How many there are by now.
-            total: How many there will be; as before when None.
-            text: To show behind the bar instead of counts, rate and time left.
-        """
+        """Move the bar; `total` stays as it was when None, and `text` replaces counts, rate and time left."""
         self._bar.start()
         self._bar.update(self._task, completed=done, total=total)
         self._bar.update(self._task, description=self._counts() if text is None else text)
@@ -136,3 +110,15 @@ def track(items: Collection[_T], what: str, unit: str) -> Iterator[_T]:
         for item in items:
             yield item
             bar.advance()
+
+
+@contextmanager
+def on_sigterm(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle SIGTERM within the block, if this is the main thread."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, handler) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,50 +13,66 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.checkpoints.load import read_model
 from magnet_train.cli.configs import with_found_configs
-from magnet_train.cli.fit.callback_options import check_callbacks, needed_callbacks, remove_useless_callbacks
+from magnet_train.cli.fit import failures
 from magnet_train.cli.fit.epochs import counts_epochs, set_epochs
-from magnet_train.cli.fit.failures import (
-    LIBRARY_ERRORS,
-    disk_failures,
-    early_stop,
-    explain,
-    training_failures,
-)
-from magnet_train.cli.fit.lightning_advice import silence_advice
-from magnet_train.cli.fit.options import add_options
+from magnet_train.cli.fit.parser import OneSentenceParser, add_options
 from magnet_train.cli.fit.resume import checkpoint_for_fit, checkpoint_to_evaluate, require_same_run
 from magnet_train.cli.fit.run_folder import RunRecord, check_folder, direct_outputs, is_finished, prepared
-from magnet_train.cli.fit.run_lock import run_lock
-from magnet_train.cli.fit.trainer_options import check_trainer, choose_precision, complete_trainer
+from magnet_train.cli.fit.trainer_options import (
+    check_callbacks,
+    choose_precision,
+    needed_callbacks,
+    prepare_trainer,
+)
+from magnet_train.cli.folder_lock import folder_lock
 from magnet_train.cli.main import COMMANDS, FAILURE, INTERRUPTED, LIGHTNING_COMMANDS
 from magnet_train.cli.ranks import check_restarts, is_first_process, print_once, read_ranks
-from magnet_train.cli.wrong_usage import OneSentenceParser
 from magnet_train.errors import AgreedError, Preempted
+from magnet_train.training import lightning_internals as internals
 from magnet_train.training.callbacks import SaveOnStop
 from magnet_train.training.checkpointing import AtomicCheckpointIO, peek
 from magnet_train.training.finetune import start, take_architecture
-from magnet_train.training.lightning_internals import (
-    allow_pending_validation,
-    set_rank_timeout,
-    validation_is_pending,
-)
 from magnet_train.training.module import MagnetModule
 from magnet_train.training.parallel import accumulate
 from magnet_train.training.stop_request import PREEMPTED, START_LIMIT, stop_request
 
+_LOGGERS = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
+_LOG_NOISE = (
+    *("\nDetected KeyboardInterrupt", "💡", "TPU available"),
+    "`weights_only` was not set",  # when saving; loading sets it
+)
+_WARNING_NOISE = (
+    "LightningCLI's args parameter",  # the arguments are those of the command line
+    ".*directory .* exists and is not empty",  # the folder of the same run
+    ".*isinstance.treespec, LeafSpec.. is deprecated",
+    "The dirpath has changed from",
+    r"\s*(By default only one Jsonargparse|\S+ (parameter )?was deprecated in v)",  # parts that Lightning uses
+    "You have overridden `transfer_batch_to_device`",  # on purpose
+    "Couldn't infer the batch indices",  # a batch carries its slots
+    ".*using the WeightAveraging callback, but loading a checkpoint outside",  # the average is what is loaded
+    ".*callbacks used to create the checkpoint need to be provided",  # by `validate` and `predict`
+)
+
+
+def _hide_advice() -> None:
+    """Hide what no user can act on: Lightning's guesses, and reports of what is intended."""
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    for message in _WARNING_NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    for name in _LOGGERS:
+        logger = logging.getLogger(f"lightning.pytorch.{name}")
+        logger.addFilter(lambda record: not record.getMessage().startswith(_LOG_NOISE))
+
 
 def run(arguments: Sequence[str]) -> None:
-    """Run `fit`, `validate`, `test` or `predict` with LightningCLI's own options.
-
-    Args:
-        arguments: The subcommand and its options.
-    """
-    silence_advice()
+    """Run a subcommand of LightningCLI with its options."""
+    _hide_advice()
     texts = {
         name: {"description": f"{COMMANDS[name]}; start with -c configs/base.yaml"}
         for name in LIGHTNING_COMMANDS
@@ -85,8 +103,8 @@ def run(arguments: Sequence[str]) -> None:
         if is_first_process():
             raise leaving.__context__ from None
         _leave_quietly(INTERRUPTED)
-    except LIBRARY_ERRORS as error:
-        if (explained := explain(error)) is None:
+    except failures.LIBRARY_ERRORS as error:
+        if (explained := failures.explain(error)) is None:
             raise
         raise explained from None
 
@@ -98,17 +116,12 @@ def _leave_quietly(code: int) -> None:
 
 
 class MagnetCLI(LightningCLI):
-    """LightningCLI that joins data and model, and lets a run own its folder.
-
-    Args:
-        locks: Holds the lock of the run's folder.
-        arguments: Of LightningCLI.
-    """
+    """LightningCLI that links data and model, and keeps a run in a folder of its own."""
 
     _base: ModelBundle | None = None  # of --init_from
 
     def __init__(self, locks: contextlib.ExitStack, **arguments: Any) -> None:
-        self._locks = locks
+        self._locks = locks  # holds that of the run's folder
         super().__init__(**arguments)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -134,14 +147,12 @@ class MagnetCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the options, lock the run's folder and choose the checkpoint."""
         command, config = str(self.subcommand), self.config[self.subcommand]
-        complete_trainer(config.trainer)
-        check_trainer(config.trainer, command)
-        remove_useless_callbacks(config.trainer)
+        prepare_trainer(config.trainer, command)
         folder = check_folder(config.run)
         if command == "fit":
             check_restarts()
             if is_first_process():
-                self._locks.enter_context(run_lock(folder))
+                self._locks.enter_context(folder_lock(folder, "fit", "--run"))
             chosen = checkpoint_for_fit(folder, config.resume, config.ckpt_path)
             config.ckpt_path = None if chosen is None else str(chosen)
         else:
@@ -174,7 +185,7 @@ class MagnetCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
         trainer = super().instantiate_trainer(plugins=plugins, **settings)
-        set_rank_timeout(trainer, timedelta(minutes=self._get(self.config, "rank_timeout")))
+        internals.set_rank_timeout(trainer, timedelta(minutes=self._get(self.config, "rank_timeout")))
         return trainer
 
     def fit(self, ckpt_path: str | None, **arguments: Any) -> None:
@@ -185,13 +196,9 @@ class MagnetCLI(LightningCLI):
         stop_request.limit = START_LIMIT  # the trainer may start ranks that wait for this one
         if not any(isinstance(callback, SaveOnStop) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             stop_request.release()  # without checkpoints, a signal ends the process like any other
-        records = [c for c in trainer.callbacks if isinstance(c, RunRecord)]  # type: ignore[attr-defined]
-        with (
-            training_failures(trainer, folder),
-            prepared(folder, lambda: any(record.already_saved for record in records)),
-        ):
+        with failures.training_failures(trainer, folder), prepared(folder, trainer):
             trainer.fit(ckpt_path=ckpt_path, **arguments)
-        if reason := early_stop(trainer):
+        if reason := failures.early_stop(trainer):
             print_once(reason)
 
     def _resumes(self, checkpoint: Path) -> bool:
@@ -200,27 +207,25 @@ class MagnetCLI(LightningCLI):
         step, end = content.get("global_step"), self.trainer.max_steps
         if isinstance(step, int) and 0 < end <= step:
             finished = is_finished(Path(self._get(self.config, "run")), step)
-            if step > end or finished or not validation_is_pending(content):
+            if step > end or finished or not internals.validation_is_pending(content):
                 print_once(
                     f"{checkpoint} is at step {step} of {end} already; nothing to do (raise trainer.max_steps to continue)."
                 )
                 return False
-            allow_pending_validation(self.trainer)
+            internals.allow_pending_validation(self.trainer)
         require_same_run(checkpoint, self.model, self.datamodule)
         print_once(f"resuming from {checkpoint}")
         return True
 
     def validate(self, **arguments: Any) -> None:
-        """Measure on validation data."""
         self._measure(self.trainer.validate, **arguments)
 
     def test(self, **arguments: Any) -> None:
-        """Measure on test data."""
         self._measure(self.trainer.test, **arguments)
 
     def _measure(self, measure: Callable[..., Any], verbose: bool = True, **arguments: Any) -> None:
         """Print each metric with its whole name, which Lightning's table truncates."""
-        with disk_failures(Path(self._get(self.config, "run"))):
+        with failures.disk_failures(Path(self._get(self.config, "run"))):
             results = measure(verbose=False, **arguments)
         metrics = results[0] if verbose and results else {}
         for name, value in sorted(metrics.items()):

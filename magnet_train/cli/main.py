@@ -12,7 +12,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from magnet_train import __version__
@@ -60,8 +60,7 @@ INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
 def _overview() -> argparse.ArgumentParser:
-    width = max(map(len, COMMANDS))
-    listing = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    listing = "\n".join(f"  {name:<10}  {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="magnet-train",
         usage="magnet-train COMMAND [options]",
@@ -80,56 +79,37 @@ def _chosen_command(word: str) -> str:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}."
-        print(f"magnet-train: error: there is no command {command!r}; {hint}", file=sys.stderr)
+        _say(f"error: there is no command {command!r}; {hint}")
         sys.exit(USAGE_ERROR)
     return command
 
 
 def _run_command(name: str, arguments: Sequence[str]) -> None:
+    words = list(map(with_underscores, arguments))
     if name in LIGHTNING_COMMANDS:
-        module = importlib.import_module("magnet_train.cli.lightning")
-        # Lightning's options have underscores; accept dashes, as the other commands do.
-        module.run([name, *(re.sub("^--[^=]+", _with_underscores, word) for word in arguments)])
+        importlib.import_module("magnet_train.cli.lightning").run([name, *words])
         return
     module = importlib.import_module(f"magnet_train.cli.commands.{name}")
     parser = argparse.ArgumentParser(prog=f"magnet-train {name}", description=module.__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser)
-    module.run(parser.parse_args(_as_declared(arguments, parser)))
+    values = vars(parser.parse_args(words))
+    request = values.pop("request", argparse.Namespace)
+    module.run(request(**values))
 
 
-def _with_underscores(option: re.Match[str]) -> str:
-    return "--" + option[0][2:].replace("-", "_")
+def with_underscores(word: str) -> str:
+    """Spell an option as it is declared: with underscores, apart from the `--no-` that argparse puts in front."""
+    option, equals, value = word.partition("=")
+    if not option.startswith("--") or " " in option:  # a caption
+        return word
+    return "--" + re.sub("^no_", "no-", option[2:].replace("-", "_")) + equals + value
 
 
-def _as_declared(words: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """Spell options as the parser does: --batch_size and --batch-size are the same."""
-    declared = {option.replace("-", "_"): option for option in _options(parser)}
-
-    def spell(word: str) -> str:
-        name, equals, value = word.partition("=")
-        return declared.get(name.replace("-", "_"), name) + equals + value if word.startswith("--") else word
-
-    return [spell(word) for word in words]
-
-
-def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    for action in parser._actions:
-        yield from action.option_strings
-        if isinstance(action, argparse._SubParsersAction):
-            for subparser in action.choices.values():
-                yield from _options(subparser)
-
-
-def _escape_unprintable() -> None:
-    """Escape characters that the output's encoding lacks instead of failing."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def _message(error: Exception) -> str:
-    """Return the message without control characters, which may come from quoted files."""
-    return "\n".join(map(printable, str(error).split("\n")))
+def _say(text: object) -> None:
+    """Print on stderr, without control characters that may come from quoted files."""
+    lines = f"magnet-train: {text}".split("\n")
+    print("\n".join(map(printable, lines)), file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,25 +120,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 on success, 1 after an error that the user can correct (one sentence on stderr), 75 when a signal stopped
-        training and everything is saved, 130 when interrupted. Wrong usage raises `SystemExit(2)`, as argparse
-        does.
+        training and everything is saved, 130 when interrupted. Wrong usage raises `SystemExit(2)`, as argparse does.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         _overview().print_help(sys.stderr)
         return USAGE_ERROR
-    _escape_unprintable()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # characters that the output's encoding lacks
     command = _chosen_command(arguments[0])
     try:
         _run_command(command, arguments[1:])
     except UserError as error:
-        print(f"magnet-train: error: {_message(error)}", file=sys.stderr)
+        _say(f"error: {error}")
         return FAILURE
     except Preempted as stop:
-        print(f"magnet-train: {_message(stop)}", file=sys.stderr)
+        _say(stop)
         return PREEMPTED
     except KeyboardInterrupt as stop:
-        print(f"magnet-train: {stop.args[0] if stop.args else 'interrupted'}", file=sys.stderr)
+        _say(stop.args[0] if stop.args else "interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # `magnet-train inspect ... | head` is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

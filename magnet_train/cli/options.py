@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from magnet_train.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from magnet_train.decoding import DecodingConfig
     from magnet_train.pipeline.magnet import Magnet
-
-    AnyMagnet = TypeVar("AnyMagnet", bound=Magnet)
 
 
 def option(help: str, *, group: str | None = None, one_of: str | None = None, **settings: Any) -> Any:
@@ -23,36 +23,37 @@ def option(help: str, *, group: str | None = None, one_of: str | None = None, **
         help: For --help, which adds the default.
         group: Title of its section in --help.
         one_of: Name of a set of options of which only one can be given, and must be if they are `required`.
-        settings: As for `argparse.ArgumentParser.add_argument`; `positional=True` leaves out the dashes.
+        settings: As for `argparse.ArgumentParser.add_argument`. An int, float or path has its `type` from the field;
+            `positional=True` leaves out the dashes.
     """
     if settings.get("default") not in (None, []):
         help += " (default: %(default)s)"
     return field(metadata={"group": group, "one_of": one_of, "settings": {"help": help, **settings}})
 
 
-def flag(help: str) -> Any:
-    """Return a field of a request that is True if the option is given."""
-    return option(help, action="store_true")
+flag = partial(option, action="store_true")  # False unless given
 
 
 def declare(request: type[Any]) -> Callable[[argparse.ArgumentParser], None]:
-    """Return the function that adds the options of a request to a parser, required ones first."""
+    """Return a function that adds a request's options to a parser, required ones first; `main` builds the request."""
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        sections: dict[str, Any] = {}
+        parser.set_defaults(request=request)
+        sections: dict[str | None, Any] = {None: parser}
+        types = get_type_hints(request)
         for each in sorted(fields(request), key=lambda each: not each.metadata["settings"].get("required")):
-            settings, section = dict(each.metadata["settings"]), parser
+            settings = dict(each.metadata["settings"])
+            group, one_of = each.metadata["group"], each.metadata["one_of"]
+            if kind := {int, float, Path} & {types[each.name], *get_args(types[each.name])}:
+                settings.setdefault("type", kind.pop())
             name = each.name if settings.pop("positional", False) else f"--{each.name}"
-            if title := each.metadata["group"]:
-                if title not in sections:
-                    sections[title] = parser.add_argument_group(title)
-                section = sections[title]
-            elif (alternatives := each.metadata["one_of"]) is not None:
+            if group and group not in sections:
+                sections[group] = parser.add_argument_group(group)
+            if one_of:
                 required = settings.pop("required", False)
-                if alternatives not in sections:
-                    sections[alternatives] = parser.add_mutually_exclusive_group(required=required)
-                section = sections[alternatives]
-            section.add_argument(name, **settings)
+                if one_of not in sections:
+                    sections[one_of] = parser.add_mutually_exclusive_group(required=required)
+            sections[group or one_of].add_argument(name, **settings)
 
     return add_arguments
 
@@ -73,34 +74,30 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} should be whole numbers, like 20,10,10,10") from error
+def numbers(
+    kind: type[float], wanted: str, counts: Container[int] | None = None, separator: str = ","
+) -> Callable[[str], tuple[float, ...]]:
+    """Return a `type` of argparse for several numbers; `wanted` describes them in errors, `counts` is how many."""
 
+    def read(text: str) -> tuple[float, ...]:
+        parts = text.split(separator)
+        try:
+            if counts is not None and len(parts) not in counts:
+                raise ValueError
+            return tuple(map(kind, parts))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text} should be {wanted}") from error
 
-def _one_or_two(text: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} should be one number or two, like 10,1") from error
-    if len(numbers) > 2:
-        raise argparse.ArgumentTypeError(f"{text} holds more than two numbers")
-    return numbers
+    return read
 
 
 @dataclass(frozen=True)
 class AdapterOptions:
-    """A LoRA adapter, if any.
-
-    Raises:
-        UserError: A strength without an adapter.
-    """
+    """A LoRA adapter, if any; raises `UserError` for a strength without an adapter."""
 
     adapter: str | None = option("checkpoint of a LoRA fine-tune to add to the model", metavar="CKPT")
     adapter_strength: float = option(
-        "strength of the adapter: 0 none, 1 as trained", type=float, default=1.0, metavar="S"
+        "strength of the adapter: 0 none, 1 as trained", default=1.0, metavar="S"
     )
 
     def __post_init__(self) -> None:
@@ -108,11 +105,7 @@ class AdapterOptions:
             raise UserError("--adapter_strength needs --adapter CKPT; give both, or leave the strength out.")
 
     def add_adapter(self, magnet: Magnet) -> None:
-        """Merge the adapter, if any, into a model.
-
-        Raises:
-            UserError: It cannot be read or does not fit the model.
-        """
+        """Merge the adapter, if any, into a model; raises `UserError` if it cannot be read or does not fit."""
         if self.adapter is not None:
             magnet.load_adapter(self.adapter, self.adapter_strength)
 
@@ -124,14 +117,7 @@ class DeviceOptions:
     device: str | None = option("where to compute: cpu, cuda, cuda:1, ... (default: CUDA if available)")
 
     def chosen_device(self, local_rank: int | None = None) -> str:
-        """Return the named device, else CUDA if available, else the CPU.
-
-        Args:
-            local_rank: The process's number on this machine, which then picks its GPU.
-
-        Raises:
-            UserError: The device cannot be used.
-        """
+        """Return the named device, else CUDA (the GPU of `local_rank`), else the CPU; `UserError` if unusable."""
         import torch
 
         gpus = torch.cuda.device_count()
@@ -139,10 +125,7 @@ class DeviceOptions:
         device = self.device or default
         try:
             torch.empty(0, device=device)
-        except (
-            RuntimeError,
-            AssertionError,
-        ) as error:  # torch raises the latter where it was built without CUDA
+        except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
             raise UserError(
                 f"--device {device} cannot be used ({first_line(error)}); choose cpu or cuda."
             ) from error
@@ -163,20 +146,16 @@ class ModelOptions(AdapterOptions, DeviceOptions):
         default="auto",
     )
 
-    def load(self, kind: type[AnyMagnet]) -> AnyMagnet:
-        """Load the model with its adapter.
+    def load(self) -> Magnet:
+        """Load model and adapter; raises `UserError` if one cannot be read, or the device cannot be used."""
+        from magnet_train.pipeline.magnet import Magnet
 
-        Raises:
-            UserError: It cannot be read, or the device cannot be used, or not in this precision.
-        """
-        magnet = kind.from_pretrained(self.model, device=self.chosen_device(), dtype=self.precision)
+        magnet = Magnet.from_pretrained(self.model, device=self.chosen_device(), dtype=self.precision)
         self.add_adapter(magnet)
         return magnet
 
 
-def sampler_option(help: str, **settings: Any) -> Any:
-    """Return an option in the section of the sampler."""
-    return option(help, group="sampler, by default as saved with the model", **settings)
+sampler_option = partial(option, group="sampler, by default as saved with the model")
 
 
 @dataclass(frozen=True)
@@ -184,23 +163,23 @@ class SamplerOptions:
     """Settings of the decoder, None (or False) for the model's own."""
 
     steps: tuple[int, ...] | None = sampler_option(
-        "decoding steps, one number per codebook", type=_integers, metavar="20,10,10,10"
+        "decoding steps, one number per codebook",
+        type=numbers(int, "whole numbers, like 20,10,10,10"),
+        metavar="20,10,10,10",
     )
     temperature: float | None = sampler_option(
-        "sampling temperature at the first step of a codebook", type=float, metavar="T"
+        "sampling temperature at the first step of a codebook", metavar="T"
     )
     constant_temperature: bool | None = sampler_option(
         "keep the temperature, or let it fall to 0 over the steps of a codebook",
         action=argparse.BooleanOptionalAction,
     )
-    top_p: float | None = sampler_option(
-        "sample from this share of the probability, 0..1", type=float, metavar="P"
-    )
-    top_k: int | None = sampler_option(
-        "sample from the K most probable tokens instead", type=int, metavar="K"
-    )
+    top_p: float | None = sampler_option("sample from this share of the probability, 0..1", metavar="P")
+    top_k: int | None = sampler_option("sample from the K most probable tokens instead", metavar="K")
     cfg: tuple[float, ...] | None = sampler_option(
-        "guidance coefficient at the first and at the last step", type=_one_or_two, metavar="10,1"
+        "guidance coefficient at the first and at the last step",
+        type=numbers(float, "one number or two, like 10,1", counts=(1, 2)),
+        metavar="10,1",
     )
     arrangement: str | None = sampler_option(
         "arrangement of the spans that are masked again", choices=["nonoverlap", "stride1", "spread"]
@@ -210,36 +189,26 @@ class SamplerOptions:
     )
     greedy: bool = sampler_option("take the most probable token at each position", action="store_true")
     rescorer_weight: float | None = sampler_option(
-        "weight of the rescorer's probabilities: 0 none, 1 all (default: as saved, else 0.5)",
-        type=float,
-        metavar="W",
+        "weight of the rescorer's probabilities: 0 none, 1 all (default: as saved, else 0.5)", metavar="W"
     )
 
     def decoding(self, magnet: Magnet) -> DecodingConfig:
-        """Return the model's own settings with the given ones in their place.
-
-        Raises:
-            UserError: They do not fit the model.
-        """
-        given: dict[str, Any] = {
+        """Return the model's own settings with the given ones in their place; raises `UserError` if they do not fit."""
+        constant = self.constant_temperature
+        given = {
             "decoding_steps": self.steps,
             "temperature": self.temperature,
-            "top_p": self.top_p,
+            "anneal_temperature": None if constant is None else not constant,
+            "top_p": 0.0 if self.top_p is None and self.top_k is not None else self.top_p,  # top_p goes first
             "top_k": self.top_k,
+            "use_sampling": False if self.greedy else None,
+            "max_cfg_coef": self.cfg and self.cfg[0],
+            "min_cfg_coef": self.cfg and self.cfg[-1],
             "span_arrangement": self.arrangement,
             "span_scoring": self.scoring,
             "rescorer_weight": self.rescorer_weight,
         }
-        if self.constant_temperature is not None:
-            given["anneal_temperature"] = not self.constant_temperature
-        if self.greedy:
-            given["use_sampling"] = False
-        if self.cfg is not None:
-            given["max_cfg_coef"], given["min_cfg_coef"] = self.cfg[0], self.cfg[-1]
-        if self.top_k is not None and self.top_p is None:
-            given["top_p"] = 0.0  # top_p goes first, so --top_k alone would have no effect
-        decoding = replace(
-            magnet.decoding, **{name: value for name, value in given.items() if value is not None}
-        )
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        decoding = replace(magnet.decoding, **changes)
         decoding.check(magnet.lm.n_q, magnet.lm.card)
         return decoding

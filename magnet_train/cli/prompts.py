@@ -21,10 +21,7 @@ class Prompt:
 def read_prompts(texts: Sequence[str] | None, file: Path | None, unconditional: int | None) -> list[Prompt]:
     """Collect captions from one of three sources; the others are None.
 
-    Args:
-        texts: Captions.
-        file: .jsonl with `text` and optionally `id` on each line, or any other with a caption per line.
-        unconditional: Number of clips without a caption.
+    A file is .jsonl with `text` and optionally `id`, or has a caption per line; `unconditional` is a number of clips.
 
     Raises:
         UserError: There is no caption, one is empty, or the file cannot be read.
@@ -33,9 +30,8 @@ def read_prompts(texts: Sequence[str] | None, file: Path | None, unconditional: 
         if unconditional < 1:
             raise UserError(f"--unconditional {unconditional} must be at least 1.")
         return [Prompt(None, str(index)) for index in range(unconditional)]
-    if file is None:
-        where, prompts = "--text", [Prompt(text, str(index)) for index, text in enumerate(texts or ())]
-    else:
+    where, prompts = "--text", [Prompt(text, str(index)) for index, text in enumerate(texts or ())]
+    if file is not None:
         where, prompts = str(file), list(_prompts_of_file(file))
     for number, prompt in enumerate(prompts, start=1):
         if not (prompt.text or "").strip():

@@ -19,25 +19,15 @@ _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RAN
 
 
 class Ranks(NamedTuple):
-    """The place of a process among those of the same run.
+    """The place of a process among those of the same run."""
 
-    Args:
-        rank: 0 to ranks - 1.
-        ranks: Number of processes.
-        local_rank: Rank on this machine; picks the GPU.
-    """
-
-    rank: int = 0
-    ranks: int = 1
-    local_rank: int = 0
+    rank: int = 0  # below `ranks`
+    ranks: int = 1  # number of processes
+    local_rank: int = 0  # on this machine; picks the GPU
 
 
 def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """Read the place of this process; rank 0 of 1 where no launcher set it.
-
-    Raises:
-        UserError: A variable is not a number, or the rank is not below the number of ranks.
-    """
+    """Read the place of this process, rank 0 of 1 where no launcher set it; raises `UserError` for wrong variables."""
     for names in _LAUNCHERS:
         rank_name, ranks_name, local_name = names
         if rank_name not in environment or ranks_name not in environment:
@@ -54,7 +44,7 @@ def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
 
 
 def is_first_process() -> bool:
-    """Return whether this is rank 0 of the run, the one process that may print and change the run's folder."""
+    """Return whether this is rank 0 of the run, which alone prints and changes the run's folder."""
     return all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES)
 
 
@@ -70,12 +60,9 @@ def print_once(message: str) -> None:
 
 
 def check_restarts(environment: Mapping[str, str] = os.environ) -> None:
-    """Check that ranks restarted by torchrun (`--max-restarts`) can find each other.
+    """Raise `AgreedError` if ranks that torchrun restarts (`--max-restarts`) could not find each other.
 
     By default torch keeps the addresses of all attempts in one store, so a restarted rank may call one that has ended.
-
-    Raises:
-        AgreedError: The environment lacks the setting that separates the attempts.
     """
     shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     restarts = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"

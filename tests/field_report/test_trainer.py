@@ -165,7 +165,7 @@ def test_odd_values_work_or_are_refused(fit, options, words):
     ("name", "settings", "words"),
     [
         ("EarlyStopping", "{monitor: val_loss}", "EarlyStopping monitors val_loss, which is not logged"),
-        ("ModelCheckpoint", "{save_top_k: 2}", "ModelCheckpoint refuses its settings"),
+        ("ModelCheckpoint", "{save_top_k: 2}", "ModelCheckpoint rejects its init_args"),
         ("StochasticWeightAveraging", "{swa_lrs: .001}", "use magnet_train.training.optim.MovingAverage"),
         ("LearningRateFinder", "{}", "give --model.optimizer.lr"),
         ("Timer", '{duration: "00:00:10:00"}', ""),

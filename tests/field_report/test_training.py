@@ -22,7 +22,7 @@ import torch
 
 from datamodules import StreamingDataModule, TokenDataModule
 from datamodules.shards.writer import ShardWriter
-from magnet_train.cli.fit.run_lock import LOCK, run_lock
+from magnet_train.cli.folder_lock import LOCK, folder_lock
 from magnet_train.cli.main import main
 from magnet_train.cli.ranks import is_first_process
 from magnet_train.errors import UserError
@@ -107,7 +107,7 @@ def test_a_second_fit_in_a_folder_names_the_first(
     fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    with run_lock(run):
+    with folder_lock(run, "fit", "--run"):
         assert fit(run) == 1
         assert [path.name for path in run.iterdir()] == [LOCK]
     line = sentence(capsys)
@@ -122,8 +122,8 @@ def test_a_second_fit_in_a_folder_names_the_first(
 
 def test_a_lock_dies_with_its_process_and_not_with_the_last_worker(tmp_path: Path) -> None:
     code = (
-        "import os, sys, time; from pathlib import Path; from magnet_train.cli.fit.run_lock import run_lock\n"
-        "with run_lock(Path(sys.argv[1])):\n"
+        "import os, sys, time; from pathlib import Path; from magnet_train.cli.folder_lock import folder_lock\n"
+        "with folder_lock(Path(sys.argv[1]), 'fit', '--run'):\n"
         "    worker = os.fork()\n"
         "    if worker: print(worker, flush=True)\n"
         "    time.sleep(100)\n"
@@ -134,12 +134,15 @@ def test_a_lock_dies_with_its_process_and_not_with_the_last_worker(tmp_path: Pat
     assert owner.stdout is not None
     worker = int(owner.stdout.readline())
     try:
-        with pytest.raises(UserError, match=f"process {owner.pid} on"), run_lock(tmp_path / "run"):
+        with (
+            pytest.raises(UserError, match=f"process {owner.pid} on"),
+            folder_lock(tmp_path / "run", "fit", "--run"),
+        ):
             pass
         owner.kill()
         owner.wait()
         assert (tmp_path / "run" / LOCK).exists()
-        with run_lock(tmp_path / "run"):
+        with folder_lock(tmp_path / "run", "fit", "--run"):
             pass
     finally:
         owner.kill()

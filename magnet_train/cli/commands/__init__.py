@@ -1,1 +1,1 @@
-"""One file for each command; heavy imports only inside `run`."""
+"""One file for each command; torch is imported only inside `run`."""

@@ -21,20 +21,12 @@ HARNESS = Path(__file__).parents[3] / "benchmarks" / "harness"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the three benchmarks, each with its own options.
-
-    Raises:
-        UserError: The package was installed without the repository.
-    """
+    """Declare the benchmarks; raises `UserError` if the package was installed without the repository."""
     _harness("options").add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure, print and write.
-
-    Raises:
-        UserError: Options out of range, or the two sides disagree.
-    """
+    """Measure, print and write; raises `UserError` for options out of range, or if the two sides disagree."""
     _harness("loader_report" if args.what == "loader" else "model_report").run(args)
 
 

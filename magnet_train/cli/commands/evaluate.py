@@ -6,7 +6,6 @@ from other models than those of papers (VGGish, LAION's CLAP, PaSST): compare ru
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import tempfile
 from dataclasses import dataclass
@@ -28,14 +27,12 @@ class EvaluateRequest(DeviceOptions):
         "folder of generated clips (wav, flac, ogg, mp3; any rate and length), with captions in the results.jsonl of "
         "`generate`, or in a .txt or .json beside each",
         required=True,
-        type=Path,
         metavar="DIR",
     )
     reference: Path = option(
         "folder of real clips, or a .jsonl or .csv that lists them, as for `tokenize`; a clip with the name of a "
         "generated one, or with its id in results.jsonl, is its pair",
         required=True,
-        type=Path,
         metavar="DIR",
     )
     clap: str = option(
@@ -46,9 +43,7 @@ class EvaluateRequest(DeviceOptions):
     classifier: str = option(
         "folder or hub id of an audio spectrogram transformer", default=CLASSIFIER, metavar="NAME"
     )
-    out: Path | None = option(
-        "write all numbers, models and versions to this .json as well", type=Path, metavar="FILE"
-    )
+    out: Path | None = option("write all numbers, models and versions to this .json as well", metavar="FILE")
     batch_size: int = option(
         "windows of about 10 s per call of a model; changes numbers by rounding only",
         type=whole_number(1),
@@ -68,13 +63,8 @@ class EvaluateRequest(DeviceOptions):
 add_arguments = declare(EvaluateRequest)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure, print a table and write the numbers.
-
-    Raises:
-        UserError: There is no audio on a side, or none of the measures could be computed.
-    """
-    request = EvaluateRequest(**vars(args))
+def run(request: EvaluateRequest) -> None:
+    """Print a table and write the numbers; raises `UserError` without audio, or if nothing can be computed."""
     if request.out is not None:
         _require_writable(request.out)
     from rich.console import Console
@@ -98,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _require_writable(out: Path) -> None:
-    """Refuse a file that cannot be written now rather than after the work."""
+    """Refuse a file that cannot be written, before the work rather than after it."""
     if out.is_dir():
         raise UserError(f"--out {out} is a folder; name a file, such as {out / 'evaluation.json'}.")
     existing = next(folder for folder in out.absolute().parents if folder.exists())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +19,7 @@ class ExportRequest(SamplerOptions, AdapterOptions):
         required=True,
         metavar="PATH",
     )
-    out: Path = option("folder to write; must be empty or new", required=True, type=Path, metavar="DIR")
+    out: Path = option("folder to write; must be empty or new", required=True, metavar="DIR")
     format: Literal["magnet", "audiocraft"] = option(
         "magnet: safetensors, config.json and a card; audiocraft: state_dict.bin and compression_state_dict.bin, which "
         "its MAGNeT.get_pretrained(DIR) reads",
@@ -37,13 +36,8 @@ class ExportRequest(SamplerOptions, AdapterOptions):
 add_arguments = declare(ExportRequest)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Read the model and write the folder.
-
-    Raises:
-        UserError: The model cannot be read, the folder cannot be written, or audiocraft could not read it.
-    """
-    request = ExportRequest(**vars(args))
+def run(request: ExportRequest) -> None:
+    """Write the folder; raises `UserError` if the model cannot be read, or not be stored in that format."""
     from magnet_train.checkpoints.audiocraft.names import CODEC_FILE
     from magnet_train.checkpoints.card import NO_CODEC, note_on
     from magnet_train.models.transformer import count_parameters
@@ -53,9 +47,8 @@ def run(args: argparse.Namespace) -> None:
     request.add_adapter(magnet)
     magnet.decoding = request.decoding(magnet)
     magnet.save_pretrained(request.out, licence=request.licence, format=request.format)
-    weights = {"ema": ", averaged weights", "raw": ", raw weights"}.get(
-        str(magnet.training.get("weights")), ""
-    )
+    kinds = {"ema": ", averaged weights", "raw": ", raw weights"}
+    weights = kinds.get(str(magnet.training.get("weights")), "")
     size = f"a transformer of {count_parameters(magnet.lm):,} parameters"
     print(f"wrote {request.out}: {size}{weights}, licence {request.licence or magnet.licence}")
     if note_on(magnet.licence):  # the base's, whatever --licence is

@@ -6,13 +6,10 @@ results.jsonl with the settings of each.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,34 +20,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magnet_train.cli.clip_folder import RESULTS, ClipFolder, Record, open_clip_folder
-from magnet_train.cli.console import ProgressBar, count
-from magnet_train.cli.options import ModelOptions, SamplerOptions, declare, flag, option, sampler_option
+from magnet_train.cli.console import ProgressBar, count, on_sigterm
+from magnet_train.cli.options import (
+    ModelOptions,
+    SamplerOptions,
+    declare,
+    flag,
+    numbers,
+    option,
+    sampler_option,
+)
 from magnet_train.cli.prompts import Prompt, read_prompts
 from magnet_train.errors import Preempted, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from magnet_train.decoding import DecodingConfig
     from magnet_train.pipeline.magnet import Magnet
 
 NAME_LENGTH = 40  # characters of a caption in a file's name
 
 
-def _region(text: str) -> tuple[float, float]:
-    try:
-        start, end = text.split(":")
-        return float(start), float(end)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} should be two numbers of seconds, like 2.0:4.5") from error
-
-
 @dataclass(frozen=True)
 class GenerateRequest(SamplerOptions, ModelOptions):
-    """The options of `generate`.
-
-    Raises:
-        UserError: Options that do not go together, or are out of range.
-    """
+    """The options of `generate`; raises `UserError` if they do not go together, or are out of range."""
 
     text: list[str] | None = option(
         "caption of a clip; can be repeated",
@@ -63,43 +57,33 @@ class GenerateRequest(SamplerOptions, ModelOptions):
         ".txt with a caption per line, or .jsonl with `text` and optionally `id`",
         one_of="captions",
         required=True,
-        type=Path,
         metavar="FILE",
     )
     unconditional: int | None = option(
-        "make N clips without a caption", one_of="captions", required=True, type=int, metavar="N"
+        "make N clips without a caption", one_of="captions", required=True, metavar="N"
     )
     out: Path = option(
-        "folder for the WAVs; the same command resumes where it was stopped",
-        required=True,
-        type=Path,
-        metavar="DIR",
+        "folder for the WAVs; the same command resumes where it was stopped", required=True, metavar="DIR"
     )
     seconds: float | None = option(
         "length in seconds, made window by window beyond the model's clip length (default: that length)",
-        type=float,
         metavar="S",
     )
-    seed: int = option("the same seed gives the same audio", type=int, default=0)
+    seed: int = option("the same seed gives the same audio", default=0)
     first_index: int = option(
-        "index of the first clip; caption, seed and index reproduce one clip of many",
-        type=int,
-        default=0,
-        metavar="N",
+        "index of the first clip; caption, seed and index reproduce one clip of many", default=0, metavar="N"
     )
-    prompt: Path | None = option(
-        "audio at the beginning of every clip", one_of="audio", type=Path, metavar="AUDIO"
-    )
+    prompt: Path | None = option("audio at the beginning of every clip", one_of="audio", metavar="AUDIO")
     edit: Path | None = option(
-        "recording of up to a day whose --region is regenerated", one_of="audio", type=Path, metavar="AUDIO"
+        "recording of up to a day whose --region is regenerated", one_of="audio", metavar="AUDIO"
     )
     region: tuple[float, float] | None = option(
-        "start and end of the part to --edit, in seconds", type=_region, metavar="2.0:4.5"
+        "start and end of the part to --edit, in seconds",
+        type=numbers(float, "two numbers of seconds, like 2.0:4.5", counts=(2,), separator=":"),
+        metavar="2.0:4.5",
     )
     loop: bool = flag("make seamless loops: the end leads into the beginning")
-    batch_size: int = option(
-        "clips per batch on a GPU; a CPU makes them one by one", type=int, default=16, metavar="B"
-    )
+    batch_size: int = option("clips per batch on a GPU; a CPU makes them one by one", default=16, metavar="B")
     rescorer: str | None = sampler_option(
         "MusicGen of the same codec (folder or hub id) that helps to choose which tokens are masked again; reads the "
         "whole clip at each step, which takes that much longer",
@@ -121,104 +105,75 @@ class GenerateRequest(SamplerOptions, ModelOptions):
                 "--edit keeps the length and the ends of its recording; leave out --seconds and --loop."
             )
 
-    def record(self) -> Record:
-        """Return the entries of a record for adapter, audio, loop and rescorer, where given."""
-        given = {
-            "adapter": self.adapter,
-            "strength": self.adapter_strength if self.adapter else None,
-            "prompt": str(self.prompt) if self.prompt else None,
-            "edit": str(self.edit) if self.edit else None,
-            "region": self.region,
-            "loop": self.loop or None,
-            "rescorer": self.rescorer,
-        }
-        return {name: value for name, value in given.items() if value is not None}
-
 
 add_arguments = declare(GenerateRequest)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Make the clips and write them.
-
-    Raises:
-        UserError: A bad caption, model, prompt or setting, or a folder that cannot be written.
-    """
-    request = GenerateRequest(**vars(args))
+def run(request: GenerateRequest) -> None:
+    """Make and write clips; raises `UserError` for a bad caption, model, recording, setting or folder."""
     prompts = read_prompts(request.text, request.prompts, request.unconditional)
-    from magnet_train.pipeline.inputs import as_whole_number
-    from magnet_train.pipeline.magnet import Magnet, unknown_words_sentence
+    from magnet_train.pipeline.magnet import unknown_words_sentence
 
-    magnet = request.load(Magnet)
-    as_whole_number(request.seed, "--seed")
-    as_whole_number(request.first_index, "--first_index")
-    decoding = asdict(request.decoding(magnet))
+    magnet = request.load()
+    decoding = request.decoding(magnet)
     unknown = magnet.newly_unknown_words([prompt.text for prompt in prompts])
     if unknown:
         print(f"magnet-train: warning: {unknown_words_sentence(unknown)}.", file=sys.stderr)
     began = time.monotonic()
     with _explain_full_memory(str(magnet.device)):
-        maker = _Maker(magnet, request)
-        records = _plan_records(prompts, request, maker, decoding)
-        made, seconds = _generate_all(maker, records, prompts, request)
+        maker = _Maker(magnet, request, decoding)
+        records = _plan_records(prompts, request, maker, asdict(decoding))
+        made, seconds = _make_missing(maker, request.out, records)
     took = time.monotonic() - began
     before = f"; {count(len(prompts) - made, 'clip')} had been made before" if made < len(prompts) else ""
     print(
         f"wrote {count(made, 'clip')} ({seconds:.1f} s of audio in {took:.1f} s, {maker.precision}) and {RESULTS} to "
         f"{request.out}{before}"
     )
-    if maker.edited is not None:
-        print(_format_of_edits(maker.edited))
+    if maker.note:
+        print(maker.note)
 
 
 class _Maker:
-    """Makes and writes clips as requested.
+    """Makes and writes clips as requested; raises `UserError` for a recording or rescorer that cannot be read."""
 
-    Raises:
-        UserError: A setting does not fit the model, or a recording or the rescorer cannot be read.
-    """
+    make: Callable[..., Tensor]  # from B captions, `first_index` and `progress` to [B, channels, samples]
+    write: Callable[..., None]  # to a path, `audio` [channels, samples]
+    note = ""  # on the format of the files
 
-    def __init__(self, magnet: Magnet, request: GenerateRequest) -> None:
-        self.magnet, self.precision = magnet, str(magnet.dtype).removeprefix("torch.")
-        settings: dict[str, Any] = {"decoding": request.decoding(magnet), "seed": request.seed}
+    def __init__(self, magnet: Magnet, request: GenerateRequest, decoding: DecodingConfig) -> None:
+        from magnet_train.audio import write_audio, write_edit
+
+        self.precision = str(magnet.dtype).removeprefix("torch.")
+        settings: dict[str, Any] = {"decoding": decoding, "seed": request.seed}
         if request.rescorer is not None:
             from magnet_train.pipeline.musicgen import MusicgenRescorer
 
             settings["rescorer"] = MusicgenRescorer.from_pretrained(request.rescorer, magnet.device)
-        self.audio = _read_recording(magnet, request)
+        self.sample_rate = rate = magnet.sample_rate
+        audio = _read_recording(magnet, request)
         # on a CPU one by one, so that each is saved as soon as it is done
         self.batch_size = 1 if magnet.device.type == "cpu" else request.batch_size
-        # [B, channels, samples] of B captions, given `first_index` and `progress`
-        self.make: Callable[..., Tensor] = partial(
-            magnet.generate, seconds=request.seconds, prompt=self.audio, loop=request.loop, **settings
-        )
-        self.edited = None if request.edit is None else self.audio
-        if self.edited is not None and request.region is not None:
-            self.make = partial(magnet.edit, self.edited, request.region, **settings)
+        if request.region is not None and audio is not None:
+            self.make = partial(magnet.edit, audio, request.region, **settings)
+            self.write = partial(write_edit, recording=audio, sample_rate=rate)
+            self.note = _format_of_edits(audio)
+        else:
+            settings |= {"seconds": request.seconds, "loop": request.loop}
+            self.make = partial(magnet.generate, prompt=audio, **settings)
+            self.write = partial(write_audio, sample_rate=rate)
         # Of what makes the clips and stands in no record: weights, recording, length, device.
         digest = hashlib.sha256(magnet.weights_sha256().encode())
         digest.update(json.dumps([request.seconds, magnet.device.type]).encode())
-        if self.audio is not None:
-            digest.update(self.audio.numpy().tobytes())
+        if audio is not None:
+            digest.update(audio.numpy().tobytes())
         self.fingerprint = digest.hexdigest()[:16]
-
-    def write(self, clip: Tensor, path: Path) -> None:
-        """Write a clip [channels, samples]."""
-        from magnet_train.audio import write_audio, write_edit
-
-        if self.edited is None:
-            write_audio(path, clip, self.magnet.sample_rate)
-        else:
-            write_edit(path, clip, self.edited, self.magnet.sample_rate)
 
 
 def _read_recording(magnet: Magnet, request: GenerateRequest) -> Tensor | None:
     """Read --prompt or --edit, but never much more than a clip can use: a small file may hold days of silence.
 
     A prompt is cut a second behind the end of its clip, where it is still refused for leaving nothing to make.
-
-    Raises:
-        UserError: It cannot be read, or the recording to edit is longer than a day.
     """
     import torch
 
@@ -258,10 +213,20 @@ def _plan_records(
     prompts: list[Prompt], request: GenerateRequest, maker: _Maker, decoding: Record
 ) -> list[Record]:
     """Return the line of results.jsonl for each clip, without its length."""
+    given = {
+        "adapter": request.adapter,
+        "strength": request.adapter_strength if request.adapter else None,
+        "prompt": request.prompt and str(request.prompt),
+        "edit": request.edit and str(request.edit),
+        "region": request.region,
+        "loop": request.loop or None,
+        "rescorer": request.rescorer,
+    }
+    settings = {name: value for name, value in given.items() if value is not None}
     width = len(str(request.first_index + len(prompts) - 1))
     return [
         {
-            "file": f"{index:0{width}d}_{_safe(prompt.text or 'unconditional')}.wav",
+            "file": f"{index:0{width}d}_{_name_of(prompt)}.wav",
             "id": prompt.id,
             "text": prompt.text,
             "seed": request.seed,
@@ -269,34 +234,36 @@ def _plan_records(
             "model": request.model,
             "precision": maker.precision,
             "fingerprint": maker.fingerprint,
-            **request.record(),
+            **settings,
             "decoding": decoding,
         }
         for index, prompt in enumerate(prompts, start=request.first_index)
     ]
 
 
-def _generate_all(
-    maker: _Maker, records: list[Record], prompts: list[Prompt], request: GenerateRequest
-) -> tuple[int, float]:
+def _name_of(prompt: Prompt) -> str:
+    return re.sub(r"[\W_]+", "_", (prompt.text or "unconditional").lower()).strip("_")[:NAME_LENGTH] or "clip"
+
+
+def _make_missing(maker: _Maker, out: Path, records: list[Record]) -> tuple[int, float]:
     """Make and write the clips that are missing; return their number and the seconds of audio."""
-    seconds, size = 0.0, maker.batch_size
-    with open_clip_folder(request.out, records) as folder, _report_when_stopped(folder, len(prompts)):
+    seconds, size, clips = 0.0, maker.batch_size, len(records)
+    with open_clip_folder(out, records) as folder, _report_when_stopped(folder, clips):
         found = folder.done
         # In the batches of an uninterrupted command, so that the bytes are the same on a GPU as well.
-        begin = found - found % size if found < len(prompts) else len(prompts)
+        begin = found - found % size if found < clips else clips
         with ProgressBar("generate", "steps") as bar:
-            for first in range(begin, len(prompts), size):
-                batch = prompts[first : first + size]
+            for first in range(begin, clips, size):
+                batch = records[first : first + size]
                 audio = maker.make(
-                    [prompt.text for prompt in batch],
-                    first_index=request.first_index + first,
-                    progress=partial(_show, bar, first - begin, len(batch), len(prompts) - begin),
+                    [record["text"] for record in batch],
+                    first_index=batch[0]["index"],
+                    progress=partial(_show, bar, first - begin, len(batch), clips - begin),
                 )
-                for record, clip in zip(records[first : first + size], audio, strict=True):
-                    if record["index"] - request.first_index >= folder.done:
-                        length = clip.shape[-1] / maker.magnet.sample_rate
-                        folder.add({**record, "seconds": length}, partial(maker.write, clip))
+                for number, (record, clip) in enumerate(zip(batch, audio, strict=True), start=first):
+                    if number >= folder.done:
+                        length = clip.shape[-1] / maker.sample_rate
+                        folder.add({**record, "seconds": length}, partial(maker.write, audio=clip))
                         seconds += length
         return folder.done - found, seconds
 
@@ -313,20 +280,14 @@ def _report_when_stopped(folder: ClipFolder, clips: int) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise Preempted
 
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if main else None
     try:
-        yield
+        with on_sigterm(stop):
+            yield
     except (KeyboardInterrupt, Preempted) as stopped:
-        done = (
-            f"{folder.done} of {count(clips, 'clip')} are in {folder.path}"
-            if folder.done
-            else "no clip was done"
-        )
+        done = f"{folder.done} of {count(clips, 'clip')} are in {folder.path}"
+        if not folder.done:
+            done = "no clip was done"
         raise type(stopped)(f"stopped; {done}, and the same command resumes from there") from None
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -342,8 +303,3 @@ def _explain_full_memory(device: str) -> Iterator[None]:
         raise UserError(
             f"the memory of {device} is not enough; give a smaller --batch_size or fewer --seconds."
         ) from error
-
-
-def _safe(text: str) -> str:
-    """Turn a caption into a part of a file name."""
-    return re.sub(r"[\W_]+", "_", text.lower()).strip("_")[:NAME_LENGTH] or "clip"

@@ -14,7 +14,7 @@ from magnet_train.errors import require_extra
 class QuickstartRequest:
     """The options of `quickstart`."""
 
-    out: Path = option("output folder", type=Path, default=Path("runs/quickstart"), metavar="DIR")
+    out: Path = option("output folder", default=Path("runs/quickstart"), metavar="DIR")
     preset: str = option(
         "default: one sound in 1.28 s, about 5 minutes on two cores; full: one or two sounds in 2.56 s at uneven times, "
         "which takes longer",
@@ -34,14 +34,9 @@ class QuickstartRequest:
 add_arguments = declare(QuickstartRequest)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run the quickstart and print whether the model learned.
-
-    Raises:
-        UserError: The folder is not empty, or a command of the chain failed.
-    """
+def run(request: QuickstartRequest) -> None:
+    """Print whether the model learned; raises `UserError` if the folder is not empty or a command fails."""
     require_extra("matplotlib", "plots", "the quickstart, which draws its results,")
-    request = QuickstartRequest(**vars(args))
     from magnet_train.apps.quickstart.run import run_quickstart
 
     run_quickstart(request.out, request.preset, request.seed, request.overwrite, request.fit)

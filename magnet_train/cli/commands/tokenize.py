@@ -4,30 +4,36 @@ Stopped at any moment, the same command resumes. Under torchrun or srun the proc
 changes a byte of the result.
 """
 
-# Shapes: tokens int64 [K, T].
+# Shapes: tokens int64 [K, T], blocks of audio [channels, samples].
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from magnet_train.cli.console import count, duration
+from rich.console import Console
+
+from datamodules.tokenize.audio_files import AudioFile, list_audio, suffixes_not_read
+from datamodules.tokenize.captions import CaptionTemplate
+from datamodules.tokenize.job import Finished, NothingUsableError, ShardJob, clear_shards, unusable
+from datamodules.tokenize.report import REPORT_NAME, Skipped, few_of, summarize
+from datamodules.tokenize.sources import fingerprint
+from datamodules.tokenize.work_unit import WorkUnit
+from magnet_train.cli.console import ProgressBar, count, duration, escape
 from magnet_train.cli.options import DeviceOptions, declare, flag, option, whole_number
 from magnet_train.cli.ranks import Ranks, read_ranks
 from magnet_train.errors import UserError
+from magnet_train.storage.plain_text import printable
 
 if TYPE_CHECKING:
-    from datamodules.tokenize.audio_files import AudioFile
-    from datamodules.tokenize.captions import CaptionTemplate
-    from datamodules.tokenize.job import Finished, ShardJob
-    from datamodules.tokenize.report import Skipped
-    from datamodules.tokenize.work_unit import WorkUnit
+    from torch import Tensor
+
     from magnet_train.cli.clip_reading import Clip
-    from magnet_train.cli.tokenize_progress import TokenizeProgress
     from magnet_train.codecs import Codec
 
 
@@ -40,10 +46,9 @@ class TokenizeRequest(DeviceOptions):
         "description or caption) or .txt beside each file or tags in it; or a .jsonl or .csv with a path in each row, or "
         "the .csv of MusicCaps or AudioCaps beside its audio",
         required=True,
-        type=Path,
         metavar="DIR|FILE",
     )
-    out: Path = option("folder for the shards", required=True, type=Path, metavar="DIR")
+    out: Path = option("folder for the shards", required=True, metavar="DIR")
     codec: str = option(
         "a hub id or folder of an EnCodec, encodec_24khz, encodec_48khz, or quickstart, the small codec in this package",
         default="facebook/encodec_32khz",
@@ -72,21 +77,12 @@ class TokenizeRequest(DeviceOptions):
 add_arguments = declare(TokenizeRequest)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(request: TokenizeRequest) -> None:
     """Tokenize every usable file, or the rest of an earlier run.
 
     Raises:
-        UserError: Nothing usable, an output folder in use or begun with other settings, no room on disk, or any bad
-            file with --strict.
+        UserError: Nothing usable, a folder in use or begun with other settings, no room, or a bad file with --strict.
     """
-    request = TokenizeRequest(**vars(args))
-    from rich.console import Console
-    from rich.markup import escape
-
-    from datamodules.tokenize.audio_files import list_audio
-    from datamodules.tokenize.captions import CaptionTemplate
-    from datamodules.tokenize.job import ShardJob, clear_shards
-    from datamodules.tokenize.sources import fingerprint
     from magnet_train.codecs import load_codec
     from magnet_train.codecs.chunked import CHUNK_SECONDS, CONTEXT_SECONDS
 
@@ -132,32 +128,27 @@ def _work(
 ) -> None:
     """Do this process's share of the job, or the rest of it."""
     from magnet_train.cli.clip_reading import read_clips
-    from magnet_train.cli.tokenize_progress import TokenizeProgress
 
-    units = list(job.units(ranks.rank, ranks.ranks))
-    share = [files[place] for _, places in units for place in places]
+    units = [
+        (unit, [files[place] for place in places]) for unit, places in job.units(ranks.rank, ranks.ranks)
+    ]
+    share = [file for _, mine in units for file in mine]
     with TokenizeProgress(share, codec.sample_rate, ranks) as progress:
-        for unit, places in units:
-            mine = [files[place] for place in places]
+        for unit, mine in units:
             if unit.finished:
-                progress.skip(mine)
+                progress.skip(len(mine))
                 continue
             with unit:
                 done = len(unit.outcomes)
-                progress.skip(mine[:done])
-                clips = read_clips(mine[done:], codec, template, request.workers, rescale=request.rescale)
+                progress.skip(done)
+                clips = read_clips(mine[done:], codec, template, request.rescale, request.workers)
                 _fill(unit, clips, codec, request.strict, progress)
 
 
 def _fill(
     unit: WorkUnit, clips: Iterable[Clip], codec: Codec, strict: bool, progress: TokenizeProgress
 ) -> None:
-    """Tokenize the rest of a unit.
-
-    Raises:
-        UserError: A file cannot be used, in strict mode; no room on disk.
-    """
-    from datamodules.tokenize.job import unusable
+    """Tokenize the rest of a unit; raises `UserError` for an unusable file in strict mode, or without room on disk."""
     from magnet_train.cli.clip_reading import Unusable
     from magnet_train.codecs.chunked import encode_blocks
 
@@ -165,26 +156,94 @@ def _fill(
         label = clip.file.label
         try:
             tokens = encode_blocks(codec, progress.count_audio(clip.blocks()))
-            if strict and clip.shortfall is not None:
-                raise Unusable(f"partial: {clip.shortfall}")
+            shortfall = clip.audio.shortfall
+            if strict and shortfall is not None:
+                raise Unusable(f"partial: {shortfall}")
         except Unusable as reason:
             if strict:
                 raise unusable(label, str(reason)) from reason
             unit.leave_out(label, str(reason))
         else:
-            unit.add(
-                label, clip.file.key, tokens.cpu().numpy(), clip.metadata, clip.audio_hash, clip.shortfall
-            )
-        progress.finish(clip.file)
+            array, digest = tokens.cpu().numpy(), clip.audio.digest
+            unit.add(label, clip.file.key, array, clip.metadata, digest, shortfall)
+        progress.finish()
     unit.finish()
+
+
+class TokenizeProgress:
+    """The bar of a process's share: seconds of audio, multiple of real time, time left; hidden on all but rank 0.
+
+    A thread reads the lengths of all files from their headers meanwhile; until then the bar counts files.
+    """
+
+    def __init__(self, files: Sequence[AudioFile], sample_rate: int, ranks: Ranks) -> None:
+        share = "" if ranks.ranks == 1 else f" (rank 0 of {ranks.ranks})"
+        self.bar = ProgressBar(f"tokenize{share}", "files", hidden=ranks.rank > 0)
+        self.ends: list[float] | None = None  # seconds of the first 0, 1, 2, ... files, once all are known
+        self._files, self._sample_rate = files, sample_rate
+        self._done = 0  # files
+        self._encoded = self._of_this_clip = 0.0  # seconds, by this process
+        self._started = time.monotonic()
+        self._stop = threading.Event()
+
+    def __enter__(self) -> Self:
+        if not self.bar.hidden:
+            threading.Thread(target=self._read_headers, daemon=True).start()
+        self._show()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self.bar.stop()
+
+    def skip(self, files: int) -> None:
+        """Count files of an earlier run."""
+        self._done += files
+        self._show()
+
+    def count_audio(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Pass the blocks of the next file on and count their audio."""
+        for block in blocks:
+            yield block
+            self._of_this_clip += block.shape[-1] / self._sample_rate
+            self._show()
+
+    def finish(self) -> None:
+        """Count the file as done, tokenized or left out."""
+        self._encoded += self._of_this_clip
+        self._of_this_clip = 0.0
+        self.skip(1)
+
+    def _read_headers(self) -> None:
+        from magnet_train.audio.recording import header_seconds
+
+        ends = [0.0]
+        for file in self._files:
+            if self._stop.is_set():
+                return
+            seconds = 0.0
+            if file.problem is None:
+                whole = header_seconds(file.path)
+                seconds = (whole if file.end is None else min(whole, file.end)) - (file.start or 0.0)
+            ends.append(ends[-1] + max(0.0, seconds))
+        self.ends = ends
+
+    def _show(self) -> None:
+        encoded = self._encoded + self._of_this_clip
+        speed = encoded / max(time.monotonic() - self._started, 1e-9)
+        rate = f"  {speed:.1f}x real time" if encoded else ""
+        files = f"{self._done} of {len(self._files)} files"
+        if self.ends is None or not self.ends[-1]:
+            self.bar.update(self._done, len(self._files), files + rate)
+            return
+        total = self.ends[-1]
+        done = min(total, self.ends[self._done] + self._of_this_clip)
+        left = f"  {duration((total - done) / speed)} left" if speed else ""
+        self.bar.update(done, total, f"{duration(done)} of {duration(total)}  {files}{rate}{left}")
 
 
 def _finish(job: ShardJob, strict: bool) -> Finished | None:
     """Put the shards in their places; where no file was usable, print a few reasons before the error."""
-    from datamodules.tokenize.job import NothingUsableError
-    from datamodules.tokenize.report import few_of
-    from magnet_train.storage.plain_text import printable
-
     try:
         return job.finish(strict=strict)
     except NothingUsableError as error:
@@ -195,8 +254,6 @@ def _finish(job: ShardJob, strict: bool) -> Finished | None:
 
 
 def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
-    from datamodules.tokenize.report import REPORT_NAME, summarize
-
     manifest = finished.manifest
     clips, shards = count(manifest.samples, "clip"), count(len(manifest.shards), "shard")
     sizes = f"{clips} ({duration(manifest.seconds)}) in {shards}"
@@ -211,12 +268,9 @@ def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
 
 
 def _print_remedy(left_out: Sequence[Skipped]) -> None:
-    """Print for each audio format that is not read how to convert it."""
-    from datamodules.tokenize.audio_files import suffixes_not_read
-
+    """Print how to convert each audio format that is not read."""
     for suffix, number in suffixes_not_read(file.reason for file in left_out):
-        one = "$f"
         print(
             f"{count(number, suffix + ' file')} not read; to convert all in a folder: "
-            f'for f in *.{suffix}; do ffmpeg -i "{one}" "${{f%.{suffix}}}.flac"; done'
+            f'for f in *.{suffix}; do ffmpeg -i "$f" "${{f%.{suffix}}}.flac"; done'
         )

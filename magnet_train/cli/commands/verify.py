@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from magnet_train.cli.console import ProgressBar, count, duration, size
+from rich.filesize import decimal
+
+from datamodules.shards.manifest import Manifest, read_manifest
+from datamodules.shards.scan import Issue
+from datamodules.shards.verify import adopt_shards, verify_shards
+from magnet_train.cli.console import ProgressBar, count, duration
 from magnet_train.cli.options import declare, flag, option, whole_number
 from magnet_train.errors import UserError
-
-if TYPE_CHECKING:
-    from datamodules.shards.manifest import Manifest
-    from datamodules.shards.scan import Issue
-    from magnet_train.tokens import CodecInfo
 
 _MOST_LINES = 50
 
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """The options of `verify`.
+    """The options of `verify`; raises `UserError` for --codec without --write_index."""
 
-    Raises:
-        UserError: --codec without --write_index.
-    """
-
-    shards: Path = option("folder of shards", positional=True, type=Path, metavar="DIR")
+    shards: Path = option("folder of shards", positional=True, metavar="DIR")
     write_index: bool = flag(
         "write manifest and index for tars of KEY.npy and KEY.json from elsewhere, or a lost index again"
     )
@@ -52,33 +46,28 @@ class VerifyRequest:
 add_arguments = declare(VerifyRequest)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Verify or index a folder.
-
-    Raises:
-        UserError: The folder has a problem, or --codec stands alone.
-    """
-    request = VerifyRequest(**vars(args))
-    from datamodules.shards.manifest import read_manifest
-    from datamodules.shards.verify import adopt_shards, verify_shards
-
+def run(request: VerifyRequest) -> None:
+    """Verify or index a folder; raises `UserError` if it has a problem."""
     folder, workers = request.shards, request.workers
-    with ProgressBar("verify", "shards") as bar:
-        if request.write_index:
-            codec = None if request.codec is None else _codec_info(request.codec)
-            manifest = adopt_shards(folder, codec, workers=workers, progress=bar.update)
-        else:
-            problems = verify_shards(folder, workers=workers, progress=bar.update)
     if request.write_index:
+        codec = None
+        if request.codec is not None:
+            from magnet_train.codecs import load_codec  # imports torch
+
+            codec = load_codec(request.codec).info
+        with ProgressBar("verify", "shards") as bar:
+            manifest = adopt_shards(folder, codec, workers=workers, progress=bar.update)
         print(f"indexed {_sizes(manifest)} in {folder}")
         return
+    with ProgressBar("verify", "shards") as bar:
+        problems = verify_shards(folder, workers=workers, progress=bar.update)
     if problems:
         raise _report(folder, problems)
     print(f"all sound: {_sizes(read_manifest(folder))} in {folder}, every byte and token checked")
 
 
 def _report(folder: Path, problems: list[Issue]) -> UserError:
-    """Return one problem as the error itself; print several and return their number."""
+    """Return the error: one problem, or the number of several, which are printed."""
     remedy = ", or ".join(dict.fromkeys(problem.remedy for problem in problems))
     if len(problems) == 1:
         return UserError(f"{folder} has 1 problem: {problems[0]}; {remedy}.")
@@ -96,11 +85,5 @@ def _sizes(manifest: Manifest) -> str:
     total = sum(shard.bytes for shard in manifest.shards)
     return (
         f"{count(manifest.samples, 'clip')}, {duration(manifest.seconds)}, "
-        f"{count(len(manifest.shards), 'shard')}, {size(total)}, codec {manifest.codec.id}"
+        f"{count(len(manifest.shards), 'shard')}, {decimal(total)}, codec {manifest.codec.id}"
     )
-
-
-def _codec_info(name: str) -> CodecInfo:
-    from magnet_train.codecs import load_codec  # imports torch
-
-    return load_codec(name).info

@@ -6,25 +6,20 @@ Shapes: audio float32 [1, samples].
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from datamodules.tokenize.audio_files import AudioFile, list_audio
 from datamodules.tokenize.captions import CaptionError, describe
 from datamodules.tokenize.report import Skipped
-from magnet_train.audio import AudioStream
 from magnet_train.audio.recording import require_audio_file
-from magnet_train.cli.clip_folder import RESULTS
-from magnet_train.cli.clip_reading import Unusable, segment, silence_of
+from magnet_train.cli.clip_folder import RESULTS, Record
+from magnet_train.cli.clip_reading import MeasuredStream, Unusable, segment
 from magnet_train.errors import UserError
 from magnet_train.storage.plain_text import decode_text, lines_of, load_json
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Record = dict[str, Any]
 
 
 @dataclass
@@ -41,23 +36,15 @@ class EvaluatedClip:
     problem: str | None = None  # why it cannot be used, once that is known
 
     def blocks(self, sample_rate: int) -> Iterator[Tensor]:
-        """Read it in mono at a model's rate, about ten seconds at a time.
-
-        Raises:
-            UserError: It cannot be read.
-        """
+        """Yield it in mono at a model's rate, about ten seconds at a time; raises `UserError` if unreadable."""
         try:
             start, end = segment(self.file)
         except Unusable as reason:
             raise UserError(f"{self.file.label}: {reason}.") from reason
-        samples, peak = 0, 0.0
-        stream = AudioStream(self.file.path, sample_rate, 1, start, end)
-        for block in stream:
-            samples += block.shape[-1]
-            peak = max(peak, float(block.abs().max())) if block.numel() else peak
-            yield block
-        self.seconds, self.silent = samples / sample_rate, silence_of(peak, stream.swing) is not None
-        self.shortfall = stream.shortfall
+        audio = MeasuredStream(self.file.path, sample_rate, 1, start, end)
+        yield from audio
+        self.seconds, self.silent = audio.samples / sample_rate, audio.silence is not None
+        self.shortfall = audio.shortfall
 
 
 Pair = tuple[EvaluatedClip, EvaluatedClip]  # generated, reference
@@ -78,6 +65,11 @@ class Side:
         return [clip for clip in self.listed if clip.problem is None]
 
     @property
+    def seconds(self) -> float:
+        """Audio of the usable clips, as far as they were read."""
+        return sum(clip.seconds for clip in self.clips)
+
+    @property
     def captioned(self) -> list[EvaluatedClip]:
         """Usable clips with a caption."""
         return [clip for clip in self.clips if clip.caption is not None]
@@ -91,23 +83,19 @@ class Side:
     @property
     def partial(self) -> list[Skipped]:
         """Clips of which only a part was read."""
-        short = [(clip.file.label, clip.shortfall) for clip in self.clips if clip.shortfall is not None]
-        return [Skipped(label, f"partial: {shortfall}") for label, shortfall in short]
+        short = (clip for clip in self.clips if clip.shortfall is not None)
+        return [Skipped(clip.file.label, f"partial: {clip.shortfall}") for clip in short]
 
 
 def read_side(source: Path) -> Side:
-    """List clips with their captions; no audio is read.
-
-    Raises:
-        UserError: There is no such folder, or no audio in it.
-    """
+    """List clips with their captions, without reading audio; raises `UserError` if there is none."""
     side = Side(source)
     results: dict[Path, dict[str, Record]] = {}  # of each folder
     for file in list_audio(source):
+        problem = file.problem
         try:
-            if file.problem is None:
+            if problem is None:
                 require_audio_file(file.path)
-            problem = file.problem
         except UserError as error:
             problem = f"unreadable: {error}"
         if problem is not None:
@@ -150,27 +138,22 @@ def pair(generated: Side, reference: Side) -> list[Pair]:
     """Find the reference of each generated clip: the one of the same name, else the one named as its prompt's id.
 
     A name that two clips of a side share pairs neither. A generated clip without a caption gets that of its reference.
-
-    Returns:
-        Pairs in the order of the references.
     """
-    real = _unique(reference.clips, [clip.name for clip in reference.clips])
-    by_name = _unique(generated.clips, [clip.name for clip in generated.clips])
-    by_id = _unique(generated.clips, [clip.id for clip in generated.clips])
+    by_name, by_id = _unique(generated.clips, "name"), _unique(generated.clips, "id")
     pairs: list[Pair] = []
     paired: set[int] = set()
-    for name, original in real.items():
+    for name, original in _unique(reference.clips, "name").items():
         clip = by_name.get(name) or by_id.get(name)
         if clip is not None and id(clip) not in paired:
             pairs.append((clip, original))
             paired.add(id(clip))
-            clip.caption = clip.caption if clip.caption is not None else original.caption
+            if clip.caption is None:
+                clip.caption = original.caption
     return pairs
 
 
-def _unique(clips: Sequence[EvaluatedClip], names: Iterable[str | None]) -> dict[str, EvaluatedClip]:
-    names = list(names)
-    count = Counter(names)
-    return {
-        name: clip for name, clip in zip(names, clips, strict=True) if name is not None and count[name] == 1
-    }
+def _unique(clips: Sequence[EvaluatedClip], attribute: str) -> dict[str, EvaluatedClip]:
+    """Return clips by an attribute, where no two have the same."""
+    count = Counter(getattr(clip, attribute) for clip in clips)
+    found = {getattr(clip, attribute): clip for clip in clips}
+    return {name: clip for name, clip in found.items() if name is not None and count[name] == 1}

@@ -1,4 +1,7 @@
-"""Run the models of `evaluate` on its clips and compute each measure that can be computed."""
+"""Run the models of `evaluate` on its clips and compute each measure that can be computed.
+
+Shapes: W windows of a clip, D numbers of the model for each; float64 [W, D] by `id(clip)`.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,9 @@ from rich.console import Console
 from magnet_train.cli.console import ProgressBar, count
 from magnet_train.cli.evaluation.clips import EvaluatedClip, Pair, Side
 from magnet_train.errors import UserError
-from magnet_train.evaluation import (
-    AudioTagger,
-    Clap,
-    ClapScore,
-    Fad,
-    PairedDivergence,
-    as_noise,
-    measure_clap_score,
-    measure_divergence,
-    measure_fad,
-    through_windows,
-)
-from magnet_train.evaluation.measures import Floats
+from magnet_train.evaluation import AudioTagger, Clap, ClapScore, Fad, PairedDivergence
+from magnet_train.evaluation.measures import Floats, measure_clap_score, measure_divergence, measure_fad
+from magnet_train.evaluation.models import as_noise, through_windows
 
 FAD, CLAP_SCORE, KL = "fad_clap", "clap_score", "kl_ast"
 _T = TypeVar("_T")
@@ -50,6 +43,11 @@ class EvaluationResult:
     kl: PairedDivergence | None = None
     not_computed: dict[str, str] = field(default_factory=dict)  # measure -> reason, a sentence
     notes: list[str] = field(default_factory=list)  # reservations about the numbers
+
+    @property
+    def sides(self) -> dict[str, Side]:
+        """Both sides by name."""
+        return {"generated": self.generated, "reference": self.reference}
 
     @property
     def measures(self) -> dict[str, Fad | ClapScore | PairedDivergence]:
@@ -80,58 +78,51 @@ class EvaluationResult:
 
 
 def measure(result: EvaluationResult, clap: str, classifier: str) -> None:
-    """Fill in every measure that can be computed.
-
-    Args:
-        result: To fill in.
-        clap: Folder or hub id of a CLAP model.
-        classifier: Folder or hub id of an AST.
-    """
+    """Fill in what can be computed with a CLAP model and an AST, named by folder or hub id."""
     with Console(stderr=True).status("loading models"):
         result.clap = result.attempt(
             (FAD, CLAP_SCORE), lambda: Clap.from_pretrained(clap, result.device, "--clap")
         )
-        result.tagger = result.attempt((KL,), lambda: _load_tagger(result, classifier))
+        if result.matched:
+            result.tagger = result.attempt(
+                (KL,), lambda: AudioTagger.from_pretrained(classifier, result.device, "--classifier")
+            )
+        else:
+            result.not_computed[KL] = (
+                "no generated clip has a reference of the same name; give both files of a pair the same name, or put "
+                "the references' names into the --prompts of `generate` as `id`."
+            )
     if result.clap is not None:
         _measure_with_clap(result, result.clap)
-    if result.tagger is not None:
-        tagger = result.tagger
+    if (tagger := result.tagger) is not None:
         result.kl = result.attempt((KL,), lambda: _divergence(result, tagger))
 
 
-def _load_tagger(result: EvaluationResult, name: str) -> AudioTagger:
-    if not result.matched:
-        raise UserError(
-            "no generated clip has a reference of the same name; give both files of a pair the same name, or "
-            "put the references' names into the --prompts of `generate` as `id`."
-        )
-    return AudioTagger.from_pretrained(name, result.device, "--classifier")
-
-
 def _measure_with_clap(result: EvaluationResult, clap: Clap) -> None:
-    generated, reference = result.generated, result.reference
-
-    def embed_all() -> tuple[dict[int, Floats], ...]:
-        clips = 2 * len(generated.clips) + len(reference.clips)
-        with ProgressBar("FAD-CLAP", "clips", clips, transient=True) as bar:
-            embed = partial(_embed, "--clap", clap, clap.embed_audio, result.batch_size, bar.advance)
-            ours, real = embed(generated.clips), embed(reference.clips)
-            noise = embed(generated.clips, noise_seed=result.seed)
-        return {clip: vectors for clip, vectors in ours.items() if clip in noise}, real, noise
-
-    embedded = result.attempt((FAD, CLAP_SCORE), embed_all)
+    embedded = result.attempt((FAD, CLAP_SCORE), lambda: _embed_all(result, clap))
     if embedded is None:
         return
     ours, real, noise = ([*vectors.values()] for vectors in embedded)
     with Console(stderr=True).status("comparing"):
         result.fad = result.attempt((FAD,), lambda: measure_fad(ours, real, noise, result.seed))
         result.clap_score = result.attempt(
-            (CLAP_SCORE,), lambda: _clap_score(result, clap, generated, embedded[0])
+            (CLAP_SCORE,), lambda: _clap_score(result, clap, result.generated, embedded[0])
         )
-        if result.clap_score is not None and reference.captioned:
-            result.clap_score_real = _clap_score(result, clap, reference, embedded[1])
+        if result.clap_score is not None and result.reference.captioned:
+            result.clap_score_real = _clap_score(result, clap, result.reference, embedded[1])
     if result.fad is not None:
         result.notes += _notes_on_fad(result, result.fad, clap.window_samples / clap.sample_rate)
+
+
+def _embed_all(result: EvaluationResult, clap: Clap) -> tuple[dict[int, Floats], ...]:
+    """Embed generated and real clips, and noise in the place of the generated ones."""
+    generated, reference = result.generated, result.reference
+    clips = 2 * len(generated.clips) + len(reference.clips)
+    with ProgressBar("FAD-CLAP", "clips", clips, transient=True) as bar:
+        embed = partial(_embed, result, "--clap", clap, clap.embed_audio, bar)
+        ours, real = embed(generated.clips), embed(reference.clips)
+        noise = embed(generated.clips, noise=True)
+    return {clip: vectors for clip, vectors in ours.items() if clip in noise}, real, noise
 
 
 def _clap_score(result: EvaluationResult, clap: Clap, side: Side, vectors: dict[int, Floats]) -> ClapScore:
@@ -150,7 +141,7 @@ def _clap_score(result: EvaluationResult, clap: Clap, side: Side, vectors: dict[
 def _divergence(result: EvaluationResult, tagger: AudioTagger) -> PairedDivergence:
     pairs = result.pairs
     with ProgressBar("KL-AST", "clips", 2 * len(pairs), transient=True) as bar:
-        embed = partial(_embed, "--classifier", tagger, tagger.probabilities, result.batch_size, bar.advance)
+        embed = partial(_embed, result, "--classifier", tagger, tagger.probabilities, bar)
         ours, real = embed([clip for clip, _ in pairs]), embed([clip for _, clip in pairs])
     pairs = result.pairs  # without those that turned out to be unreadable
     return measure_divergence(
@@ -171,10 +162,8 @@ def _notes_on_fad(result: EvaluationResult, fad: Fad, window: float) -> list[str
         )
     if fad.equal is None:
         notes.append("FAD-CLAP has no comparison at equal sizes: that takes 4 clips of the reference.")
-    sides = ((result.generated, fad.generated_windows), (result.reference, fad.reference_windows))
-    ours, real = (
-        min(1.0, sum(clip.seconds for clip in side.clips) / (windows * window)) for side, windows in sides
-    )
+    ours = min(1.0, result.generated.seconds / (fad.generated_windows * window))
+    real = min(1.0, result.reference.seconds / (fad.reference_windows * window))
     if abs(ours - real) > 0.1:
         notes.append(
             f"Windows of {window:g} s are filled to {ours:.0%} by generated and to {real:.0%} by real clips; short ones "
@@ -184,46 +173,37 @@ def _notes_on_fad(result: EvaluationResult, fad: Fad, window: float) -> list[str
 
 
 def _embed(
+    result: EvaluationResult,
     option: str,
     model: Clap | AudioTagger,
     run: Callable[[Sequence[torch.Tensor]], Floats],
-    batch_size: int,
-    clip_done: Callable[[], None],
+    bar: ProgressBar,
     clips: Sequence[EvaluatedClip],
-    noise_seed: int | None = None,
+    noise: bool = False,
 ) -> dict[int, Floats]:
-    """Return float64 [W, D] of each clip by `id(clip)`; those that cannot be used get a `problem`.
+    """Run a method of the model that `option` names on clips, or on white noise as loud in their place.
 
-    Args:
-        option: The option that named the model, for errors.
-        model: Gives sample rate and window.
-        run: Its method from windows to float64 [windows, D].
-        batch_size: Windows per call.
-        clip_done: Called after each clip.
-        clips: To read.
-        noise_seed: Take white noise of the same level in their place.
-
-    Raises:
-        UserError: The model gives finite numbers for no clip.
+    Clips that cannot be used get a `problem`; raises `UserError` if the numbers of all clips are non-finite.
     """
     audio = [clip.blocks(model.sample_rate) for clip in clips]
-    if noise_seed is not None:
-        audio = [
-            as_noise(blocks, clip.file.name, noise_seed) for blocks, clip in zip(audio, clips, strict=True)
-        ]
-    results = through_windows(audio, run, model.window_samples, batch_size, clip_done)
-    numbers = [result for result in results if not isinstance(result, UserError)]
-    if numbers and not any(np.isfinite(result).all() for result in numbers):
-        raise UserError(f"the model of {option} gives finite numbers for no clip; its weights are damaged.")
+    if noise:
+        named = zip(audio, clips, strict=True)
+        audio = [as_noise(blocks, clip.file.name, result.seed) for blocks, clip in named]
+    found = through_windows(audio, run, model.window_samples, result.batch_size, bar.advance)
+    numbers = [each for each in found if not isinstance(each, UserError)]
+    if numbers and not any(np.isfinite(each).all() for each in numbers):
+        raise UserError(
+            f"the model of {option} returns NaN or infinity for every clip; its weights are damaged, name another."
+        )
     embedded = {}
-    for clip, result in zip(clips, results, strict=True):
-        if isinstance(result, UserError):
-            clip.problem = f"unreadable: {result}"
-        elif not np.isfinite(result).all():
+    for clip, each in zip(clips, found, strict=True):
+        if isinstance(each, UserError):
+            clip.problem = f"unreadable: {each}"
+        elif not np.isfinite(each).all():
             clip.problem = (
-                f"unreadable: {clip.file.label}: the model of {option} gives no finite numbers for it, as for samples far "
-                "beyond 1; render it again"
+                f"unreadable: {clip.file.label}: the model of {option} returns NaN or infinity for it, as for samples "
+                "far beyond 1; render it again"
             )
         else:
-            embedded[id(clip)] = result
+            embedded[id(clip)] = each
     return embedded

@@ -6,15 +6,15 @@ import json
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import numpy
 import torch
 import transformers
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from datamodules.tokenize.report import Skipped, few_of, summarize
@@ -22,7 +22,6 @@ from magnet_train import __version__
 from magnet_train.cli.console import count, duration, table
 from magnet_train.cli.evaluation.clips import Side
 from magnet_train.cli.evaluation.measure import CLAP_SCORE, FAD, KL, EvaluationResult
-from magnet_train.evaluation import AudioTagger, Clap
 from magnet_train.storage.atomic_io import atomic_write
 from magnet_train.storage.plain_text import printable
 
@@ -33,49 +32,45 @@ _LABELS = {FAD: "FAD-CLAP", CLAP_SCORE: "CLAP score", KL: "KL-AST"}
 def print_report(result: EvaluationResult) -> None:
     """Print the numbers, how to read them, and which are missing and why."""
     console = Console()
-    for name, side in (("generated", result.generated), ("reference", result.reference)):
-        seconds = sum(clip.seconds for clip in side.clips)
-        length = f", {duration(seconds)}" if seconds else ""
-        line = f"{name}: {escape(str(side.path))}, {count(len(side.clips), 'clip')}{length}"
-        console.print(line, soft_wrap=True, highlight=False)
+    show = partial(console.print, soft_wrap=True, highlight=False, markup=False)
+    for name, side in result.sides.items():
+        length = f", {duration(side.seconds)}" if side.seconds else ""
+        show(f"{name}: {printable(str(side.path))}, {count(len(side.clips), 'clip')}{length}")
     if result.measures:
         console.print(_table(result))
-    lines = [*_explanations(result), *(f"note: {note}" for note in _notes(result))]
-    lines += [f"not computed: {names}, since {reason}" for names, reason in _missing(result)]
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    for line in (*_explanations(result), *(f"note: {note}" for note in _notes(result))):
+        show(line)
+    for reason in dict.fromkeys(result.not_computed.values()):
+        names = [_LABELS[name] for name, other in result.not_computed.items() if other == reason]
+        show(f"not computed: {' and '.join(names)}, since {reason}")
 
 
 def _table(result: EvaluationResult) -> Table:
     values = ("generated", "spread", "chance", "real sound")
-    filled = table(None, "measure", *values, "of", right=values, style=box.SIMPLE_HEAD)
-    filled.pad_edge, filled.collapse_padding = False, True
+    filled = table(None, "measure", *values, "of", right=values)
+    filled.box, filled.pad_edge, filled.collapse_padding = box.SIMPLE_HEAD, False, True
     for column in filled.columns[:-1]:
         column.no_wrap = True
-    for row in _rows(result):
-        filled.add_row(*row)
-    return filled
-
-
-def _rows(result: EvaluationResult) -> Iterator[tuple[str, str, str, str, str, str]]:
-    """Yield measure, generated, its spread, chance, real sound, and the number of clips."""
     fad, score, kl = result.fad, result.clap_score, result.kl
     if fad is not None:
         sizes = f"{fad.generated_clips} to {count(fad.reference_clips, 'clip')}"
-        yield "FAD-CLAP ↓", _number(fad.distance), "", "", "", sizes
+        filled.add_row("FAD-CLAP ↓", _number(fad.distance), "", "", "", sizes)
         if fad.equal is not None:
             equal = fad.equal
             noise = None if equal.noise is None else equal.noise.mean
             sizes = f"{equal.clips} to {count(equal.reference_clips, 'clip')}"
             spread, real = f"± {equal.generated.std:.3f}", _number(equal.real.mean)
-            yield "  equal sizes", _number(equal.generated.mean), spread, _number(noise), real, sizes
+            filled.add_row(
+                "  equal sizes", _number(equal.generated.mean), spread, _number(noise), real, sizes
+            )
     if score is not None:
         best = "" if result.clap_score_real is None else _number(result.clap_score_real.mean)
         captions, spread = count(score.clips, "caption"), _interval(score.interval)
-        yield "CLAP score ↑", _number(score.mean), spread, _number(score.chance), best, captions
+        filled.add_row("CLAP score ↑", _number(score.mean), spread, _number(score.chance), best, captions)
     if kl is not None:
         spread, pairs = _interval(kl.interval), count(kl.pairs, "pair")
-        yield "KL-AST ↓", _number(kl.mean), spread, _number(kl.chance), _number(0.0), pairs
+        filled.add_row("KL-AST ↓", _number(kl.mean), spread, _number(kl.chance), _number(0.0), pairs)
+    return filled
 
 
 def _number(value: float | None) -> str:
@@ -113,8 +108,7 @@ def _explanations(result: EvaluationResult) -> Iterator[str]:
 
 def _notes(result: EvaluationResult) -> Iterator[str]:
     yield from result.notes
-    sides = (("generated", result.generated), ("reference", result.reference))
-    for name, side in sides:
+    for name, side in result.sides.items():
         silent = sum(clip.silent for clip in side.clips)
         if silent:
             yield f"{count(silent, f'{name} clip')} of {len(side.clips)} silent; they count like all others."
@@ -128,7 +122,7 @@ def _notes(result: EvaluationResult) -> Iterator[str]:
         missing = len(side.clips) - len(side.captioned)
         if result.clap_score is not None and missing and side.captioned:
             yield f"{count(missing, f'{name} clip')} without a caption: not in the CLAP score."
-    for name, side in sides if result.kl is not None else ():
+    for name, side in result.sides.items() if result.kl is not None else ():
         unpaired = result.unpaired(side)
         if unpaired:
             named = ", ".join(unpaired[:3]) + (", ..." if len(unpaired) > 3 else "")
@@ -144,27 +138,15 @@ def _few(files: list[Skipped]) -> str:
     return "; ".join(sentences) + ("; ..." if len(files) > 3 else "")
 
 
-def _missing(result: EvaluationResult) -> Iterator[tuple[str, str]]:
-    """Yield measures with the reason that they share."""
-    for reason in dict.fromkeys(result.not_computed.values()):
-        names = [_LABELS[name] for name, other in result.not_computed.items() if other == reason]
-        yield " and ".join(names), reason
-
-
 def write_report(path: Path, result: EvaluationResult, command: str) -> None:
-    """Write everything that is known, numbers unrounded.
-
-    Raises:
-        UserError: No room or no permission.
-    """
+    """Write everything that is known, numbers unrounded; raises `UserError` without room or permission."""
     content: dict[str, Any] = {
         "format": _FORMAT,
         "command": command,
         "measures": {name: asdict(value) for name, value in result.measures.items()},
         "not_computed": result.not_computed,
         "notes": list(_notes(result)),
-        "generated": _side(result.generated),
-        "reference": _side(result.reference),
+        **{name: _side(side) for name, side in result.sides.items()},
         "pairs": {
             "pairs": [[clip.file.name for clip in pair] for pair in result.pairs],
             "unpaired_generated": result.unpaired(result.generated),
@@ -174,9 +156,7 @@ def write_report(path: Path, result: EvaluationResult, command: str) -> None:
         "settings": {"seed": result.seed, "batch_size": result.batch_size, "device": result.device},
         "versions": {
             "magnet_train": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "numpy": np.__version__,
+            **{library.__name__: library.__version__ for library in (torch, transformers, numpy)},
             "python": platform.python_version(),
         },
     }
@@ -190,7 +170,7 @@ def _side(side: Side) -> dict[str, Any]:
     return {
         "path": str(side.path),
         "clips": len(side.clips),
-        "seconds": sum(clip.seconds for clip in side.clips),
+        "seconds": side.seconds,
         "captions": len(side.captioned),
         "silent": [clip.file.name for clip in side.clips if clip.silent],
         "left_out": [file._asdict() for file in side.left_out],
@@ -200,13 +180,10 @@ def _side(side: Side) -> dict[str, Any]:
 
 
 def _models(result: EvaluationResult) -> dict[str, Any]:
-    def describe(model: Clap | AudioTagger, **width: int) -> dict[str, Any]:
-        window = model.window_samples / model.sample_rate
-        return {**asdict(model.origin), **width, "sample_rate": model.sample_rate, "window_seconds": window}
-
     models: dict[str, Any] = {}
-    if result.clap is not None:
-        models["clap"] = describe(result.clap, dimensions=result.clap.dimensions)
-    if result.tagger is not None:
-        models["classifier"] = describe(result.tagger, classes=result.tagger.classes)
+    for name, model, width in (("clap", result.clap, "dimensions"), ("classifier", result.tagger, "classes")):
+        if model is not None:
+            rate, window = model.sample_rate, model.window_samples / model.sample_rate
+            models[name] = {**asdict(model.origin), width: getattr(model, width)}
+            models[name] |= {"sample_rate": rate, "window_seconds": window}
     return models

@@ -21,7 +21,8 @@ def counts_epochs(trainer: Namespace) -> bool:
     """Return whether an option or callback of this configuration needs epochs that end."""
     return bool(
         trainer.max_epochs not in (None, -1)
-        or bool(trainer.min_epochs or trainer.min_steps)  # Lightning takes min_steps for one epoch at least
+        or trainer.min_epochs
+        or trainer.min_steps  # for Lightning, of one epoch at least
         or trainer.check_val_every_n_epoch is not None
         or isinstance(trainer.limit_train_batches, float)
         or isinstance(trainer.val_check_interval, float)
@@ -45,10 +46,6 @@ def set_epochs(trainer: pl.Trainer, data: Any) -> None:
     An integer `limit_train_batches` is the length of an epoch as in Lightning, and leaves the learning rate alone; a
     fraction takes that share of a pass. `max_epochs` lowers `max_steps`, where the learning-rate schedule ends.
 
-    Args:
-        trainer: With the accumulation that it will use.
-        data: The data of the run.
-
     Raises:
         UserError: The data does not report its number of clips, or no validation would take place.
     """
@@ -56,7 +53,13 @@ def set_epochs(trainer: pl.Trainer, data: Any) -> None:
     limit = trainer.limit_train_batches
     if isinstance(limit, float):
         clips_per_step = data.batch_size * trainer.world_size * parts
-        clips = _count_clips(data)
+        data.setup("fit")
+        clips = int(getattr(data, "train_clips", 0))
+        if not clips:
+            raise UserError(
+                f"the data {type(data).__qualname__} does not report its number of clips (train_clips); give "
+                "trainer.max_steps and trainer.val_check_interval in batches instead of epochs and fractions."
+            )
         steps = max(1, int(-(-clips // clips_per_step) * limit))
         trainer.limit_train_batches = steps * parts
         _end_run(trainer, steps)
@@ -67,29 +70,7 @@ def set_epochs(trainer: pl.Trainer, data: Any) -> None:
         )
     elif trainer.max_steps < 1:
         _end_run(trainer, -(-limit // parts))
-    _set_validation(trainer, int(trainer.limit_train_batches))
-
-
-def _count_clips(data: Any) -> int:
-    data.setup("fit")
-    clips = getattr(data, "train_clips", 0)
-    if not clips:
-        raise UserError(
-            f"the data {type(data).__qualname__} does not report its number of clips (train_clips); give "
-            "trainer.max_steps and trainer.val_check_interval in batches instead of epochs and fractions."
-        )
-    return int(clips)
-
-
-def _end_run(trainer: pl.Trainer, steps: int) -> None:
-    """Lower `max_steps` to the end of the last epoch, since the learning-rate schedule ends there."""
-    end = (trainer.max_epochs or 0) * steps
-    if end > 0 and (trainer.max_steps < 1 or end < trainer.max_steps):
-        set_max_steps(trainer, end)
-
-
-def _set_validation(trainer: pl.Trainer, batches: int) -> None:
-    """Convert a fraction of an epoch to batches, and refuse an interval longer than an epoch."""
+    batches = int(trainer.limit_train_batches)
     interval = getattr(trainer, "val_check_interval", None)  # missing where it is a time
     if isinstance(interval, float):
         trainer.val_check_interval = max(1, int(batches * interval))
@@ -98,3 +79,10 @@ def _set_validation(trainer: pl.Trainer, batches: int) -> None:
             f"trainer.val_check_interval is {interval} batches and an epoch has {batches}, so no validation would take "
             "place; give a fraction of an epoch (1.0), or trainer.check_val_every_n_epoch null to count across epochs."
         )
+
+
+def _end_run(trainer: pl.Trainer, steps: int) -> None:
+    """Lower `max_steps` to the end of the last epoch, since the learning-rate schedule ends there."""
+    end = (trainer.max_epochs or 0) * steps
+    if end > 0 and (trainer.max_steps < 1 or end < trainer.max_steps):
+        set_max_steps(trainer, end)

@@ -1,4 +1,4 @@
-"""How a run ends early or fails, in one sentence: an early stop, Ctrl-C, a lost rank, a full disk, a library's refusal."""
+"""How a run ends early or fails, in one sentence: an early stop, Ctrl-C, a lost rank, a full disk, library errors."""
 
 from __future__ import annotations
 
@@ -42,11 +42,7 @@ def early_stop(trainer: pl.Trainer) -> str | None:
 
 @contextlib.contextmanager
 def training_failures(trainer: pl.Trainer, run: Path) -> Iterator[None]:
-    """Explain what ends a training, and end the ranks that Lightning's launcher started with it.
-
-    Raises:
-        UserError: Another rank was lost, or the disk is full, or the folder was deleted.
-    """
+    """Explain a lost rank, a failing disk or Ctrl-C in a training, and end the ranks that Lightning launched."""
     try:
         with disk_failures(run):
             yield
@@ -65,48 +61,36 @@ def training_failures(trainer: pl.Trainer, run: Path) -> Iterator[None]:
 def _interrupted(trainer: pl.Trainer, run: Path) -> str:
     if not trainer.global_step:
         return "interrupted before the first step; start it again with the same command."
+    saved = "nothing was saved yet; start it again with the same command."
     if found := checkpoints_of(run):
         saved = f"{found[0]} is the newest checkpoint, and --resume auto continues from it."
-    else:
-        saved = "nothing was saved yet; start it again with the same command."
     return f"interrupted after step {trainer.global_step}; {saved}"
 
 
 @contextlib.contextmanager
 def disk_failures(run: Path) -> Iterator[None]:
-    """Explain a full disk or a deleted folder, whichever file notices it first.
-
-    Raises:
-        UserError: Names the file or folder and what is wrong.
-    """
+    """Raise `UserError` for a full disk or a deleted folder, whichever file notices it first."""
     try:
         yield
     except (UserError, Preempted):
         raise
     except Exception as error:
-        cause = _disk_error(error, run)
-        if cause is None:
+        chain = _chain(error)
+        if ours := _user_error(chain):  # explained already; a logger failed once more on the way out
+            raise ours from None
+        disk = [cause for cause in chain if isinstance(cause, OSError) and _is_about_disk(cause, run)]
+        if not disk:
             raise
-        if isinstance(cause, UserError):  # explained already; a logger failed once more on the way out
-            raise cause from None
-        with explain_disk_errors(Path(cause.filename) if isinstance(cause.filename, str) else run):
-            raise cause from None
+        first = disk[-1]
+        with explain_disk_errors(Path(first.filename) if isinstance(first.filename, str) else run):
+            raise first from None
 
 
-def _disk_error(error: BaseException, run: Path) -> UserError | OSError | None:
-    """Return the UserError in a chain of errors, else the first error about the disk or this run's folder."""
-    first: OSError | None = None
-    for cause in _chain(error):
-        if isinstance(cause, UserError):
-            return cause
-        if isinstance(cause, OSError):
-            inside = (
-                isinstance(cause.filename, (str, Path))
-                and run.absolute() in (Path(cause.filename).absolute() / "-").parents
-            )
-            if cause.errno in NO_ROOM or inside:
-                first = cause
-    return first
+def _is_about_disk(error: OSError, run: Path) -> bool:
+    if error.errno in NO_ROOM:
+        return True
+    name = error.filename
+    return isinstance(name, str | Path) and Path(name).absolute().is_relative_to(run.absolute())
 
 
 def explain(error: BaseException) -> UserError | None:
@@ -118,10 +102,8 @@ def explain(error: BaseException) -> UserError | None:
     Returns:
         None for any other error, which is a bug and keeps its traceback; so does what our own classes raise.
     """
-    chain = list(_chain(error))
-    if ours := next((cause for cause in chain if isinstance(cause, UserError)), None):
-        return ours
-    return next((found for cause in chain if (found := _explain_library(cause))), None)
+    chain = _chain(error)
+    return _user_error(chain) or next(filter(None, map(_explain_library, chain)), None)
 
 
 def _explain_library(error: BaseException) -> UserError | None:
@@ -135,21 +117,25 @@ def _explain_library(error: BaseException) -> UserError | None:
         kind = type(frames[built].f_locals.get("self"))
         if kind.__module__.partition(".")[0] not in _OURS:
             return UserError(
-                f"{kind.__qualname__} refuses its settings ({text}); correct its init_args in the configuration."
+                f"{kind.__qualname__} rejects its init_args ({text}); correct them in the configuration."
             )
     if modules and modules[-1].startswith(_CALLBACKS):
         name = type(frames[-1].f_locals.get("self")).__name__
         return UserError(f"{name} failed ({text}); change trainer.callbacks in the configuration.")
     in_trainer = "Trainer.__init__" in [frame.f_code.co_qualname for frame in frames]
     if in_trainer or isinstance(error, MisconfigurationException):
-        return UserError(f"the trainer refuses its settings ({text}); change trainer.* in the configuration.")
+        return UserError(f"the trainer rejects its options ({text}); change trainer.* in the configuration.")
     return None
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Iterate over an error and those that it was raised from."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        seen.append(error)
-        yield error
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """List an error and those that it was raised from."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
         error = error.__cause__ or error.__context__
+    return chain
+
+
+def _user_error(chain: list[BaseException]) -> UserError | None:
+    return next((cause for cause in chain if isinstance(cause, UserError)), None)

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import lightning.pytorch as pl
-from torch import Tensor
 
 from datamodules import DataPosition
 from datamodules.sampling.position import require_same_order
-from magnet_train.cli.fit.options import Resume
 from magnet_train.cli.ranks import print_once, was_restarted
 from magnet_train.errors import UserError
 from magnet_train.training.checkpointing import checkpoints_of, find_checkpoint, peek
 from magnet_train.training.module import MagnetModule
 
+Resume = Literal["never", "auto", "required"]
+
 
 def checkpoint_for_fit(run: Path, resume: Resume, named: str | None) -> Path | None:
-    """Return the checkpoint that `fit` resumes from; None to start from scratch.
-
-    Args:
-        run: The run's folder.
-        resume: "never" refuses a folder that holds checkpoints, "auto" takes the newest readable one if there is
-            one, "required" fails without one.
-        named: `--ckpt_path`.
+    """Return the checkpoint that `fit` resumes from, with `named` of --ckpt_path; None to start from scratch.
 
     Raises:
         UserError: The folder holds another run, or no checkpoint can be read where one is needed.
@@ -31,23 +26,21 @@ def checkpoint_for_fit(run: Path, resume: Resume, named: str | None) -> Path | N
     if was_restarted() and checkpoints_of(run):
         resume, named = "auto", None  # the same run continues, whatever its command says
     if named is not None:
-        return _named_checkpoint(run, named, resume)
-    if resume == "never":
-        if found := checkpoints_of(run):
-            raise UserError(
-                f"{run} already holds a run ({found[0].name}); continue it with --resume auto, or choose another folder "
-                "with --run."
-            )
-        return None
-    return _newest_checkpoint(run, resume)
+        _require_file(named, resume)
+    if resume != "never":
+        return _newest_checkpoint(run, resume)
+    inside = named is not None and run.resolve() in Path(named).resolve().parents
+    if not inside and (found := checkpoints_of(run)):
+        held = "a run" if named is None else f"another run than {named}"
+        raise UserError(
+            f"{run} already holds {held} ({found[0].name}); continue it with --resume auto, or choose another folder "
+            "with --run."
+        )
+    return None if named is None else Path(named)
 
 
 def checkpoint_to_evaluate(command: str, resume: Resume, named: str | None, init_from: str | None) -> None:
-    """Check that `validate`, `test` or `predict` has a trained model.
-
-    Raises:
-        UserError: No model is named, or the checkpoint does not exist.
-    """
+    """Raise `UserError` unless `validate`, `test` or `predict` has a trained model."""
     if named is not None:
         _require_file(named, resume)
         print_once(f"reading {named}")
@@ -64,16 +57,6 @@ def _require_file(named: str, resume: Resume) -> None:
         raise UserError(
             f"--ckpt_path names a checkpoint and --resume {resume} searches for one; give one of the two."
         )
-
-
-def _named_checkpoint(run: Path, named: str, resume: Resume) -> Path:
-    _require_file(named, resume)
-    if run.resolve() not in Path(named).resolve().parents and (found := checkpoints_of(run)):
-        raise UserError(
-            f"{run} already holds another run than {named} ({found[0].name}); continue that one with --resume auto, or "
-            "choose another folder with --run."
-        )
-    return Path(named)
 
 
 def _newest_checkpoint(run: Path, resume: Resume) -> Path | None:
@@ -97,31 +80,22 @@ def _newest_checkpoint(run: Path, resume: Resume) -> Path | None:
 
 
 def require_same_run(checkpoint: Path, model: pl.LightningModule, data: pl.LightningDataModule) -> None:
-    """Compare a checkpoint with the model and data that are to continue it; loggers create files once `fit` is called.
-
-    Raises:
-        UserError: The checkpoint has other weights, another codec, seed or clips.
-    """
+    """Raise `UserError` for a checkpoint of other weights, codec, seed or clips, before loggers create files."""
     content = peek(checkpoint)
     if content is None:  # Lightning's loading of the whole file names the fault
         return
     if isinstance(model, MagnetModule):
         model.on_load_checkpoint(content)
-    if model.strict_loading:
-        _require_same_weights(content.get("state_dict", {}), model.state_dict())
-    position = content.get("callbacks", {}).get(DataPosition.__name__)
-    if position is not None and hasattr(data, "identity"):
-        data.setup("fit")
-        require_same_order(position, data.identity())
-
-
-def _require_same_weights(then: dict[str, Tensor], now: dict[str, Tensor]) -> None:
-    if not then:  # a sharded checkpoint keeps them elsewhere
-        return
-    for name in sorted(then.keys() | now.keys()):
+    then, now = content.get("state_dict", {}), model.state_dict()
+    # A sharded checkpoint keeps its weights elsewhere.
+    for name in sorted(then.keys() | now.keys()) if then and model.strict_loading else ():
         shapes = [list(weights[name].shape) if name in weights else "none" for weights in (then, now)]
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"the checkpoint's weights {name} have shape {shapes[0]} and this run's have {shapes[1]}; use the same "
                 "configuration, or start a new run with --init_from."
             )
+    position = content.get("callbacks", {}).get(DataPosition.__name__)
+    if position is not None and hasattr(data, "identity"):
+        data.setup("fit")
+        require_same_order(position, data.identity())

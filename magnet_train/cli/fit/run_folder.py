@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,7 @@ METRICS = "metrics.csv"  # what Lightning's CSV logger writes
 
 
 def check_folder(name: str) -> Path:
-    """Return the folder that `--run` names, once it is certain that a run can be written there.
-
-    Raises:
-        UserError: It is the current folder, or cannot be written.
-    """
+    """Return the folder that `--run` names; raises `UserError` if it is the current one or cannot be written."""
     run = Path(name)
     if not name.strip() or "\0" in name or run.resolve() == Path.cwd():
         raise UserError(
@@ -71,7 +67,7 @@ def direct_outputs(config: Namespace, command: str) -> None:
 
 
 @contextlib.contextmanager
-def prepared(run: Path, has_begun: Callable[[], bool]) -> Iterator[None]:
+def prepared(run: Path, trainer: pl.Trainer) -> Iterator[None]:
     """Remove half-written files and keep the metrics of an earlier run; undo it if training has not begun and fails."""
     if not is_first_process():
         yield
@@ -86,7 +82,8 @@ def prepared(run: Path, has_begun: Callable[[], bool]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not has_begun():
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, RunRecord) and callback.already_saved for callback in callbacks):
             for path in sorted(set(run.rglob("*")) - before - {kept}, reverse=True):  # of loggers
                 with contextlib.suppress(OSError):
                     path.rmdir() if path.is_dir() else path.unlink()
@@ -128,18 +125,12 @@ class RunRecord(SaveConfigCallback):
         if not trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._require_folder(trainer)
 
-    def on_validation_start(self, trainer: pl.Trainer, *arguments: Any, **names: Any) -> None:
-        """Check the folder before samples are written."""
-        self._require_folder(trainer)
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, *arguments: Any, **names: Any) -> None:
-        """Check the folder before a checkpoint is written."""
-        self._require_folder(trainer)
-
-    def _require_folder(self, trainer: pl.Trainer) -> None:
+    def _require_folder(self, trainer: pl.Trainer, *arguments: Any, **names: Any) -> None:
         run = Path(trainer.default_root_dir)
         if self.already_saved and trainer.is_global_zero and not run.is_dir():
             raise UserError(
                 f"the folder {run} of this run was deleted at step {trainer.global_step}, with the checkpoints in it; "
                 "restore it, or start a new run."
             )
+
+    on_validation_start = on_save_checkpoint = _require_folder  # before samples or a checkpoint are written

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
 
 from datamodules import TokenDataModule
 from magnet_train.cli.console import duration
@@ -36,7 +35,9 @@ def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule
     """Describe clips, steps, parameters and memory in five lines."""
     seconds = data.train_clips * data.segment_duration
     trained = count_parameters(model, trainable_only=True)
-    frozen = _frozen_parameters(model)
+    frozen = count_parameters(model) - trained
+    if (encoder := getattr(model.text, "_frozen", None)) is not None:  # kept out of the checkpoint
+        frozen += count_parameters(encoder.module)
     averaged = any(isinstance(c, (MovingAverage, WeightAveraging)) for c in trainer.callbacks)  # type: ignore[attr-defined]
     megabytes = state_bytes(trained, frozen, averaged) / 1e6
     whole = all(parameter.requires_grad for parameter in model.lm.parameters())
@@ -83,10 +84,3 @@ def without_effect(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModu
         yield f"trainer.val_check_interval {interval}: the run has {batches} batches and never validates"
     if 0 < trainer.max_steps < trainer.log_every_n_steps:  # type: ignore[attr-defined]
         yield f"trainer.log_every_n_steps {trainer.log_every_n_steps}: the run has {trainer.max_steps} steps"  # type: ignore[attr-defined]
-
-
-def _frozen_parameters(model: nn.Module) -> int:
-    """Count frozen parameters, including those that a text encoder keeps out of the checkpoint."""
-    registered = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    hidden = getattr(getattr(model, "text", None), "_frozen", None)
-    return registered + (0 if hidden is None else count_parameters(hidden.module))

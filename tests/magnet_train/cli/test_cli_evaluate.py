@@ -333,7 +333,7 @@ def test_a_model_that_gives_no_numbers_costs_only_its_measures(folders, evaluate
     code, found = evaluate(folders, "--clap", str(folder))
     assert code == 0
     assert found["measures"].keys() == {"kl_ast"}
-    assert "the model of --clap gives finite numbers for no clip" in found["not_computed"]["fad_clap"]
+    assert "the model of --clap returns NaN or infinity for every clip" in found["not_computed"]["fad_clap"]
 
 
 def test_names_that_are_not_text_and_names_like_markup(folders, evaluate, capfd):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import soundfile
 import torch
 
 from magnet_train.audio import AudioStream
+from magnet_train.cli.folder_lock import folder_lock
 from magnet_train.cli.main import main
 from magnet_train.pipeline.magnet import Magnet
 
@@ -257,7 +259,7 @@ def test_an_unusable_target_is_reported_before_anything_is_made(
     monkeypatch.setattr(Magnet, "generate", pytest.fail)
     (tmp_path / "file").touch()
     assert generate(checkpoint, tmp_path / "file" / "a" / "b", "--text", "a flute") == 1
-    assert "cannot be made" in capsys.readouterr().err
+    assert f"cannot write {tmp_path / 'file' / 'a' / 'b'} (Not a directory); check" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -371,6 +373,20 @@ def test_results_are_not_overwritten(
     assert generate(checkpoint, tmp_path / "clips", "--text", "a bell") == 1
     assert "--out" in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in (tmp_path / "clips").iterdir()} == before
+
+
+def test_a_second_command_in_a_folder_names_the_first(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magnet_train.cli.folder_lock.WAIT", 0.1)
+    with folder_lock(tmp_path / "clips", "generate", "--out"):
+        assert generate(checkpoint, tmp_path / "clips", "--text", "a flute") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{tmp_path / 'clips'} is in use by another generate (process {os.getpid()} on " in error
+    assert error.endswith("choose another folder with --out.")
+    assert not (tmp_path / "clips").exists()
+    assert generate(checkpoint, tmp_path / "clips", "--text", "a flute") == 0
+    assert len(list((tmp_path / "clips").iterdir())) == 2  # no lock is left
 
 
 def test_unreadable_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

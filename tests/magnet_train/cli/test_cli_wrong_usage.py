@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from magnet_train.cli.fit.parser import one_sentence
 from magnet_train.cli.main import main
-from magnet_train.cli.wrong_usage import one_sentence
 
 BASE = ("-c", "configs/base.yaml", "-c", "configs/quickstart.yaml")
 

@@ -118,7 +118,7 @@ CALLBACKS: dict[str, list[tuple[dict[str, Any], str | None]]] = {
     "Callback": [({}, WORKS)],
     "Checkpoint": [({}, WORKS)],
     "DeviceStatsMonitor": [({"cpu_stats": True}, WORKS)],
-    "EMAWeightAveraging": [({}, "both average the weights"), ({"decay": 2.0}, "refuses its settings")],
+    "EMAWeightAveraging": [({}, "both average the weights"), ({"decay": 2.0}, "rejects its init_args")],
     "EarlyStopping": [
         ({"monitor": "val/loss"}, WORKS),
         (
@@ -126,11 +126,11 @@ CALLBACKS: dict[str, list[tuple[dict[str, Any], str | None]]] = {
             "EarlyStopping monitors val_loss, which is not logged; set monitor to val/loss",
         ),
         ({"monitor": "val/losses"}, "val/losses"),
-        ({"monitor": "val/loss", "mode": "foo"}, "EarlyStopping refuses its settings"),
+        ({"monitor": "val/loss", "mode": "foo"}, "EarlyStopping rejects its init_args"),
     ],
     "GradientAccumulationScheduler": [
         ({"scheduling": {0: 1, 1: 2}}, WORKS),
-        ({"scheduling": {0: 0}}, "GradientAccumulationScheduler refuses its settings"),
+        ({"scheduling": {0: 0}}, "GradientAccumulationScheduler rejects its init_args"),
     ],
     "LambdaCallback": [({}, WORKS)],
     "LearningRateFinder": [({}, "give --model.optimizer.lr")],
@@ -138,10 +138,10 @@ CALLBACKS: dict[str, list[tuple[dict[str, Any], str | None]]] = {
     "ModelCheckpoint": [
         ({"monitor": "val/loss", "save_top_k": 2}, WORKS),
         ({"every_n_epochs": 1, "filename": "{epoch}"}, WORKS),
-        ({"save_top_k": 2}, "ModelCheckpoint refuses its settings"),
+        ({"save_top_k": 2}, "ModelCheckpoint rejects its init_args"),
         ({"monitor": "val_loss"}, "set monitor to val/loss"),
         ({"monitor": "loss/val", "save_top_k": 2}, "loss/val"),
-        ({"every_n_train_steps": -1}, "ModelCheckpoint refuses its settings"),
+        ({"every_n_train_steps": -1}, "ModelCheckpoint rejects its init_args"),
     ],
     "ModelPruning": [
         ({"pruning_fn": "l1_unstructured"}, "torch.nn.utils.prune"),
@@ -155,14 +155,14 @@ CALLBACKS: dict[str, list[tuple[dict[str, Any], str | None]]] = {
     "SpikeDetection": [({}, "magnet_train.training.callbacks.NonFiniteGuard")],
     "StochasticWeightAveraging": [
         ({"swa_lrs": 0.001}, "magnet_train.training.optim.MovingAverage"),
-        ({"swa_lrs": -1}, "StochasticWeightAveraging refuses its settings"),
+        ({"swa_lrs": -1}, "StochasticWeightAveraging rejects its init_args"),
     ],
     "TQDMProgressBar": [],  # tests/field_report/test_trainer.py
     "ThroughputMonitor": [({"batch_size_fn": "builtins.len"}, WORKS)],
     "Timer": [
         ({"duration": "00:01:00:00"}, WORKS),
-        ({"duration": "soon"}, "Timer refuses its settings"),
-        ({"interval": "foo"}, "Timer refuses its settings"),
+        ({"duration": "soon"}, "Timer rejects its init_args"),
+        ({"interval": "foo"}, "Timer rejects its init_args"),
     ],
     "WeightAveraging": [({}, "both average the weights")],
 }

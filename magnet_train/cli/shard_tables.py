@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.shards.reading import ShardReader
 from datamodules.shards.scan import Sample
-from magnet_train.cli.console import duration, escape, size, table, track
+from magnet_train.cli.console import duration, escape, facts_table, table, track
 
 _EXAMPLES = 5
 _WIDEST = 100  # characters of a caption
@@ -37,22 +39,12 @@ class _Statistics:
 
 
 def shard_tables(folder: Path, most_clips: int) -> list[Table]:
-    """Describe a folder of shards.
-
-    Args:
-        folder: Shards with manifest and index.
-        most_clips: Clips to read for the statistics, evenly spread; 0 reads all.
-
-    Raises:
-        UserError: The folder or a clip is damaged.
-    """
+    """Describe shards, with statistics of at most `most_clips` clips (0 for all); `UserError` if damaged."""
     reader = ShardReader(folder)
     total = len(reader)
-    chosen = np.arange(total)
-    if 0 < most_clips < total:
-        chosen = np.linspace(0, total - 1, most_clips).astype(np.int64)
-    statistics = _read(reader, chosen)
-    read = "all clips" if len(chosen) == total else f"{len(chosen)} of {total} clips"
+    number = min(most_clips or total, total)
+    statistics = _read(reader, np.linspace(0, total - 1, number).astype(np.int64))
+    read = "all clips" if number == total else f"{number} of {total} clips"
     return [
         _overview(reader),
         _codebooks(statistics.counts, read),
@@ -82,20 +74,17 @@ def _overview(reader: ShardReader) -> Table:
     manifest, codec = reader.manifest, reader.manifest.codec
     seconds = reader.index["frames"] / codec.frame_rate
     lengths = f"{seconds.min():.2f} / {np.median(seconds):.2f} / {seconds.max():.2f} s"
-    rows = {
+    facts = {
         "clips": f"{len(reader)}",
         "audio": duration(manifest.seconds),
         "clip length": f"{lengths} (shortest / median / longest)",
-        "shards": f"{len(manifest.shards)}, {size(sum(shard.bytes for shard in manifest.shards))}",
+        "shards": f"{len(manifest.shards)}, {decimal(sum(shard.bytes for shard in manifest.shards))}",
         "codec": f"{codec.id}, weights {codec.sha256[:12]}",
         "codec audio": f"{codec.sample_rate} Hz, {'mono' if codec.channels == 1 else 'stereo'}",
         "tokens": f"{codec.n_q} codebooks of {codec.card}, {codec.frame_rate:g} frames a second",
         "fingerprint": manifest.fingerprint,
     }
-    overview = table(escape(str(reader.folder)), "", "")
-    for name, text in rows.items():
-        overview.add_row(name, escape(text))
-    return overview
+    return facts_table(str(reader.folder), facts)
 
 
 def _codebooks(counts: npt.NDArray[np.int64], read: str) -> Table:
@@ -105,42 +94,33 @@ def _codebooks(counts: npt.NDArray[np.int64], read: str) -> Table:
         used = int((count > 0).sum())
         share = count[count > 0] / count.sum()
         effective = 2 ** -(share * np.log2(share)).sum()
-        codebooks.add_row(
-            str(codebook), f"{used} of {len(count)}", f"{len(count) - used}", f"{effective:.0f}"
-        )
+        cells = (f"{used} of {len(count)}", f"{len(count) - used}", f"{effective:.0f}")
+        codebooks.add_row(str(codebook), *cells)
     return codebooks
 
 
 def _captions(statistics: _Statistics, read: str) -> Table:
     words = np.array(statistics.words)
-    fields = ", ".join(f"{escape(name)} {n}" for name, n in statistics.fields.most_common(12))
-    captions = table(f"captions ({read})", "", "")
-    captions.add_row(
-        "words", f"{words.min()} / {np.median(words):g} / {words.max()} (fewest / median / most)"
-    )
-    captions.add_row("empty", f"{int((words == 0).sum())}")
-    captions.add_row("fields", fields)
-    return captions
+    facts = {
+        "words": f"{words.min()} / {np.median(words):g} / {words.max()} (fewest / median / most)",
+        "empty": f"{(words == 0).sum()}",
+        "fields": ", ".join(f"{name} {n}" for name, n in statistics.fields.most_common(12)),
+    }
+    return facts_table(f"captions ({read})", facts)
 
 
 def _caption_lengths(words: npt.NDArray[np.int64]) -> Table:
     """Draw a histogram of the number of words."""
     rows = np.searchsorted(_WORDS, words, side="right") - 1
     clips = np.bincount(rows, minlength=len(_WORDS))
+    names = [str(a) if a + 1 == b else f"{a} to {b - 1}" for a, b in pairwise(_WORDS)]
+    names.append(f"{_WORDS[-1]} or more")
     histogram = table("caption lengths", "words", "clips", "")
     bar = "#" if Console().options.ascii_only else "█"
-    for row in range(int(rows.min()), int(rows.max()) + 1):
+    for row in range(rows.min(), rows.max() + 1):
         length = -(-int(clips[row]) * _BAR // int(clips.max()))
-        histogram.add_row(_range_of_words(row), str(clips[row]), bar * length)
+        histogram.add_row(names[row], str(clips[row]), bar * length)
     return histogram
-
-
-def _range_of_words(row: int) -> str:
-    first = _WORDS[row]
-    if row + 1 == len(_WORDS):
-        return f"{first} or more"
-    last = _WORDS[row + 1] - 1
-    return str(first) if first == last else f"{first} to {last}"
 
 
 def _example_clips(samples: list[Sample], frame_rate: float) -> Table:

@@ -1,4 +1,4 @@
-"""One `fit` at a time per folder: a file lock that dies with its process."""
+"""One `fit` or `generate` at a time per folder: a file lock that dies with its process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import explain_disk_errors
 
 LOCK = ".lock"
-WAIT = 3.0  # seconds; an earlier `fit`, or a worker of a killed one, may be about to exit
+WAIT = 3.0  # seconds; an earlier process, or a worker of a killed one, may be about to exit
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # by some network filesystems
 _held: set[int] = set()
 
@@ -30,39 +30,42 @@ os.register_at_fork(after_in_child=_close_locks)
 
 
 @contextlib.contextmanager
-def run_lock(run: Path) -> Iterator[None]:
-    """Create a run's folder and lock it for this process; afterwards remove the lock, and the folder if it is empty.
+def folder_lock(folder: Path, command: str, option: str) -> Iterator[None]:
+    """Create a folder and lock it for this process; afterwards remove the lock, and new folders that are empty.
 
     The kernel releases the lock when the process dies, so a lock file left behind locks nothing. Its text names the
     owner.
 
     Raises:
-        UserError: Another process holds the lock, or the folder cannot be created.
+        UserError: Another process of the command holds the lock (`option` names another folder), or the folder cannot
+            be created.
     """
-    path = run / LOCK
-    created = [folder for folder in (run, *run.parents) if not folder.exists()]
+    path = folder / LOCK
+    created = [each for each in (folder, *folder.parents) if not each.exists()]
     deadline = time.monotonic() + WAIT
-    with explain_disk_errors(path):
-        run.mkdir(parents=True, exist_ok=True)
-        while (descriptor := _try_lock(path)) is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-    if descriptor is None:
-        raise UserError(
-            f"{run} is in use by another fit ({_owner(path)}); wait until it ends, stop it, or choose another folder "
-            "with --run."
-        )
-    _held.add(descriptor)
     try:
-        yield
+        with explain_disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            while (descriptor := _try_lock(path)) is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+        if descriptor is None:
+            raise UserError(
+                f"{folder} is in use by another {command} ({_owner(path)}); wait until it ends, stop it, or choose "
+                f"another folder with {option}."
+            )
+        _held.add(descriptor)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # the folder may have been deleted
+                if _is_open_file(path, descriptor):
+                    path.unlink()
+            _held.discard(descriptor)
+            os.close(descriptor)
     finally:
-        with contextlib.suppress(OSError):  # the folder may have been deleted
-            if _is_open_file(path, descriptor):
-                path.unlink()
-        _held.discard(descriptor)
-        os.close(descriptor)
         with contextlib.suppress(OSError):  # not empty
-            for folder in created:
-                folder.rmdir()
+            for each in created:
+                each.rmdir()
 
 
 def _try_lock(path: Path) -> int | None:

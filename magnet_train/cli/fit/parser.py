@@ -1,4 +1,4 @@
-"""Errors of the parser of `fit`, `validate`, `test` and `predict` as one sentence with the nearest valid names.
+"""The parser of `fit`, `validate`, `test` and `predict`: our options, and errors as one sentence.
 
 jsonargparse reports an error as an indented tree: lines `Parser key "..."` spell the key, and the most deeply indented
 lines state what was wrong with its value, one line for each type that it may have.
@@ -7,15 +7,43 @@ lines state what was wrong with its value, one line for each type that it may ha
 from __future__ import annotations
 
 import difflib
-import importlib
-import inspect
+import pkgutil
 import re
 import sys
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser
 
+from magnet_train.cli.fit.resume import Resume
+from magnet_train.training.finetune import TrainableParameters
+
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
+Minutes = restricted_number_type("Minutes", float, [(">", 0), ("<=", 1_000_000)])
+# Name, type, default and help.
+_OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
+    ("seed_everything", bool | Seed, 0, "seed of the first weights (true: random); data.seed seeds the data"),
+    ("ckpt_path", str | None, None, "checkpoint that `fit` saved, to resume from or to evaluate"),
+    ("run", str, "runs/default", "folder of this run: config.yaml, metrics, checkpoints, samples"),
+    ("global_batch", int | None, None, "clips per step of all devices; sets trainer.accumulate_grad_batches"),
+    (
+        "resume",
+        Resume,
+        "never",
+        "how `fit` treats checkpoints in the run's folder: never (refuse a folder that has some), auto (resume from "
+        "the newest readable one, if any), required (fail without one)",
+    ),
+    ("rank_timeout", Minutes, 10.0, "minutes without an answer until a rank counts as dead and the run ends"),
+    (
+        "init_from",
+        str | None,
+        None,
+        "model whose weights to start from, in any format that `generate` reads; its sizes and text encoder replace "
+        "those of the configuration. To continue an interrupted run, give --resume (as well)",
+    ),
+)
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"class_path[ =]'([\w.]+)'")
 _UNKNOWN = re.compile(r"Option '(\S+)' is not|does not accept option '(\S+)'|unrecognized arguments: (\S+)")
@@ -26,6 +54,22 @@ _NO_REASON = re.compile(
 )
 # The classes that the command line assumes where no configuration names one.
 _ANY_DATA, _OUR_MODEL = "lightning.LightningDataModule", "magnet_train.training.module.MagnetModule"
+
+
+def add_options(parser: LightningArgumentParser) -> None:
+    """Add our options, and link what has one source: the run's folder, and the data's clip length, seed and codec."""
+    for name, kind, default, text in _OPTIONS:
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    parser.add_subclass_arguments(
+        TrainableParameters,
+        "tuning",
+        required=False,
+        help="which parameters train, magnet_train.training.finetune.LoRA for example; all by default",
+    )
+    parser.link_arguments("run", "trainer.default_root_dir")
+    parser.link_arguments("data.init_args.segment_duration", "model.init_args.segment_duration")
+    parser.link_arguments("data.init_args.seed", "model.init_args.seed")
+    parser.link_arguments("data.codec", "model.init_args.codec", apply_on="instantiate")
 
 
 class OneSentenceParser(LightningArgumentParser):
@@ -41,12 +85,7 @@ class OneSentenceParser(LightningArgumentParser):
 
 
 def one_sentence(message: str, options: Iterable[str] = ()) -> str:
-    """Shorten an error of jsonargparse.
-
-    Args:
-        message: Its message, of several lines.
-        options: Names of the options that the command has.
-    """
+    """Shorten an error message of jsonargparse, given the names of the command's options."""
     tree = re.sub(r"\n *Given value.*", "", message)
     key = ".".join(dict.fromkeys(_KEY.findall(tree)))
     classes = _CLASS.findall(tree)
@@ -75,10 +114,10 @@ def one_sentence(message: str, options: Iterable[str] = ()) -> str:
 def _reasons(tree: str) -> list[str]:
     """Return the most deeply indented reasons, with the types as a user writes them."""
     lines = [line for line in tree.splitlines() if line.strip() and not _NO_REASON.match(line)]
-    depth = max((_indent(line) for line in lines), default=0)
+    indents = [len(line) - len(line.lstrip()) for line in lines]
     reasons: list[str] = []
-    for line in lines:
-        if _indent(line) == depth:
+    for line, indent in zip(lines, indents, strict=True):
+        if indent == max(indents):
             reason = line.strip(" -").partition(". Got value: ")[0].replace("NoneType", "null")
             reason = re.sub(r"an? <class '(?:\w+\.)*(\w+)'>", r"\1", reason)
             reason = re.sub(
@@ -87,10 +126,6 @@ def _reasons(tree: str) -> list[str]:
             reason = re.sub(r"a typing\.Literal\[(.*)\]", r"one of \1", reason)
             reasons.append(reason.removeprefix("Expected ") if reasons else reason)
     return reasons
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())
 
 
 def _nearest(word: str, names: list[str]) -> str:
@@ -105,18 +140,10 @@ def _nearest(word: str, names: list[str]) -> str:
 
 def _options_of(class_path: str) -> list[str]:
     """Return the constructor arguments of a class, and of its bases where it passes them on."""
-    module, _, name = class_path.rpartition(".")
     try:
-        kind = getattr(importlib.import_module(module), name)
-        signatures = [
-            inspect.signature(base.__init__) for base in kind.__mro__[:-1] if "__init__" in vars(base)
-        ]
+        kind = pkgutil.resolve_name(class_path)
+        # `params` of an optimizer come from the model.
+        options: list[str] = ArgumentParser().add_class_arguments(kind, skip={"params"}, fail_untyped=False)
     except (ImportError, AttributeError, ValueError, TypeError):
         return []
-    names: dict[str, None] = {}
-    for signature in signatures:
-        parameters = list(signature.parameters.values())[1:]
-        names |= {p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-            break
-    return [name for name in names if name != "params"]  # an optimizer's, which come from the model
+    return options
