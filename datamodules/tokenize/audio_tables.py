@@ -20,7 +20,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from magnet_train.errors import UserError, cannot_read
-from magnet_train.storage.plain_text import decode_text, lines_of, parse_json, printable, unusable
+from magnet_train.storage.plain_text import decode_text, lines_of, parse_json, printable, read_text, unusable
 
 SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".aifc", ".w64", ".caf", ".au"),
@@ -67,12 +67,12 @@ def read_list(source: Path, audio_below: Callable[[Path], Iterable[str]]) -> Ite
     """Read a `.csv` or `.jsonl`, which may be gzipped; `audio_below` lists a folder, for a list that has only ids.
 
     Raises:
-        UserError: It is not in UTF-8, unpacks to more than 1 GiB, or a line cannot be understood.
+        UserError: It is not in UTF-8, has more than 1 GiB, or a line cannot be understood.
     """
     is_zipped = source.suffix.lower() == ".gz"
     kind = Path(source.stem if is_zipped else source.name).suffix.lower()
     try:
-        text = decode_text(_unpack(source) if is_zipped else source.read_bytes())
+        text = decode_text(_unpack(source)) if is_zipped else read_text(source, _MAX_UNPACKED_BYTES)
     except PermissionError as error:
         raise cannot_read(source, error) from error
     except (OSError, ValueError, EOFError, zlib.error) as error:

@@ -10,7 +10,7 @@ from string import Formatter
 from typing import Any
 
 from magnet_train.errors import UserError
-from magnet_train.storage.plain_text import decode_text, load_json, printable
+from magnet_train.storage.plain_text import load_json, printable, read_text
 
 CAPTION_FIELDS = ("text", "description", "caption")
 _TAGS = {  # name in tinytag -> name in the metadata
@@ -26,6 +26,7 @@ _TAGS = {  # name in tinytag -> name in the metadata
     "license": "license",
 }
 _CAPTION_TAGS = ("genre", "moods", "title", "artist")  # joined to a caption; the comment if all are missing
+_MOST_BYTES = 2**24  # of a file with a caption
 _WIDE_FORMAT = re.compile(r"\d{3}")
 _CONVERSIONS: dict[str, Callable[[str], str]] = {"s": str, "r": repr, "a": ascii}
 
@@ -197,7 +198,7 @@ def _read_beside(path: Path, suffix: str, parse: Callable[[str], Any]) -> Any:
     if beside is None:
         return None
     try:
-        return parse(decode_text(beside.read_bytes()))
+        return parse(read_text(beside, _MOST_BYTES))
     except (OSError, ValueError) as error:
         raise CaptionError(f"unreadable caption: {beside.name}: {error}") from error
 

@@ -20,7 +20,7 @@ from magnet_train.checkpoints.bundle import ModelBundle, bundle_from_record, set
 from magnet_train.checkpoints.card import model_card
 from magnet_train.errors import UserError, first_line
 from magnet_train.storage.atomic_io import sync
-from magnet_train.storage.plain_text import decode_text, load_json
+from magnet_train.storage.plain_text import load_json, read_text
 from magnet_train.storage.weight_checks import require_finite
 
 FORMAT = "magnet-train/1"
@@ -81,7 +81,7 @@ def load_export(folder: Path) -> ModelBundle:
     """
     config_file, weights_file = folder / CONFIG, folder / WEIGHTS
     try:
-        config = load_json(decode_text(config_file.read_bytes()))
+        config = load_json(read_text(config_file))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{config_file} cannot be read ({error}); name a folder that `export` wrote."

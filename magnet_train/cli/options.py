@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -146,12 +147,22 @@ class ModelOptions(AdapterOptions, DeviceOptions):
         default="auto",
     )
 
+    compile: bool = flag(
+        "compile the transformer first: tens of seconds on a GPU, minutes on a CPU; pays for many clips"
+    )
+
     def load(self) -> Magnet:
         """Load model and adapter; raises `UserError` if one cannot be read, or the device cannot be used."""
         from magnet_train.pipeline.magnet import Magnet
 
         magnet = Magnet.from_pretrained(self.model, device=self.chosen_device(), dtype=self.precision)
         self.add_adapter(magnet)
+        if self.compile:
+            print("compiling ...", flush=True)
+            try:
+                print(f"compiled in {magnet.compile():.0f} s", flush=True)
+            except UserError as error:
+                print(f"magnet-train: warning: --compile has no effect: {error}", file=sys.stderr)
         return magnet
 
 

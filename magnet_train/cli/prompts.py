@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from magnet_train.errors import UserError
-from magnet_train.storage.plain_text import decode_text, is_text, lines_of, load_json
+from magnet_train.storage.plain_text import is_text, lines_of, load_json, read_text
+
+_MOST_CLIPS = 1_000_000  # of one command
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ def read_prompts(texts: Sequence[str] | None, file: Path | None, unconditional: 
         UserError: There is no caption, one is empty, or the file cannot be read.
     """
     if unconditional is not None:
-        if unconditional < 1:
-            raise UserError(f"--unconditional {unconditional} must be at least 1.")
+        if not 1 <= unconditional <= _MOST_CLIPS:
+            raise UserError(f"--unconditional {unconditional} must lie in 1..{_MOST_CLIPS:,}.")
         return [Prompt(None, str(index)) for index in range(unconditional)]
     where, prompts = "--text", [Prompt(text, str(index)) for index, text in enumerate(texts or ())]
     if file is not None:
@@ -45,7 +47,7 @@ def read_prompts(texts: Sequence[str] | None, file: Path | None, unconditional: 
 
 def _prompts_of_file(path: Path) -> Iterator[Prompt]:
     try:
-        lines = lines_of(decode_text(path.read_bytes()))
+        lines = lines_of(read_text(path))
     except (OSError, ValueError) as error:
         raise UserError(f"--prompts {path} cannot be read ({error}); give a .txt or .jsonl file.") from error
     filled_in = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -55,11 +57,13 @@ def _prompts_of_file(path: Path) -> Iterator[Prompt]:
             continue
         try:
             record = load_json(line)
+            if not isinstance(record, dict) or "text" not in record:
+                raise ValueError("it has no text")
             text = record["text"]
             if not isinstance(text, str):
-                raise TypeError(f"text is a {type(text).__name__}")
+                raise ValueError(f"text is a {type(text).__name__}")
             yield Prompt(text, str(record.get("id", index)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise UserError(
                 f'line {number} of {path} should look like {{"text": "..."}} ({error}); correct it.'
             ) from error

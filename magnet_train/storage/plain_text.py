@@ -7,6 +7,7 @@ import json
 import math
 import unicodedata
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 _MARKS = {
@@ -35,6 +36,20 @@ def decode_text(data: bytes) -> str:
         raise ValueError(
             f"byte {error.start + 1} is not UTF-8, so it is in another encoding such as Latin-1; save it as UTF-8"
         ) from error
+
+
+def read_text(path: str | Path, most_bytes: int = 2**28) -> str:
+    """Read a file that a person wrote, as `decode_text` does; from a pipe or a device too, but never more than the limit.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is larger, or not in UTF-8.
+    """
+    with open(path, "rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise ValueError(f"it has more than {most_bytes} bytes")
+    return decode_text(data)
 
 
 def lines_of(text: str) -> list[str]:

@@ -117,3 +117,10 @@ def test_what_is_wrong_with_a_caption(
         put(tmp_path, sidecar, content)
     with pytest.raises(CaptionError, match=problem):
         describe(tmp_path / "a.wav", {})
+
+
+def test_a_caption_file_without_end_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "a.txt").open("wb") as file:
+        file.truncate(2**40)  # sparse
+    with pytest.raises(CaptionError, match=r"unreadable caption: a.txt: it has more than 16777216 bytes"):
+        describe(tmp_path / "a.wav", {})

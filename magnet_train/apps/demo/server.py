@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magnet_train.errors import UserError
+from magnet_train.storage.plain_text import lines_of, read_text
 
 if TYPE_CHECKING:
     import gradio
 
 MAX_QUEUE = 16  # requests that wait
 MAX_SESSIONS = 500  # whose state is kept
+_MOST_LOGINS = 2**20  # bytes of the file
 # Of gradio's launch, set whatever its defaults become. `show_error` would send tracebacks to visitors.
 OFF = ("share", "show_error", "run_history", "enable_monitoring", "mcp_server", "ssr_mode", "pwa")
 
@@ -52,7 +54,7 @@ def read_logins(path: Path | None) -> list[tuple[str, str]] | None:
     if path is None:
         return None
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = lines_of(read_text(path, _MOST_LOGINS))
     except (OSError, ValueError) as error:
         raise UserError(
             f"--auth {path} cannot be read as text; give a file of lines NAME:PASSWORD."

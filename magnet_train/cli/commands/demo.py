@@ -33,8 +33,10 @@ class DemoRequest(ModelOptions):
         path = Path(self.model)
         if not path.exists():
             return self.model
-        path = path.resolve()
-        return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
+        folder = (
+            path.resolve() if path.is_dir() else path.parent.resolve()
+        )  # last.ckpt is a link, and keeps its name
+        return folder.name if path.is_dir() else f"{folder.name}/{path.name}"
 
 
 add_arguments = declare(DemoRequest)

@@ -19,7 +19,7 @@ from magnet_train.audio.recording import require_audio_file
 from magnet_train.cli.clip_folder import RESULTS, Record
 from magnet_train.cli.clip_reading import MeasuredStream, Unusable, segment
 from magnet_train.errors import UserError
-from magnet_train.storage.plain_text import decode_text, lines_of, load_json
+from magnet_train.storage.plain_text import lines_of, load_json, read_text
 
 
 @dataclass
@@ -127,7 +127,7 @@ def _read_results(path: Path, problems: list[Skipped]) -> dict[str, Record]:
     if not path.is_file():
         return {}
     try:
-        records = [load_json(line) for line in lines_of(decode_text(path.read_bytes())) if line.strip()]
+        records = [load_json(line) for line in lines_of(read_text(path)) if line.strip()]
         return {record["file"]: record for record in records}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         problems.append(Skipped(str(path), f"unreadable caption: {error}"))

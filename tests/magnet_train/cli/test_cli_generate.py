@@ -438,3 +438,36 @@ def test_precision_is_chosen_said_and_part_of_the_clip(
     assert generate(checkpoint, tmp_path / "half", "--text", "a low bell", "--precision", "float16") == 1
     assert "float16 needs a GPU" in capsys.readouterr().err
     assert not (tmp_path / "half").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--prompts", "/dev/zero"), "--prompts /dev/zero cannot be read (it has more than 268435456 bytes)"),
+        (("--unconditional", "100000000000"), "--unconditional 100000000000 must lie in 1..1,000,000."),
+        (("--prompts", "{list}"), 'line 1 of {list} should look like {{"text": "..."}} (it has no text)'),
+    ],
+)
+def test_captions_without_end_are_refused(
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, str],
+    sentence: str,
+) -> None:
+    listed = tmp_path / "list.jsonl"
+    listed.write_text("[1, 2]\n")
+    words = [word.format(list=listed) for word in options]
+    assert generate(checkpoint, tmp_path / "out", *words) == 1
+    assert sentence.format(list=listed) in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_cannot_be_compiled_generates(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: 1 / 0)
+    assert generate(checkpoint, tmp_path / "out", "--text", "a low bell", "--compile") == 0
+    captured = capsys.readouterr()
+    assert "warning: --compile has no effect: torch cannot compile here (" in captured.err
+    assert len(results_of(tmp_path / "out")) == 1
