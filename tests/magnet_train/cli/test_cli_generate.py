@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -387,6 +388,32 @@ def test_a_second_command_in_a_folder_names_the_first(
     assert not (tmp_path / "clips").exists()
     assert generate(checkpoint, tmp_path / "clips", "--text", "a flute") == 0
     assert len(list((tmp_path / "clips").iterdir())) == 2  # no lock is left
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_keeps_the_clips_that_are_done(
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: int,
+) -> None:
+    out, make, handler = tmp_path / "clips", Magnet.generate, signal.getsignal(number)
+
+    def interrupted(magnet: Magnet, *arguments: Any, first_index: int, **names: Any) -> torch.Tensor:
+        if first_index == 1:
+            os.kill(os.getpid(), number)
+        return make(magnet, *arguments, first_index=first_index, **names)
+
+    monkeypatch.setattr(Magnet, "generate", interrupted)
+    assert generate(checkpoint, out, "--unconditional", "3") == code
+    sentence = f"stopped; 1 of 3 clips are in {out}, and the same command resumes from there"
+    assert capsys.readouterr().err.splitlines()[-1] == f"magnet-train: {sentence}"
+    assert signal.getsignal(number) is handler
+    monkeypatch.setattr(Magnet, "generate", make)
+    assert generate(checkpoint, out, "--unconditional", "3") == 0
+    assert "wrote 2 clips" in capsys.readouterr().out
 
 
 def test_unreadable_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
