@@ -33,9 +33,8 @@ class DemoRequest(ModelOptions):
         path = Path(self.model)
         if not path.exists():
             return self.model
-        folder = (
-            path.resolve() if path.is_dir() else path.parent.resolve()
-        )  # last.ckpt is a link, and keeps its name
+        # last.ckpt is a link, and keeps its name
+        folder = path.resolve() if path.is_dir() else path.parent.resolve()
         return folder.name if path.is_dir() else f"{folder.name}/{path.name}"
 
 
