@@ -2,6 +2,7 @@
 
     python benchmarks/precision.py                          # dim 1024, 24 layers, T 500, 50 steps: minutes to half an hour
     python benchmarks/precision.py --dim 256 --layers 6     # another model
+    python benchmarks/precision.py --quality runs/quickstart/run/last.ckpt  # what the oracle hears in both precisions
 
 Both generate with the weights as `Magnet.from_pretrained(dtype=...)` holds them, and train as `fit` does, in bf16-mixed and
 32-true, with fused AdamW and clipping. They take turns in one process. Unless guided logits and the loss agree within the
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,12 @@ from typing import Any
 import torch
 
 from harness.config import BenchmarkConfig, require_close
-from harness.quickstart_world import RESULTS, write_json
+from harness.quickstart_world import RESULTS, scores, write_json
 from harness.timing import Clock, Pair, gemm_peak, machine, time_pair
 from harness.training import TrainingBatch, our_step_loss
+from magnet_train import Magnet
+from magnet_train.apps.quickstart.oracle import read_clips
+from magnet_train.apps.quickstart.world import PRESETS, ToneWorld
 from magnet_train.decoding import DecodingConfig, clip_generators, generate_tokens
 from magnet_train.models import GuidedLogits, MagnetTransformer
 
@@ -96,6 +101,18 @@ def training(config: BenchmarkConfig, clock: Clock) -> dict[str, Any]:
     return {**_summary(time_pair(clock, *steps, config.rounds)), "loss_error": error}
 
 
+def quality(checkpoint: Path, preset: str, clips: int) -> dict[str, Any]:
+    """Return the oracle's accuracy for the same captions and seeds in both precisions, and the share of equal tokens."""
+    captions = ToneWorld(preset).captions(clips, "test")
+    results, tokens = {}, []
+    for dtype in ("float32", "bfloat16"):
+        magnet = Magnet.from_pretrained(checkpoint, dtype=dtype)
+        tokens.append(magnet.generate_tokens([caption.text for caption in captions], seed=0))
+        readings = read_clips(magnet.codec.decode(tokens[-1])[:, 0].numpy())
+        results[dtype] = {name: round(share, 3) for name, share in scores(captions, readings).items()}
+    return {"clips": clips, **results, "equal_tokens": float((tokens[0] == tokens[1]).float().mean())}
+
+
 def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(
@@ -108,9 +125,24 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", default="20,10,10,10")
     parser.add_argument("--train_layers", type=int, default=4, help="fewer, since training takes more memory")
+    parser.add_argument(
+        "--quality", type=Path, metavar="CKPT", help="instead: accuracy of this quickstart model"
+    )
+    parser.add_argument("--preset", choices=PRESETS, default="default", help="the world of that model")
+    parser.add_argument("--clips", type=int, default=240)
     parser.add_argument("--out", type=Path, default=RESULTS / "precision.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.quality is not None:
+        record = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+        record[f"quality, {args.preset}"] = measured = quality(args.quality, args.preset, args.clips)
+        print(json.dumps(measured, indent=1))
+        write_json(args.out, record)
+        return
+    _measure_speed(args)
+
+
+def _measure_speed(args: argparse.Namespace) -> None:
     clock = Clock(torch.device(args.device))
     shared: dict[str, Any] = {
         **{"dim": args.dim, "heads": max(1, args.dim // 64), "card": args.card, "frames": args.frames},

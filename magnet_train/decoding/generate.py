@@ -146,8 +146,9 @@ def _fill(
         codebook = tokens[:, stage].masked_fill(remasked & ~kept_on_device[:, stage], card)  # [B, T]
         masked = codebook == card
         tokens[:, stage] = codebook
-        # Clips with fewer frames to sample are padded to M frames; the extra results are discarded.
-        frames = (remasked | masked).int().argsort(dim=-1, descending=True, stable=True)[:, :most]  # [B, M]
+        # Masked frames first: there are at most `most`. Other clips are padded to M; the extra results are discarded.
+        order = torch.where(masked, 2, remasked.int())
+        frames = order.argsort(dim=-1, descending=True, stable=True)[:, :most]  # [B, M]
         logits = _logits_at(logits_fn, tokens, step, frames)
         noise = at_frames(draw_noise(), frames) if decoding.use_sampling else None
         sampled, sampled_probs = choose_tokens(logits, step.temperature, decoding, noise)  # [B, M]

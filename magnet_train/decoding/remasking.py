@@ -25,7 +25,7 @@ class Remasking(Protocol):
         """Return the scores before the first step, given the frames that stay (bool [B, T]); both on the CPU."""
 
     def choose(self, scores: Tensor, rate: Tensor) -> tuple[Tensor, int]:
-        """Return the frames to mask again, bool [B, T], and an upper bound of the frames sampled in a clip."""
+        """Return the frames to mask again, bool [B, T], and an upper bound of the masked frames of a clip."""
 
     def score(self, probs: Tensor, chosen: Tensor, masked: Tensor) -> Tensor:
         """Return the scores after a step.

@@ -107,6 +107,21 @@ def test_kept_tokens_stay_wherever_they_are(arrangement):
     assert not torch.equal(out[~keep], prompt[~keep])
 
 
+@pytest.mark.parametrize("arrangement", ["nonoverlap", "stride1", "spread"])
+@pytest.mark.parametrize("seed", range(10))
+def test_gaps_shorter_than_a_span_are_filled(arrangement, seed):
+    """A span may cover kept frames and miss open ones."""
+    draw = torch.Generator().manual_seed(seed)
+    prompt, keep = target_of(2, 40, seed=3), torch.ones(2, 40, dtype=torch.bool)
+    for start in torch.randint(38, (4,), generator=draw).tolist():
+        keep[0, start : start + 2] = keep[1, start] = False
+    decoding = DecodingConfig(decoding_steps=STEPS, span_arrangement=arrangement)
+    out = generate(random_logits, (2, 4, 40), decoding=decoding, prompt=prompt, keep=keep)
+    kept = keep[:, None].expand(-1, 4, -1)
+    assert torch.equal(out[kept], prompt[kept])
+    assert (out < CARD).all()
+
+
 def frames_filled(seen):
     """Frames filled by each step of the first codebook, from what the model was shown."""
     hidden = [tokens[:, 0] == CARD for tokens, stage, _ in seen if stage == 0]
