@@ -1,4 +1,4 @@
-"""Batches of clips of one length, made whole in the workers: datasets, loaders, crops, and mask noise of (seed, slot).
+"""Datasets and loaders whose workers build whole batches: crop clips to one length, draw mask noise from (seed, slot).
 
 Shapes: tokens int64 [B, K, T] (card in padded frames), valid bool [B, T], noise float32 [B, 2 + T], slot int64 [B];
 B rows, K codebooks, T frames.
@@ -37,7 +37,7 @@ class BatchMaker:
     def __call__(
         self, slots: Slots, samples: Sequence[Sample | None], skipped: Sequence[str] = ()
     ) -> TokenBatch:
-        """Make one batch of B slots, each 0 or more in rows with a sample; no sample gives a padding row."""
+        """Make a batch of B slots; a row without a sample is padding, and its slot may be -1."""
         tokens = np.full((len(slots), self.codec.n_q, self.frames), self.codec.mask_id, dtype=np.int64)
         lengths = np.zeros(len(slots), dtype=np.int64)
         text, key = [""] * len(slots), [""] * len(slots)

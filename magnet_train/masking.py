@@ -1,7 +1,7 @@
 """Masking: the cosine schedule, span masks, stage masks, the restricted context, and which codebook a clip trains.
 
-Training and decoding share the schedule. Masks are bool and True where masked. Shapes: B clips, K codebooks,
-T frames, L = span_len frames.
+Training and decoding share the schedule. Token masks are True where masked; `context_mask` is True where attention is
+allowed. Shapes: B clips, K codebooks, T frames, L = span_len frames.
 """
 
 from __future__ import annotations

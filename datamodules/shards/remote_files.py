@@ -53,7 +53,9 @@ class RemoteFolder:
         try:
             self._files, self._root = fsspec.core.url_to_fs(url, **_options(scheme))
         except ImportError as error:
-            raise UserError(f"{url} needs a library that is not installed: {error}") from error
+            raise UserError(
+                f"{url} needs a library that is not installed ({error}); install it with pip."
+            ) from error
         if scheme == "s3":
             self._files.retries = 1  # retried here, with a message
 

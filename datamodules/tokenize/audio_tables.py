@@ -153,7 +153,7 @@ def _rows(source: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _record(columns: list[str], row: list[str], where: str) -> dict[str, Any]:
-    """Return the fields of a row that are filled in, by column; refuse a caption with a comma and without quotes."""
+    """Return the non-empty fields of a row by column; refuse more fields than columns (an unquoted comma)."""
     cells = list(itertools.zip_longest(columns, row, fillvalue=""))
     if any(value.strip() for name, value in cells if not name):
         raise UserError(

@@ -165,8 +165,10 @@ def require_lm(lm: Mapping[str, Any], weights: Mapping[str, Tensor] | None, wher
     """
     missing, unknown = _LM.keys() - lm.keys(), lm.keys() - _LM.keys()
     if missing or unknown:
-        what, names = ("lacks", missing) if missing else ("has unknown", unknown)
-        raise UserError(f"{where} {what} {', '.join(sorted(map(str, names)))} under lm; export it again.")
+        what, names = ("lacks", missing) if missing else ("has unknown settings", unknown)
+        raise UserError(
+            f"{where} {what} {', '.join(sorted(map(str, names)))} under lm; use the version that wrote it, or export it again."
+        )
     for name, kind in _LM.items():
         if type(lm[name]) is not kind:
             raise _invalid(where, name, lm[name], _KINDS[kind])

@@ -38,8 +38,8 @@ class DecodingConfig:
         max_cfg_coef: Guidance while everything is masked; 1 turns it off.
         min_cfg_coef: Guidance when nothing is masked.
         rescorer_weight: Weight of a rescorer's probabilities when spans are ranked, 0..1; 0 turns it off.
-        parity: Do exactly what the reference does: T is trimmed to a multiple of `span_len`, and codebooks without
-            steps stay masked.
+        parity: Do exactly what the reference does: with "nonoverlap" T is trimmed to a multiple of `span_len`, and
+            codebooks without steps stay masked.
 
     Source: arXiv 2401.04577, sections 3.3 and 3.4, and figure 4.
     """

@@ -64,7 +64,7 @@ class Rescorer(Protocol):
         """
 
 
-@torch.no_grad()  # not inference_mode: a model could neither be trained on its tensors nor give gradients for them
+@torch.no_grad()  # not inference_mode: its tensors cannot be used in autograd later
 def generate_tokens(
     logits_fn: LogitsFn,
     shape: tuple[int, int, int],
@@ -95,8 +95,8 @@ def generate_tokens(
         device: Device of the tokens.
 
     Returns:
-        int64 [B, K, T], ids 0..card-1. In parity mode T is trimmed to a multiple of L, and codebooks without steps
-        hold `card`.
+        int64 [B, K, T], ids 0..card-1. In parity mode with "nonoverlap" T is trimmed to a multiple of L, and
+        codebooks without steps hold `card`.
 
     Raises:
         UserError: The clip is shorter than a span, the prompt is longer than the clip, settings do not fit, or there is
@@ -187,10 +187,14 @@ def given_tokens(
         if keep is not None:
             raise UserError("keep selects tokens of a prompt; give the prompt as well.")
         return given, torch.zeros(shape, dtype=torch.bool)
-    if prompt.shape[:2] != shape[:2] or prompt.shape[-1] > shape[-1]:
+    if prompt.shape[:2] != shape[:2]:
         raise UserError(
-            f"the prompt has {prompt.shape[-1]} frames (shape {list(prompt.shape)}) but the clip only {shape[-1]} "
-            f"(shape {list(shape)}); shorten the prompt or ask for more seconds."
+            f"the prompt has shape {list(prompt.shape)}; give {shape[0]} clips of {shape[1]} codebooks, as the result has."
+        )
+    if prompt.shape[-1] > shape[-1]:
+        raise UserError(
+            f"the prompt has {prompt.shape[-1]} frames but the clip only {shape[-1]}; shorten the prompt or ask for more "
+            "seconds."
         )
     if keep is None:
         keep = torch.ones(prompt.shape, dtype=torch.bool)

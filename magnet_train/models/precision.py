@@ -12,7 +12,7 @@ from magnet_train.errors import UserError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LEAST_DIM = 256  # below this a CPU gains nothing: at dim 128 bfloat16 takes as long, at 256 half the time
-LEAST_GAIN = 1.5  # of a matrix product; emulated bfloat16 is far slower than float32, the hardware's 3 to 7 times faster
+LEAST_GAIN = 1.5  # speed-up of a matrix product: native bfloat16 gives 3 to 7, emulated far below 1
 
 
 def compute_dtype(precision: str, device: torch.device, dim: int) -> torch.dtype:
@@ -33,17 +33,18 @@ def compute_dtype(precision: str, device: torch.device, dim: int) -> torch.dtype
     if dtype is None:
         raise UserError(f"precision {precision!r} is not known; choose auto, float32, bfloat16 or float16.")
     if dtype == torch.float16 and device.type == "cpu":
-        raise UserError("float16 needs a GPU, since no CPU multiplies it faster; use bfloat16 or float32.")
+        raise UserError("precision float16 needs a GPU; use bfloat16 or float32.")
     if dtype == torch.bfloat16 and device.type == "cuda" and not has_fast_bfloat16(device):
-        raise UserError("this GPU cannot multiply bfloat16; use float16 or float32.")
+        raise UserError(f"{device} cannot multiply bfloat16; use float16 or float32.")
     return dtype
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Return whether a device multiplies bfloat16 faster than float32; a CPU is measured once, in milliseconds."""
+    """Return whether a GPU has bfloat16, or a CPU multiplies it faster than float32, timed once for a few milliseconds."""
     if device.type == "cuda":
-        supported: bool = torch.cuda.is_bf16_supported(including_emulation=False)
-        return supported
+        with torch.cuda.device(device):
+            native: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return native
     return device.type == "cpu" and _cpu_gain() >= LEAST_GAIN
 
 

@@ -100,7 +100,7 @@ def encode_prompt(model: ModelParts, audio: object, request: ClipRequest) -> Ten
     length = prompt.shape[-1] / codec.sample_rate
     if length < 1 / codec.frame_rate:
         raise UserError(
-            f"the prompt of {length:g} s is shorter than one frame of {1 / codec.frame_rate:g} s."
+            f"the prompt of {length:g} s is shorter than one frame of {1 / codec.frame_rate:g} s; give a longer one."
         )
     # `Codec.encode` rounds the number of frames up.
     if math.ceil(length * codec.frame_rate - ROUNDING) >= codec.frames(seconds):

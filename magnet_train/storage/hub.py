@@ -126,7 +126,9 @@ def load_pretrained(
     missing = sorted(key for key in report["missing_keys"] if not (optional and key.startswith(optional)))
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UserError(f"{what} {name} lacks the weights {', '.join(missing[:3])}{more}; save it again.")
+        raise UserError(
+            f"{what} {name} lacks the weights {', '.join(missing[:3])}{more}; save it again, or choose another."
+        )
     return model.eval()
 
 
@@ -146,7 +148,9 @@ def upload_folder(folder: Path, repo_id: str, private: bool, dry_run: bool) -> l
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"{repo_id} cannot be the name of a repository ({first_line(error)}).") from error
+        raise UserError(
+            f"{repo_id} cannot be the name of a repository ({first_line(error)}); give OWNER/NAME."
+        ) from error
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     if dry_run:
         return files

@@ -60,7 +60,7 @@ class MagnetModule(pl.LightningModule):
         optimizer: Builds the optimizer from the names and parameters that train.
         schedule: Builds the schedule of the learning rate from (optimizer, warmup_steps, trainer.max_steps).
         segment_duration: Length of a clip in seconds; linked from the data.
-        seed: Of the stages and the samples of validation; linked from the data.
+        seed: Of samples in validation and prediction, and of the codebook of a `reference` step; linked from the data.
         warmup_steps: Optimizer steps over which the learning rate rises from 0.
         cfg_dropout: Share of clips whose caption is hidden in training (0..1), for guidance in decoding.
         stage_weights: K relative probabilities of training each codebook; None trains all equally often.
@@ -133,7 +133,8 @@ class MagnetModule(pl.LightningModule):
         weights = self.stage_weights
         if len(weights) != self.codec.n_q or not any(weights) or not all(0 <= w < math.inf for w in weights):
             raise UserError(
-                f"stage_weights {self.stage_weights} must hold {self.codec.n_q} numbers >= 0, one per codebook."
+                f"stage_weights {self.stage_weights} must hold {self.codec.n_q} finite numbers >= 0, one per codebook, not "
+                "all 0."
             )
         if not 0.0 <= self.cfg_dropout <= 1.0:
             raise UserError(f"cfg_dropout {self.cfg_dropout} must lie in 0..1.")
@@ -273,7 +274,7 @@ class MagnetModule(pl.LightningModule):
                 self.sampled_tokens = self._sample_prompts()
 
     def _sample_prompts(self) -> Tensor:
-        """Generate the fixed prompts, int64 [prompts, K, T]; each rank makes a share, equally many, and gets all."""
+        """Generate the fixed prompts, int64 [prompts, K, T]; ranks make equal shares, and each gets all."""
         prompts, ranks = self.sample_prompts, self.trainer.world_size
         share = range(self.global_rank, -(-len(prompts) // ranks) * ranks, ranks)
         indices = [min(index, len(prompts) - 1) for index in share]  # the last one fills the shares up
@@ -377,5 +378,5 @@ class MagnetModule(pl.LightningModule):
             then = stored["lm"].get(name)
             if then != now:
                 raise UserError(
-                    f"the checkpoint's model has {name} {then}, this run's has {now}; give the same config."
+                    f"the checkpoint's model has {name} {then} and this run model.lm.{name} {now}; give the same config."
                 )

@@ -1,4 +1,4 @@
-"""FLAC and Ogg: recordings joined end to end, counts of samples that are too small or unknown, and truncated streams.
+"""Find the streams of FLAC and Ogg files that are joined end to end, truncated, or declare a wrong number of samples.
 
 Source: RFC 9639 (FLAC), sections 8.2 and 9.1; RFC 3533 (Ogg), section 6.
 """

@@ -177,7 +177,7 @@ class StepProgressBar(RichProgressBar):
             )
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the bar as it is, where Lightning's starts again for each epoch."""
+        """Do nothing: Lightning's bar would start again."""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any

@@ -46,7 +46,7 @@ def test_the_cpu_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "remedy"),
     [
         ("half", "choose auto, float32, bfloat16 or float16"),
-        ("float16", "needs a GPU, since no CPU multiplies it faster; use bfloat16 or float32"),
+        ("float16", "precision float16 needs a GPU; use bfloat16 or float32"),
         ("float64", "precision 'float64' is not known"),
     ],
 )
