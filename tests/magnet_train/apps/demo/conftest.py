@@ -119,7 +119,7 @@ class RunningDemo:
         return self.process.wait(30)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start_demo(
     checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., RunningDemo]]:
@@ -137,7 +137,7 @@ def start_demo(
         running.process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def demo(start_demo: Callable[..., RunningDemo]) -> RunningDemo:
     """One page for all tests that leave it running."""
     return start_demo()
