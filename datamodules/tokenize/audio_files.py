@@ -22,6 +22,8 @@ _UNREAD_SUFFIXES = (
 _UNREAD = " is not read"  # after a suffix, the kind of their reason
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _MAX_KEY_LENGTH = 80
+_DEEPEST = 200  # folders within folders
+_TOO_DEEP = f"unreadable: the folder lies more than {_DEEPEST} folders deep"
 
 
 def list_audio(source: Path) -> list[AudioFile]:
@@ -122,6 +124,9 @@ def _visit(
         visited.add(path)
         folders[:] = [name for name in folders if not name.startswith(".")]
         within = name_of(path)
+        if path.count(os.sep) - top.count(os.sep) >= _DEEPEST:  # os.walk recurses
+            problems.update(dict.fromkeys((f"{within}/{name}" for name in folders), _TOO_DEEP))
+            folders.clear()
         for name, is_folder in [*((name, True) for name in folders), *((name, False) for name in files)]:
             if not name.startswith("."):
                 yield os.path.normpath(os.path.join(within, name)), os.path.join(path, name), is_folder

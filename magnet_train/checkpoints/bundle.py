@@ -166,8 +166,9 @@ def require_lm(lm: Mapping[str, Any], weights: Mapping[str, Tensor] | None, wher
     missing, unknown = _LM.keys() - lm.keys(), lm.keys() - _LM.keys()
     if missing or unknown:
         what, names = ("lacks", missing) if missing else ("has unknown settings", unknown)
+        listed = ", ".join(sorted(map(str, names)))
         raise UserError(
-            f"{where} {what} {', '.join(sorted(map(str, names)))} under lm; use the version that wrote it, or export it again."
+            f"{where} {what} {listed} under lm; use the version that wrote it, or export it again."
         )
     for name, kind in _LM.items():
         if type(lm[name]) is not kind:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,15 @@ def test_nothing_there(tmp_path: Path) -> None:
         list_audio(tmp_path)
     with pytest.raises(UserError, match="no folder or list"):
         list_audio(tmp_path / "nowhere")
+
+
+def test_folders_without_end_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "ok.wav")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1200):  # deeper than Python can recurse
+        os.mkdir("a")
+        os.chdir("a")
+    monkeypatch.undo()
+    problems = [file.problem for file in list_audio(tmp_path)]
+    subprocess.run(["rm", "-rf", str(tmp_path / "a")], check=True)  # Python's own functions recurse
+    assert problems == ["unreadable: the folder lies more than 200 folders deep", None]
