@@ -101,10 +101,12 @@ def test_nothing_there(tmp_path: Path) -> None:
 def test_folders_without_end_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "ok.wav")
     monkeypatch.chdir(tmp_path)
-    for _ in range(1200):  # deeper than Python can recurse
-        os.mkdir("a")
-        os.chdir("a")
-    monkeypatch.undo()
-    problems = [file.problem for file in list_audio(tmp_path)]
-    subprocess.run(["rm", "-rf", str(tmp_path / "a")], check=True)  # Python's own functions recurse
+    try:
+        for _ in range(1200):  # deeper than Python can recurse
+            os.mkdir("a")
+            os.chdir("a")
+        monkeypatch.undo()
+        problems = [file.problem for file in list_audio(tmp_path)]
+    finally:  # pytest's own clearing up recurses
+        subprocess.run(["rm", "-rf", str(tmp_path / "a")], check=True)
     assert problems == ["unreadable: the folder lies more than 200 folders deep", None]
