@@ -105,9 +105,10 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, Any]:
     return found
 
 
-@mock.patch("os.cpu_count", return_value=8)  # some defaults follow it
+@mock.patch("os.cpu_count", return_value=8)  # some defaults follow it, when their module is imported
 def command_line(_: mock.Mock) -> dict[str, dict[str, Any]]:
     """Return command -> options; of LightningCLI those that we add."""
+    importlib.reload(importlib.import_module("magnet_train.cli.commands.verify"))
     listing = {}
     for command in sorted(COMMANDS):
         if command in ("fit", "validate", "test", "predict"):
