@@ -39,6 +39,11 @@ def compute_dtype(precision: str, device: torch.device, dim: int) -> torch.dtype
     return dtype
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a type without its module: "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Return whether a GPU has bfloat16, or a CPU multiplies it faster than float32, timed once for a few milliseconds."""
     if device.type == "cuda":

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from magnet_train.checkpoints.bundle import LONGEST_CLIP
 from magnet_train.errors import UserError
+from magnet_train.models.precision import dtype_name
 
 LARGEST_SEED = 2**63 - 1  # limit of torch
 _FULL_SCALE = {torch.int8: 2**7, torch.int16: 2**15, torch.int32: 2**31}
@@ -75,7 +76,9 @@ def as_audio(audio: object, channels: int, name: str, most_dims: int) -> Tensor:
     elif tensor.dtype in _FULL_SCALE:
         tensor = (tensor.double() / _FULL_SCALE[tensor.dtype]).float()
     elif not tensor.is_floating_point():
-        raise UserError(f"the {name} has samples of type {_type(tensor)}; convert them to float in -1..1.")
+        raise UserError(
+            f"the {name} has samples of type {dtype_name(tensor.dtype)}; convert them to float in -1..1."
+        )
     tensor = tensor.detach().float()
     if not tensor.isfinite().all():
         raise UserError(f"the {name} holds samples that are not finite numbers; render it again.")
@@ -87,7 +90,7 @@ def as_tokens(tokens: object, batch: int, n_q: int) -> Tensor:
     tensor = _as_tensor(tokens, f"prompt is {type(tokens).__name__}; give tokens, int64 [B, K, frames]")
     if tensor.dtype not in _TOKEN_TYPES:
         raise UserError(
-            f"the prompt of tokens has type {_type(tensor)}; give whole numbers, or audio to `generate`."
+            f"the prompt of tokens has type {dtype_name(tensor.dtype)}; give whole numbers, or audio to `generate`."
         )
     if tensor.dim() != 3 or tensor.shape[:2] != (batch, n_q):
         raise UserError(f"the prompt's shape {list(tensor.shape)} should be [{batch}, {n_q}, frames].")
@@ -101,7 +104,7 @@ def as_mask(keep: object) -> Tensor:
     )
     if tensor.dtype != torch.bool or tensor.dim() not in (2, 3):
         raise UserError(
-            f"keep of type {_type(tensor)} and shape {list(tensor.shape)} should be bool, [B, frames] or "
+            f"keep of type {dtype_name(tensor.dtype)} and shape {list(tensor.shape)} should be bool, [B, frames] or "
             "[B, K, frames]."
         )
     return tensor
@@ -127,7 +130,3 @@ def _as_tensor(value: object, problem: str) -> Tensor:
     if not isinstance(value, Tensor):
         raise UserError(f"{problem}.")
     return value
-
-
-def _type(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

@@ -17,7 +17,7 @@ from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError, first_line
 from magnet_train.models import MagnetTransformer
-from magnet_train.models.precision import compute_dtype
+from magnet_train.models.precision import compute_dtype, dtype_name
 from magnet_train.text import TextEncoder, text_encoder_from_spec
 
 
@@ -44,8 +44,8 @@ class ModelParts:
         self._text: TextEncoder | None = None if frozen_t5 else self._load_text()
         self._codec: Codec | None = None
         load_weights(self.trained(), bundle.weights, bundle.source)
-        self.lm.eval().to(self.device)
-        self.lm.convert(self.dtype)
+        self.lm.eval().convert(self.dtype)  # before it moves: fewer bytes on the device
+        self.lm.to(self.device)
 
     @property
     def text(self) -> TextEncoder:
@@ -126,7 +126,7 @@ class ModelParts:
         """
         if self.dtype != torch.float32:
             raise UserError(
-                f"the weights were rounded to {str(self.dtype)[6:]} when the model was loaded; load it with "
+                f"the weights were rounded to {dtype_name(self.dtype)} when the model was loaded; load it with "
                 "dtype float32 to save it."
             )
         bundle = self.bundle

@@ -53,10 +53,11 @@ def run(request: DemoRequest) -> None:
         from magnet_train.apps.demo.guard import is_loopback
         from magnet_train.apps.demo.page import build_page
         from magnet_train.apps.demo.service import ClipService, ModelSource
+        from magnet_train.models.precision import dtype_name
 
         magnet = request.load()
         _ = magnet.codec, magnet.text  # now, so that a missing one is reported at once
-        precision = str(magnet.dtype).removeprefix("torch.")
+        precision = dtype_name(magnet.dtype)
         source = ModelSource(
             request.model, str(magnet.device), precision, request.adapter, request.adapter_strength
         )

@@ -143,8 +143,9 @@ class _Maker:
 
     def __init__(self, magnet: Magnet, request: GenerateRequest, decoding: DecodingConfig) -> None:
         from magnet_train.audio import write_audio, write_edit
+        from magnet_train.models.precision import dtype_name
 
-        self.precision = str(magnet.dtype).removeprefix("torch.")
+        self.precision = dtype_name(magnet.dtype)
         settings: dict[str, Any] = {"decoding": decoding, "seed": request.seed}
         if request.rescorer is not None:
             from magnet_train.pipeline.musicgen import MusicgenRescorer

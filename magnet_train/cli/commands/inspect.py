@@ -128,7 +128,9 @@ def _weights(bundle: ModelBundle) -> Table:
 
 
 def _totals(tensors: Collection[Tensor]) -> tuple[str, str, str]:
-    types = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
+    from magnet_train.models.precision import dtype_name
+
+    types = ", ".join(sorted({dtype_name(tensor.dtype) for tensor in tensors}))
     return str(len(tensors)), f"{sum(tensor.numel() for tensor in tensors):,}", types
 
 

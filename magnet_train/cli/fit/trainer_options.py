@@ -111,17 +111,19 @@ def _complete(trainer: Namespace) -> None:
         trainer.check_val_every_n_epoch = 1  # a fraction is one of an epoch
 
 
+def _has_gpu() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
 def choose_precision(trainer: Namespace, dim: int) -> None:
     """Set trainer.precision where it is left open and a CPU computes: bf16-mixed if it multiplies bfloat16 faster."""
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if trainer.precision is None and (trainer.accelerator == "cpu" or not gpu):
+    if trainer.precision is None and (trainer.accelerator == "cpu" or not _has_gpu()):
         faster = compute_dtype("auto", torch.device("cpu"), dim) == torch.bfloat16
         trainer.precision = "bf16-mixed" if faster else "32-true"
 
 
 def _check_devices(trainer: Namespace) -> None:
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if trainer.accelerator in ("gpu", "cuda") and not gpu:
+    if trainer.accelerator in ("gpu", "cuda") and not _has_gpu():
         raise UserError(
             f"trainer.accelerator is {trainer.accelerator} and torch finds no GPU here; add "
             "-c configs/trainer/cpu.yaml or --trainer.accelerator auto, or check the driver with nvidia-smi."
