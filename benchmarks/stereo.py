@@ -1,0 +1,144 @@
+"""Does each channel of a generated stereo clip play what its half of the caption says?
+
+    python benchmarks/stereo.py --work runs/stereo
+
+One channel of a clip plays a tone and the other noise, each in a rhythm of its own. The caption names the left one first;
+which of them plays the tone is random. The quickstart's mono codec encodes the two channels as interleaved streams. The
+commands that a user would type train the model, and the oracle reads each channel by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import track
+
+from harness.quickstart_world import (
+    BATCH,
+    RESULTS,
+    VALIDATION,
+    command,
+    config_words,
+    hardware,
+    option_words,
+    write_json,
+)
+from magnet_train import Magnet
+from magnet_train.apps.quickstart.captions import Caption, caption_for, seen_events
+from magnet_train.apps.quickstart.oracle import accuracy, chance, read_clips
+from magnet_train.apps.quickstart.world import SAMPLE_RATE, SPLITS, ToneWorld
+from magnet_train.audio import write_audio
+
+SIDES = ("left", "right")
+TRAINING = 2800  # clips, twice the quickstart's
+SCORED = 120  # clips
+STREAMS = {  # each codebook of the quickstart becomes two, left and right
+    "model.stage_weights": [0.15, 0.15, 0.2, 0.2, 0.075, 0.075, 0.075, 0.075],
+    "model.decoding.decoding_steps": [10, 10, 4, 4, 4, 4, 4, 4],
+}
+
+Clips = npt.NDArray[np.float32]  # [N, 2, samples]
+
+
+def clips(count: int, split: str) -> Iterator[tuple[Caption, Clips]]:
+    """Yield captions of two events, left and right, each with its clip, float32 [2, samples]."""
+    world = ToneWorld()
+    tones = [event for event in seen_events() if event.pitch]
+    noises = [event for event in seen_events() if not event.pitch]
+    for index in range(count):
+        rng = np.random.default_rng([SPLITS.index(split), index])
+        events = [tones[rng.integers(len(tones))], noises[rng.integers(len(noises))]]
+        if rng.random() < 0.5:
+            events.reverse()
+        sound = np.stack([world.render([event], rng) for event in events])
+        yield caption_for(events, rng), sound
+
+
+def make_shards(work: Path, count: int, split: str) -> Path:
+    """Write the clips of a split and tokenize them, unless an earlier run has."""
+    audio, shards = work / "audio" / split, work / "shards" / split
+    if not (shards / "manifest.json").exists():
+        audio.mkdir(parents=True, exist_ok=True)
+        for index, (caption, sound) in enumerate(track(clips(count, split), "synthesise", total=count)):
+            path = audio / f"{index:05d}.wav"
+            write_audio(path, torch.from_numpy(sound), SAMPLE_RATE)
+            path.with_suffix(".json").write_text(json.dumps({"text": caption.text}), encoding="utf-8")
+        command("tokenize", "--audio", str(audio), "--out", str(shards), "--codec", "quickstart", "--stereo")
+    return shards
+
+
+def score(captions: list[Caption], sound: Clips) -> dict[str, dict[str, float]]:
+    """Return the oracle's accuracy of each channel against its half of the captions."""
+    sides = enumerate(SIDES)
+    return {
+        side: accuracy(_half(captions, channel), read_clips(sound[:, channel])) for channel, side in sides
+    }
+
+
+def measure(magnet: Magnet, seed: int) -> dict[str, Any]:
+    """Generate the test captions; return accuracies beside chance and ceiling, and with the channels swapped."""
+    captions, real = zip(*clips(SCORED, "test"), strict=True)
+    captions = list(captions)
+    made, decoded = [], []
+    with torch.inference_mode():
+        for first in track(range(0, SCORED, BATCH), "generate"):
+            texts = [caption.text for caption in captions[first : first + BATCH]]
+            made.append(magnet.generate(texts, seed=seed, first_index=first).numpy())
+            batch = torch.from_numpy(np.stack(real[first : first + BATCH]))
+            decoded.append(magnet.codec.decode(magnet.codec.encode(batch)).numpy())
+    sound = np.concatenate(made)
+    return {
+        "clips": SCORED,
+        "accuracy": score(captions, sound),
+        "ceiling": score(captions, np.concatenate(decoded)),
+        "swapped": score(captions, sound[:, ::-1]),
+        "chance": {
+            side: chance(_half(captions, channel), read_clips(sound[:, channel]))
+            for channel, side in enumerate(SIDES)
+        },
+    }
+
+
+def _half(captions: list[Caption], channel: int) -> list[Caption]:
+    return [Caption(caption.text, (caption.events[channel],)) for caption in captions]
+
+
+def main() -> None:
+    """Train, generate, measure and record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for shards and the run")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "stereo.json")
+    args = parser.parse_args()
+    train = make_shards(args.work, TRAINING, "train")
+    validation = make_shards(args.work, VALIDATION, "validation")
+    run = args.work / f"run-{args.steps}-{args.seed}"
+    options = {
+        "run": run,
+        "data.shards": train,
+        "data.val_shards": validation,
+        "trainer.max_steps": args.steps,
+    }
+    options |= {"seed_everything": args.seed, "data.seed": args.seed}
+    words = ["fit", *config_words(), *option_words(options | STREAMS)]
+    if not (run / "last.ckpt").exists():
+        print("$ magnet-train", shlex.join(words), flush=True)
+        command(*words)
+    measured = measure(Magnet.from_pretrained(run / "last.ckpt"), args.seed)
+    print(json.dumps(measured, indent=1))
+    write_json(args.out, {"machine": hardware(), "steps": args.steps, "seed": args.seed, **measured})
+
+
+if __name__ == "__main__":
+    main()
