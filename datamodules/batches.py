@@ -6,6 +6,7 @@ B rows, K codebooks, T frames.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from datamodules.sampling.samplers import ClipSampler, SampledClips, Slots
 from datamodules.shards.reading import ShardReader
 from datamodules.shards.scan import Sample
 from magnet_train.errors import UserError
-from magnet_train.tokens import CodecInfo, TokenBatch
+from magnet_train.tokens import SPANS, CodecInfo, TokenBatch
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,12 @@ class BatchMaker:
         lengths = np.zeros(len(slots), dtype=np.int64)
         text, key = [""] * len(slots), [""] * len(slots)
         used = np.array([sample is not None for sample in samples])
-        bits = random_bits(self.seed, np.where(used, slots, 0), self.purpose, 2 + self.frames // 2 + 1)
-        noise = uniforms(bits[:, 1:])[:, : 2 + self.frames]
+        columns = SPANS + self.frames  # of `noise`
+        words = 1 + math.ceil(
+            columns / 2
+        )  # one for the crop; each of the others gives two numbers of `noise`
+        bits = random_bits(self.seed, np.where(used, slots, 0), self.purpose, words)
+        noise = uniforms(bits[:, 1:])[:, :columns]
         noise[~used] = 0
         for row, (crop_bits, sample) in enumerate(zip(bits[:, 0].tolist(), samples, strict=True)):
             if sample is None:
@@ -124,7 +129,8 @@ class TokenDataset(Dataset[TokenBatch]):
             if isinstance(sample, Sample):
                 return sample
         if len(clips):
-            raise UserError(f"{damage} (slot {slot}; {len(clips)} clips tried in its place are damaged too)")
+            first = str(damage).removesuffix(".")
+            raise UserError(f"{first}; {len(clips)} clips tried in its place are damaged too (slot {slot}).")
         return None
 
 

@@ -83,7 +83,7 @@ def main() -> None:
         # Coarser codebooks are visible and finer ones hidden; cross-entropy where the clip's codebook is masked.
         predictions = predict_masked(lm, tokens, mask, valid, stages, states, words & keep_condition[:, None])
         sums = sum_losses(predictions, codec.n_q, tokens.device)
-        loss = sums.total / sums.scored.sum().clamp(min=1)
+        loss = sums.total / sums.counts.sum().clamp(min=1)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*lm.parameters(), *text.parameters()], 1.0)
@@ -91,7 +91,7 @@ def main() -> None:
         schedule.step()
         if step % max(1, args.steps // 20) == 0:
             by_codebook = "  ".join(
-                f"{value:.2f}" for value in (sums.nats / sums.scored.clamp(min=1)).tolist()
+                f"{value:.2f}" for value in (sums.nats / sums.counts.clamp(min=1)).tolist()
             )
             print(f"step {step}  loss {loss.item():.3f} nats a token  by codebook {by_codebook}", flush=True)
 

@@ -6,7 +6,7 @@ Shapes: B clips, K codebooks, T frames. A batch is a dict, see `TokenBatch`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
@@ -26,6 +26,7 @@ from magnet_train.errors import UserError, first_line
 from magnet_train.masking import draw_stage, mask_rate, span_mask, stratified_stages
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.tokens import CONDITION, SCHEDULE, SPANS, CodecInfo, TokenBatch
+from magnet_train.training.lightning_internals import loaded_checkpoint
 from magnet_train.training.metrics import MaskedTokenMetrics
 from magnet_train.training.objective import gradient_scale, predict_masked, sum_losses
 from magnet_train.training.optim import WarmupCosine
@@ -45,7 +46,7 @@ class TrainedBatch(NamedTuple):
     """What a micro-batch trained on, for `ThroughputMonitor`."""
 
     stages: list[int]  # codebook of each of the B clips
-    scored: Tensor  # bool [B, T], frames with a loss
+    is_scored: Tensor  # bool [B, T], frames with a loss
     with_text: list[int]  # clips with a caption
     text_positions: int  # S, padded length of the captions
 
@@ -119,7 +120,7 @@ class MagnetModule(pl.LightningModule):
         if warmup_steps < 0:
             raise UserError(f"model.warmup_steps is {warmup_steps}; give 0 or more.")
         self._check_settings()
-        self.held_out = MaskedTokenMetrics(self.codec.n_q)
+        self.validation_metrics = MaskedTokenMetrics(self.codec.n_q)
         self._sums: Tensor | None = None  # float32 [2, K], losses and counts since the last optimizer step
         self.mean_scale = torch.ones(())  # scales the summed micro-batch losses to the mean (nats/token)
 
@@ -166,11 +167,13 @@ class MagnetModule(pl.LightningModule):
         """
         stages = self.stages_of(batch)
         mask = self.draw_mask(batch["noise"])  # [B, T]
-        hidden, text_mask = self.text(batch["text"])
+        text, text_mask = self.text(batch["text"])
         keep_condition = batch["noise"][:, CONDITION] >= self.cfg_dropout
         text_mask = text_mask & keep_condition.to(text_mask.device, non_blocking=True)[:, None]
-        with_text = [row for row, keep in enumerate(keep_condition.tolist()) if keep and batch["text"][row]]
-        self.trained_batch = TrainedBatch(stages, mask & batch["valid"], with_text, hidden.shape[1])
+        with_text = [
+            clip for clip, keep in enumerate(keep_condition.tolist()) if keep and batch["text"][clip]
+        ]
+        self.trained_batch = TrainedBatch(stages, mask & batch["valid"], with_text, text.shape[1])
         run_all_stages = self.stage_sampling == "stratified" and is_sharded(self.lm)
         predictions = predict_masked(
             self.lm,
@@ -178,13 +181,13 @@ class MagnetModule(pl.LightningModule):
             mask,
             batch["valid"],
             stages,
-            hidden,
+            text,
             text_mask,
             with_text,
             run_all_stages,
         )
         sums = sum_losses(predictions, self.codec.n_q, self.device)
-        step_sums = torch.stack([sums.nats, sums.scored])
+        step_sums = torch.stack([sums.nats, sums.counts])
         self._sums = step_sums if self._sums is None else self._sums + step_sums
         return sums.total / mask.shape[-1]
 
@@ -234,18 +237,18 @@ class MagnetModule(pl.LightningModule):
         sums = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
         assert isinstance(sums, Tensor)
         self._sums = None
-        loss, count = sums
-        scored = count.sum().clamp(min=1)
+        nats, counts = sums  # [K] each
+        count = counts.sum().clamp(min=1)
         micro_batches = self.trainer.world_size * self.trainer.accumulate_grad_batches
         frames = self.codec.frames(self.segment_duration)
-        self.mean_scale, scale = gradient_scale(scored, frames, micro_batches)
+        self.mean_scale, scale = gradient_scale(count, frames, micro_batches)
         gradients = [local_part(p.grad) for p in self.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, scale)
-        self.log("train/loss", loss.sum() / scored, prog_bar=True, batch_size=1)
+        self.log("train/loss", nats.sum() / count, prog_bar=True, batch_size=1)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            for k, scored_here in enumerate(count.tolist()):
-                if scored_here:
-                    self.log(f"train/loss_codebook_{k}", loss[k] / scored_here, batch_size=1)
+            for k, scored in enumerate(counts.tolist()):
+                if scored:
+                    self.log(f"train/loss_codebook_{k}", nats[k] / scored, batch_size=1)
 
     def stages_of(self, batch: TokenBatch) -> list[int]:
         """Return the codebook that each clip trains, B numbers."""
@@ -257,13 +260,13 @@ class MagnetModule(pl.LightningModule):
         """Measure every codebook, on the same masks in each validation."""
         mask = self.draw_mask(batch["noise"])
         rate = mask.float().mean(dim=-1).to(self.device, non_blocking=True)
-        hidden, text_mask = self.text(batch["text"])
+        text, text_mask = self.text(batch["text"])
         for k in range(self.codec.n_q):
             stages = [k] * len(batch["text"])
             (prediction,) = predict_masked(
-                self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask
+                self.lm, batch["tokens"], mask, batch["valid"], stages, text, text_mask
             )
-            self.held_out.update(prediction, rate)
+            self.validation_metrics.update(prediction, rate)
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, perplexity and accuracy by codebook, then sample the fixed prompts."""
@@ -307,9 +310,9 @@ class MagnetModule(pl.LightningModule):
 
     def _sample(self, texts: Sequence[str | None], seed: int, indices: Sequence[int]) -> Tensor:
         with torch.inference_mode():
-            hidden, mask = self.text(texts)
+            text, text_mask = self.text(texts)
         return generate_tokens(
-            GuidedLogits(self.lm, hidden, mask, hide_padding=True),
+            GuidedLogits(self.lm, text, text_mask, hide_padding=True),
             (len(texts), self.codec.n_q, self.codec.frames(self.segment_duration)),
             self.decoding,
             card=self.codec.card,
@@ -326,9 +329,9 @@ class MagnetModule(pl.LightningModule):
         return span_mask(mask_rate(noise[:, SCHEDULE]), noise[:, SPANS:], self.lm.span_len)
 
     def _log_validation(self, prefix: str) -> None:
-        for name, value in self.held_out.compute().items():
+        for name, value in self.validation_metrics.compute().items():
             self.log(f"{prefix}/{name}", value, prog_bar=name == "loss")
-        self.held_out.reset()
+        self.validation_metrics.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the learning-rate schedule, which advances each optimizer step."""
@@ -369,14 +372,18 @@ class MagnetModule(pl.LightningModule):
         Raises:
             UserError: The checkpoint is not ours, or has another codec or model.
         """
+        self.require_same_model(checkpoint, loaded_checkpoint(self))
+
+    def require_same_model(self, checkpoint: Mapping[str, Any], where: str) -> None:
+        """Check the content of the checkpoint `where`; raises as `on_load_checkpoint`."""
         stored = checkpoint.get(KEY)
         if stored is None:
-            raise UserError("the checkpoint was not written by magnet-train; name one that `fit` saved.")
-        CodecInfo.from_dict(stored["codec"]).require_same_tokens(self.codec, "the checkpoint", "the data")
+            raise UserError(f"{where} was not written by magnet-train; name one that `fit` saved.")
+        CodecInfo.from_dict(stored["codec"]).require_same_tokens(self.codec, where, "the data")
         self.origin = {name: stored[name] for name in ORIGIN if name in stored} | self.origin
         for name, now in self.lm.config.items():
             then = stored["lm"].get(name)
             if then != now:
                 raise UserError(
-                    f"the checkpoint's model has {name} {then} and this run model.lm.{name} {now}; give the same config."
+                    f"{where} has a model with {name} {then} and this run has model.lm.{name} {now}; give the same config."
                 )

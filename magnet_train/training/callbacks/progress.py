@@ -124,15 +124,15 @@ class ThroughputMonitor(Callback):
 
 def training_passes(batch: TrainedBatch, n_q: int) -> Iterator[Pass]:
     """Describe the forward passes of a training batch: clips of the first codebook, and of the others."""
-    scored = batch.scored.sum(dim=-1).tolist()
+    scored_frames = batch.is_scored.sum(dim=-1).tolist()
     for stages, clips in group_by_context(batch.stages, n_q, run_all_stages=False):
         yield Pass(
             stage=stages[0],
             clips=len(clips),
             with_text=len(set(clips) & set(batch.with_text)),
-            frames=batch.scored.shape[-1],
+            frames=batch.is_scored.shape[-1],
             text_positions=batch.text_positions,
-            answered=sum(scored[clip] for clip in clips),
+            answered=sum(scored_frames[clip] for clip in clips),
         )
 
 
