@@ -24,7 +24,7 @@ class VerifyRequest:
 
     shards: Path = option("folder of shards", positional=True, metavar="DIR")
     write_index: bool = flag(
-        "write manifest and index for tars of KEY.npy and KEY.json from elsewhere, or a lost index again"
+        "write manifest and index: for tars of KEY.npy and KEY.json that another program made, or in place of lost ones"
     )
     codec: str | None = option(
         "with --write_index: the codec of the tokens, if the shards do not name it", metavar="NAME"

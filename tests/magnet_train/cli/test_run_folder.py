@@ -30,7 +30,8 @@ def test_a_refused_resume_leaves_the_record_of_the_run(trainings, trained, capsy
     before = contents(trained)
     assert trainings.fit(trained, "--resume", "auto", "--trainer.max_steps", "8", *change) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"magnet-train: error: the checkpoint {trained}{os.sep}") and ".ckpt" in error
+    assert error.startswith(f"magnet-train: error: the checkpoint {trained}{os.sep}")
+    assert ".ckpt" in error
     assert contents(trained) == before
 
 
