@@ -7,14 +7,14 @@ B rows, K codebooks, T frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.sampling.order import Purpose, below, random_bits, uniforms
@@ -23,6 +23,10 @@ from datamodules.shards.reading import ShardReader
 from datamodules.shards.scan import Sample
 from magnet_train.errors import UserError
 from magnet_train.tokens import SPANS, CodecInfo, TokenBatch
+
+_RAISED = (
+    f"{UserError.__module__}.{UserError.__qualname__}: "  # before the text, in the traceback of a worker
+)
 
 
 @dataclass(frozen=True)
@@ -134,49 +138,22 @@ class TokenDataset(Dataset[TokenBatch]):
         return None
 
 
-@dataclass(eq=False)
-class _ErrorsAsItems(Dataset[TokenBatch | UserError]):
-    """Return a `UserError` as an item: raised in a worker, its message would contain the worker's traceback."""
-
-    dataset: Dataset[TokenBatch]
-
-    def __getitem__(self, index: Slots) -> TokenBatch | UserError:
-        try:
-            return self.dataset[index]
-        except UserError as error:
-            return UserError(str(error))
-
-
-@dataclass(eq=False)
-class _ErrorsAsItemsStream(IterableDataset[TokenBatch | UserError]):
-    """The same for a stream."""
-
-    dataset: IterableDataset[TokenBatch]
-
-    def __iter__(self) -> Iterator[TokenBatch | UserError]:
-        try:
-            yield from self.dataset
-        except UserError as error:
-            yield UserError(str(error))
-
-
 class BatchLoader(DataLoader[TokenBatch]):
-    """DataLoader that raises, in this process, the errors that its workers returned."""
+    """DataLoader that raises a `UserError` of a worker with its own text, from which torch makes a traceback."""
 
     def __iter__(self) -> Any:
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            raise UserError(str(error).rpartition(_RAISED)[2].strip()) from None
 
 
 def batch_loader(
     dataset: Dataset[TokenBatch], batches: Iterable[Slots] | None, num_workers: int
 ) -> BatchLoader:
     """Return a loader for a dataset of whole batches; `batches` are its indices, None if it is iterable."""
-    wrap: Any = _ErrorsAsItems if batches is not None else _ErrorsAsItemsStream
     return BatchLoader(
-        wrap(dataset),
+        dataset,
         sampler=batches,
         batch_size=None,
         collate_fn=_identity,

@@ -182,7 +182,7 @@ def start(
             f"{base.licence}. {note_on(base.licence)}".rstrip()
         )
     elif isinstance(tuning, LoRA):
-        raise UserError("tuning: LoRA needs a base model; name one by --init_from.")
+        raise UserError("tuning: LoRA needs a base model; name one with --init_from.")
     if tuning is not None:
         tuning.apply(module)
         module.origin.update(tuning.record())
