@@ -56,10 +56,8 @@ class ThroughputMonitor(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, and look up the peak of the devices."""
         self._since, self._from_step = time.monotonic(), trainer.global_step
-        peak, device = (
-            None if self.peak_tflops is None else self.peak_tflops * 1e12,
-            trainer.strategy.root_device,
-        )
+        peak = None if self.peak_tflops is None else self.peak_tflops * 1e12
+        device = trainer.strategy.root_device
         if peak is None and device.type == "cuda":
             peak = get_available_flops(device, _dtype(str(trainer.precision)))
         self._peak, self._flops = None if peak is None else peak * trainer.world_size, []
