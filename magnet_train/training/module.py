@@ -16,7 +16,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -25,6 +25,7 @@ from magnet_train.decoding import DecodingConfig, clip_generators, generate_toke
 from magnet_train.errors import UserError, first_line
 from magnet_train.masking import draw_stage, mask_rate, span_mask, stratified_stages
 from magnet_train.models import GuidedLogits, MagnetTransformer
+from magnet_train.text import TextEncoder
 from magnet_train.tokens import CONDITION, SCHEDULE, SPANS, CodecInfo, TokenBatch
 from magnet_train.training.lightning_internals import loaded_checkpoint
 from magnet_train.training.metrics import MaskedTokenMetrics
@@ -57,11 +58,12 @@ class MagnetModule(pl.LightningModule):
     Args:
         codec: The codec of the tokens (a `CodecInfo` or its record); linked from the data.
         lm: Builds the model from (n_q, card, text_dim); in YAML its class and remaining arguments.
-        text: Encodes captions to states [B, S, dim] and a mask [B, S]; see `magnet_train.text`.
+        text: Text encoder: captions to states [B, S, dim] and a mask [B, S].
         optimizer: Builds the optimizer from the names and parameters that train.
         schedule: Builds the schedule of the learning rate from (optimizer, warmup_steps, trainer.max_steps).
         segment_duration: Length of a clip in seconds; linked from the data.
-        seed: Of samples in validation and prediction, and of the codebook of a `reference` step; linked from the data.
+        seed: Seed of samples in validation and prediction, and of the codebook that a `reference` step draws; linked from
+            the data.
         warmup_steps: Optimizer steps over which the learning rate rises from 0.
         cfg_dropout: Share of clips whose caption is hidden in training (0..1), for guidance in decoding.
         stage_weights: K relative probabilities of training each codebook; None trains all equally often.
@@ -82,7 +84,7 @@ class MagnetModule(pl.LightningModule):
         self,
         codec: CodecInfo | dict[str, Any],
         lm: Callable[[int, int, int], MagnetTransformer],
-        text: nn.Module,
+        text: TextEncoder,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Callable[[Optimizer, int, int], LambdaLR] = WarmupCosine,
         segment_duration: float = 10.0,
@@ -99,7 +101,7 @@ class MagnetModule(pl.LightningModule):
         super().__init__()
         self.codec = CodecInfo.from_dict(codec) if isinstance(codec, dict) else codec
         self.text = text
-        self.lm = lm(self.codec.n_q, self.codec.card, text.dim)  # type: ignore[arg-type]
+        self.lm = lm(self.codec.n_q, self.codec.card, text.dim)
         # Wrapped in functions, which deepcopy leaves alone: the CLI's callables hold a lock that cannot be copied.
         self._build_optimizer: Callable[[Iterable[Any]], Optimizer] = lambda named: optimizer(named)
         self._build_schedule: Callable[[Optimizer], LambdaLR] = lambda built: schedule(
@@ -362,8 +364,9 @@ class MagnetModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the model, as primitives; see `magnet_train.checkpoints.bundle` for all keys."""
-        text = self.text.spec()  # type: ignore[operator]
-        settings = settings_record(self.lm.config, text, self.codec, self.decoding, self.segment_duration)
+        settings = settings_record(
+            self.lm.config, self.text.spec(), self.codec, self.decoding, self.segment_duration
+        )
         checkpoint[KEY] = {"format": FORMAT, **settings, **self.origin}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
