@@ -90,7 +90,7 @@ def _changes(folder: Path, files: Sequence[AudioFile]) -> str | None:
 def _lines(files: Sequence[AudioFile]) -> Iterator[bytes]:
     for file in files:
         beside = (sidecar(file.path, suffix) for suffix in (".json", ".txt"))
-        stats = [_stat(file.path), *(None if path is None else _stat(path) for path in beside)]
+        stats = [_stat(file.on_disk), *(None if path is None else _stat(path) for path in beside)]
         record = (file.name, file.start, file.end, dict(file.fields), stats)
         yield json.dumps(record).encode() + b"\n"
 
