@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,7 @@ import numpy.typing as npt
 from magnet_train.errors import UserError, first_line, require_extra
 from magnet_train.storage.file_source import FileSource, open_source
 
-if TYPE_CHECKING:
-    from magnet_train.audio.recording import Samples
+Samples = npt.NDArray[np.float32]
 
 # First bytes, what such a file is, and the demuxer of ffmpeg that reads it; none follows references to other files.
 _FORMATS = (
@@ -133,7 +132,7 @@ class AvFile:
                 if place is None:
                     place = self._place_of(frame)
                 for piece in resampler.resample(frame):
-                    samples: npt.NDArray[np.float32] = piece.to_ndarray().T
+                    samples: Samples = piece.to_ndarray().T
                     wanted = samples[max(0, self._first - place) :]
                     place += len(samples)
                     if len(wanted):

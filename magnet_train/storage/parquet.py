@@ -170,7 +170,8 @@ def _is_plain(kind: Any) -> bool:
 
     if types.is_list(kind) or types.is_large_list(kind):
         return _is_text(kind.value_type)
-    return _is_text(kind) or types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind)
+    is_number = types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind)
+    return _is_text(kind) or is_number or types.is_null(kind)
 
 
 def _is_text(kind: Any) -> bool:

@@ -68,12 +68,10 @@ def read_folder(folder: Path) -> Listing:
         named = f", and {_few(tables)} is read if you name it" if tables else ""
         raise UserError(f"{folder} holds no audio ({kinds}){named}; name the folder that holds your files.")
     stems = {os.path.splitext(file.name)[0] for file in audio}
-    tables = [
-        name for name in tables if os.path.splitext(name)[0] not in stems
-    ]  # a .json beside a file is read
-    listing = _with_metadata(folder, audio, [name for name in tables if PurePath(name).name in _METADATA])
-    unread = [name for name in tables if name not in listing.layout]
-    notes = [f"not read: {_few(unread)}; to read a table, give it as --audio"] if unread else []
+    metadata = [name for name in tables if PurePath(name).name in _METADATA]
+    others = [name for name in tables if name not in metadata and not _is_sidecar(name, stems)]
+    listing = _with_metadata(folder, audio, metadata)
+    notes = [f"not read: {_few(others)}; to read a table, give it as --audio"] if others else []
     return replace(listing, notes=[*listing.notes, *notes])
 
 
@@ -89,9 +87,8 @@ def read_parquets(folder: Path, names: Sequence[str]) -> Listing:
         columns.update(dict.fromkeys(part.columns))
         notes.update(dict.fromkeys(part.notes))
         layout = part.layout
-    return Listing(
-        files, layout if len(names) == 1 else f"{len(names)} files, {layout}", tuple(columns), tuple(notes)
-    )
+    layout = layout if len(names) == 1 else f"{len(names)} files, each {layout}"
+    return Listing(files, layout, tuple(columns), tuple(notes))
 
 
 def _with_metadata(folder: Path, audio: Sequence[AudioFile], tables: Sequence[str]) -> Listing:
