@@ -65,7 +65,10 @@ def find_dataset(url: str) -> Path:
     if not (owner and name):
         raise UserError(f"{url} does not name a data set; write {DATASETS}OWNER/NAME.")
     files = (part, f"{part}/*") if part else ("*",)
-    return _fetch(f"{owner}/{name}", "data set", files, revision or None, "dataset") / part
+    folder = _fetch(f"{owner}/{name}", "data set", files, revision or None, "dataset")
+    if part and not any(folder.glob(part)):
+        raise UserError(f"data set {owner}/{name} has no {part}; check {url}.")
+    return folder / part
 
 
 def is_hub_id(name: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -106,7 +107,11 @@ def read_cell(cell: Cell, name: str) -> FileSource:
     Raises:
         UserError: The table cannot be read, or the cell is empty or larger than 1 GiB.
     """
-    value = _cells(cell.table, cell.column).value(cell.row)
+    try:
+        changed = os.stat(cell.table).st_mtime_ns
+    except OSError as error:
+        raise cannot_read(cell.table, error) from error
+    value = _cells(cell.table, cell.column, changed).value(cell.row)
     record = value if isinstance(value, dict) else {"bytes": value}
     if data := record.get("bytes"):
         if len(data) > _MOST_AUDIO:
@@ -155,7 +160,8 @@ class _Cells:
 
 
 @lru_cache(maxsize=4)  # tables are read one after another
-def _cells(path: Path, column: str) -> _Cells:
+def _cells(path: Path, column: str, changed: int) -> _Cells:
+    """Return the cells of a table as it was at a time, so that one that is replaced is opened again."""
     return _Cells(path, column)
 
 
