@@ -70,19 +70,22 @@ class AvFile:
         try:
             self._container = av.open(self._file, format=name, metadata_errors="ignore")
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
-            raise UserError(
-                f"cannot read {self._source} as audio ({first_line(error)}); download it again or convert it."
-            ) from error
-        if not self._container.streams.audio:
+            raise self._unreadable(first_line(error)) from error
+        self._stream: Any = next(iter(self._container.streams.audio), None)
+        if self._stream is None or self._stream.codec_context is None:
             self._container.close()
+            if self._stream is not None:
+                raise self._unreadable("its codec is unknown")
             raise UserError(f"{self._source}, {kind}, has no audio; remove it.")
-        self._stream: Any = self._container.streams.audio[0]
         self.samplerate = int(self._stream.codec_context.sample_rate or 0)
         self.channels = int(self._stream.codec_context.channels or 0)
         self._has_exact_times = name == "mov"  # Matroska rounds them to 1 ms
         self.frames = (
             self._count() if name != "aac" else _UNKNOWN_FRAMES
         )  # ffmpeg guesses it from the bitrate
+
+    def _unreadable(self, reason: str) -> UserError:
+        return UserError(f"cannot read {self._source} as audio ({reason}); download it again or convert it.")
 
     def _count(self) -> int:
         """Return the number of samples by the header; Matroska rounds it up."""

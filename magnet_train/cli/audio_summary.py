@@ -34,8 +34,9 @@ def summarize_sources(source: str, listing: Listing, template: CaptionRule | Non
     """
     _require_captions(source, listing, template)
     usable = (file for file in listing.files if file.problem is None)
-    tried = [(file, _caption(file, template)) for file in islice(usable, _TRIED)]
-    found = [(file, caption) for file, caption in tried if caption is not None]
+    tried = list(islice(usable, _TRIED))
+    captioned = ((file, caption) for file in tried if (caption := _caption(file, template)) is not None)
+    found = list(islice(captioned, _EXAMPLES))
     if isinstance(template, CaptionColumn) and tried and not found:
         raise UserError(
             f"{source} has no {printable(template.name)} in its first {count(len(tried), 'file')}; give --caption_from "
@@ -43,7 +44,7 @@ def summarize_sources(source: str, listing: Listing, template: CaptionRule | Non
         )
     lines = [f"reading {printable(source)} as {listing.layout}: {count(len(listing.files), 'clip')}"]
     lines.append(f"captions: {_origins(listing, [caption for _, caption in found])}")
-    for file, caption in found[:_EXAMPLES]:
+    for file, caption in found:
         text = caption.fields["text"]
         shown = text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."
         lines.append(f"  {printable(file.name + file.segment)} -> {printable(shown)}")
@@ -60,9 +61,14 @@ def _caption(file: AudioFile, template: CaptionRule | None) -> Described | None:
 
 
 def _origins(listing: Listing, found: list[Described]) -> str:
-    origins = ", ".join(dict.fromkeys(printable(caption.origin) for caption in found))
+    origins = list(dict.fromkeys(printable(caption.origin) for caption in found))
+    for name in CAPTION_FIELDS:
+        if f"column {name}" in origins:
+            filled = sum(bool(str(file.fields.get(name, "")).strip()) for file in listing.files)
+            share = "all" if filled == len(listing.files) else f"{filled} of {len(listing.files)}"
+            origins[origins.index(f"column {name}")] += f" ({share})"
     if origins:
-        return f"from {origins}"
+        return f"from {', '.join(origins)}"
     columns = _names(listing)
     choices = (
         f"; name a column with --caption_from or use several in --caption_template: {columns}"

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from datamodules.tokenize.audio_files import AudioFile, find_audio, list_audio
 from magnet_train.errors import UserError
@@ -120,7 +122,7 @@ def test_a_malformed_metadata_names_file_and_line(tmp_path: Path) -> None:
 
 
 def test_what_is_not_read_is_named(tmp_path: Path) -> None:
-    for name in ("a.wav", "a.json", "songs.csv", "deep/list.jsonl", "report.json", "x.parquet"):
+    for name in ("a.wav", "a.json", "songs.csv", "deep/list.jsonl", "report.json", "x.jsonl.gz", "a.tar.gz"):
         put(tmp_path, name)
     put(tmp_path, "metadata.csv", "LJ001|a sentence\n")  # of LJSpeech, which has no header
     assert find_audio(tmp_path).notes == [
@@ -310,3 +312,23 @@ def test_a_folder_in_the_cache_of_the_hub(tmp_path: Path) -> None:
         ("a.wav", "one", None),
         ("b.wav", "two", None),
     ]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["csv", "tsv", "json", "jsonl", "parquet", "csv.gz"]),
+    st.binary(max_size=80) | st.text(max_size=80).map(str.encode),
+    st.sampled_from(
+        [b"", b"path,text\n", b'{"path": "', b"TRACK_ID\tPATH\tTAGS\n", b",track\n,x\ntrack_id,\n", b"[{"]
+    ),
+)
+def test_any_bytes_as_a_table(tmp_path: Path, kind: str, content: bytes, start: bytes) -> None:
+    """A list, or one sentence that names the file."""
+    path = tmp_path / f"t.{kind}"
+    path.write_bytes(start + content)
+    message = None
+    try:
+        assert list_audio(path)
+    except UserError as error:
+        message = str(error)
+    assert message is None or str(path) in message

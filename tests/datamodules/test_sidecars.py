@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datamodules.tokenize.captions import CaptionColumn, CaptionError, CaptionTemplate, describe, find_caption
 from datamodules.tokenize.sidecars import parse_sidecar
@@ -81,6 +83,19 @@ def test_ai_toolkit() -> None:
 )
 def test_other_text_is_the_caption(text: str) -> None:
     assert parse_sidecar(text) == {"caption": text}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="<>/CAPTIONLYRSBM:\n abc[]#"))
+def test_any_text_gives_text(text: str) -> None:
+    """Also in linear time: `re` is not led astray."""
+    for whole in (text, f"caption: {text}", f"<CAPTION>{text}"):
+        fields = parse_sidecar(whole)
+        assert all(isinstance(value, str) for value in fields.values())
+    assert (
+        parse_sidecar("caption: x\nlyrics:\n" + text).get("lyrics", "")
+        == "\n".join(text.splitlines()).strip()
+    )
 
 
 def test_the_caption_alone_is_the_text(tmp_path: Path) -> None:

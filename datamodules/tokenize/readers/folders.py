@@ -53,12 +53,13 @@ def read_folder(folder: Path) -> Listing:
     Raises:
         UserError: It holds no audio, or a table of it cannot be understood.
     """
-    found = walk(folder, SUFFIXES + AV_SUFFIXES + _UNREAD_SUFFIXES + TABLE_SUFFIXES)
-    tables = [name for name, problem in found if _suffix(name) in TABLE_SUFFIXES and problem is None]
+    suffixes = SUFFIXES + AV_SUFFIXES + _UNREAD_SUFFIXES
+    found = walk(folder, (*suffixes, *TABLE_SUFFIXES, ".gz"))
+    tables = [name for name, problem in found if problem is None and _suffix(name) in TABLE_SUFFIXES]
     audio = [
         AudioFile(folder / name, name, problem=problem or _unread(name))
         for name, problem in found
-        if _suffix(name) not in TABLE_SUFFIXES
+        if _suffix(name) in suffixes
     ]
     parquets = [name for name in tables if _suffix(name) == ".parquet"]
     if not audio and parquets:
@@ -148,7 +149,8 @@ def _unread(name: str) -> str | None:
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+    """Return the suffix in small letters, that of the table for one that is gzipped."""
+    return os.path.splitext(name.lower().removesuffix(".gz"))[1]
 
 
 def _few(names: Sequence[str]) -> str:

@@ -127,6 +127,13 @@ def test_damaged_files_are_one_sentence(keep: int, tmp_path: Path) -> None:
         read_audio(path, 48_000, 1)
 
 
+def test_an_unknown_codec(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.webm", "libopus", "webm")
+    path.write_bytes(path.read_bytes().replace(b"A_OPUS", b"A_XYZW"))
+    with pytest.raises(UserError, match=r"cannot read .*a\.webm as audio \(its codec is unknown\)"):
+        read_audio(path, 48_000, 1)
+
+
 def test_bytes_are_read_as_files_are(tmp_path: Path) -> None:
     """Also by libsndfile, and with what is corrected in headers."""
     m4a = write(tmp_path / "a.m4a", "aac", "mp4")

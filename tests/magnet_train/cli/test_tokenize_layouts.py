@@ -49,7 +49,7 @@ def test_an_audio_folder(tmp_path: Path, capsys: Any) -> None:
     assert tokenize("--audio", audio, "--out", tmp_path / "shards") == 0
     assert capsys.readouterr().out.splitlines()[:7] == [
         f"reading {audio} as an AudioFolder (train/metadata.csv): 5 clips",
-        "captions: from column caption, .txt",
+        "captions: from column caption (4 of 5)",
         "  train/0.wav -> song 0, loud",
         "  train/1.wav -> song 1, loud",
         "  train/2.wav -> song 2, loud",
