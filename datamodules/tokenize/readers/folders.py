@@ -54,12 +54,13 @@ def read_folder(folder: Path) -> Listing:
         UserError: It holds no audio, or a table of it cannot be understood.
     """
     suffixes = SUFFIXES + AV_SUFFIXES + _UNREAD_SUFFIXES
-    found = walk(folder, (*suffixes, *TABLE_SUFFIXES, ".gz"))
+    others = (*TABLE_SUFFIXES, ".gz")
+    found = walk(folder, suffixes + others)
     tables = [name for name, problem in found if problem is None and _suffix(name) in TABLE_SUFFIXES]
     audio = [
         AudioFile(folder / name, name, problem=problem or _unread(name))
         for name, problem in found
-        if _suffix(name) in suffixes
+        if _suffix(name) in suffixes or (problem is not None and not name.lower().endswith(others))
     ]
     parquets = [name for name in tables if _suffix(name) == ".parquet"]
     if not audio and parquets:
@@ -70,9 +71,9 @@ def read_folder(folder: Path) -> Listing:
         raise UserError(f"{folder} holds no audio ({kinds}){named}; name the folder that holds your files.")
     stems = {os.path.splitext(file.name)[0] for file in audio}
     metadata = [name for name in tables if PurePath(name).name in _METADATA]
-    others = [name for name in tables if name not in metadata and not _is_sidecar(name, stems)]
+    unread = [name for name in tables if name not in metadata and not _is_sidecar(name, stems)]
     listing = _with_metadata(folder, audio, metadata)
-    notes = [f"not read: {_few(others)}; to read a table, give it as --audio"] if others else []
+    notes = [f"not read: {_few(unread)}; to read a table, give it as --audio"] if unread else []
     return replace(listing, notes=[*listing.notes, *notes])
 
 
