@@ -64,8 +64,10 @@ def test_several_files_of_a_folder(tmp_path: Path) -> None:
     for number in range(2):
         write(tmp_path / f"data/train-0000{number}-of-00002.parquet", dataset(2))
     write(tmp_path / "data/test-00000-of-00001.parquet", dataset(1))
+    (tmp_path / "dataset_infos.json").touch()
     listing = find_audio(tmp_path)
     assert listing.layout == "3 files, each a parquet (files in column audio)"
+    assert listing.notes == ["not read: dataset_infos.json; to read a table, give it as --audio"]
     assert [file.name for file in listing.files][:3] == [
         "data/test-00000-of-00001.parquet/0",
         "data/train-00000-of-00002.parquet/0",

@@ -64,7 +64,8 @@ def read_folder(folder: Path) -> Listing:
     ]
     parquets = [name for name in tables if _suffix(name) == ".parquet"]
     if not audio and parquets:
-        return read_parquets(folder, parquets)
+        unread = [name for name in tables if name not in parquets]
+        return _naming(unread, read_parquets(folder, parquets))
     if not audio:
         kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
         named = f", and {_few(tables)} is read if you name it" if tables else ""
@@ -72,9 +73,13 @@ def read_folder(folder: Path) -> Listing:
     stems = {os.path.splitext(file.name)[0] for file in audio}
     metadata = [name for name in tables if PurePath(name).name in _METADATA]
     unread = [name for name in tables if name not in metadata and not _is_sidecar(name, stems)]
-    listing = _with_metadata(folder, audio, metadata)
-    notes = [f"not read: {_few(unread)}; to read a table, give it as --audio"] if unread else []
-    return replace(listing, notes=[*listing.notes, *notes])
+    return _naming(unread, _with_metadata(folder, audio, metadata))
+
+
+def _naming(unread: Sequence[str], listing: Listing) -> Listing:
+    """Add a note on tables that are not read."""
+    note = f"not read: {_few(unread)}; to read a table, give it as --audio"
+    return replace(listing, notes=[*listing.notes, note]) if unread else listing
 
 
 def read_parquets(folder: Path, names: Sequence[str]) -> Listing:
