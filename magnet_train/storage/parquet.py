@@ -175,7 +175,7 @@ def _is_plain(kind: Any) -> bool:
     from pyarrow import types
 
     if types.is_list(kind) or types.is_large_list(kind):
-        return _is_text(kind.value_type)
+        return _is_text(kind.value_type) or types.is_null(kind.value_type)
     is_number = types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind)
     return _is_text(kind) or is_number or types.is_null(kind)
 

@@ -164,7 +164,7 @@ def test_fma(tmp_path: Path, folder: str) -> None:
     put(tmp_path, "fma_small/000/000134.mp3")
     listing = find_audio(put(tmp_path, folder + "tracks.csv", FMA))
     assert listing.layout == "FMA's tracks.csv (files in column track_id)"
-    assert listing.notes == ["not used: 1 rows of tracks.csv without a file here"]
+    assert listing.notes == ["not used: rows of tracks.csv without a file here (1)"]
     first, second = listing.files
     assert first.path == tmp_path / "fma_small/000/000002.mp3"
     assert first.problem is None

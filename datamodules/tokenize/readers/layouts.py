@@ -144,7 +144,9 @@ def read_table(source: Path, audio_below: Names) -> Listing:
         if layout.lists_more:
             found = [file for file in files if not (file.problem or "").startswith(MISSING)]
             if found and len(found) < len(files):
-                notes.append(f"not used: {len(files) - len(found)} rows of {source.name} without a file here")
+                notes.append(
+                    f"not used: rows of {source.name} without a file here ({len(files) - len(found)})"
+                )
                 files = found
     if not files:
         raise UserError(f"{source} has no lines; write one with path and text for each file.")
