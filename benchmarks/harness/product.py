@@ -35,13 +35,12 @@ def random_magnet(
         text = T5Text(str(write_text_encoder(folder / "text")))
     codec = load_codec(QUICKSTART if small else str(write_codec(folder / "codec"))).info
     torch.manual_seed(0)
-    sizes = {**config.lm_config, "n_q": codec.n_q, "card": codec.card, "text_dim": text.dim}
-    lm = MagnetTransformer(**sizes)
+    lm = MagnetTransformer(**config.lm_config | {"n_q": codec.n_q, "card": codec.card, "text_dim": text.dim})
     weights = {f"lm.{name}": tensor for name, tensor in lm.state_dict().items()}
     weights |= {f"text.{name}": tensor for name, tensor in text.state_dict().items()}
     decoding = DecodingConfig(decoding_steps=steps)
     seconds = config.frames / codec.frame_rate
-    bundle = ModelBundle("random weights", sizes, text.spec(), codec, decoding, seconds, weights)
+    bundle = ModelBundle("random weights", lm.config, text.spec(), codec, decoding, seconds, weights)
     return Magnet(bundle, config.device, dtype)
 
 
