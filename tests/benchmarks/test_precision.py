@@ -1,4 +1,4 @@
-"""bfloat16 is faster than float32 by at least 60 % of the goals, where the hardware multiplies it faster."""
+"""bfloat16 is faster than float32 by at least 60 % of the goals, or of what the hardware itself gains."""
 
 from __future__ import annotations
 
@@ -11,43 +11,40 @@ from harness.config import BenchmarkConfig
 from harness.timing import Clock, gemm_peak
 from magnet_train.models.precision import has_fast_bfloat16
 
-BAR = 0.6  # of the goal
+
+@pytest.fixture
+def clock(one_thread) -> Clock:
+    device = torch.device("cpu")
+    if not has_fast_bfloat16(device):
+        pytest.skip("this CPU does not multiply bfloat16 faster than float32, so its ratios are left out")
+    return Clock(device)
 
 
-def clock_for(goal: float) -> Clock:
-    """Skip where a plain matrix product does not gain as much, now that other work may share the machine."""
-    clock = Clock(torch.device("cpu"))
-    if not has_fast_bfloat16(clock.device):
-        pytest.skip("this CPU does not multiply bfloat16 faster than float32: its ratios are left out")
-    gain = gemm_peak(clock, torch.bfloat16) / gemm_peak(clock, torch.float32)
-    if gain < goal:
-        pytest.skip(
-            f"a matrix product in bfloat16 is {gain:.1f} times as fast here, below the goal of {goal}"
-        )
-    return clock
+def bar(goal: float, clock: Clock) -> float:
+    """Return what a ratio has to reach: of the goal, or of what a plain matrix product gains here if that is less."""
+    return 0.6 * min(goal, gemm_peak(clock, torch.bfloat16) / gemm_peak(clock, torch.float32))
 
 
 @pytest.mark.slow
-def test_generation_at_the_width_of_the_300m_model(one_thread):
-    config = BenchmarkConfig(layers=6, rounds=3)
-    clock = clock_for(4.0)
+def test_generation_at_the_width_of_the_300m_model(clock):
+    config = BenchmarkConfig(layers=4, rounds=3)
     with torch.no_grad():
         found = precision.generation(config, clock, (2, 1, 1, 1), naive=False)
-    assert found["ratio"] > BAR * 4.0, found
+    assert found["ratio"] > bar(4.0, clock), found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "goal"),
     [
-        (BenchmarkConfig(layers=4, rounds=3), 3.2),
+        (BenchmarkConfig(layers=2, rounds=3), 3.2),
         (BenchmarkConfig(dim=256, heads=4, layers=6, batch=2, rounds=3), 2.5),
     ],
     ids=["1024", "256"],
 )
-def test_a_training_step(config, goal, one_thread):
-    found = precision.training(config, clock_for(goal))
-    assert found["ratio"] > BAR * goal, found
+def test_a_training_step(config, goal, clock):
+    found = precision.training(config, clock)
+    assert found["ratio"] > bar(goal, clock), found
 
 
 def test_a_gap_counts_where_it_exceeds_the_spread_over_seeds():
