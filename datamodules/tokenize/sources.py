@@ -16,6 +16,7 @@ from typing import Any
 from datamodules.shards.manifest import JOB_NAME
 from datamodules.tokenize.audio_files import AudioFile
 from datamodules.tokenize.captions import sidecar
+from datamodules.tokenize.description import description_path
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write
 from magnet_train.storage.plain_text import printable
@@ -91,6 +92,7 @@ def _lines(files: Sequence[AudioFile]) -> Iterator[bytes]:
     for file in files:
         beside = (sidecar(file.path, suffix) for suffix in (".json", ".txt"))
         stats = [_stat(file.on_disk), *(None if path is None else _stat(path) for path in beside)]
+        stats += filter(None, [_stat(description_path(file.path))])
         record = (file.name, file.start, file.end, dict(file.fields), stats)
         yield json.dumps(record).encode() + b"\n"
 

@@ -90,7 +90,7 @@ class Clip:
         try:
             source = file.source()
             require_audio_file(source)  # before its tags are read: a pipe would block
-            described = describe(source, file.fields, self.template)
+            described = describe(source, file.fields, self.template, whole=file.is_whole)
             start_field = {} if file.start is None else {"start": file.start}
             self.metadata = {**described, "source": file.name, **start_field}
             try:

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from datamodules.tokenize.audio_files import AudioFile, find_audio, local_source, suffixes_not_read
 from datamodules.tokenize.captions import CaptionColumn, CaptionRule, CaptionTemplate
+from datamodules.tokenize.description import SUFFIX, has_description
 from datamodules.tokenize.job import Finished, NothingUsableError, ShardJob, clear_shards, unusable
 from datamodules.tokenize.readers.audio_file import AV_SUFFIXES
 from datamodules.tokenize.readers.folders import NEEDS_AV
@@ -46,8 +47,8 @@ class TokenizeRequest(DeviceOptions):
 
     audio: str = option(
         "folder of audio, searched recursively, with a .json (text, description or caption) or .txt beside each file, tags "
-        "in it, or a metadata.csv, .jsonl or .parquet; or a .csv, .tsv, .jsonl, .json or .parquet with a path, an id or the "
-        "audio itself in each row; here or at hf://datasets/OWNER/NAME",
+        "in it, the .describe.json of `describe`, or a metadata.csv, .jsonl or .parquet; or a .csv, .tsv, .jsonl, .json or "
+        ".parquet with a path, an id or the audio itself in each row; here or at hf://datasets/OWNER/NAME",
         required=True,
         metavar="DIR|FILE",
     )
@@ -106,6 +107,9 @@ def run(request: TokenizeRequest) -> None:
         files = listing.files
         sources = fingerprint(files)
         summary = summarize_sources(request.audio, listing, template)
+    described = sum(has_description(file.path) for file in files)
+    if described and ranks.rank == 0:
+        print(f"{described} of {count(len(files), 'file')} have fields of `describe` in a {SUFFIX}")
     codec = load_codec(request.codec, device=request.chosen_device(ranks.local_rank))
     if request.overwrite:
         if ranks.ranks > 1:
