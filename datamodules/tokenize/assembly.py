@@ -19,7 +19,7 @@ from datamodules.tokenize.commit import next_state
 from datamodules.tokenize.plan import Entry, Fate, Plan
 from datamodules.tokenize.report import Report, Skipped, read_report, write_report
 from datamodules.tokenize.rewriting import Edit, copy_samples
-from datamodules.tokenize.schema import Schema, common_schema, conform, schema_of
+from datamodules.tokenize.schema import Schema, common_schema, conform, fits, schema_of
 from datamodules.tokenize.sources import Known, write_job, write_sources
 from datamodules.tokenize.work_unit import Outcome, WorkUnit
 from magnet_train.storage.atomic_io import atomic_write
@@ -87,10 +87,10 @@ class Assembly:
 
     def prepare(self, settings: Mapping[str, Any]) -> None:
         """Write the next state, for `roll_forward`; `settings` are those for `tokenize.json`."""
-        schema = self._common_schema()
+        settled, schema = self._schemas()
         moves: dict[str, str] = {}
         with next_state(self._folder, moves) as ready:
-            shards = [*self._old_shards(ready, schema), *self._new_shards(ready, schema, moves)]
+            shards = [*self._old_shards(ready, schema, settled), *self._new_shards(ready, schema, moves)]
             for number, (_, rows) in enumerate(shards):
                 rows["shard"] = number
             digest = write_index(ready, np.concatenate([rows for _, rows in shards]))
@@ -110,16 +110,22 @@ class Assembly:
             return known._replace(key=None, audio=None, reason=caption, shortfall=None)
         return known
 
-    def _common_schema(self) -> Schema | None:
-        """Return the schema for the samples that are written, None if there is no common one."""
+    def _schemas(self) -> tuple[Schema | None, Schema | None]:
+        """Return the schema of samples that stay, and that for those that are written; None if there is none."""
         schemas = [outcome.schema for _, _, decided in self._units for outcome in decided if outcome.key]
-        schemas += [schema_of(caption) for caption in self._captions.values() if isinstance(caption, dict)]
-        stay = any(entry.fate is Fate.KEPT and _known(entry).key for entry in self._plan.entries)
-        if stay and self._schema is None:
-            return None
-        return common_schema(filter(None, schemas), self._schema if stay else None)
+        captions = [caption for caption in self._captions.values() if isinstance(caption, dict)]
+        schemas += map(schema_of, captions)
+        settled = self._schema
+        if any(entry.fate is Fate.KEPT and _known(entry).key for entry in self._plan.entries):
+            if settled is None:
+                return None, None
+        elif settled is not None and not all(fits(caption, settled) for caption in captions):
+            settled = None  # all samples get other captions: also other fields, if they have any
+        return settled, common_schema(filter(None, schemas), settled)
 
-    def _old_shards(self, ready: Path, schema: Schema | None) -> list[tuple[ShardEntry, IndexRows]]:
+    def _old_shards(
+        self, ready: Path, schema: Schema | None, settled: Schema | None
+    ) -> list[tuple[ShardEntry, IndexRows]]:
         """List the shards of the folder, after rewriting those that lose a sample or get another caption."""
         if not (self._folder / MANIFEST_NAME).exists():
             return []
@@ -129,7 +135,7 @@ class Assembly:
             known.key: None for known in self._plan.gone if known.key is not None
         }
         for key, caption in self._captions.items():
-            edits[key] = partial(_recaption, caption, schema) if isinstance(caption, dict) else None
+            edits[key] = partial(_recaption, caption, schema, settled) if isinstance(caption, dict) else None
         hashes = np.array([key_hash(key) for key in edits], dtype=np.uint64)
         touched = set(rows["shard"][np.isin(rows["key_hash"], hashes)].tolist())
         ends = np.searchsorted(rows["shard"], range(1, len(manifest.shards)))
@@ -223,8 +229,15 @@ def _known_of(entry: Entry, outcome: Outcome) -> Known:
     )
 
 
-def _recaption(caption: dict[str, Any], schema: Schema | None, _: dict[str, Any]) -> dict[str, Any]:
-    return caption if schema in (None, schema_of(caption)) else conform(caption, schema or {})
+def _recaption(
+    caption: dict[str, Any], schema: Schema | None, settled: Schema | None, _: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the new metadata of a sample; like those that stay, it gets no field that only new samples have."""
+    if schema is None:
+        return caption
+    if settled is not None:
+        schema = {name: kind for name, kind in schema.items() if name in settled or name in caption}
+    return caption if schema_of(caption) == schema else conform(caption, schema)
 
 
 def _next_name(name: str) -> str:

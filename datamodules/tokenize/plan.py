@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from datamodules.tokenize.audio_files import make_key
 from datamodules.tokenize.sources import Known, Source
@@ -70,8 +70,7 @@ def make_plan(before: Sequence[Known], sources: Sequence[Source]) -> Plan:
     entries = []
     gone = [known for rest in waiting.values() for known in rest]
     for fate, (source, known) in zip(fates, pairs, strict=True):
-        is_duplicate = known is not None and known.key is None and known.audio is not None
-        if is_duplicate and fate is Fate.KEPT and known.audio not in audio:
+        if fate is Fate.KEPT and _is_duplicate(known) and known.audio not in audio:
             fate = Fate.NEW  # the sample of the same audio goes
         if fate is Fate.NEW:
             file = source.file
@@ -91,7 +90,11 @@ def _fate(source: Source, known: Known | None) -> Fate:
     if known.key is not None:
         return Fate.RECAPTIONED
     # what was left out may be usable with another caption, unless it is a duplicate
-    return Fate.NEW if known.problem is None and known.audio is None else Fate.KEPT
+    return Fate.KEPT if known.problem is not None or _is_duplicate(known) else Fate.NEW
+
+
+def _is_duplicate(known: Known | None) -> TypeGuard[Known]:
+    return known is not None and known.key is None and known.audio is not None
 
 
 def _has_sample(known: Known | None) -> bool:

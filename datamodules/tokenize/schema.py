@@ -59,6 +59,14 @@ def common_schema(samples: Iterable[Schema], settled: Schema | None = None) -> S
     return common if len(common) <= _MOST_FIELDS else None
 
 
+def fits(metadata: Mapping[str, Any], schema: Schema) -> bool:
+    """Return whether a schema has all fields of a sample, with types that allow their values."""
+    return all(
+        name in schema and (value is None or _convert(value, schema[name]) is not None)
+        for name, value in metadata.items()
+    )
+
+
 def conform(metadata: dict[str, Any], schema: Schema) -> dict[str, Any]:
     """Return metadata with the fields and types of a schema; unchanged if the result would be too large.
 

@@ -330,11 +330,12 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_killed_at_every_step(grown: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [17, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_every_step(grown: Path, tmp_path: Path, every: int) -> None:
     """Before the new manifest the folder is as it was, and after it as it shall be; the job goes on from both."""
     before, after = samples(grown.with_name("before")), samples(grown)
     states = []
-    for step in itertools.count():
+    for step in itertools.count(0, every):
         folder = tmp_path / f"shards{step}"
         shutil.copytree(grown.with_name("before"), folder)
         was_killed = run_killed_at(step, lambda folder=folder: grow(folder, CHANGED))  # type: ignore[misc]
@@ -348,15 +349,16 @@ def test_killed_at_every_step(grown: Path, tmp_path: Path) -> None:
         assert contents(folder) == contents(grown)
         if not was_killed:
             break
-    assert len(states) > 40
+    assert step > 40
     assert states == sorted(states), "once there, the new state stays"
     assert 0 < sum(states) < len(states)
 
 
-def test_killed_at_every_step_of_the_first_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [17, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_every_step_of_the_first_time(tmp_path: Path, every: int) -> None:
     files = [*songs(range(10)), File("song20.wav", 5, "a duplicate")]
     grow(tmp_path / "undisturbed", files)
-    for step in itertools.count():
+    for step in itertools.count(0, every):
         folder = tmp_path / f"shards{step}"
         was_killed = run_killed_at(step, lambda folder=folder: grow(folder, files))  # type: ignore[misc]
         if (folder / "manifest.json").exists():
@@ -368,10 +370,11 @@ def test_killed_at_every_step_of_the_first_time(tmp_path: Path) -> None:
     assert step > 40
 
 
-def test_killed_and_then_other_files(grown: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [37, pytest.param(3, marks=pytest.mark.slow)])
+def test_killed_and_then_other_files(grown: Path, tmp_path: Path, every: int) -> None:
     """What the killed job had made ready is not taken for the files of the next one."""
     others = [*songs(range(8)), *songs(range(40, 46))]
-    for step in range(0, 200, 3):
+    for step in itertools.count(0, every):
         folder = tmp_path / f"shards{step}"
         shutil.copytree(grown.with_name("before"), folder)
         if not run_killed_at(step, lambda folder=folder: grow(folder, CHANGED)):  # type: ignore[misc]
