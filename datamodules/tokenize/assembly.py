@@ -17,7 +17,7 @@ from datamodules.shards.writer import scan_written
 from datamodules.tokenize.audio_files import AudioFile
 from datamodules.tokenize.commit import next_state
 from datamodules.tokenize.plan import Entry, Fate, Plan
-from datamodules.tokenize.report import Report, Skipped, read_report, write_report
+from datamodules.tokenize.report import REPORT_NAME, Report, Skipped, read_report, write_report
 from datamodules.tokenize.rewriting import Edit, copy_samples
 from datamodules.tokenize.schema import Schema, common_schema, conform, fits, schema_of
 from datamodules.tokenize.sources import Known, write_job, write_sources
@@ -88,9 +88,12 @@ class Assembly:
     def prepare(self, settings: Mapping[str, Any]) -> None:
         """Write the next state, for `roll_forward`; `settings` are those for `tokenize.json`."""
         settled, schema = self._schemas()
-        moves: dict[str, str] = {}
+        moves: dict[str, str | None] = {}
         with next_state(self._folder, moves) as ready:
-            shards = [*self._old_shards(ready, schema, settled), *self._new_shards(ready, schema, moves)]
+            shards = [
+                *self._old_shards(ready, schema, settled, moves),
+                *self._new_shards(ready, schema, moves),
+            ]
             for number, (_, rows) in enumerate(shards):
                 rows["shard"] = number
             digest = write_index(ready, np.concatenate([rows for _, rows in shards]))
@@ -124,7 +127,7 @@ class Assembly:
         return settled, common_schema(filter(None, schemas), settled)
 
     def _old_shards(
-        self, ready: Path, schema: Schema | None, settled: Schema | None
+        self, ready: Path, schema: Schema | None, settled: Schema | None, moves: dict[str, str | None]
     ) -> list[tuple[ShardEntry, IndexRows]]:
         """List the shards of the folder, after rewriting those that lose a sample or get another caption."""
         if not (self._folder / MANIFEST_NAME).exists():
@@ -141,20 +144,20 @@ class Assembly:
         ends = np.searchsorted(rows["shard"], range(1, len(manifest.shards)))
         shards = []
         for number, (entry, its_rows) in enumerate(zip(manifest.shards, np.split(rows, ends), strict=True)):
-            shard = entry, its_rows.copy()
+            shard: tuple[ShardEntry, IndexRows] | None = (entry, its_rows.copy())
             if number in touched:
                 rewritten = self._write(self._folder / entry.file, ready / _next_name(entry.file), edits)
-                if rewritten is None:
-                    continue
-                if rewritten[0].sha256 != entry.sha256:
+                if rewritten is not None and rewritten[0].sha256 == entry.sha256:
+                    (ready / rewritten[0].file).unlink()  # its captions are what they were
+                else:
+                    moves[entry.file] = None
                     shard = rewritten
-                else:  # its captions are what they were
-                    (ready / rewritten[0].file).unlink()
-            shards.append(shard)
+            if shard is not None:
+                shards.append(shard)
         return shards
 
     def _new_shards(
-        self, ready: Path, schema: Schema | None, moves: dict[str, str]
+        self, ready: Path, schema: Schema | None, moves: dict[str, str | None]
     ) -> list[tuple[ShardEntry, IndexRows]]:
         """List the shards of the units, after rewriting those with duplicates or another schema."""
         shards = []
@@ -191,7 +194,7 @@ class Assembly:
     def _report(self) -> Report:
         present = {entry.source.file.label for entry in self._plan.entries}
         removed = {known.path: None for known in self._plan.gone if known.key is not None}
-        if (self._folder / MANIFEST_NAME).exists():
+        if (self._folder / REPORT_NAME).exists():
             before = read_report(self._folder).left_out
             removed |= {skipped.path: None for skipped in before if skipped.reason.startswith(_REMOVED)}
         gone = [

@@ -2,8 +2,8 @@
 
 The next state is written into `.tokenize/ready.partial`, which is renamed to `ready` when complete. From then on every
 run of the job carries on with moving it into the folder: first the new tars, which the present manifest does not list,
-then the manifest, then its index (readers find it in `ready` meanwhile) and the rest. At the end, tars that the new
-manifest does not list are removed.
+then the manifest, then its index (readers find it in `ready` meanwhile) and the rest. At the end, the tars that were
+replaced are removed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from datamodules.shards.index import INDEX_NAME, NEXT_INDEX_NAME
-from datamodules.shards.manifest import JOB_NAME, MANIFEST_NAME, WORK_NAME, read_manifest
+from datamodules.shards.manifest import JOB_NAME, MANIFEST_NAME, WORK_NAME
 from datamodules.tokenize.report import REPORT_NAME
 from datamodules.tokenize.sources import SOURCES_NAME
 from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors, publish, sync
 
-_MOVES_NAME = "moves.json"  # name of a shard -> name of the tar of its work unit
+_MOVES_NAME = "moves.json"  # what `next_state` was given
 
 
 @contextlib.contextmanager
-def next_state(folder: Path, moves: Mapping[str, str]) -> Iterator[Path]:
+def next_state(folder: Path, moves: Mapping[str, str | None]) -> Iterator[Path]:
     """Give a folder for the files of the next state; if the block succeeds, `roll_forward` moves them into `folder`.
 
     Args:
         folder: Folder of shards.
-        moves: Tars in `.tokenize` that become shards, by the name of the shard; may be filled within the block.
+        moves: By the name of a shard: the tar in `.tokenize` that becomes it, or None to remove it; may be filled
+            within the block.
     """
     ready = (folder / NEXT_INDEX_NAME).parent
     partial = ready.with_name(f"{ready.name}.partial")
@@ -54,9 +55,10 @@ def roll_forward(folder: Path) -> None:
     if not ready.exists():
         return
     with explain_disk_errors(folder):
+        moves = json.loads((ready / _MOVES_NAME).read_bytes())
         if (ready / MANIFEST_NAME).exists():
-            for name, unit in json.loads((ready / _MOVES_NAME).read_bytes()).items():
-                if (work / unit).exists():
+            for name, unit in moves.items():
+                if unit is not None and (work / unit).exists():
                     publish(work / unit, folder / name)
             for tar in sorted(ready.glob("*.tar")):
                 publish(tar, folder / tar.name)
@@ -64,8 +66,7 @@ def roll_forward(folder: Path) -> None:
         for name in (INDEX_NAME, REPORT_NAME, SOURCES_NAME, JOB_NAME):
             if (ready / name).exists():
                 publish(ready / name, folder / name)
-        listed = {shard.file for shard in read_manifest(folder).shards}
-        for tar in folder.glob("shard-*.tar"):
-            if tar.name not in listed:
-                tar.unlink()
+        for name, unit in moves.items():
+            if unit is None:
+                (folder / name).unlink(missing_ok=True)
         shutil.rmtree(ready)

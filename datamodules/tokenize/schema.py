@@ -21,12 +21,13 @@ _FLOATS = {"int": "float", "[int]": "[float]"}
 _CONVERT: dict[str, Callable[[Any], Any]] = {
     "int": int,
     "float": float,
-    "[float]": lambda values: list(map(float, values)),
+    "[float]": lambda value: [float(part) for part in _as_list(value)],
+    "[text]": lambda value: [str(part) for part in _as_list(value)],
 }
 _ABSENT = {"start": 0.0}  # else ""
-_MOST_FIELDS = (
-    256  # a folder with more keeps its JSON as it is: all of them in each sample would take too much room
-)
+_LONGEST_TYPE = 4096  # characters of the type of an object; one with more fields becomes text
+# A folder with more fields keeps its JSON as it is: all of them in each sample would take too much room.
+_MOST_FIELDS = 256
 
 
 def schema_of(metadata: Mapping[str, Any]) -> Schema:
@@ -85,8 +86,9 @@ def conform(metadata: dict[str, Any], schema: Schema) -> dict[str, Any]:
 
 def _type_of(value: Any) -> str:
     if isinstance(value, Mapping):
-        fields = {name: _type_of(part) for name, part in sorted(value.items())}
-        return _MIXED if _MIXED in fields.values() else json.dumps(fields)
+        fields = {json.dumps(name): _type_of(part) for name, part in sorted(value.items())}
+        kind = f"{{{', '.join(f'{name}: {part}' for name, part in fields.items())}}}"
+        return _MIXED if _MIXED in fields.values() or len(kind) > _LONGEST_TYPE else kind
     if isinstance(value, list):
         kind = ""
         for place, part in enumerate(map(_type_of, value)):
@@ -111,6 +113,10 @@ def _convert(value: Any, kind: str) -> Any:
         return _CONVERT[kind](value)
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _as_text(value: Any) -> str:

@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datamodules.sampling.order import ORDER_VERSION
+from datamodules.sampling.position import require_same_order
 from datamodules.shards.manifest import read_manifest
 from datamodules.shards.reading import ShardReader
 from datamodules.shards.verify import verify_shards
+from datamodules.token_datamodule import TokenDataModule
 from datamodules.tokenize.audio_files import AudioFile
 from datamodules.tokenize.job import NothingUsableError, ShardJob
 from datamodules.tokenize.report import read_report
@@ -457,3 +460,24 @@ def test_opened_all_the_time(grown: Path, tmp_path: Path) -> None:
         process.join()
         assert process.exitcode == 0
         assert set(seen) <= set(wanted)
+
+
+def test_training_notices_a_folder_that_grew(folder: Path) -> None:
+    data, late = (TokenDataModule(folder, segment_duration=0.2) for _ in range(2))
+    data.setup()
+    grow(folder, songs(range(11)))
+    with pytest.raises(UserError, match="was changed by tokenize"):
+        late.setup()
+    now = TokenDataModule(folder, segment_duration=0.2)
+    now.setup()
+    position = {"slots": 5, "order_version": ORDER_VERSION, **data.identity()}
+    with pytest.raises(
+        UserError, match=r"clips 9 and this run has 10; resume with the same data.*--init_from"
+    ):
+        require_same_order(position, now.identity())
+
+
+def test_a_tar_of_someone_else_is_not_removed(folder: Path) -> None:
+    (folder / "shard-mine.tar").write_bytes(b"mine")
+    grow(folder, songs(range(1, 11)))
+    assert (folder / "shard-mine.tar").read_bytes() == b"mine"

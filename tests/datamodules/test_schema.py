@@ -12,7 +12,7 @@ import soundfile
 
 from datamodules.shards.reading import ShardReader
 from datamodules.shards.verify import verify_shards
-from datamodules.tokenize.schema import common_schema, conform, schema_of
+from datamodules.tokenize.schema import common_schema, conform, fits, schema_of
 from magnet_train.cli.main import main
 
 
@@ -41,6 +41,7 @@ def common(*samples: dict[str, Any]) -> list[dict[str, Any]]:
         ([{"x": 1}, {"x": 2}], [{"x": 1}, {"x": 2}]),
         ([{"x": 1}, {"y": 2}], ['{"x": 1}', '{"y": 2}']),
         ([None, None], [None, None]),
+        ([{"x": {"y": [1]}}, {"x": {"y": [2.5]}}], ['{"x": {"y": [1]}}', '{"x": {"y": [2.5]}}']),
     ],
 )
 def test_one_type_for_a_field(values: list[Any], expected: list[Any]) -> None:
@@ -59,14 +60,26 @@ def test_absent_fields() -> None:
 
 
 def test_a_settled_schema_keeps_its_types_and_gets_new_fields_as_text() -> None:
-    settled = {"text": "text", "bpm": "int", "genre": "text"}
-    samples = [{"text": "a", "bpm": "120", "year": 1990}, {"text": "b", "bpm": "fast", "year": 1991}]
+    settled = {"text": "text", "bpm": "int", "genre": "text", "moods": "[text]"}
+    samples = [
+        {"text": "a", "bpm": "120", "year": 1990, "moods": "calm"},
+        {"text": "b", "bpm": "fast", "year": 1991, "moods": []},
+    ]
     schema = common_schema(map(schema_of, samples), settled)
     assert schema == {**settled, "year": "text"}
     assert [conform(sample, schema) for sample in samples] == [
-        {"text": "a", "bpm": 120, "genre": "", "year": "1990"},
-        {"text": "b", "bpm": None, "genre": "", "year": "1991"},
+        {"text": "a", "bpm": 120, "genre": "", "moods": ["calm"], "year": "1990"},
+        {"text": "b", "bpm": None, "genre": "", "moods": [], "year": "1991"},
     ]
+    assert [fits(sample, schema) for sample in samples] == [True, False]
+    assert not fits({"text": "a", "other": 1}, schema)
+
+
+def test_the_type_of_a_deep_object_is_no_longer_than_the_object() -> None:
+    deep: Any = 1
+    for _ in range(30):
+        deep = {'a"b': [deep]}
+    assert len(schema_of({"field": deep})["field"]) < 500
 
 
 def test_too_many_fields_and_too_large_samples_stay_as_they_are() -> None:

@@ -105,9 +105,9 @@ def run(request: TokenizeRequest) -> None:
         **({"rescale": True} if request.rescale else {}),
     }
     job = ShardJob(request.out, codec.info, settings, sources, request.files_per_shard)
-    before = job.complete
+    before, grows = job.complete, job.is_usable
     if not before:
-        if job.is_usable and ranks.rank == 0:
+        if grows and ranks.rank == 0:
             print(f"{request.out}: {job.plan}")
         try:
             _work(job, codec, template, request, ranks)
@@ -118,7 +118,8 @@ def run(request: TokenizeRequest) -> None:
     if finished is None:
         print(f"rank {ranks.rank} of {ranks.ranks} has done its share; {request.out} is ready when all have")
     else:
-        _print_summary(request.out, finished, before)
+        outcome = "was finished before:" if before else "now has"
+        _print_summary(request.out, finished, outcome if grows else None)
 
 
 def _work(
@@ -245,7 +246,8 @@ class TokenizeProgress:
 def _finish(job: ShardJob, template: CaptionTemplate | None, strict: bool) -> Finished | None:
     """Put the shards in their places; where no file was usable, print a few reasons before the error."""
     try:
-        return job.finish(functools.partial(_caption, template), strict=strict)
+        with Console(stderr=True).status("putting the shards together"):
+            return job.finish(functools.partial(_caption, template), strict=strict)
     except NothingUsableError as error:
         for file in (
             few_of(error.left_out) if len(job.sources) > 1 else []
@@ -265,11 +267,11 @@ def _caption(template: CaptionTemplate | None, file: AudioFile) -> dict[str, Any
         return str(reason)
 
 
-def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
+def _print_summary(folder: Path, finished: Finished, outcome: str | None) -> None:
     manifest = finished.manifest
     clips, shards = count(manifest.samples, "clip"), count(len(manifest.shards), "shard")
     sizes = f"{clips} ({duration(manifest.seconds)}) in {shards}"
-    print(f"{folder} was finished before: {sizes}" if before else f"wrote {sizes} to {folder}")
+    print(f"{folder} {outcome} {sizes}" if outcome else f"wrote {sizes} to {folder}")
     if finished.left_out:
         files = count(len(finished.left_out), "file")
         print(f"left out {files} ({summarize(finished.left_out)}); reasons in {folder / REPORT_NAME}")
