@@ -134,6 +134,8 @@ def _work(
 
     units = list(job.units(ranks.rank, ranks.ranks))
     share = [file for _, mine in units for file in mine]
+    if not share:
+        return
     with TokenizeProgress(share, codec.sample_rate, ranks) as progress:
         for unit, mine in units:
             if unit.finished:
