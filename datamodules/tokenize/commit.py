@@ -55,7 +55,9 @@ def roll_forward(folder: Path) -> None:
     if not ready.exists():
         return
     with explain_disk_errors(folder):
-        moves = json.loads((ready / _MOVES_NAME).read_bytes())
+        # without it all is moved, and a process was killed while it removed what is left
+        content = (ready / _MOVES_NAME).read_bytes() if (ready / _MOVES_NAME).exists() else b"{}"
+        moves = json.loads(content)
         if (ready / MANIFEST_NAME).exists():
             for name, unit in moves.items():
                 if unit is not None and (work / unit).exists():
