@@ -66,7 +66,7 @@ def take_stats(files: Iterable[AudioFile]) -> list[Source]:
     sources = []
     for file in files:
         beside = (sidecar(file.path, suffix) for suffix in (".json", ".txt"))
-        stats = [_stat(file.path), *(None if path is None else _stat(path) for path in beside)]
+        stats = [_stat(file.on_disk), *(None if path is None else _stat(path) for path in beside)]
         sources.append(Source(file, stats))
     return sources
 

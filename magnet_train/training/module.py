@@ -6,6 +6,7 @@ Shapes: B clips, K codebooks, T frames. A batch is a dict, see `TokenBatch`.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +26,7 @@ from magnet_train.decoding import DecodingConfig, clip_generators, generate_toke
 from magnet_train.errors import UserError, first_line
 from magnet_train.masking import draw_stage, mask_rate, span_mask, stratified_stages
 from magnet_train.models import GuidedLogits, MagnetTransformer
+from magnet_train.models.memory import FittingBatches
 from magnet_train.text import TextEncoder
 from magnet_train.tokens import CONDITION, SCHEDULE, SPANS, CodecInfo, TokenBatch
 from magnet_train.training.lightning_internals import loaded_checkpoint
@@ -116,6 +118,7 @@ class MagnetModule(pl.LightningModule):
         self.sample_prompts = sample_prompts or []
         self.origin: dict[str, Any] = {}  # `ORIGIN` of checkpoints; see `magnet_train.training.finetune`
         self.sampled_tokens: Tensor | None = None  # int64 [prompts, K, T] of the last validation
+        self.sampling_seconds = 0.0  # that these took
         self.trained_batch: TrainedBatch | None = None  # the last one
         self.recompute_activations, self.compile_layers = recompute_activations, compile
         self._configured = False
@@ -275,8 +278,10 @@ class MagnetModule(pl.LightningModule):
         self._log_validation("val")
         wanted = self.sample_prompts and not self.trainer.sanity_checking
         if wanted:
+            began = time.monotonic()
             with self.trainer.precision_plugin.forward_context():
                 self.sampled_tokens = self._sample_prompts()
+            self.sampling_seconds = time.monotonic() - began
 
     def _sample_prompts(self) -> Tensor:
         """Generate the fixed prompts, int64 [prompts, K, T]; ranks make equal shares, and each gets all."""
@@ -305,10 +310,15 @@ class MagnetModule(pl.LightningModule):
 
         A clip depends on (weights, caption, seed, index) alone, see `Magnet.generate`; the indices are 0..B-1 when None.
         """
-        indices = range(len(texts)) if indices is None else indices
-        size = 1 if self.device.type == "cpu" else len(texts)
-        parts = [slice(first, first + size) for first in range(0, len(texts), size)]
-        return torch.cat([self._sample(texts[part], seed, indices[part]) for part in parts])
+        clips = list(zip(texts, range(len(texts)) if indices is None else indices, strict=True))
+        size = 1 if self.device.type == "cpu" else len(clips)
+
+        def make(batch: Sequence[tuple[str | None, int]]) -> Tensor:
+            return self._sample([text for text, _ in batch], seed, [index for _, index in batch])
+
+        # Ranks that share the weights run the model together, so none changes its batches alone.
+        least = size if is_sharded(self.lm) else 1
+        return torch.cat(list(FittingBatches(size, "clips", least=least).run(clips, make)))
 
     def _sample(self, texts: Sequence[str | None], seed: int, indices: Sequence[int]) -> Tensor:
         with torch.inference_mode():

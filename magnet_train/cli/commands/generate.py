@@ -12,14 +12,14 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magnet_train.cli.clip_folder import RESULTS, ClipFolder, Record, open_clip_folder
+from magnet_train.cli.clip_folder import RESULTS, ClipFolder, Record, in_background, open_clip_folder
 from magnet_train.cli.console import ProgressBar, count, on_sigterm
 from magnet_train.cli.options import (
     ModelOptions,
@@ -118,7 +118,7 @@ def run(request: GenerateRequest) -> None:
     decoding = request.decoding(magnet)
     unknown = magnet.newly_unknown_words([prompt.text for prompt in prompts])
     if unknown:
-        print(f"magnet-train: warning: {unknown_words_sentence(unknown)}.", file=sys.stderr)
+        _warn(unknown_words_sentence(unknown))
     began = time.monotonic()
     with _explain_full_memory(str(magnet.device)):
         maker = _Maker(magnet, request, decoding)
@@ -248,25 +248,40 @@ def _name_of(prompt: Prompt) -> str:
 
 def _make_missing(maker: _Maker, out: Path, records: list[Record]) -> tuple[int, float]:
     """Make and write the clips that are missing; return their number and the seconds of audio."""
+    from magnet_train.models.memory import FittingBatches
+
     seconds, size, clips = 0.0, maker.batch_size, len(records)
     with open_clip_folder(out, records) as folder, _report_when_stopped(folder, clips):
         found = folder.done
         # In the batches of an uninterrupted command, so that the bytes are the same on a GPU as well.
         begin = found - found % size if found < clips else clips
-        with ProgressBar("generate", "steps") as bar:
-            for first in range(begin, clips, size):
-                batch = records[first : first + size]
+        first = records[0]["index"]
+        with ProgressBar("generate", "steps") as bar, in_background() as write:
+
+            def make(batch: Sequence[Record]) -> list[tuple[Record, Tensor]]:
+                before = batch[0]["index"] - first - begin
                 audio = maker.make(
                     [record["text"] for record in batch],
                     first_index=batch[0]["index"],
-                    progress=partial(_show, bar, first - begin, len(batch), clips - begin),
+                    progress=partial(_show, bar, before, len(batch), clips - begin),
                 )
-                for number, (record, clip) in enumerate(zip(batch, audio, strict=True), start=first):
-                    if number >= folder.done:
-                        length = clip.shape[-1] / maker.sample_rate
-                        folder.add({**record, "seconds": length}, partial(maker.write, audio=clip))
-                        seconds += length
+                return list(zip(batch, audio, strict=True))
+
+            for made in FittingBatches(size, "clips", _warn).run(records[begin:], make):
+                missing = [(record, clip) for record, clip in made if record["index"] >= first + found]
+                write(partial(_write_clips, maker, folder, missing))
+                seconds += sum(clip.shape[-1] / maker.sample_rate for _, clip in missing)
         return folder.done - found, seconds
+
+
+def _write_clips(maker: _Maker, folder: ClipFolder, clips: list[tuple[Record, Tensor]]) -> None:
+    for record, clip in clips:
+        length = clip.shape[-1] / maker.sample_rate
+        folder.add({**record, "seconds": length}, partial(maker.write, audio=clip))
+
+
+def _warn(sentence: str) -> None:
+    print(f"magnet-train: warning: {sentence}.", file=sys.stderr)
 
 
 def _show(bar: ProgressBar, before: int, batch: int, clips: int, done: int, total: int) -> None:
@@ -293,13 +308,13 @@ def _report_when_stopped(folder: ClipFolder, clips: int) -> Iterator[None]:
 
 @contextmanager
 def _explain_full_memory(device: str) -> Iterator[None]:
-    """Turn torch's out-of-memory errors into one sentence; that of the CPU has no type of its own."""
-    import torch
+    """Turn torch's out-of-memory errors into one sentence."""
+    from magnet_train.models.memory import is_full_memory
 
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        if not is_full_memory(error):
             raise
         raise UserError(
             f"the memory of {device} is not enough; give a smaller --batch_size or fewer --seconds."

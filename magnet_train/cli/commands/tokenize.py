@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 
-from datamodules.tokenize.audio_files import AudioFile, list_audio, suffixes_not_read
-from datamodules.tokenize.captions import CaptionTemplate
+from datamodules.tokenize.audio_files import AudioFile, find_audio, local_source, suffixes_not_read
+from datamodules.tokenize.captions import CaptionColumn, CaptionRule, CaptionTemplate
 from datamodules.tokenize.job import Finished, NothingUsableError, ShardJob, clear_shards, unusable
+from datamodules.tokenize.readers.audio_file import AV_SUFFIXES
+from datamodules.tokenize.readers.folders import NEEDS_AV
 from datamodules.tokenize.report import REPORT_NAME, Skipped, few_of, summarize
 from datamodules.tokenize.sources import take_stats
 from datamodules.tokenize.work_unit import WorkUnit
+from magnet_train.cli.audio_summary import summarize_sources
 from magnet_train.cli.console import ProgressBar, count, duration, escape
 from magnet_train.cli.options import DeviceOptions, declare, flag, option, whole_number
 from magnet_train.cli.ranks import Ranks, read_ranks
@@ -43,10 +46,10 @@ if TYPE_CHECKING:
 class TokenizeRequest(DeviceOptions):
     """The options of `tokenize`; processes that share the work compute on a GPU each by default."""
 
-    audio: Path = option(
-        "folder of wav, flac, ogg, opus, mp3, aiff, w64, caf and au, searched recursively, with a .json (text, "
-        "description or caption) or .txt beside each file or tags in it; or a .jsonl or .csv with a path in each row, or "
-        "the .csv of MusicCaps or AudioCaps beside its audio",
+    audio: str = option(
+        "folder of audio, searched recursively, with a .json (text, description or caption) or .txt beside each file, tags "
+        "in it, or a metadata.csv, .jsonl or .parquet; or a .csv, .tsv, .jsonl, .json or .parquet with a path, an id or the "
+        "audio itself in each row; here or at hf://datasets/OWNER/NAME",
         required=True,
         metavar="DIR|FILE",
     )
@@ -59,6 +62,11 @@ class TokenizeRequest(DeviceOptions):
     caption_template: str | None = option(
         "caption for files without one, made from their other fields: '{genre} with {instrument}'",
         metavar="TEXT",
+    )
+    caption_from: str | None = option(
+        "column, field of the .json or tag that is the caption of every file (default: the first of text, description and "
+        "caption that is filled in)",
+        metavar="COLUMN",
     )
     files_per_shard: int = option(
         "files in a shard, the unit that processes share out; fewer for files of hours",
@@ -75,6 +83,11 @@ class TokenizeRequest(DeviceOptions):
     strict: bool = flag("stop with exit code 1 at the first file that is not used completely")
     overwrite: bool = flag("remove the shards in --out, finished or not, and start again")
 
+    def caption_rule(self) -> CaptionRule | None:
+        """Return how captions are made, None for those that are found; raises `UserError` for a bad template."""
+        template = None if self.caption_template is None else CaptionTemplate(self.caption_template)
+        return template if self.caption_from is None else CaptionColumn(self.caption_from, template)
+
 
 add_arguments = declare(TokenizeRequest)
 
@@ -89,10 +102,12 @@ def run(request: TokenizeRequest) -> None:
     from magnet_train.codecs.chunked import CHUNK_SECONDS, CONTEXT_SECONDS
 
     ranks = read_ranks()
-    template = None if request.caption_template is None else CaptionTemplate(request.caption_template)
-    with Console(stderr=True).status(f"looking through {escape(str(request.audio))}"):
-        files = list_audio(request.audio)
+    template = request.caption_rule()
+    with Console(stderr=True).status(f"looking through {escape(request.audio)}"):
+        listing = find_audio(local_source(request.audio))
+        files = listing.files
         sources = take_stats(files)
+        summary = summarize_sources(request.audio, listing, template)
     codec = load_codec(request.codec, device=request.chosen_device(ranks.local_rank))
     if request.overwrite:
         if ranks.ranks > 1:
@@ -103,12 +118,15 @@ def run(request: TokenizeRequest) -> None:
         "chunk_seconds": CHUNK_SECONDS,
         "context_seconds": CONTEXT_SECONDS,
         **({"rescale": True} if request.rescale else {}),
+        **({"caption_from": request.caption_from} if request.caption_from is not None else {}),
     }
     job = ShardJob(request.out, codec.info, settings, sources, request.files_per_shard)
     before, grows = job.complete, job.is_usable
     if not before:
-        if grows and ranks.rank == 0:
-            print(f"{request.out}: {job.plan}")
+        if ranks.rank == 0:
+            print(summary, flush=True)
+            if grows:
+                print(f"{request.out}: {job.plan}", flush=True)
         try:
             _work(job, codec, template, request, ranks)
         except KeyboardInterrupt:
@@ -125,7 +143,7 @@ def run(request: TokenizeRequest) -> None:
 def _work(
     job: ShardJob,
     codec: Codec,
-    template: CaptionTemplate | None,
+    template: CaptionRule | None,
     request: TokenizeRequest,
     ranks: Ranks,
 ) -> None:
@@ -245,7 +263,7 @@ class TokenizeProgress:
         self.bar.update(done, total, f"{duration(done)} of {duration(total)}  {files}{rate}{left}")
 
 
-def _finish(job: ShardJob, template: CaptionTemplate | None, strict: bool) -> Finished | None:
+def _finish(job: ShardJob, template: CaptionRule | None, strict: bool) -> Finished | None:
     """Put the shards in their places; where no file was usable, print a few reasons before the error."""
     try:
         with Console(stderr=True).status("putting the shards together"):
@@ -259,7 +277,7 @@ def _finish(job: ShardJob, template: CaptionTemplate | None, strict: bool) -> Fi
         raise
 
 
-def _caption(template: CaptionTemplate | None, file: AudioFile) -> dict[str, Any] | str:
+def _caption(template: CaptionRule | None, file: AudioFile) -> dict[str, Any] | str:
     """Return the metadata of a file, or the reason why it has none."""
     from magnet_train.cli.clip_reading import Unusable, read_metadata
 
@@ -284,9 +302,10 @@ def _print_summary(folder: Path, finished: Finished, outcome: str | None) -> Non
 
 
 def _print_remedy(left_out: Sequence[Skipped]) -> None:
-    """Print how to convert each audio format that is not read."""
+    """Print how to read or convert the audio formats that are not read."""
     for suffix, number in suffixes_not_read(file.reason for file in left_out):
+        av = f"{NEEDS_AV}; " if f".{suffix}" in AV_SUFFIXES else ""
         print(
-            f"{count(number, suffix + ' file')} not read; to convert all in a folder: "
+            f"{count(number, suffix + ' file')} not read; {av}to convert all in a folder: "
             f'for f in *.{suffix}; do ffmpeg -i "$f" "${{f%.{suffix}}}.flac"; done'
         )

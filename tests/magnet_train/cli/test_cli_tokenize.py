@@ -378,12 +378,12 @@ def test_the_bar_counts_audio(mixed: Path) -> None:
 
 
 def test_the_remedy_for_sound_that_is_not_read(mixed: Path, tmp_path: Path, capsys: Any) -> None:
-    for name in ("a.m4a", "b.M4A", "c.wma"):
+    for name in ("a.wma", "b.WMA", "c.ac3"):
         (mixed / name).write_bytes(b"x")
     assert tokenize("--audio", mixed, "--out", tmp_path / "shards") == 0
     printed = capsys.readouterr().out
-    assert '2 m4a files not read; to convert all in a folder: for f in *.m4a; do ffmpeg -i "$f"' in printed
-    assert "1 wma file not read" in printed
+    assert '2 wma files not read; to convert all in a folder: for f in *.wma; do ffmpeg -i "$f"' in printed
+    assert "1 ac3 file not read" in printed
 
 
 def test_names_that_are_not_text(tmp_path: Path) -> None:
