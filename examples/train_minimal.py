@@ -109,7 +109,7 @@ def main() -> None:
             span_len=lm.span_len,
             generator=generator,
         )
-        audio = load_codec(codec.id).decode(made)[0]
+        audio = load_codec(codec).decode(made)[0]
     write_audio(args.out, audio, codec.sample_rate)
     print(f"wrote {args.out}: {caption!r}")
 

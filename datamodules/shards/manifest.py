@@ -33,6 +33,7 @@ _CODEC_RANGES: dict[str, tuple[float, float]] = {  # the widest published codecs
     "frame_rate": (0.01, 10**6),
     "n_q": (1, 256),
     "card": (1, 2**16),  # tokens are uint16
+    "streams": (1, 2),
 }
 _MAX_NAME_LENGTH = 255
 _SHA256 = re.compile(r"[0-9a-f]{1,64}")

@@ -151,7 +151,9 @@ def _stat(path: str | Path) -> list[int] | None:
 def _option(name: str, value: Any) -> str:
     """Name a setting as the command's option."""
     if name == "codec" and isinstance(value, Mapping):
-        return f"--codec {value.get('id')} (weights {str(value.get('sha256'))[:12]})"
+        stereo = ", stereo" if value.get("streams") else ""
+        weights = str(value.get("sha256"))[:12]
+        return f"--codec {value.get('id')} (weights {weights}, {value.get('n_q')} codebooks{stereo})"
     option = f"--{name}"
     if value is None or value is True:
         return option if value else f"no {option}"

@@ -160,7 +160,7 @@ def require_lm(lm: Mapping[str, Any], weights: Mapping[str, Tensor] | None, wher
 
     The weights have our names or the reference's; None for an adapter's.
     """
-    missing, unknown = _LM.keys() - lm.keys(), lm.keys() - _LM.keys()
+    missing, unknown = _LM.keys() - lm.keys(), lm.keys() - _LM.keys() - {"streams"}
     if missing or unknown:
         what, names = ("lacks", missing) if missing else ("has unknown settings", unknown)
         listed = ", ".join(sorted(map(str, names)))
@@ -175,6 +175,8 @@ def require_lm(lm: Mapping[str, Any], weights: Mapping[str, Tensor] | None, wher
     for name in ("span_len", "subcodes_context"):
         if lm[name] > LONGEST_SPAN:
             raise _invalid(where, name, lm[name], f"at most {LONGEST_SPAN} frames")
+    if lm.get("streams", 1) not in (1, 2) or type(lm.get("streams", 1)) is not int:
+        raise _invalid(where, "streams", lm["streams"], "1 or 2")
     if weights is not None:
         _require_modest(lm, weights, where)
 

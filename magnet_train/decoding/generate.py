@@ -105,6 +105,7 @@ def generate_tokens(
     Source: arXiv 2401.04577, figure 4; the reference's semantics are in tests/reference.
     """
     batch, n_q, num_frames = shape
+    decoding = decoding.for_codec(n_q)
     decoding.check(n_q, card)
     if num_frames < span_len:
         raise UserError(

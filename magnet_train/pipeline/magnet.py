@@ -56,7 +56,7 @@ class Magnet:
         self, bundle: ModelBundle, device: str = "cpu", dtype: str | torch.dtype = "float32"
     ) -> None:
         self._parts = ModelParts(bundle, device, str(dtype).removeprefix("torch."))
-        self.decoding: DecodingConfig = bundle.decoding
+        self.decoding: DecodingConfig = bundle.decoding.for_codec(self.lm.n_q, self.lm.streams)
         self.segment_duration = bundle.segment_duration
         self._warned: set[str] = set()  # unknown words of captions
 

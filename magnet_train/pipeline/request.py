@@ -68,7 +68,14 @@ class ClipRequest:
         if kept and kept == model.bundle.codec.frames(seconds):
             raise UserError("the prompt is as long as the clip, which leaves nothing to make; shorten it.")
         return replace(
-            self, texts=texts, seconds=seconds, seed=seed, first_index=first_index, prompt=prompt, keep=keep
+            self,
+            texts=texts,
+            seconds=seconds,
+            seed=seed,
+            decoding=self.decoding.for_codec(model.lm.n_q, model.lm.streams),
+            first_index=first_index,
+            prompt=prompt,
+            keep=keep,
         )
 
     def clip(self, row: int, progress: Progress | None) -> ClipRequest:

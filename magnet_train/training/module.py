@@ -104,6 +104,7 @@ class MagnetModule(pl.LightningModule):
         self.codec = CodecInfo.from_dict(codec) if isinstance(codec, dict) else codec
         self.text = text
         self.lm = lm(self.codec.n_q, self.codec.card, text.dim)
+        self.lm.set_codec(self.codec.frame_rate, self.codec.streams)
         # Wrapped in functions, which deepcopy leaves alone: the CLI's callables hold a lock that cannot be copied.
         self._build_optimizer: Callable[[Iterable[Any]], Optimizer] = lambda named: optimizer(named)
         self._build_schedule: Callable[[Optimizer], LambdaLR] = lambda built: schedule(
@@ -114,7 +115,7 @@ class MagnetModule(pl.LightningModule):
         self.cfg_dropout = cfg_dropout
         self.stage_weights = stage_weights or [1.0] * self.codec.n_q
         self.stage_sampling = stage_sampling
-        self.decoding = decoding
+        self.decoding = decoding.for_codec(self.codec.n_q, self.codec.streams)
         self.sample_prompts = sample_prompts or []
         self.origin: dict[str, Any] = {}  # `ORIGIN` of checkpoints; see `magnet_train.training.finetune`
         self.sampled_tokens: Tensor | None = None  # int64 [prompts, K, T] of the last validation

@@ -20,6 +20,8 @@ from magnet_train.masking import mask_for_stage
 class StageModel(Protocol):
     """The part of `MagnetTransformer` that the objective calls."""
 
+    streams: int
+
     @property
     def mask_id(self) -> int: ...
 
@@ -88,7 +90,7 @@ def predict_masked(
     is_scored = (mask & valid).cpu()  # [B, T]
     stage_of_clip = torch.tensor(stages)
     masked_tokens = mask_for_stage(tokens, to_device(mask), to_device(stage_of_clip), lm.mask_id)
-    for run_stages, clips in group_by_context(stages, tokens.shape[1], run_all_stages):
+    for run_stages, clips in group_by_context(stages, tokens.shape[1], run_all_stages, lm.streams):
         host_index = torch.tensor(clips)
         index = to_device(host_index)
         rows_with_text = (
@@ -109,14 +111,14 @@ def predict_masked(
 
 
 def group_by_context(
-    stages: Sequence[int], n_q: int, run_all_stages: bool
+    stages: Sequence[int], n_q: int, run_all_stages: bool, streams: int = 1
 ) -> Iterator[tuple[Sequence[int], list[int]]]:
-    """Yield the codebooks and clips of each pass: the first codebook attends to all frames, the others to a few.
+    """Yield the codebooks and clips of each pass: the first of each stream attends to all frames, the others to a few.
 
     With `run_all_stages` every codebook is run, also those of no clip: with FSDP all ranks take part in every call. A
     pass without clips runs clip 0, of which nothing is scored.
     """
-    for codebooks in (range(1), range(1, n_q)):
+    for codebooks in (range(streams), range(streams, n_q)):
         clips = [clip for clip, stage in enumerate(stages) if stage in codebooks]
         run_stages = codebooks if run_all_stages else sorted({stages[clip] for clip in clips})
         if run_stages:

@@ -56,10 +56,15 @@ class TokenizeRequest(DeviceOptions):
     )
     out: Path = option("folder for the shards", required=True, metavar="DIR")
     codec: str = option(
-        "a hub id or folder of an EnCodec, encodec_24khz, encodec_48khz, or quickstart, the small codec in this package",
+        "a hub id or folder of an EnCodec, DAC, Mimi or X-Codec, encodec_24khz, encodec_48khz, or quickstart, the small "
+        "codec in this package",
         default="facebook/encodec_32khz",
         metavar="NAME",
     )
+    codebooks: int | None = option(
+        "use only the first N codebooks of the codec (default: all)", type=whole_number(1), metavar="N"
+    )
+    stereo: bool = flag("encode left and right by a mono codec, as two streams of tokens")
     caption_template: str | None = option(
         "caption for files without one, made from their other fields: '{genre} with {instrument}'",
         metavar="TEXT",
@@ -100,7 +105,7 @@ def run(request: TokenizeRequest) -> None:
         UserError: Nothing usable, a folder in use or begun with other settings, no room, or a bad file with --strict.
     """
     from magnet_train.codecs import load_codec
-    from magnet_train.codecs.chunked import CHUNK_SECONDS, CONTEXT_SECONDS
+    from magnet_train.codecs.chunked import CHUNK_SECONDS
 
     ranks = read_ranks()
     template = request.caption_rule()
@@ -112,7 +117,8 @@ def run(request: TokenizeRequest) -> None:
     described = sum(has_description(file.path) for file in files)
     if described and ranks.rank == 0:
         print(f"{described} of {count(len(files), 'file')} have fields of `describe` in a {SUFFIX}")
-    codec = load_codec(request.codec, device=request.chosen_device(ranks.local_rank))
+    device = request.chosen_device(ranks.local_rank)
+    codec = load_codec(request.codec, device, request.codebooks, request.stereo)
     if request.overwrite:
         if ranks.ranks > 1:
             raise UserError(f"--overwrite is for one process; remove {request.out} before starting several.")
@@ -120,7 +126,7 @@ def run(request: TokenizeRequest) -> None:
     settings = {
         "caption_template": request.caption_template,
         "chunk_seconds": CHUNK_SECONDS,
-        "context_seconds": CONTEXT_SECONDS,
+        "context_seconds": codec.context_seconds,
         **({"rescale": True} if request.rescale else {}),
         **({"caption_from": request.caption_from} if request.caption_from is not None else {}),
     }

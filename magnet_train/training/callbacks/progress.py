@@ -87,7 +87,7 @@ class ThroughputMonitor(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         if self._peak is not None and isinstance(pl_module, MagnetModule) and pl_module.trained_batch:
-            passes = training_passes(pl_module.trained_batch, pl_module.lm.n_q)
+            passes = training_passes(pl_module.trained_batch, pl_module.lm.n_q, pl_module.lm.streams)
             config = pl_module.lm.config
             self._flops.append(sum(training_flops(config, work, self._trained) for work in passes))
         steps = trainer.global_step - self._from_step
@@ -120,10 +120,10 @@ class ThroughputMonitor(Callback):
                 pl_module.log("data/epochs", slots / train_clips)
 
 
-def training_passes(batch: TrainedBatch, n_q: int) -> Iterator[Pass]:
-    """Describe the forward passes of a training batch: clips of the first codebook, and of the others."""
+def training_passes(batch: TrainedBatch, n_q: int, streams: int = 1) -> Iterator[Pass]:
+    """Describe the forward passes of a training batch: clips of the first codebooks, and of the others."""
     scored_frames = batch.is_scored.sum(dim=-1).tolist()
-    for stages, clips in group_by_context(batch.stages, n_q, run_all_stages=False):
+    for stages, clips in group_by_context(batch.stages, n_q, False, streams):
         yield Pass(
             stage=stages[0],
             clips=len(clips),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ class SampleAudio(Callback):
             )
 
     def _write(self, trainer: pl.Trainer, pl_module: MagnetModule, tokens: Tensor) -> None:
-        codec = self._codec = self._codec or load_codec(self.codec_name or pl_module.codec.id)
+        codec = self._codec = self._codec or _load_codec(pl_module, self.codec_name)
         clips = codec.decode(tokens)  # [prompts, channels, samples]
         folder = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,6 +97,11 @@ class SampleAudio(Callback):
                 for index, (clip, prompt) in enumerate(zip(clips, pl_module.sample_prompts, strict=True)):
                     tag, mono = f"samples/{index} {prompt}", clip.mean(0, keepdim=True)
                     logger.experiment.add_audio(tag, mono, trainer.global_step, codec.sample_rate)
+
+
+def _load_codec(module: MagnetModule, name: str | None) -> Codec:
+    """Load the codec of the tokens, from the place `name` unless None."""
+    return load_codec(module.codec if name is None else replace(module.codec, id=name))
 
 
 def _log_table(logger: WandbLogger, step: int, folder: Path, module: MagnetModule) -> None:
@@ -141,7 +147,7 @@ class WritePredictions(BasePredictionWriter):
         self._list(trainer).parent.mkdir(parents=True, exist_ok=True)
         self._list(trainer).unlink(missing_ok=True)  # from an earlier call
         if self.audio:
-            self._codec = load_codec(self.codec_name or pl_module.codec.id)
+            self._codec = _load_codec(pl_module, self.codec_name)
 
     def write_on_batch_end(
         self,

@@ -123,7 +123,7 @@ def test_samples_repeat_with_their_seed():
         ({"segment_duration": 0.02}, "shorter than one span"),
         ({"stage_weights": [1.0]}, "stage_weights"),
         ({"cfg_dropout": 1.5}, "cfg_dropout"),
-        ({"decoding": DecodingConfig()}, "decoding_steps"),
+        ({"decoding": DecodingConfig(decoding_steps=(20, 10, 10, 10))}, "decoding_steps"),
     ],
 )
 def test_settings_that_do_not_fit(changes, words):
