@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -52,6 +52,7 @@ class CodecInfo:
         card: Entries in each codebook.
         streams: 2 where left and right are encoded by a mono codec and their codebooks alternate (L0 R0 L1 R1 ...),
             else 1. The first codebook of each stream, 0..streams-1, is restricted by no other.
+        kind: `model_type` of its class in transformers.
     """
 
     id: str
@@ -62,6 +63,7 @@ class CodecInfo:
     n_q: int
     card: int
     streams: int = 1
+    kind: str = "encodec"
 
     @property
     def mask_id(self) -> int:
@@ -73,11 +75,8 @@ class CodecInfo:
         return max(0, round(seconds * self.frame_rate))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON primitives, which `from_dict` reads; one stream is the default and not written."""
-        record = asdict(self)
-        if self.streams == 1:
-            del record["streams"]
-        return record
+        """Return JSON primitives, which `from_dict` reads; fields that have their defaults are left out."""
+        return {name: value for name, value in asdict(self).items() if _DEFAULTS.get(name) != value}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], where: str = "codec record") -> CodecInfo:
@@ -86,7 +85,7 @@ class CodecInfo:
         Raises:
             UserError: A field is missing or is not a number where one is needed, or the streams do not fit the rest.
         """
-        missing = [field.name for field in fields(cls) if field.name not in {"streams", *record}]
+        missing = [field.name for field in fields(cls) if field.name not in {*_DEFAULTS, *record}]
         if missing:
             raise UserError(
                 f"{where} lacks {', '.join(missing)}; write it again with this version's tokenize or export."
@@ -101,6 +100,7 @@ class CodecInfo:
                 n_q=int(record["n_q"]),
                 card=int(record["card"]),
                 streams=int(record.get("streams", 1)),
+                kind=str(record.get("kind", "encodec")),
             )
         except (TypeError, ValueError) as error:
             raise UserError(f"{where} has a field that is not a number ({error}); write it again.") from error
@@ -112,7 +112,8 @@ class CodecInfo:
         return info
 
     @property
-    def _part_in_use(self) -> str:
+    def codebooks(self) -> str:
+        """The number of codebooks, in words that name the streams."""
         each = self.n_q // self.streams
         return f"{each} codebooks" if self.streams == 1 else f"{each} codebooks each of left and right"
 
@@ -137,7 +138,7 @@ class CodecInfo:
             if a != b and (name != "sha256" or (a and b)):  # an unknown hash proves nothing
                 if (self.id, self.sha256) == (other.id, other.sha256) and name in ("streams", "n_q"):
                     raise UserError(
-                        f"{mine} uses {self._part_in_use} of codec {self.id} and {theirs} holds {other._part_in_use}; "
+                        f"{mine} uses {self.codebooks} of codec {self.id} and {theirs} holds {other.codebooks}; "
                         f"{remedy or f'tokenize the audio again with {self._options}'}."
                     )
                 if self.id == other.id:
@@ -150,6 +151,9 @@ class CodecInfo:
                     f"{mine} uses tokens of codec {self.id} ({name} {a}) and {theirs} holds those of {other.id} "
                     f"({name} {b}); {remedy}."
                 )
+
+
+_DEFAULTS = {field.name: field.default for field in fields(CodecInfo) if field.default is not MISSING}
 
 
 def tokens_to_npy(tokens: npt.ArrayLike, card: int) -> bytes:

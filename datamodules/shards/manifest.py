@@ -157,7 +157,7 @@ def read_codec(record: Mapping[str, Any], where: str) -> CodecInfo:
     """
     for name, value in record.items():
         low, high = _CODEC_RANGES.get(name, (None, None))
-        if name in ("id", "sha256"):
+        if name in ("id", "sha256", "kind"):
             fits = isinstance(value, str) and len(value) <= _MAX_NAME_LENGTH and value.isprintable()
             wanted = f"printable text of at most {_MAX_NAME_LENGTH} characters"
         elif low is not None and high is not None:

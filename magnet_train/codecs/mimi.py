@@ -19,6 +19,9 @@ class MimiCodec(PretrainedCodec):
     """A `Codec`: a transformers MimiModel."""
 
     model_class, config_class = MimiModel, MimiConfig
+    context_seconds = (
+        10.0  # the window of its attention; 2 s change one token in a thousand, see docs/codecs.md
+    )
 
     @staticmethod
     def layout(config: MimiConfig) -> Layout:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from magnet_train.codecs.protocol import Codec
 from magnet_train.errors import UserError
-from magnet_train.storage.hub import find_folder, load_pretrained
+from magnet_train.storage.hub import find_folder, load_pretrained, unreadable
 from magnet_train.storage.weight_checks import require_finite, require_modest
 
+HIGHEST_RATE = 1_000_000  # Hz
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -32,21 +33,15 @@ class Layout(NamedTuple):
 
 
 class PretrainedCodec(Codec):
-    """A `Codec`: a model of transformers with all its codebooks in use; a smaller `n_q` uses the first of them.
-
-    Raises:
-        UserError: The configuration describes no audio or no tokens.
-    """
+    """A `Codec`: a model of transformers with all its codebooks in use; a smaller `n_q` uses the first of them."""
 
     model_class: ClassVar[Any]  # transformers is loosely typed
     config_class: ClassVar[Any]
 
     def __init__(self, model: Any, id: str, sha256: str) -> None:
         self.model = model.eval()
-        self.id, self.sha256 = id, sha256
-        self.sample_rate, self.channels, self.hop, self.n_q, self.card = layout = self.layout(model.config)
-        if min(layout) < 1 or self.hop > self.sample_rate:
-            raise UserError(f"codec {id} describes no audio ({layout}); copy its config.json again.")
+        self.id, self.sha256, self.kind = id, sha256, str(model.config.model_type)
+        self.sample_rate, self.channels, self.hop, self.n_q, self.card = self.layout(model.config)
         self.frame_rate = self.sample_rate / self.hop
 
     @classmethod
@@ -62,16 +57,35 @@ class PretrainedCodec(Codec):
         kind = cls.config_class.model_type
         model = load_pretrained(cls.model_class, folder, name, "codec", kind, remedy=remedy, check=check)
         require_finite(model.state_dict(), f"codec {name}")
-        return cls(model, name, hashlib.sha256(_weights_file(folder).read_bytes()).hexdigest())
+        codec = cls(model, name, hashlib.sha256(_weights_file(folder).read_bytes()).hexdigest())
+        codec._try()
+        return codec
 
     @classmethod
     def _require_modest(cls, folder: Path, name: str) -> None:
         """Refuse settings that describe a codec larger than its weights, or one that cannot be built."""
         config = cls.config_class.from_pretrained(folder)
+
+        def layers() -> int:
+            layout = cls.layout(config)
+            if min(layout) < 1 or not layout.hop <= layout.sample_rate <= HIGHEST_RATE:
+                raise ValueError(layout)
+            return cls.layers(config)
+
         size = _weights_file(folder).stat().st_size
-        require_modest(
-            folder, name, "codec", lambda: cls.layers(config), lambda: cls.model_class(config), size
-        )
+        require_modest(folder, name, "codec", layers, lambda: cls.model_class(config), size)
+
+    @torch.no_grad()
+    def _try(self) -> None:
+        """Encode and decode two frames: weights of the right shapes can still belong to other strides."""
+        try:
+            tokens = self._encode(torch.zeros(1, self.channels, 2 * self.hop))
+            audio = self._decode(tokens)
+            shape = (*tokens.shape, *audio.shape[:2], round(audio.shape[-1] / self.hop))
+            if shape != (1, self.n_q, 2, 1, self.channels, 2):
+                raise ValueError("its config.json describes other frames")
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise unreadable(self.id, "codec", error) from error
 
     @staticmethod
     @abstractmethod
@@ -98,14 +112,7 @@ class PretrainedCodec(Codec):
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         audio = self._pad(audio.to(self.model.device))
-        tokens = _one_by_one(self._encode, audio)[:, : self.n_q]
-        frames = -(-audio.shape[-1] // self.hop)
-        if tokens.shape[-1] != frames:
-            raise UserError(
-                f"codec {self.id} makes {tokens.shape[-1]} frames of {audio.shape[-1]} samples, and its config.json "
-                f"describes {frames}; copy the codec again."
-            )
-        return tokens
+        return _one_by_one(self._encode, audio)[:, : self.n_q]
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class Codec(Protocol):
     n_q: int
     card: int
     streams: int = 1
+    kind: str = "encodec"
     context_seconds: float = 2.0
 
     @property
@@ -41,6 +42,7 @@ class Codec(Protocol):
             self.n_q,
             self.card,
             self.streams,
+            self.kind,
         )
 
     def encode(self, audio: Tensor) -> Tensor:

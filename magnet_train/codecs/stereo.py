@@ -24,7 +24,7 @@ class StereoCodec(Codec):
         if mono.channels != 1:
             raise UserError(f"codec {mono.id} has {mono.channels} channels itself; leave --stereo out.")
         self.mono = mono
-        self.id, self.sha256 = mono.id, mono.sha256
+        self.id, self.sha256, self.kind = mono.id, mono.sha256, mono.kind
         self.sample_rate, self.frame_rate, self.context_seconds = (
             mono.sample_rate,
             mono.frame_rate,

@@ -182,7 +182,8 @@ def test_a_predicted_clip_depends_on_its_slot_and_not_on_rank_or_batch() -> None
 @pytest.mark.case("A24")
 def test_new_models_sample_at_temperature_1_and_released_ones_as_they_were() -> None:
     base = yaml.safe_load((ROOT / "configs/base.yaml").read_text())["model"]["init_args"]["decoding"]
-    assert DecodingConfig(**{**base, "decoding_steps": (20, 10, 10, 10)}) == DecodingConfig()
+    assert DecodingConfig(**{**base, "decoding_steps": tuple(base["decoding_steps"])}) == DecodingConfig()
+    assert DecodingConfig().for_codec(4).decoding_steps == (20, 10, 10, 10)
     assert (DecodingConfig().temperature, DecodingConfig().anneal_temperature) == (1.0, False)
     released = DecodingConfig(**audiocraft._decoding({}, {}))
     assert (released.temperature, released.anneal_temperature) == (3.0, True)

@@ -154,6 +154,8 @@ def _obstacle(model: ModelBundle) -> str:
             "left and right are two streams of tokens, and audiocraft restricts the context of the second one's first "
             "codebook;"
         )
+    if codec.kind != "encodec":
+        return f"its codec is of type {codec.kind}, and audiocraft takes only EnCodecs;"
     # The reference reads transformers' format by hub id, and its own from a file, which some releases lack.
     if model.codec_folder is not None:
         readable = (model.codec_folder / CODEC_FILE).is_file()

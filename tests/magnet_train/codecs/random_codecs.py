@@ -65,18 +65,21 @@ def dac(**changes: Any) -> DacModel:
 
 
 def mimi(**changes: Any) -> MimiModel:
-    """Mimi: 12.5 Hz, 24 kHz; 8 layers of attention over 10 s, whose weight in the sum is that of a trained model."""
+    """Mimi: 12.5 Hz, 24 kHz; 8 layers of attention over 10 s, which weigh as much as what they read."""
     settings: dict[str, Any] = {
         **{"hidden_size": 16, "num_filters": 2, "codebook_size": CARD, "codebook_dim": 8},
         **{"vector_quantization_hidden_dimension": 8, "num_quantizers": 12, "num_hidden_layers": 8},
         **{"intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8},
-        **{"upsample_groups": 16, "sliding_window": 250, "layer_scale_initial_scale": 0.1},
+        **{"upsample_groups": 16, "sliding_window": 250, "layer_scale_initial_scale": 1.0},
     }
     torch.manual_seed(0)
     model = MimiModel(MimiConfig(**{**settings, **changes})).eval()
     with torch.no_grad():
         latents = model.encoder(music(20.0, model.config.sampling_rate)[None]).latents
-        halves = model.quantizer.semantic_residual_vector_quantizer, model.quantizer.acoustic_residual_vector_quantizer
+        halves = (
+            model.quantizer.semantic_residual_vector_quantizer,
+            model.quantizer.acoustic_residual_vector_quantizer,
+        )
         for half in halves:
             rest = half.input_proj(latents)[0].T
             for layer in half.layers:
