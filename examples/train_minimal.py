@@ -67,6 +67,7 @@ def main() -> None:
     # caption (section 3). One vector for each word stands in for T5.
     text = WordText(dim=DIM)
     lm = MagnetTransformer(codec.n_q, codec.card, text_dim=DIM, dim=DIM, num_heads=4, num_layers=4)
+    lm.set_codec(codec.frame_rate, codec.streams)
     optimizer = torch.optim.AdamW([*lm.parameters(), *text.parameters()], lr=2e-3, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=args.steps)
 

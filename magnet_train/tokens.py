@@ -51,7 +51,7 @@ class CodecInfo:
         n_q: Number of codebooks, K, over all streams.
         card: Entries in each codebook.
         streams: 2 where left and right are encoded by a mono codec and their codebooks alternate (L0 R0 L1 R1 ...),
-            else 1. The first codebook of each stream, 0..streams-1, is restricted by no other.
+            else 1. The first codebook of each stream, 0..streams-1, attends to all frames.
         kind: `model_type` of its class in transformers.
     """
 

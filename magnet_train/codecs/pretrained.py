@@ -84,7 +84,7 @@ class PretrainedCodec(Codec):
             shape = (*tokens.shape, *audio.shape[:2], round(audio.shape[-1] / self.hop))
             if shape != (1, self.n_q, 2, 1, self.channels, 2):
                 raise ValueError("its config.json describes other frames")
-        except (RuntimeError, ValueError, IndexError) as error:
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise unreadable(self.id, "codec", error) from error
 
     @staticmethod

@@ -25,13 +25,10 @@ class StereoCodec(Codec):
             raise UserError(f"codec {mono.id} has {mono.channels} channels itself; leave --stereo out.")
         self.mono = mono
         self.id, self.sha256, self.kind = mono.id, mono.sha256, mono.kind
-        self.sample_rate, self.frame_rate, self.context_seconds = (
-            mono.sample_rate,
-            mono.frame_rate,
-            mono.context_seconds,
-        )
-        self.channels = self.streams = 2
+        self.sample_rate, self.frame_rate = mono.sample_rate, mono.frame_rate
         self.n_q, self.card = 2 * mono.n_q, mono.card
+        self.channels = self.streams = 2
+        self.context_seconds = mono.context_seconds
 
     def encode(self, audio: Tensor) -> Tensor:
         left, right = (self.mono.encode(side) for side in torch.split(audio, 1, dim=1))  # [B, K / 2, T] each

@@ -137,9 +137,12 @@ class MagnetTransformer(nn.Module):
             streams: As in the class.
         """
         self.streams = streams
-        self.span_len = _frames(SPAN_SECONDS, frame_rate) if self._span_len is None else self._span_len
-        context = self._subcodes_context
-        self.subcodes_context = _frames(CONTEXT_SECONDS, frame_rate) if context is None else context
+        self.set_lengths(_frames(SPAN_SECONDS, frame_rate), _frames(CONTEXT_SECONDS, frame_rate))
+
+    def set_lengths(self, span_len: int, subcodes_context: int) -> None:
+        """Set the lengths that were not given when the model was built (frames)."""
+        self.span_len = span_len if self._span_len is None else self._span_len
+        self.subcodes_context = subcodes_context if self._subcodes_context is None else self._subcodes_context
 
     @property
     def config(self) -> dict[str, Any]:

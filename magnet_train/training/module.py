@@ -381,7 +381,7 @@ class MagnetModule(pl.LightningModule):
         checkpoint[KEY] = {"format": FORMAT, **settings, **self.origin}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint holds this model and codec.
+        """Check that the checkpoint holds this model and codec; lengths that were not given are those of the checkpoint.
 
         Raises:
             UserError: The checkpoint is not ours, or has another codec or model.
@@ -395,6 +395,8 @@ class MagnetModule(pl.LightningModule):
             raise UserError(f"{where} was not written by magnet-train; name one that `fit` saved.")
         CodecInfo.from_dict(stored["codec"]).require_same_tokens(self.codec, where, "the data")
         self.origin = {name: stored[name] for name in ORIGIN if name in stored} | self.origin
+        lm = {**self.lm.config, **stored["lm"]}
+        self.lm.set_lengths(lm["span_len"], lm["subcodes_context"])
         for name, now in self.lm.config.items():
             then = stored["lm"].get(name)
             if then != now:

@@ -261,7 +261,9 @@ def test_other_settings_are_refused(undisturbed: Path) -> None:
     with pytest.raises(UserError, match="was begun with --source made up, and now there is --source other"):
         work(undisturbed, source="other")
     other = CodecInfo(**{**CODEC.to_dict(), "sha256": "cd" * 32})
-    with pytest.raises(UserError, match=r"--codec tiny \(weights abababababab\), .* tiny \(weights cdcdcd"):
+    with pytest.raises(
+        UserError, match=r"tiny \(weights abababababab, 4 codebooks\), .* tiny \(weights cdcdcd"
+    ):
         ShardJob(undisturbed, other, {"source": "made up"}, [], PER_SHARD)
     assert contents(undisturbed) == before
 

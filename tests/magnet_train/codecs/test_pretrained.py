@@ -175,6 +175,13 @@ def test_rates_that_no_audio_has(folder: Path, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_mimi_without_its_last_convolution(tmp_path: Path) -> None:
+    KINDS["mimi"]().save_pretrained(tmp_path / "good")
+    bad = change_config(tmp_path / "good", tmp_path / "bad", lambda config: config.update(_frame_rate=25.0))
+    with pytest.raises(UserError, match="bad cannot be loaded"):
+        load_codec(str(bad))
+
+
 @pytest.mark.parametrize("part", ["semantic_model_config", "acoustic_model_config"])
 def test_strides_that_are_not_those_of_the_weights(part: str, tmp_path: Path) -> None:
     """A stride shows in no shape of a weight; of an X-Codec there are two encoders that could disagree."""
