@@ -75,7 +75,7 @@ def mimi(**changes: Any) -> MimiModel:
     torch.manual_seed(0)
     model = MimiModel(MimiConfig(**{**settings, **changes})).eval()
     with torch.no_grad():
-        latents = model.encoder(music(20.0, model.config.sampling_rate)[None]).latents
+        latents = _latents(model, music(20.0, 24_000))
         halves = (
             model.quantizer.semantic_residual_vector_quantizer,
             model.quantizer.acoustic_residual_vector_quantizer,
@@ -106,17 +106,23 @@ def xcodec(**changes: Any) -> XcodecModel:
     }
     torch.manual_seed(0)
     model = XcodecModel(XcodecConfig(**{**settings, **changes})).eval()
-    seen: list[Tensor] = []
-    encode = model.quantizer.encode
-    model.quantizer.encode = lambda latents, *rest: seen.append(latents) or encode(latents, *rest)
-    model.encode(_whole(music(20.0, 16_000), 320)[None])
-    del model.quantizer.encode
     with torch.no_grad():
-        _fill_layers(seen[0][0].T, model.quantizer.quantizers)
+        latents = _latents(model, _whole(music(20.0, 16_000), 320))
+        _fill_layers(latents[0].T, model.quantizer.quantizers)
     return model
 
 
 KINDS: dict[str, Callable[..., Any]] = {"encodec": encodec, "dac": dac, "mimi": mimi, "xcodec": xcodec}
+
+
+def _latents(model: Any, audio: Tensor) -> Tensor:
+    """Return what the quantizer of a model gets of audio [1, samples], [1, D, T]."""
+    seen: list[Tensor] = []
+    encode = model.quantizer.encode
+    model.quantizer.encode = lambda latents, *rest: seen.append(latents) or encode(latents, *rest)
+    model.encode(audio[None])
+    del model.quantizer.encode
+    return seen[0]
 
 
 def _whole(audio: Tensor, hop: int) -> Tensor:

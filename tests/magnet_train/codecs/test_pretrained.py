@@ -13,6 +13,7 @@ import torch
 from random_codecs import CARD, KINDS, dac, music
 from transformers import DacModel
 
+from datamodules.shards.manifest import read_codec
 from magnet_train.codecs import load_codec
 from magnet_train.codecs.dac import DacCodec
 from magnet_train.errors import UserError
@@ -40,6 +41,21 @@ def test_the_record_is_exact(folder: Path) -> None:
     assert (info.sample_rate, info.channels, info.frame_rate, info.n_q) == RECORDED[folder.name]
     assert (info.id, info.card, info.streams, len(info.sha256)) == (str(folder), CARD, 1, 64)
     assert CodecInfo.from_dict(json.loads(json.dumps(info.to_dict()))) == info
+
+
+def test_records_of_before_read_the_same() -> None:
+    info = CodecInfo("a", "ab" * 32, 8000, 1, 50.0, 4, 256)
+    assert info.to_dict().keys() == {"id", "sha256", "sample_rate", "channels", "frame_rate", "n_q", "card"}
+    assert CodecInfo.from_dict(info.to_dict()) == info
+    stereo = replace(info, channels=2, streams=2, n_q=8, kind="dac")
+    assert stereo.to_dict() == {**info.to_dict(), "channels": 2, "n_q": 8, "streams": 2, "kind": "dac"}
+    assert CodecInfo.from_dict(stereo.to_dict()) == stereo
+    assert read_codec(stereo.to_dict(), "manifest") == stereo
+    for wrong in ({"streams": 2}, {"streams": 2, "channels": 2, "n_q": 7}, {"streams": 3, "channels": 2}):
+        with pytest.raises(UserError, match="streams"):
+            CodecInfo.from_dict({**info.to_dict(), **wrong}, "manifest.json")
+        with pytest.raises(UserError, match=r"manifest\.json.*streams"):
+            read_codec({**info.to_dict(), **wrong}, "manifest.json")
 
 
 def test_frames_are_whole_whatever_the_length(folder: Path) -> None:
