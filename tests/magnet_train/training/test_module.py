@@ -139,7 +139,7 @@ def test_lengths_that_are_not_given_are_those_of_the_checkpoint():
     assert resumed.lm.span_len == 5
     resumed.on_load_checkpoint(checkpoint)
     assert (resumed.lm.span_len, resumed.lm.subcodes_context) == (3, 5)
-    with pytest.raises(UserError, match=r"span_len 3 and this run model\.lm\.span_len 4"):
+    with pytest.raises(UserError, match=r"span_len 3 and this run has model\.lm\.span_len 4"):
         build(codec=codec, lm=partial(lm, span_len=4)).on_load_checkpoint(checkpoint)
 
 
