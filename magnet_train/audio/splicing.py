@@ -16,6 +16,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from magnet_train.audio.pyav import AvFile
 from magnet_train.audio.recording import Recording, blocks, explained, frames_in
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write
@@ -137,7 +138,7 @@ def _samples_of(source: SampleFormat) -> Iterator[Samples]:
     recording = Recording(source.path)
     for part in recording.parts:
         with recording.open(part) as file, explained(source.path):
-            if source.dtype == "float32":
+            if source.dtype == "float32" or isinstance(file, AvFile):
                 yield from blocks(file)
                 continue
             while len(block := file.read(_BLOCK, dtype=source.dtype, always_2d=True)):
