@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,16 +83,21 @@ class TokenDataset(Dataset[TokenBatch]):
     """Map-style dataset whose index is an array of slots and whose item is a batch.
 
     Args:
-        folders: Shards, one folder or several.
+        readers: Shards, one folder or several.
         sampler: Maps slots to folders and clips.
         make_batch: Crops and joins samples.
         skip: Replace a damaged clip as `sampler` decides; without a replacement the row is padding.
     """
 
     def __init__(
-        self, folders: Sequence[Path], sampler: ClipSampler, make_batch: BatchMaker, *, skip: bool = False
+        self,
+        readers: Sequence[ShardReader],
+        sampler: ClipSampler,
+        make_batch: BatchMaker,
+        *,
+        skip: bool = False,
     ) -> None:
-        self.readers = [ShardReader(folder) for folder in folders]
+        self.readers = readers
         self.sampler = sampler
         self.make_batch = make_batch
         self.skip = skip

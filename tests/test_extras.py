@@ -40,6 +40,7 @@ def run(core: Path, *words: str) -> subprocess.CompletedProcess[str]:
     ("extra", "words"),
     [
         ("demo", ("demo", "--model", "x.ckpt")),
+        ("describe", ("describe", "{out}")),
         ("plots", ("quickstart", "--out", "{out}/quickstart")),
         pytest.param("s3", (*FIT, "--data.shards", "s3://bucket/shards"), marks=pytest.mark.slow),
         pytest.param("tensorboard", (*FIT, "-c", "configs/logger/tensorboard.yaml"), marks=pytest.mark.slow),
@@ -74,5 +75,5 @@ def test_a_missing_reader_is_one_sentence(extra: str, core: Path, tmp_path: Path
 
 def test_the_extras_are_not_in_the_core(core: Path) -> None:
     """Else the tests above would test nothing."""
-    for name in ("av", "gradio", "matplotlib", "pyarrow", "s3fs", "tensorboard"):
+    for name in ("av", "gradio", "librosa", "matplotlib", "pyarrow", "s3fs", "tensorboard"):
         assert not (core / name).exists()

@@ -23,6 +23,7 @@ from magnet_train.tokens import CodecInfo
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 JOB_NAME = "tokenize.json"  # settings of the tokenize command; written before the first shard
+WORK_NAME = ".tokenize"  # folder of its unfinished work
 # About 170,000 shards; decoded, the worst JSON takes 25 times as much memory.
 MAX_MANIFEST_BYTES = 32 * 2**20
 

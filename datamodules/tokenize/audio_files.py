@@ -65,10 +65,10 @@ def _with_key(file: AudioFile, parts: set[str], keys: set[str]) -> AudioFile:
     part = file.name + file.segment
     problem = "duplicate: listed before" if part in parts else file.problem
     parts.add(part)
-    return replace(file, key=_make_key(file.name, file.start, part, keys), problem=problem)
+    return replace(file, key=make_key(file.name, file.start, part, keys), problem=problem)
 
 
-def _make_key(name: str, start: float | None, part: str, keys: set[str]) -> str:
+def make_key(name: str, start: float | None, part: str, keys: set[str]) -> str:
     """Make a unique key without dots and slashes from a path, the same in every run."""
     folder, _, base = name.rpartition("/")
     names = [*PurePath(folder).parts, os.path.splitext(base)[0]]

@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
 
+from datamodules.tokenize.description import computed_fields, description_path
 from datamodules.tokenize.sidecars import parse_sidecar
 from magnet_train.errors import UserError
 from magnet_train.storage.file_source import FileSource, StoredBytes
@@ -157,27 +158,27 @@ class Described(NamedTuple):
 
 
 def describe(
-    source: FileSource, listed: Mapping[str, Any], template: CaptionRule | None = None
+    source: FileSource, listed: Mapping[str, Any], template: CaptionRule | None = None, *, whole: bool = True
 ) -> dict[str, Any]:
     """Collect the metadata of an audio file, with its caption as `text`; see `find_caption`."""
-    return find_caption(source, listed, template).fields
+    return find_caption(source, listed, template, whole=whole).fields
 
 
 def find_caption(
-    source: FileSource, listed: Mapping[str, Any], template: CaptionRule | None = None
+    source: FileSource, listed: Mapping[str, Any], template: CaptionRule | None = None, *, whole: bool = True
 ) -> Described:
     """Collect the metadata of an audio file and find its caption.
 
     The fields `listed` take precedence over the `.json` beside the file, that over the `.txt`, and that over the file's
-    tags. The caption is the first of `text`, `description` and `caption` that is filled in, or always the field of a
-    `CaptionColumn`. Without one the template makes it, and without a template the tags for genre, mood, title and artist,
-    or the comment.
+    tags. Last come those of `magnet-train describe`, which hold for a `whole` file and not for a part. The caption is
+    the first of `text`, `description` and `caption` that is filled in, or always the field of a `CaptionColumn`. Without
+    one the template makes it, and without a template the tags for genre, mood, title and artist, or the comment.
 
     Raises:
         CaptionError: There is no caption, or it cannot be read.
     """
     own = _read_beside(source, ".json", _json_object) or {}
-    tags = _read_tags(source)
+    tags = {**(_read_computed(source) if whole else {}), **_read_tags(source)}
     is_chosen = isinstance(template, CaptionColumn)
     # one source at a time: a `text` beside the file must not replace a `caption` in the list
     for where, found in () if is_chosen else (("column ", listed), (".json: ", own)):
@@ -249,6 +250,18 @@ def _read_beside(source: FileSource, suffix: str, parse: Callable[[str], Any]) -
         return parse(read_text(beside, _MOST_BYTES))
     except (OSError, ValueError) as error:
         raise CaptionError(f"unreadable caption: {beside.name}: {error}") from error
+
+
+def _read_computed(source: FileSource) -> dict[str, Any]:
+    """Read what `magnet-train describe` computed; a caption is not for it to give."""
+    if isinstance(source, StoredBytes):
+        return {}
+    path = Path(source)
+    try:
+        fields = computed_fields(path)
+    except (OSError, ValueError) as error:
+        raise CaptionError(f"unreadable caption: {description_path(path).name}: {error}") from error
+    return {name: value for name, value in fields.items() if name not in CAPTION_FIELDS}
 
 
 def _read_tags(source: FileSource) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def _caption(file: AudioFile, template: CaptionRule | None) -> Described | None:
     try:
         audio = file.source()
         require_audio_file(audio)  # before its tags are read: a pipe would block
-        return find_caption(audio, file.fields, template)
+        return find_caption(audio, file.fields, template, whole=file.is_whole)
     except (CaptionError, UserError):
         return None  # the report will say why
 

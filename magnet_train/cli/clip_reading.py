@@ -85,23 +85,12 @@ class Clip:
 
     def _read(self) -> Iterator[Tensor]:
         file = self.file
-        if file.problem is not None:
-            raise Unusable(file.problem)
+        self.metadata = read_metadata(file, self.template)
         try:
             source = file.source()
-            require_audio_file(source)  # before its tags are read: a pipe would block
-            described = describe(source, file.fields, self.template)
-            start_field = {} if file.start is None else {"start": file.start}
-            self.metadata = {**described, "source": file.name, **start_field}
-            try:
-                metadata_bytes(self.metadata)
-            except ValueError as error:
-                raise Unusable(f"unusable caption or metadata: {error}") from error
             rate, channels = self.codec.sample_rate, self.codec.channels
             self.audio = MeasuredStream(source, rate, channels, *segment(file, source), rescale=self.rescale)
             yield from self.audio
-        except CaptionError as error:
-            raise Unusable(str(error)) from error
         except WrongScaleError as error:
             raise Unusable(f"wrong scale: {error}") from error
         except UserError as error:
@@ -110,6 +99,26 @@ class Clip:
             raise Unusable(f"too short: {self.audio.samples} samples are less than one frame")
         if (silence := self.audio.silence) is not None:
             raise Unusable(silence)
+
+
+def read_metadata(file: AudioFile, template: CaptionRule | None) -> dict[str, Any]:
+    """Read caption and metadata of a clip; raises `Unusable` if it has no caption or cannot be read."""
+    if file.problem is not None:
+        raise Unusable(file.problem)
+    try:
+        source = file.source()
+        require_audio_file(source)  # before its tags are read: a pipe would block
+        described = describe(source, file.fields, template, whole=file.is_whole)
+    except CaptionError as error:
+        raise Unusable(str(error)) from error
+    except UserError as error:
+        raise Unusable(f"unreadable: {error}") from error
+    metadata = {**described, "source": file.name, **({} if file.start is None else {"start": file.start})}
+    try:
+        metadata_bytes(metadata)
+    except ValueError as error:
+        raise Unusable(f"unusable caption or metadata: {error}") from error
+    return metadata
 
 
 def segment(file: AudioFile, source: FileSource) -> tuple[float, float | None]:

@@ -50,6 +50,11 @@ class AudioFile:
         return f" from {self.start or 0:g} s" + ("" if self.end is None else f" to {self.end:g} s")
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it is a file from beginning to end."""
+        return self.start is None and self.end is None
+
+    @property
     def label(self) -> str:
         """Path and part, for reports."""
         return f"{self.path}{self.segment}"

@@ -1,30 +1,33 @@
 """Tokenize captioned audio into shards; files that cannot be used are listed in report.jsonl.
 
 Stopped at any moment, the same command resumes. Under torchrun or srun the processes share the files out. Neither
-changes a byte of the result.
+changes a byte of the result. If files or captions have changed since, the same command adds shards for what is new, and
+replaces those that lose samples or get other captions, without reading their audio.
 """
 
 # Shapes: tokens int64 [K, T], blocks of audio [channels, samples].
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 
 from datamodules.tokenize.audio_files import AudioFile, find_audio, local_source, suffixes_not_read
 from datamodules.tokenize.captions import CaptionColumn, CaptionRule, CaptionTemplate
+from datamodules.tokenize.description import SUFFIX, has_description
 from datamodules.tokenize.job import Finished, NothingUsableError, ShardJob, clear_shards, unusable
 from datamodules.tokenize.readers.audio_file import AV_SUFFIXES
 from datamodules.tokenize.readers.folders import NEEDS_AV
 from datamodules.tokenize.report import REPORT_NAME, Skipped, few_of, summarize
-from datamodules.tokenize.sources import fingerprint
+from datamodules.tokenize.sources import take_stats
 from datamodules.tokenize.work_unit import WorkUnit
 from magnet_train.cli.audio_summary import summarize_sources
 from magnet_train.cli.console import ProgressBar, count, duration, escape
@@ -46,8 +49,8 @@ class TokenizeRequest(DeviceOptions):
 
     audio: str = option(
         "folder of audio, searched recursively, with a .json (text, description or caption) or .txt beside each file, tags "
-        "in it, or a metadata.csv, .jsonl or .parquet; or a .csv, .tsv, .jsonl, .json or .parquet with a path, an id or the "
-        "audio itself in each row; here or at hf://datasets/OWNER/NAME",
+        "in it, the .describe.json of `describe`, or a metadata.csv, .jsonl or .parquet; or a .csv, .tsv, .jsonl, .json or "
+        ".parquet with a path, an id or the audio itself in each row; here or at hf://datasets/OWNER/NAME",
         required=True,
         metavar="DIR|FILE",
     )
@@ -91,7 +94,7 @@ add_arguments = declare(TokenizeRequest)
 
 
 def run(request: TokenizeRequest) -> None:
-    """Tokenize every usable file, or the rest of an earlier run.
+    """Tokenize every usable file, the rest of an earlier run, or what changed since.
 
     Raises:
         UserError: Nothing usable, a folder in use or begun with other settings, no room, or a bad file with --strict.
@@ -104,41 +107,45 @@ def run(request: TokenizeRequest) -> None:
     with Console(stderr=True).status(f"looking through {escape(request.audio)}"):
         listing = find_audio(local_source(request.audio))
         files = listing.files
-        sources = fingerprint(files)
+        sources = take_stats(files)
         summary = summarize_sources(request.audio, listing, template)
+    described = sum(has_description(file.path) for file in files)
+    if described and ranks.rank == 0:
+        print(f"{described} of {count(len(files), 'file')} have fields of `describe` in a {SUFFIX}")
     codec = load_codec(request.codec, device=request.chosen_device(ranks.local_rank))
     if request.overwrite:
         if ranks.ranks > 1:
             raise UserError(f"--overwrite is for one process; remove {request.out} before starting several.")
         clear_shards(request.out)
     settings = {
-        "sources_sha256": sources,
         "caption_template": request.caption_template,
         "chunk_seconds": CHUNK_SECONDS,
         "context_seconds": CONTEXT_SECONDS,
         **({"rescale": True} if request.rescale else {}),
         **({"caption_from": request.caption_from} if request.caption_from is not None else {}),
     }
-    job = ShardJob(request.out, codec.info, settings, len(files), request.files_per_shard, files)
-    before = job.complete
+    job = ShardJob(request.out, codec.info, settings, sources, request.files_per_shard)
+    before, grows = job.complete, job.is_usable
     if not before:
         if ranks.rank == 0:
             print(summary, flush=True)
+            if grows:
+                print(f"{request.out}: {job.plan}", flush=True)
         try:
-            _work(job, files, codec, template, request, ranks)
+            _work(job, codec, template, request, ranks)
         except KeyboardInterrupt:
             print("stopped; the same command resumes with the next file", file=sys.stderr)
             raise
-    finished = _finish(job, request.strict)
+    finished = _finish(job, template, request.strict)
     if finished is None:
         print(f"rank {ranks.rank} of {ranks.ranks} has done its share; {request.out} is ready when all have")
     else:
-        _print_summary(request.out, finished, before)
+        outcome = "was finished before:" if before else "now has"
+        _print_summary(request.out, finished, outcome if grows else None)
 
 
 def _work(
     job: ShardJob,
-    files: Sequence[AudioFile],
     codec: Codec,
     template: CaptionRule | None,
     request: TokenizeRequest,
@@ -147,10 +154,10 @@ def _work(
     """Do this process's share of the job, or the rest of it."""
     from magnet_train.cli.clip_reading import read_clips
 
-    units = [
-        (unit, [files[place] for place in places]) for unit, places in job.units(ranks.rank, ranks.ranks)
-    ]
+    units = list(job.units(ranks.rank, ranks.ranks))
     share = [file for _, mine in units for file in mine]
+    if not share:
+        return
     with TokenizeProgress(share, codec.sample_rate, ranks) as progress:
         for unit, mine in units:
             if unit.finished:
@@ -260,22 +267,35 @@ class TokenizeProgress:
         self.bar.update(done, total, f"{duration(done)} of {duration(total)}  {files}{rate}{left}")
 
 
-def _finish(job: ShardJob, strict: bool) -> Finished | None:
+def _finish(job: ShardJob, template: CaptionRule | None, strict: bool) -> Finished | None:
     """Put the shards in their places; where no file was usable, print a few reasons before the error."""
     try:
-        return job.finish(strict=strict)
+        with Console(stderr=True).status("putting the shards together"):
+            return job.finish(functools.partial(_caption, template), strict=strict)
     except NothingUsableError as error:
-        for file in few_of(error.left_out) if job.files > 1 else []:  # else the error names the only one
+        for file in (
+            few_of(error.left_out) if len(job.sources) > 1 else []
+        ):  # else the error names the only one
             print(printable(f"{file.path}: {file.reason}"), file=sys.stderr)
         _print_remedy(error.left_out)
         raise
 
 
-def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
+def _caption(template: CaptionRule | None, file: AudioFile) -> dict[str, Any] | str:
+    """Return the metadata of a file, or the reason why it has none."""
+    from magnet_train.cli.clip_reading import Unusable, read_metadata
+
+    try:
+        return read_metadata(file, template)
+    except Unusable as reason:
+        return str(reason)
+
+
+def _print_summary(folder: Path, finished: Finished, outcome: str | None) -> None:
     manifest = finished.manifest
     clips, shards = count(manifest.samples, "clip"), count(len(manifest.shards), "shard")
     sizes = f"{clips} ({duration(manifest.seconds)}) in {shards}"
-    print(f"{folder} was finished before: {sizes}" if before else f"wrote {sizes} to {folder}")
+    print(f"{folder} {outcome} {sizes}" if outcome else f"wrote {sizes} to {folder}")
     if finished.left_out:
         files = count(len(finished.left_out), "file")
         print(f"left out {files} ({summarize(finished.left_out)}); reasons in {folder / REPORT_NAME}")
