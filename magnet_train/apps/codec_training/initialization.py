@@ -71,7 +71,8 @@ def initialize_from_mdct(model: Any, analysis: Tensor, synthesis: Tensor) -> Non
     """
     # Samples per phase vector, and phase vectors per frame.
     outer, inner = reversed(model.config.upsampling_ratios)
-    dims, margin = len(analysis), outer // 2  # padding shifts a frame's first sample by `margin` taps
+    # Padding shifts a frame's first sample by `margin` taps.
+    dims, margin = len(analysis), outer - outer // 2
     phases = torch.eye(outer)[:, :, None]  # [phase, phase, 1]
 
     first, down, frame, last = (layer.conv for layer in model.encoder.layers if hasattr(layer, "conv"))
