@@ -11,6 +11,7 @@ Source: Princen, Johnson & Bradley 1987 (the MDCT); layer order as in EnCodec, a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -96,16 +97,18 @@ def initialize_from_mdct(model: Any, analysis: Tensor, synthesis: Tensor) -> Non
 
 
 @torch.no_grad()
-def fit_codebooks(quantizer: Any, vectors: Tensor, iterations: int) -> None:
+def fit_codebooks(quantizer: Any, vectors: Tensor, iterations: int, report: Callable[[float], None]) -> None:
     """Set every codebook to the k-means centres of the residual of the codebooks before it.
 
     Args:
         quantizer: Residual quantizer of a transformers EncodecModel, which has no training of its own.
         vectors: Float [N, dims], N at least the codebook size.
         iterations: k-means iterations for each codebook.
+        report: Called with the share that is done, 0..1.
     """
     residual = vectors
-    for layer in quantizer.layers:
+    for index, layer in enumerate(quantizer.layers):
+        report(index / len(quantizer.layers))
         book = layer.codebook
         centres = fit_centres(residual, book.embed.shape[0], iterations)
         book.embed.copy_(centres)
@@ -128,8 +131,10 @@ def fit_centres(vectors: Tensor, count: int, iterations: int) -> Tensor:
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Return the index of the closest code of each vector, int64 [N]."""
-    distance = codebook.square().sum(dim=1) - 2 * vectors @ codebook.T  # without the constant |vector|^2
-    return distance.argmin(dim=1)
+    norms = codebook.square().sum(dim=1)
+    few = vectors.split(2048)  # whose distances stay in the cache
+    # without the constant |vector|^2
+    return torch.cat([torch.addmm(norms, part, codebook.T, alpha=-2).argmin(dim=1) for part in few])
 
 
 def run_layers(part: Any, x: Tensor) -> Tensor:

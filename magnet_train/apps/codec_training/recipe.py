@@ -31,6 +31,7 @@ from magnet_train.apps.codec_training.losses import codec_loss, is_noise
 FRAME_RATE = 50  # Hz
 FILTERS = 32  # channels at the full rate
 LATENTS = 64  # dimensions: principal components of the MDCT's bins
+PROJECTION_CLIPS = 600
 BATCH, CROP_FRAMES = 12, 24  # clips per step, length of each
 RATE = 2e-3  # peak learning rate
 WARM_UP = 0.04  # share of the steps; without it the decoder's initialization would be lost
@@ -45,7 +46,6 @@ class Recipe:
     codebooks: int
     card: int
     ratios: tuple[int, int]  # decoder's upsampling: from frames to phase vectors, and from these to samples
-    fit_clips: int  # clips from which transform and codebooks come
     vectors: int  # of the k-means of the codebooks, at most
     iterations: int  # of the k-means
     noise_share: float  # of the noise, used for k-means: its frames all differ and would take many codes
@@ -84,18 +84,25 @@ class Recipe:
         )
 
 
-def start_codec(clips: Tensor, recipe: Recipe) -> EncodecModel:
-    """Return a codec that is a transform codec of `clips`, float [N, samples]; the decoder inverts the transform."""
+def start_codec(
+    clips: Tensor, recipe: Recipe, report: Callable[[float], None] = lambda _: None
+) -> EncodecModel:
+    """Return a transform codec fitted to clips; its decoder inverts the transform.
+
+    Args:
+        clips: Float [N, samples].
+        recipe: Sizes, and how the codebooks are fitted.
+        report: Called with the share of the codebooks that are fitted, 0..1.
+    """
     model = EncodecModel(recipe.config())
-    some = clips[: recipe.fit_clips]
-    initialize_from_mdct(model, *fit_projection(some[:600], recipe.hop, LATENTS))
+    initialize_from_mdct(model, *fit_projection(clips[:PROJECTION_CLIPS], recipe.hop, LATENTS))
     with torch.no_grad():
-        few = torch.split(some[:, None], 50)  # all at once would take 5 GB
+        few = torch.split(clips[:, None], 50)  # all at once would take 5 GB
         latents = torch.cat([run_layers(model.encoder, part) for part in few]).transpose(1, 2)
-        used = ~is_noise(some, recipe.scale) | (torch.rand(len(latents)) < recipe.noise_share)
+        used = ~is_noise(clips, recipe.scale) | (torch.rand(len(latents)) < recipe.noise_share)
         latents = latents[used].flatten(0, 1)
         drawn = latents[torch.randperm(len(latents))[: recipe.vectors]]
-        fit_codebooks(model.quantizer, drawn, recipe.iterations)
+        fit_codebooks(model.quantizer, drawn, recipe.iterations, report)
     return model
 
 
