@@ -64,7 +64,7 @@ class CaptionAugmentation:
     def longest(self, metadata: Mapping[str, Any]) -> str:
         """Return a text with every word that a caption of this sample can have."""
         merged = _fields(metadata) if self.merge_metadata else []
-        return ". ".join(filter(None, [str(metadata.get("text", "")), *merged]))
+        return " . ".join([str(metadata.get("text", "")), *merged])
 
 
 def _fields(metadata: Mapping[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ HELD_OUT_FILES, HELD_OUT_SHARE, HELD_OUT_SECONDS = 8, 0.1, 10.0
 HELD_OUT_FRAMES = 12  # of an excerpt, at least
 FEW_FILES = 5  # fewer: the end of each is held out, instead of whole files
 FRAMES_PER_ENTRY = 10  # of a codebook, at least
+SILENT_SHARE = 0.02  # of the clips
 SILENCE = 2e-3  # distance of the lowest from the highest sample of a silent clip, at most
 LEAST_CARD = 16
 # Sounds are told apart by their loudness in bands: phase-free, since k-means would take every phase for another sound.
@@ -46,15 +47,11 @@ class Span:
 class Excerpts:
     """What was drawn from a folder."""
 
-    clips: Tensor  # to train on, float [N, samples], in random order, none of them silent
+    clips: Tensor  # to train on, float [N, samples], in random order; a few are silent, so that silence has a code
+    seconds: float  # of sound in them
     held_out: dict[str, Tensor]  # file -> excerpt, float [samples], a whole number of frames
     files: int  # that were listed
     left_out: dict[str, str]  # file -> reason
-
-    @property
-    def seconds(self) -> float:
-        """Audio to train on."""
-        return len(self.clips) * CLIP_FRAMES / FRAME_RATE
 
 
 def draw_excerpts(
@@ -76,24 +73,49 @@ def draw_excerpts(
     left_out: dict[str, str] = {}
     spans, files = _spans(folder, recipe.sample_rate, left_out)
     training, held_out = _split(spans, rng)
+    drawn = _draw_clips(training, recipe, seconds, rng, left_out, report)
+    _require_enough(folder, len(drawn), recipe, left_out)
+    clips = torch.stack(drawn)
+    _require_variety(folder, clips, recipe)
+    silent = torch.zeros(max(1, round(SILENT_SHARE * len(clips))), clips.shape[1])
+    order = torch.from_numpy(rng.permutation(len(clips) + len(silent)))
+    excerpts = _excerpts(held_out, recipe, rng, left_out)
+    sound = len(clips) * CLIP_FRAMES / FRAME_RATE
+    return Excerpts(torch.cat([clips, silent])[order], sound, excerpts, files, left_out)
+
+
+def _draw_clips(
+    spans: Sequence[Span],
+    recipe: Recipe,
+    seconds: float,
+    rng: np.random.Generator,
+    left_out: dict[str, str],
+    report: Callable[[float], None],
+) -> list[Tensor]:
     clips: list[Tensor] = []
-    there = sum(span.end - span.start for span in training)
+    there = sum(span.end - span.start for span in spans)
     most = round(seconds * FRAME_RATE / CLIP_FRAMES)
-    for piece in _pieces(training, rng):
+    for piece in _pieces(spans, rng):
         report(min(1.0, len(clips) * CLIP_FRAMES / FRAME_RATE / min(seconds, there)))
         if len(clips) >= most:
             break
         if (audio := _read(piece, recipe, left_out)) is not None:
             clips.extend(clip for clip in _clips(audio, recipe.hop) if not _is_silent(clip))
-    _require_enough(folder, len(clips), recipe, left_out)
-    drawn = torch.stack(clips[:most])[torch.from_numpy(rng.permutation(min(most, len(clips))))]
-    _require_variety(folder, drawn, recipe)
-    excerpts = {}
-    for span in _middles(held_out, rng):
-        audio = None if len(excerpts) == HELD_OUT_FILES else _read(span, recipe, left_out)
+    return clips[:most]
+
+
+def _excerpts(
+    spans: Sequence[Span], recipe: Recipe, rng: np.random.Generator, left_out: dict[str, str]
+) -> dict[str, Tensor]:
+    """Read a few seconds of each span, from a random place, until there are enough."""
+    excerpts: dict[str, Tensor] = {}
+    for span in spans:
+        start = span.start + rng.random() * max(0.0, span.end - span.start - HELD_OUT_SECONDS)
+        part = Span(span.path, span.name, start, min(span.end, start + HELD_OUT_SECONDS))
+        audio = None if len(excerpts) == HELD_OUT_FILES else _read(part, recipe, left_out)
         if audio is not None and not _is_silent(audio) and len(audio) >= HELD_OUT_FRAMES * recipe.hop:
             excerpts[span.name] = audio[: len(audio) // recipe.hop * recipe.hop]
-    return Excerpts(drawn, excerpts, files, left_out)
+    return excerpts
 
 
 def _spans(folder: Path, sample_rate: int, left_out: dict[str, str]) -> tuple[list[Span], int]:
@@ -130,14 +152,15 @@ def _split(spans: Sequence[Span], rng: np.random.Generator) -> tuple[list[Span],
         training = [Span(s.path, s.name, s.start, end) for s, end in zip(spans, ends, strict=True)]
         return training, [Span(s.path, s.name, end, s.end) for s, end in zip(spans, ends, strict=True)]
     order = [spans[int(number)] for number in rng.permutation(len(spans))]
-    most = max(1, min(round(HELD_OUT_SHARE * len(spans)), 2 * HELD_OUT_FILES))  # some may be silent
+    most = max(2, min(round(HELD_OUT_SHARE * len(spans)), 2 * HELD_OUT_FILES))  # some may be silent
     return order[most:], order[:most]
 
 
 def _pieces(spans: Sequence[Span], rng: np.random.Generator) -> Iterator[Span]:
     """Cut spans into pieces of a few seconds, in random order."""
     seconds = PIECE_FRAMES / FRAME_RATE
-    counts = np.array([max(1, int((span.end - span.start) / seconds)) for span in spans])
+    clip = CLIP_FRAMES / FRAME_RATE  # the least that the last piece of a file has
+    counts = np.array([1 + max(0, int((span.end - span.start - clip) / seconds)) for span in spans])
     ends = counts.cumsum()
     for number in rng.permutation(ends[-1]).tolist():
         index = int(np.searchsorted(ends, number, side="right"))
@@ -146,20 +169,14 @@ def _pieces(spans: Sequence[Span], rng: np.random.Generator) -> Iterator[Span]:
         yield Span(span.path, span.name, float(start), min(span.end, float(start) + seconds))
 
 
-def _middles(spans: Sequence[Span], rng: np.random.Generator) -> Iterator[Span]:
-    """Yield a few seconds of each span, from a random place."""
-    for span in spans:
-        start = span.start + rng.random() * max(0.0, span.end - span.start - HELD_OUT_SECONDS)
-        yield Span(span.path, span.name, start, min(span.end, start + HELD_OUT_SECONDS))
-
-
 def _read(span: Span, recipe: Recipe, left_out: dict[str, str]) -> Tensor | None:
     try:
         stream = AudioStream(span.path, recipe.sample_rate, 1, span.start, span.end)
-        return torch.cat(list(stream), dim=-1)[0]
+        audio = torch.cat(list(stream), dim=-1)[0]
     except UserError as error:
         left_out[span.name] = str(error)
         return None
+    return audio if stream.swing > SILENCE else None
 
 
 def _clips(audio: Tensor, hop: int) -> Sequence[Tensor]:

@@ -60,7 +60,7 @@ class Recipe:
     @property
     def scale(self) -> int:
         """Factor of the loss's windows."""
-        return 2 ** max(0, round(math.log2(self.sample_rate / 8000)))
+        return 1 << max(0, round(math.log2(self.sample_rate / 8000)))
 
     def config(self) -> EncodecConfig:
         """Return the architecture: mono, 50 frames/s."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from magnet_train.apps.codec_training.excerpts import CLIP_FRAMES, FRAMES_PER_ENTRY, Excerpts, draw_excerpts
 from magnet_train.apps.codec_training.measures import Measured, measure
@@ -84,7 +85,7 @@ def make_codec(
             training.run(steps, progress.count_steps(steps))
         save(model, partial)
         with Console(stderr=True).status("measuring"):
-            measured, decoded = None, {}
+            measured, decoded = None, dict[str, Tensor]()
             if excerpts.held_out:
                 measured, decoded = measure(load_codec(str(partial)), excerpts.held_out)
         record = _record(recipe, excerpts, partial, minutes, steps, seed)
