@@ -132,7 +132,7 @@ def fit_centres(vectors: Tensor, count: int, iterations: int) -> Tensor:
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Return the index of the closest code of each vector, int64 [N]."""
     norms = codebook.square().sum(dim=1)
-    few = vectors.split(2048)  # whose distances stay in the cache
+    few = torch.split(vectors, 2048)  # whose distances stay in the cache
     # without the constant |vector|^2
     return torch.cat([torch.addmm(norms, part, codebook.T, alpha=-2).argmin(dim=1) for part in few])
 
