@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.tokenize.audio_files import list_audio
+from magnet_train.apps.codec_training import SAMPLE_RATES
 from magnet_train.apps.codec_training.recipe import FRAME_RATE, Recipe
 from magnet_train.audio import AudioStream
 from magnet_train.audio.recording import header_of
@@ -133,9 +134,11 @@ def _spans(folder: Path, sample_rate: int, left_out: dict[str, str]) -> tuple[li
         else:
             spans.append(Span(file.path, file.name, start, end))
     if not spans and max(rates):
+        lower = [rate for rate in SAMPLE_RATES if rate <= max(rates)]
+        remedy = f"give --sample_rate {lower[-1]}" if lower else f"record at {SAMPLE_RATES[0]} Hz or more"
         raise UserError(
             f"the files in {folder} have at most {max(rates)} Hz, so a codec of {sample_rate} Hz would have nothing to "
-            f"learn above {max(rates) // 2} Hz; give --sample_rate {max(rates)} or less."
+            f"learn above {max(rates) // 2} Hz; {remedy}."
         )
     if not spans:
         name, reason = next(iter(left_out.items()))

@@ -22,13 +22,12 @@ from magnet_train.apps.codec_training.recipe import FRAME_RATE, DecoderTraining,
 from magnet_train.checkpoints.export import whole_folder
 from magnet_train.cli.console import ProgressBar, count, duration, on_sigterm, table
 from magnet_train.codecs import load_codec
+from magnet_train.storage.plain_text import printable
 
 REPORT, PAGE = "training.json", "report.html"
 LARGEST_RATIO = 21  # of the last layer of the decoder, which has channels for no more
-SECONDS_PER_MINUTE, MOST_SECONDS = (
-    180.0,
-    1800.0,
-)  # audio to train on; more changes a codec of this size little
+SECONDS_PER_MINUTE = 180.0  # of audio to train on, for each minute of work
+MOST_SECONDS = 1800.0  # more changes a codec of this size little
 FIT_CLIPS = 1200  # from which transform and codebooks come
 MAX_ERRORS = 0.9
 MEASURING = 0.05  # share of the time
@@ -126,7 +125,7 @@ def _command(audio: Path, out: Path, record: dict[str, Any]) -> str:
     """Return the command that makes the same codec again, on the same machine and with as many threads."""
     words = ["magnet-train", "codec", "--audio", str(audio), "--out", str(out)]
     for name in ("sample_rate", "codebooks", "card", "minutes", "steps", "seed"):
-        words += [f"--{name}", f"{record[name]:g}" if name == "minutes" else str(record[name])]
+        words += [f"--{name}", str(record[name])]
     return shlex.join(words)
 
 
@@ -138,7 +137,7 @@ def _print_result(
     if excerpts.left_out:
         name, reason = next(iter(excerpts.left_out.items()))
         files = count(len(excerpts.left_out), "file")
-        print(f"left out {files}, for example {name} ({reason}); all are in {out / REPORT}")
+        print(printable(f"left out {files}, for example {name} ({reason}); all are in {out / REPORT}"))
     if measured is None:
         print("not measured: no other file than those that it was made from holds sound")
     else:

@@ -9,6 +9,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from magnet_train.apps.codec_training import SAMPLE_RATES
 from magnet_train.cli.options import declare, option, whole_number
 
 
@@ -35,7 +36,7 @@ class CodecRequest:
     out: Path = option("folder for the codec; must be empty or new", required=True, metavar="DIR")
     sample_rate: int = option(
         "rate of the codec (Hz), at most that of the files; a higher one needs more minutes",
-        choices=(8000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
+        choices=SAMPLE_RATES,
         default=16_000,
     )
     codebooks: int = option(

@@ -146,7 +146,7 @@ def unreadable(path: Path) -> None:
             rf"holds \d s of sound to train on, and codebooks of 16 entries need {NEEDED:.0f} s; add",
         ),
         (one_tone, r"repeats few sounds \(1 that differ by more than 3 dB\)"),
-        (low_rate, "have at most 4000 Hz.* give --sample_rate 4000 or less"),
+        (low_rate, "have at most 4000 Hz.* record at 8000 Hz or more"),
         (unreadable, r"no file in .* can be read, for example 0\.wav"),
         (lambda path: None, "holds no audio"),
     ],
@@ -169,6 +169,14 @@ def test_a_folder_that_suffices_for_a_smaller_codec_is_told_so(
     assert codec(folder, tmp_path / "my_codec", "--card", "1024") == 1
     error = capsys.readouterr().err
     assert "need 205 s; add recordings, or give --card 128." in error
+
+
+def test_a_rate_above_that_of_the_files_names_one_that_they_have(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert codec(folder, tmp_path / "my_codec", "--sample_rate", "48000") == 1
+    assert re.search("at most 44100 Hz.*; give --sample_rate 44100.", capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_folder_is_kept(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import EncodecModel
 
+from magnet_train.apps.codec_training import SAMPLE_RATES
 from magnet_train.apps.codec_training.initialization import (
     fit_centres,
     fit_codebooks,
@@ -127,7 +128,7 @@ def test_the_loss_compares_waveforms_of_tones_and_the_power_of_noise():
     assert codec_loss(-tone, tone) > 1  # the sign of a tone counts
 
 
-@pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000])
+@pytest.mark.parametrize("rate", SAMPLE_RATES)
 def test_the_transform_works_at_every_rate_that_the_command_offers(rate):
     torch.manual_seed(0)
     recipe = recipe_of(rate, codebooks=2, card=16)
@@ -144,7 +145,7 @@ def test_the_transform_works_at_every_rate_that_the_command_offers(rate):
     assert si_sdr(output, clips).min() > 12
 
 
-@pytest.mark.parametrize("card", [16, 100, 512, 1000, 4096])
-@pytest.mark.parametrize("codebooks", range(1, 17))
-def test_transformers_counts_the_codebooks_that_were_asked_for(codebooks, card):
-    assert recipe_of(16_000, codebooks, card).config().num_quantizers == codebooks
+def test_transformers_counts_the_codebooks_that_were_asked_for():
+    for card in (16, 100, 512, 1000, 4096):
+        for codebooks in range(1, 17):
+            assert recipe_of(16_000, codebooks, card).config().num_quantizers == codebooks
