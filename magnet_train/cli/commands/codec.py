@@ -44,7 +44,7 @@ class CodecRequest:
     )
     card: int = option("entries of a codebook", type=whole_number(16, 4096), default=1024, metavar="N")
     minutes: float = option(
-        "wall time of everything, about, on a machine that stays as busy as it is",
+        "wall time of the whole command, about: the number of steps follows from the time of the first ones",
         type=minutes,
         default=10.0,
         metavar="M",
