@@ -37,6 +37,7 @@ RECIPE = Recipe(
     codebooks=4,
     card=256,
     ratios=(10, 16),
+    whitening=0.6,
     vectors=32_000,
     iterations=20,
     noise_share=0.1,

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 # ELU(v) - ELU(-v) is 2v for small v: a value passes an activation as a pair (+v, -v) scaled by this factor.
 SMALL = 0.15
-WHITENING = 0.6  # exponent of the loudness that a bin is divided by: 0 changes nothing, 1 equalises all bins
 ELEMENT = 0.05  # root mean square of the elements of a weight direction, see `_lengthen`
 
 
@@ -33,7 +32,7 @@ def mdct_basis(hop: int) -> Tensor:
     ).float()
 
 
-def fit_projection(audio: Tensor, hop: int, dims: int) -> tuple[Tensor, Tensor]:
+def fit_projection(audio: Tensor, hop: int, dims: int, whitening: float) -> tuple[Tensor, Tensor]:
     """Fit a PCA of the MDCT with `dims` components.
 
     Each bin is first divided by a power of its loudness, a compromise: if all bins counted alike, noise would take
@@ -43,6 +42,7 @@ def fit_projection(audio: Tensor, hop: int, dims: int) -> tuple[Tensor, Tensor]:
         audio: Float [clips, samples], samples a multiple of `hop`.
         hop: Samples in a frame.
         dims: Components to keep.
+        whitening: Exponent of the loudness that a bin is divided by: 0 changes nothing, 1 equalises all bins.
 
     Returns:
         Analysis and synthesis, both [dims, 2 * hop]: latents = analysis @ samples, and
@@ -51,7 +51,7 @@ def fit_projection(audio: Tensor, hop: int, dims: int) -> tuple[Tensor, Tensor]:
     basis = mdct_basis(hop)
     frames = audio.unfold(-1, 2 * hop, hop).reshape(-1, 2 * hop)
     coefficients = frames @ basis.T
-    weight = (coefficients.square().mean(dim=0).sqrt() + 1e-4) ** -WHITENING
+    weight = (coefficients.square().mean(dim=0).sqrt() + 1e-4) ** -whitening
     weighted = coefficients * weight
     _, directions = torch.linalg.eigh(weighted.T @ weighted)
     directions = directions[:, -dims:].flip(1)  # [hop, dims], strongest first

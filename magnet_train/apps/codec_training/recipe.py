@@ -46,6 +46,7 @@ class Recipe:
     codebooks: int
     card: int
     ratios: tuple[int, int]  # decoder's upsampling: from frames to phase vectors, and from these to samples
+    whitening: float  # exponent of the loudness that a bin of the MDCT is divided by
     vectors: int  # of the k-means of the codebooks, at most
     iterations: int  # of the k-means
     noise_share: float  # of the noise, used for k-means: its frames all differ and would take many codes
@@ -95,7 +96,9 @@ def start_codec(
         report: Called with the share of the codebooks that are fitted, 0..1.
     """
     model = EncodecModel(recipe.config())
-    initialize_from_mdct(model, *fit_projection(clips[:PROJECTION_CLIPS], recipe.hop, LATENTS))
+    initialize_from_mdct(
+        model, *fit_projection(clips[:PROJECTION_CLIPS], recipe.hop, LATENTS, recipe.whitening)
+    )
     with torch.no_grad():
         few = torch.split(clips[:, None], 50)  # all at once would take 5 GB
         latents = torch.cat([run_layers(model.encoder, part) for part in few]).transpose(1, 2)

@@ -42,6 +42,7 @@ def recipe_of(sample_rate: int, codebooks: int, card: int) -> Recipe:
         codebooks=codebooks,
         card=card,
         ratios=(hop // ratio, ratio),
+        whitening=0.3,
         vectors=50_000,
         iterations=12,
         noise_share=1.0,

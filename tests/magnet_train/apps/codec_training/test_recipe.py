@@ -31,7 +31,7 @@ def audio():
 def started(audio):
     torch.manual_seed(0)
     model = EncodecModel(RECIPE.config())
-    projection = fit_projection(audio, FRAME, LATENTS)
+    projection = fit_projection(audio, FRAME, LATENTS, RECIPE.whitening)
     initialize_from_mdct(model, *projection)
     return model, projection
 
@@ -136,7 +136,7 @@ def test_the_transform_works_at_every_rate_that_the_command_offers(rate):
     clips = torch.stack([torch.sin(2 * torch.pi * pitch * time) for pitch in (110, 220, 330, 495, 660, 880)])
     clips = 0.3 * (clips + clips.roll(1, 0))
     model = EncodecModel(recipe.config())
-    initialize_from_mdct(model, *fit_projection(clips, recipe.hop, LATENTS))
+    initialize_from_mdct(model, *fit_projection(clips, recipe.hop, LATENTS, recipe.whitening))
     with torch.no_grad():
         latents = run_layers(model.encoder, clips[:, None])
         assert latents.shape == (6, LATENTS, 48)
