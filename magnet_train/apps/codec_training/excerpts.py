@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.tokenize.audio_files import list_audio
+from datamodules.tokenize.audio_files import AudioFile, list_audio
 from magnet_train.apps.codec_training import SAMPLE_RATES
 from magnet_train.apps.codec_training.recipe import FRAME_RATE, Recipe
 from magnet_train.audio import AudioStream
@@ -38,8 +38,7 @@ ENTRIES_PER_SOUND = 16
 class Span:
     """A part of a file, in seconds."""
 
-    path: Path
-    name: str
+    file: AudioFile
     start: float
     end: float
 
@@ -112,10 +111,10 @@ def _excerpts(
     excerpts: dict[str, Tensor] = {}
     for span in spans:
         start = span.start + rng.random() * max(0.0, span.end - span.start - HELD_OUT_SECONDS)
-        part = Span(span.path, span.name, start, min(span.end, start + HELD_OUT_SECONDS))
+        part = Span(span.file, start, min(span.end, start + HELD_OUT_SECONDS))
         audio = None if len(excerpts) == HELD_OUT_FILES else _read(part, recipe, left_out)
         if audio is not None and not _is_silent(audio) and len(audio) >= HELD_OUT_FRAMES * recipe.hop:
-            excerpts[span.name] = audio[: len(audio) // recipe.hop * recipe.hop]
+            excerpts[span.file.name] = audio[: len(audio) // recipe.hop * recipe.hop]
     return excerpts
 
 
@@ -124,7 +123,7 @@ def _spans(folder: Path, sample_rate: int, left_out: dict[str, str]) -> tuple[li
     spans, rates = [], [0]
     files = list_audio(folder)
     for file in files:
-        seconds, rate = (0.0, 0) if file.problem else header_of(file.path)
+        seconds, rate = _header(file)
         start, end = file.start or 0.0, seconds if file.end is None else min(seconds, file.end)
         if end <= start:
             left_out[file.name] = file.problem or "its header gives no length; convert it to wav or flac"
@@ -132,7 +131,7 @@ def _spans(folder: Path, sample_rate: int, left_out: dict[str, str]) -> tuple[li
             rates.append(rate)
             left_out[file.name] = f"has {rate} Hz, less than the codec"
         else:
-            spans.append(Span(file.path, file.name, start, end))
+            spans.append(Span(file, start, end))
     if not spans and max(rates):
         lower = [rate for rate in SAMPLE_RATES if rate <= max(rates)]
         remedy = f"give --sample_rate {lower[-1]}" if lower else f"record at {SAMPLE_RATES[0]} Hz or more"
@@ -148,12 +147,20 @@ def _spans(folder: Path, sample_rate: int, left_out: dict[str, str]) -> tuple[li
     return spans, len(files)
 
 
+def _header(file: AudioFile) -> tuple[float, int]:
+    """Return duration (s) and rate (Hz); 0 if the file cannot be read."""
+    try:
+        return (0.0, 0) if file.problem else header_of(file.source())
+    except UserError:
+        return 0.0, 0
+
+
 def _split(spans: Sequence[Span], rng: np.random.Generator) -> tuple[list[Span], list[Span]]:
     """Return spans to train on, and those that are held out."""
     if len(spans) < FEW_FILES:
         ends = [span.end - HELD_OUT_SHARE * (span.end - span.start) for span in spans]
-        training = [Span(s.path, s.name, s.start, end) for s, end in zip(spans, ends, strict=True)]
-        return training, [Span(s.path, s.name, end, s.end) for s, end in zip(spans, ends, strict=True)]
+        training = [Span(s.file, s.start, end) for s, end in zip(spans, ends, strict=True)]
+        return training, [Span(s.file, end, s.end) for s, end in zip(spans, ends, strict=True)]
     order = [spans[int(number)] for number in rng.permutation(len(spans))]
     most = max(2, min(round(HELD_OUT_SHARE * len(spans)), 2 * HELD_OUT_FILES))  # some may be silent
     return order[most:], order[:most]
@@ -169,15 +176,15 @@ def _pieces(spans: Sequence[Span], rng: np.random.Generator) -> Iterator[Span]:
         index = int(np.searchsorted(ends, number, side="right"))
         span = spans[index]
         start = span.start + seconds * (number - (ends[index] - counts[index]))
-        yield Span(span.path, span.name, float(start), min(span.end, float(start) + seconds))
+        yield Span(span.file, float(start), min(span.end, float(start) + seconds))
 
 
 def _read(span: Span, recipe: Recipe, left_out: dict[str, str]) -> Tensor | None:
     try:
-        stream = AudioStream(span.path, recipe.sample_rate, 1, span.start, span.end)
+        stream = AudioStream(span.file.source(), recipe.sample_rate, 1, span.start, span.end)
         audio = torch.cat(list(stream), dim=-1)[0]
     except UserError as error:
-        left_out[span.name] = str(error)
+        left_out[span.file.name] = str(error)
         return None
     return audio if stream.swing > SILENCE else None
 
