@@ -188,11 +188,16 @@ def audio_seconds(path: FileSource) -> float:
 
 def header_seconds(path: FileSource) -> float:
     """Return the duration that the first header of a file gives, without a scan; 0 if it gives no plausible one."""
+    return header_of(path)[0]
+
+
+def header_of(path: FileSource) -> tuple[float, int]:
+    """Return duration (s) and rate (Hz) that the first header of a file gives, without a scan; 0 if not plausible."""
     if _why_not_a_file(path) is not None:
-        return 0.0
+        return 0.0, 0
     try:
         with _open_whole(path, _starts_as_av(path)) as file:
-            seconds = file.frames / file.samplerate
+            seconds, rate = file.frames / file.samplerate, int(file.samplerate)
     except (
         soundfile.SoundFileError,
         UserError,
@@ -202,8 +207,8 @@ def header_seconds(path: FileSource) -> float:
         TypeError,
         MemoryError,
     ):
-        return 0.0
-    return float(seconds) if seconds <= _LONGEST else 0.0
+        return 0.0, 0
+    return float(seconds) if seconds <= _LONGEST else 0.0, rate
 
 
 def frames_in(file: Decoder) -> int | None:
