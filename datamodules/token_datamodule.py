@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ from magnet_train.tokens import TokenBatch
 
 _log = logging.getLogger(__name__)
 _MAX_SECONDS = 86400
+_CLIPS_AT_ONCE = 256
 _RANGES = {  # smallest and largest value of an option, if the data module has it
     "batch_size": (1, 2**16),
     "num_workers": (0, 1024),
@@ -250,6 +251,22 @@ class TokenDataModule(SlotDataModule):
             self._validation = SequentialClips([range(len(self._validation_readers[0]))])
         splits = [TrainSplit(len(reader), clips) for reader, clips in zip(readers, held_out, strict=True)]
         self._mixture = WeightedMixture(splits, self.weights, self.seed)
+
+    def caption_texts(self) -> Iterator[str]:
+        """Yield a text of each clip with every word that its captions can have; "" for a clip without one.
+
+        Raises:
+            UserError: A clip is damaged and `on_bad_sample` is `error`.
+        """
+        captions = self.captions or CaptionAugmentation()
+        for folder in self.shards:
+            reader = ShardReader(folder)
+            for first in range(0, len(reader), _CLIPS_AT_ONCE):
+                for sample in reader.read(np.arange(first, min(first + _CLIPS_AT_ONCE, len(reader)))):
+                    if not isinstance(sample, UserError):
+                        yield captions.longest(sample.metadata)
+                    elif self.on_bad_sample == "error":
+                        raise sample
 
     def train_dataloader(self) -> DataLoader[TokenBatch]:
         """Return the endless loader of this rank.

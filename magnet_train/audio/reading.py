@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from magnet_train.audio.containers import Part
-from magnet_train.audio.recording import Decoder, Recording, Samples, explained, frames_in
+from magnet_train.audio.recording import Decoder, Recording, Samples, explained, frames_in, seek
 from magnet_train.audio.recording import blocks as blocks_of
 from magnet_train.audio.resampling import resample_blocks
 from magnet_train.errors import UserError
@@ -159,7 +159,7 @@ class AudioStream:
             last = total if last is None else min(total, last)
         if first:
             with explained(self.path):
-                file.seek(first)
+                seek(file, first)
         self._cut = part.cut
         self._digest.update(f"{rate} {file.channels}".encode())
         for samples in blocks_of(file, None if last is None else last - first):

@@ -115,6 +115,13 @@ def explained(path: FileSource) -> Iterator[None]:
         ) from error
 
 
+class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is skipped by mypy
+    """A file without the seek that soundfile adds to each read: in an MP3 the two frames after a seek are noise."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 class Recording:
     """An audio file and its parts, each of which can be decoded; raises `UserError` if there is no such file."""
 
@@ -134,7 +141,7 @@ class Recording:
                 if self._needs_av or part.is_whole_file(self._size):
                     file = _open_whole(self.path, self._needs_av)
                 else:
-                    file = soundfile.SoundFile(PartFile(stack.enter_context(open_source(self.path)), part))
+                    file = _ForwardFile(PartFile(stack.enter_context(open_source(self.path)), part))
                 stack.enter_context(file)
             if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
                 raise UserError(
@@ -157,8 +164,8 @@ def _open_whole(path: FileSource, with_av: bool) -> Decoder:
     if with_av:
         return AvFile(path)
     if isinstance(path, StoredBytes):
-        return soundfile.SoundFile(open_source(path))
-    return soundfile.SoundFile(os.fsencode(path))  # the name may not be text
+        return _ForwardFile(open_source(path))
+    return _ForwardFile(os.fsencode(path))  # the name may not be text
 
 
 def audio_seconds(path: FileSource) -> float:
@@ -181,11 +188,16 @@ def audio_seconds(path: FileSource) -> float:
 
 def header_seconds(path: FileSource) -> float:
     """Return the duration that the first header of a file gives, without a scan; 0 if it gives no plausible one."""
+    return header_of(path)[0]
+
+
+def header_of(path: FileSource) -> tuple[float, int]:
+    """Return duration (s) and rate (Hz) that the first header of a file gives, without a scan; 0 if not plausible."""
     if _why_not_a_file(path) is not None:
-        return 0.0
+        return 0.0, 0
     try:
         with _open_whole(path, _starts_as_av(path)) as file:
-            seconds = file.frames / file.samplerate
+            seconds, rate = file.frames / file.samplerate, int(file.samplerate)
     except (
         soundfile.SoundFileError,
         UserError,
@@ -195,13 +207,22 @@ def header_seconds(path: FileSource) -> float:
         TypeError,
         MemoryError,
     ):
-        return 0.0
-    return float(seconds) if seconds <= _LONGEST else 0.0
+        return 0.0, 0
+    return float(seconds) if seconds <= _LONGEST else 0.0, rate
 
 
 def frames_in(file: Decoder) -> int | None:
     """Return the number of samples of each channel by the header; None if the header has none."""
     return None if file.frames >= _UNKNOWN_FRAMES else int(file.frames)
+
+
+def seek(file: Decoder, sample: int) -> None:
+    """Go to a sample of each channel; in an MP3, whose frames depend on those before, from a second earlier."""
+    is_mp3 = isinstance(file, soundfile.SoundFile) and file.format == "MP3"
+    before = min(sample, file.samplerate) if is_mp3 else 0
+    file.seek(sample - before)
+    if before:
+        _read(file, before)
 
 
 def blocks(file: Decoder, frames: int | None = None) -> Iterator[Samples]:

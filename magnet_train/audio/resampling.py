@@ -1,4 +1,4 @@
-"""Resample audio in blocks, and measure loudness. The only file that imports torchaudio."""
+"""Resample audio in blocks, stretch loops, and measure loudness. The only file that imports torchaudio."""
 
 from __future__ import annotations
 
@@ -62,6 +62,15 @@ def resample(audio: Tensor, ratio: Fraction) -> Tensor:
         audio, ratio.numerator, ratio.denominator, lowpass_filter_width=_FILTER_WIDTH, rolloff=_ROLLOFF
     )
     return resampled
+
+
+def stretch_loop(audio: Tensor, samples: int) -> Tensor:
+    """Resample a loop float32 [..., samples] to another number of samples; it stays seamless, being taken as periodic."""
+    length = audio.shape[-1]
+    if samples == length:
+        return audio
+    stretched: Tensor = torch.fft.irfft(torch.fft.rfft(audio), n=samples) * (samples / length)
+    return stretched
 
 
 def integrated_loudness(audio: Tensor, sample_rate: int) -> float:

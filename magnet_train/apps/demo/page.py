@@ -160,7 +160,7 @@ def _generator(
             for clip in service.make(wanted, str(request.session_hash), progress):
                 clips.append(clip)
                 yield results.show(clips, earlier)
-            unknown = service.magnet.unknown_words([wanted.text])
+            unknown = service.magnet.unknown_words([wanted.text, wanted.negative])
             note = f" Words that the model does not know: {', '.join(unknown)}." if unknown else ""
             status = status_html("done", f"Made {len(clips)} clip{'s' if len(clips) > 1 else ''}.{note}")
         except Exception as error:
