@@ -5,10 +5,15 @@ Shapes: audio float32 [samples] at 22,050 Hz.
 
 from __future__ import annotations
 
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -45,6 +50,34 @@ def estimate_tempo(audio: Floats) -> Estimate | None:
     Confidence is the correlation of the onset strength with itself one beat later. It does not tell a tempo from its
     double or its half.
     """
+    _compile()
+    return _estimate_tempo(audio)
+
+
+def estimate_key(audio: Floats) -> Estimate:
+    """Return the key, one of `KEYS`, whose profile correlates best with the mean strength of the twelve notes.
+
+    Confidence is by how much the second best of the 24 correlates less. It is 0 if the best correlates less than 0.65,
+    as for drums, or if all notes are about equally strong, as in noise.
+    """
+    _compile()
+    return _estimate_key(audio)
+
+
+@cache
+def _compile() -> None:
+    """Let numba compile what librosa uses, on a first clip, or load it.
+
+    One process at a time: two that compile together can spoil numba's files, and every later process would crash.
+    """
+    clicks = np.zeros(6 * RATE, dtype=np.float32)
+    clicks[:: RATE // 2] = 1
+    with FileLock(Path(tempfile.gettempdir()) / f"magnet-train-librosa-{os.getuid()}.lock"):
+        _estimate_tempo(clicks)
+        _estimate_key(clicks)
+
+
+def _estimate_tempo(audio: Floats) -> Estimate | None:
     from librosa.beat import beat_track
     from librosa.onset import onset_strength
 
@@ -58,12 +91,7 @@ def estimate_tempo(audio: Floats) -> Estimate | None:
     return Estimate(60 * RATE / _ONSET_HOP / period, max(0.0, repeats))
 
 
-def estimate_key(audio: Floats) -> Estimate:
-    """Return the key, one of `KEYS`, whose profile correlates best with the mean strength of the twelve notes.
-
-    Confidence is by how much the second best of the 24 correlates less. It is 0 if the best correlates less than 0.65,
-    as for drums, or if all notes are about equally strong, as in noise.
-    """
+def _estimate_key(audio: Floats) -> Estimate:
     from librosa.feature import chroma_cqt
 
     chroma = chroma_cqt(y=audio, sr=RATE, hop_length=_CHROMA_HOP, norm=None).mean(axis=1)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from known_music import PROGRESSIONS, chords, clicks, drums, noise, random_clicks
@@ -96,3 +100,16 @@ def test_accuracy():
 
 
 AMBIGUOUS = {(key, len(PROGRESSIONS["minor"]) - 1) for key in KEYS if key.endswith("minor")}
+
+
+@pytest.mark.slow
+def test_processes_that_compile_together_leave_what_later_ones_can_load(tmp_path):
+    code = (
+        "import numpy as np; from magnet_train.audio.tempo_and_key import *; audio = np.zeros(10 * RATE, np.float32); "
+        "audio[:: RATE // 2] = 1; assert round(estimate_tempo(audio).value) == 120; estimate_key(audio)"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    together = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
+    assert [process.wait() for process in together] == [0, 0, 0]
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+    assert list(tmp_path.rglob("*.nbi"))
