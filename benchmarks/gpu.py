@@ -3,8 +3,9 @@
     python benchmarks/gpu.py                  # one H100 or H200, bfloat16, the 300M model; about ten minutes
     python benchmarks/gpu.py --tiny           # the same on a CPU with a toy model, to check the script
 
-Each case is a separate `magnet-train benchmark`, which writes `results/gpu_CASE.json` after each number. No case starts
-after `--minutes`, so that a machine borrowed for a quarter of an hour yields as many results as possible.
+Each case is a process of its own that writes `results/gpu_CASE.json`: those called `product` are what a user runs, with text
+encoder, codec and loader (product.py), the others a `magnet-train benchmark`. No case starts after `--minutes`, so that a
+machine borrowed for a quarter of an hour yields as many results as possible.
 """
 
 from __future__ import annotations
@@ -22,11 +23,20 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+PRODUCT = Path(__file__).parent / "product.py"
 GPU = ["--device", "cuda", "--precision", "bfloat16", "--rounds", "5"]
 TINY = ["--dim", "32", "--heads", "2", "--layers", "2", "--card", "32", "--rounds", "1"]
 
 # Options by name; `--compile` compiles both sides.
 CASES = {
+    "product_generate_500_compiled": ["generate", "--frames", "500", "--compile"],
+    "product_fit": ["fit", "--batch", "16"],
+    "product_generate_1500_compiled": ["generate", "--frames", "1500", "--compile"],
+    "product_files": ["files", "--batch", "16"],
+    "product_generate_500": ["generate", "--frames", "500"],
+    "product_fit_compiled": ["fit", "--batch", "16", "--compile"],
+    "product_generate_500_batch_16": ["generate", "--frames", "500", "--batch", "16"],
+    "product_generate_1500": ["generate", "--frames", "1500"],
     "generate_500_compiled": ["generate", "--frames", "500", "--compile"],
     "train_500": ["train", "--frames", "500", "--batch", "16"],
     "generate_1500_compiled": ["generate", "--frames", "1500", "--compile"],
@@ -40,14 +50,18 @@ CASES = {
 
 def command(case: str, out: Path, tiny: bool) -> list[str]:
     """Return the command of a case."""
-    words = [sys.executable, "-m", "magnet_train", "benchmark", *CASES[case], "--out", str(out)]
+    product = case.startswith("product")
+    start = [str(PRODUCT)] if product else ["-m", "magnet_train", "benchmark"]
+    words = [sys.executable, *start, *CASES[case], "--out", str(out)]
     if not tiny:
-        return words + GPU
-    if words[4] == "generate":
-        words += ["--steps", "3,2,2,2"]
-    # Later options override earlier ones; on a CPU, compiling takes longer than the benchmark.
+        return words + (GPU[:2] if product else GPU)
+    # On a CPU, compiling takes longer than the benchmark.
     words = [word for word in words if word != "--compile"]
-    return [*words, *TINY, "--frames", "60", "--batch", "2"]
+    if product:
+        return [*words, "--tiny", "--steps", "15"]
+    if CASES[case][0] == "generate":
+        words += ["--steps", "3,2,2,2"]
+    return [*words, *TINY, "--frames", "60", "--batch", "2"]  # later options override earlier ones
 
 
 def whole(results: Path, case: str) -> dict[str, Any]:
@@ -69,11 +83,17 @@ def goals(results: Path) -> Iterator[tuple[str, float | None, str, float, bool]]
         naive, ours = whole(results, case), best("ours_ms", case, f"{case}_compiled", more=False)
         return naive["naive_ms"] / ours if naive and ours else None
 
-    rate = best("frames_per_s", "train_500", "train_500_compiled", more=True)
-    yield "training, T 500, B 16", rate, "frames/s", 180_000, True
+    for name, case in (("fit", "product_fit"), ("training step", "train_500")):
+        rate = best("frames_per_s", case, f"{case}_compiled", more=True)
+        yield f"{name}, T 500, B 16", rate, "frames/s", 180_000, True
     for frames, goal in ((500, 100), (1500, 250)):
+        case = f"product_generate_{frames}"
+        time_ms = best("ours_ms", case, f"{case}_compiled", more=False)
+        yield f"{frames // 50} s of sound by Magnet.generate, B 1, 50 steps", time_ms, "ms", goal, False
         time_ms = best("ours_ms", f"generate_{frames}", f"generate_{frames}_compiled", more=False)
         yield f"{frames // 50} s of tokens, B 1, 50 steps", time_ms, "ms", goal, False
+    over = best("percent_over_model", "product_files", more=False)
+    yield "64 captions to files, B 16, over the model's own time", over, "%", 5, False
     yield "over eager naive, T 1500, B 1", over_eager_naive("generate_1500"), "x", 4, True
     yield "over eager naive, T 1500, B 16", over_eager_naive("generate_1500_batch_16"), "x", 2, True
     for name, case in (("B 1", "generate_1500_compiled"), ("B 16", "generate_1500_batch_16_compiled")):

@@ -2,7 +2,7 @@
 
     python benchmarks/seam.py --codec facebook/encodec_32khz --audio song.flac
 
-Chunks are those of tokenize: 30 s with 2 s of context on each side. The file should be a few minutes long; it is also
+Chunks are those of tokenize: 30 s with the codec's context on each side. The file should be a few minutes long; it is also
 encoded whole, which takes memory in proportion to its length.
 """
 
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from magnet_train.audio import read_audio
 from magnet_train.codecs import load_codec
-from magnet_train.codecs.chunked import CHUNK_SECONDS, CONTEXT_SECONDS, encode_blocks
+from magnet_train.codecs.chunked import CHUNK_SECONDS, encode_blocks
 
 
 def main() -> None:
@@ -29,18 +29,16 @@ def main() -> None:
     parser.add_argument(
         "--context",
         type=float,
-        default=CONTEXT_SECONDS,
-        help="context on each side, s (default: %(default)s)",
+        help="context on each side, s (default: the codec's)",
     )
     args = parser.parse_args()
     codec = load_codec(args.codec)
+    context = codec.context_seconds if args.context is None else args.context
     audio = read_audio(args.audio, codec.sample_rate, codec.channels)
     whole = codec.encode(audio[None])[0]  # [K, T]
-    differs = whole != encode_blocks(codec, [audio], CHUNK_SECONDS, args.context)
+    differs = whole != encode_blocks(codec, [audio], CHUNK_SECONDS, context)
     frames = differs.shape[1]
-    print(
-        f"{args.codec}: {frames} frames in chunks of {CHUNK_SECONDS:g} s with {args.context:g} s of context"
-    )
+    print(f"{args.codec}: {frames} frames in chunks of {CHUNK_SECONDS:g} s with {context:g} s of context")
     table = Table("codebook", "differing tokens")
     for codebook, changed in enumerate(differs.sum(dim=1).tolist()):
         table.add_row(str(codebook), f"{changed} ({changed / frames:.2%})")

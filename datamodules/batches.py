@@ -6,14 +6,14 @@ B rows, K codebooks, T frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.sampling.order import Purpose, below, random_bits, uniforms
@@ -21,7 +21,11 @@ from datamodules.sampling.samplers import ClipSampler, SampledClips, Slots
 from datamodules.shards.reading import ShardReader
 from datamodules.shards.scan import Sample
 from magnet_train.errors import UserError
-from magnet_train.tokens import CodecInfo, TokenBatch
+from magnet_train.tokens import SPANS, CodecInfo, TokenBatch
+
+_RAISED = (
+    f"{UserError.__module__}.{UserError.__qualname__}: "  # before the text, in the traceback of a worker
+)
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,12 @@ class BatchMaker:
         lengths = np.zeros(len(slots), dtype=np.int64)
         text, key = [""] * len(slots), [""] * len(slots)
         used = np.array([sample is not None for sample in samples])
-        bits = random_bits(self.seed, np.where(used, slots, 0), self.purpose, 2 + self.frames // 2 + 1)
-        noise = uniforms(bits[:, 1:])[:, : 2 + self.frames]
+        columns = SPANS + self.frames  # of `noise`
+        words = 1 + math.ceil(
+            columns / 2
+        )  # one for the crop; each of the others gives two numbers of `noise`
+        bits = random_bits(self.seed, np.where(used, slots, 0), self.purpose, words)
+        noise = uniforms(bits[:, 1:])[:, :columns]
         noise[~used] = 0
         for row, (crop_bits, sample) in enumerate(zip(bits[:, 0].tolist(), samples, strict=True)):
             if sample is None:
@@ -75,16 +83,21 @@ class TokenDataset(Dataset[TokenBatch]):
     """Map-style dataset whose index is an array of slots and whose item is a batch.
 
     Args:
-        folders: Shards, one folder or several.
+        readers: Shards, one folder or several.
         sampler: Maps slots to folders and clips.
         make_batch: Crops and joins samples.
         skip: Replace a damaged clip as `sampler` decides; without a replacement the row is padding.
     """
 
     def __init__(
-        self, folders: Sequence[Path], sampler: ClipSampler, make_batch: BatchMaker, *, skip: bool = False
+        self,
+        readers: Sequence[ShardReader],
+        sampler: ClipSampler,
+        make_batch: BatchMaker,
+        *,
+        skip: bool = False,
     ) -> None:
-        self.readers = [ShardReader(folder) for folder in folders]
+        self.readers = readers
         self.sampler = sampler
         self.make_batch = make_batch
         self.skip = skip
@@ -124,53 +137,27 @@ class TokenDataset(Dataset[TokenBatch]):
             if isinstance(sample, Sample):
                 return sample
         if len(clips):
-            raise UserError(f"{damage} (slot {slot}; {len(clips)} clips tried in its place are damaged too)")
+            first = str(damage).removesuffix(".")
+            raise UserError(f"{first}; {len(clips)} clips tried in its place are damaged too (slot {slot}).")
         return None
 
 
-@dataclass(eq=False)
-class _ErrorsAsItems(Dataset[TokenBatch | UserError]):
-    """Return a `UserError` as an item: raised in a worker, its message would contain the worker's traceback."""
-
-    dataset: Dataset[TokenBatch]
-
-    def __getitem__(self, index: Slots) -> TokenBatch | UserError:
-        try:
-            return self.dataset[index]
-        except UserError as error:
-            return UserError(str(error))
-
-
-@dataclass(eq=False)
-class _ErrorsAsItemsStream(IterableDataset[TokenBatch | UserError]):
-    """The same for a stream."""
-
-    dataset: IterableDataset[TokenBatch]
-
-    def __iter__(self) -> Iterator[TokenBatch | UserError]:
-        try:
-            yield from self.dataset
-        except UserError as error:
-            yield UserError(str(error))
-
-
 class BatchLoader(DataLoader[TokenBatch]):
-    """DataLoader that raises, in this process, the errors that its workers returned."""
+    """DataLoader that raises a `UserError` of a worker with its own text, from which torch makes a traceback."""
 
     def __iter__(self) -> Any:
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            raise UserError(str(error).rpartition(_RAISED)[2].strip()) from None
 
 
 def batch_loader(
     dataset: Dataset[TokenBatch], batches: Iterable[Slots] | None, num_workers: int
 ) -> BatchLoader:
     """Return a loader for a dataset of whole batches; `batches` are its indices, None if it is iterable."""
-    wrap: Any = _ErrorsAsItems if batches is not None else _ErrorsAsItemsStream
     return BatchLoader(
-        wrap(dataset),
+        dataset,
         sampler=batches,
         batch_size=None,
         collate_fn=_identity,

@@ -47,7 +47,7 @@ class CaptionAugmentation:
     def caption(self, metadata: Mapping[str, Any], seed: int, slot: int) -> str:
         """Return the augmented caption of a sample, "" if nothing is left of it; seed and slot decide all draws."""
         text = str(metadata.get("text", ""))
-        fields = [f"{name}: {value}" for name in METADATA_FIELDS if (value := _as_text(metadata.get(name)))]
+        fields = _fields(metadata)
         first = _DECISIONS + 2 * len(METADATA_FIELDS)  # draw of the first word
         draws = _draws(seed, slot, first)
         keep, order = draws[_DECISIONS:][: len(fields)], draws[-len(METADATA_FIELDS) :][: len(fields)]
@@ -60,6 +60,15 @@ class CaptionAugmentation:
             draws = _draws(seed, slot, first + len(words))[first:]
             text = " ".join(word for word, draw in zip(words, draws, strict=True) if draw >= self.drop_word)
         return text
+
+    def longest(self, metadata: Mapping[str, Any]) -> str:
+        """Return a text with every word that a caption of this sample can have."""
+        merged = _fields(metadata) if self.merge_metadata else []
+        return " . ".join([str(metadata.get("text", "")), *merged])
+
+
+def _fields(metadata: Mapping[str, Any]) -> list[str]:
+    return [f"{name}: {value}" for name in METADATA_FIELDS if (value := _as_text(metadata.get(name)))]
 
 
 def _draws(seed: int, slot: int, count: int) -> npt.NDArray[np.float32]:

@@ -185,5 +185,5 @@ class StreamingDataModule(SlotDataModule):
         """Return the loader of this rank's share of `val_shards`, or an empty list."""
         if self.val_shards is None:
             return []
-        clips = SequentialClips([range(read_manifest(self.val_shards).samples)])
-        return self._evaluation_loader([self.val_shards], clips)
+        reader = ShardReader(self.val_shards)
+        return self._evaluation_loader([reader], SequentialClips([range(len(reader))]))

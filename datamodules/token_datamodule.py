@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ from magnet_train.tokens import TokenBatch
 
 _log = logging.getLogger(__name__)
 _MAX_SECONDS = 86400
+_CLIPS_AT_ONCE = 256
 _RANGES = {  # smallest and largest value of an option, if the data module has it
     "batch_size": (1, 2**16),
     "num_workers": (0, 1024),
@@ -120,10 +121,10 @@ class SlotDataModule(pl.LightningDataModule, abc.ABC):
         return BatchMaker(self.codec, self.segment_frames, self.seed, purpose, captions)
 
     def _evaluation_loader(
-        self, folders: Sequence[Path], clips: SequentialClips, *, skip: bool = False
+        self, readers: Sequence[ShardReader], clips: SequentialClips, *, skip: bool = False
     ) -> DataLoader[TokenBatch]:
         """Return the loader of this rank's share of `clips`: each once, the same number of batches on each rank."""
-        dataset = TokenDataset(folders, clips, self._batch_maker(Purpose.VALIDATION), skip=skip)
+        dataset = TokenDataset(readers, clips, self._batch_maker(Purpose.VALIDATION), skip=skip)
         batches = EvaluationBatchSampler(len(clips), self.batch_size, *self._rank_and_world_size())
         return batch_loader(dataset, batches, self.num_workers)
 
@@ -201,6 +202,8 @@ class TokenDataModule(SlotDataModule):
         self.on_bad_sample = on_bad_sample
         self.max_bad_samples = max_bad_samples
         self.skipped = 0
+        self._readers: list[ShardReader] = []
+        self._validation_readers: list[ShardReader] = []
         self._mixture: WeightedMixture | None = None
         self._validation = SequentialClips([range(0)])
         for folder in [*self.shards[1:], *([] if val is None else [val])]:
@@ -231,17 +234,39 @@ class TokenDataModule(SlotDataModule):
         """Open the indexes and split training clips from validation clips.
 
         Raises:
-            UserError: A shard is truncated, or there are too few clips to hold some out.
+            UserError: A shard is truncated, the shards changed since they were named, or there are too few clips to
+                hold some out.
         """
-        readers = [ShardReader(folder) for folder in self.shards]
+        readers = [
+            ShardReader(folder, manifest.index_sha256)
+            for folder, manifest in zip(self.shards, self._manifests, strict=True)
+        ]
+        self._readers = self._validation_readers = readers
         held_out = [np.empty(0, dtype=np.int64) for _ in readers]
         if self.val_shards is None:
             held_out = [hold_out(r.index["key_hash"], self.val_fraction, r.folder) for r in readers]
             self._validation = SequentialClips(held_out)
         else:
-            self._validation = SequentialClips([range(len(ShardReader(self.val_shards)))])
+            self._validation_readers = [ShardReader(self.val_shards)]
+            self._validation = SequentialClips([range(len(self._validation_readers[0]))])
         splits = [TrainSplit(len(reader), clips) for reader, clips in zip(readers, held_out, strict=True)]
         self._mixture = WeightedMixture(splits, self.weights, self.seed)
+
+    def caption_texts(self) -> Iterator[str]:
+        """Yield a text of each clip with every word that its captions can have; "" for a clip without one.
+
+        Raises:
+            UserError: A clip is damaged and `on_bad_sample` is `error`.
+        """
+        captions = self.captions or CaptionAugmentation()
+        for folder in self.shards:
+            reader = ShardReader(folder)
+            for first in range(0, len(reader), _CLIPS_AT_ONCE):
+                for sample in reader.read(np.arange(first, min(first + _CLIPS_AT_ONCE, len(reader)))):
+                    if not isinstance(sample, UserError):
+                        yield captions.longest(sample.metadata)
+                    elif self.on_bad_sample == "error":
+                        raise sample
 
     def train_dataloader(self) -> DataLoader[TokenBatch]:
         """Return the endless loader of this rank.
@@ -258,13 +283,14 @@ class TokenDataModule(SlotDataModule):
         assert self._mixture is not None, "Lightning calls `setup` first"
         self._stream = InfiniteBatchSampler(self.batch_size, *self._rank_and_world_size(), start=self._start)
         make_batch = self._batch_maker(Purpose.TRAIN)
-        dataset = TokenDataset(self.shards, self._mixture, make_batch, skip=self.on_bad_sample == "skip")
+        dataset = TokenDataset(self._readers, self._mixture, make_batch, skip=self.on_bad_sample == "skip")
         return batch_loader(dataset, self._stream, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[TokenBatch]:
         """Return the loader of this rank's share of the validation clips; crops and noise are the same every time."""
-        folders = self.shards if self.val_shards is None else [self.val_shards]
-        return self._evaluation_loader(folders, self._validation, skip=self.on_bad_sample == "skip")
+        return self._evaluation_loader(
+            self._validation_readers, self._validation, skip=self.on_bad_sample == "skip"
+        )
 
     def on_after_batch_transfer(self, batch: TokenBatch, dataloader_idx: int) -> TokenBatch:
         """Count and log the damaged clips that the workers skipped.

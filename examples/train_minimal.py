@@ -67,6 +67,7 @@ def main() -> None:
     # caption (section 3). One vector for each word stands in for T5.
     text = WordText(dim=DIM)
     lm = MagnetTransformer(codec.n_q, codec.card, text_dim=DIM, dim=DIM, num_heads=4, num_layers=4)
+    lm.set_codec(codec.frame_rate, codec.streams)
     optimizer = torch.optim.AdamW([*lm.parameters(), *text.parameters()], lr=2e-3, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=args.steps)
 
@@ -83,7 +84,7 @@ def main() -> None:
         # Coarser codebooks are visible and finer ones hidden; cross-entropy where the clip's codebook is masked.
         predictions = predict_masked(lm, tokens, mask, valid, stages, states, words & keep_condition[:, None])
         sums = sum_losses(predictions, codec.n_q, tokens.device)
-        loss = sums.total / sums.scored.sum().clamp(min=1)
+        loss = sums.total / sums.counts.sum().clamp(min=1)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*lm.parameters(), *text.parameters()], 1.0)
@@ -91,7 +92,7 @@ def main() -> None:
         schedule.step()
         if step % max(1, args.steps // 20) == 0:
             by_codebook = "  ".join(
-                f"{value:.2f}" for value in (sums.nats / sums.scored.clamp(min=1)).tolist()
+                f"{value:.2f}" for value in (sums.nats / sums.counts.clamp(min=1)).tolist()
             )
             print(f"step {step}  loss {loss.item():.3f} nats a token  by codebook {by_codebook}", flush=True)
 
@@ -109,7 +110,7 @@ def main() -> None:
             span_len=lm.span_len,
             generator=generator,
         )
-        audio = load_codec(codec.id).decode(made)[0]
+        audio = load_codec(codec).decode(made)[0]
     write_audio(args.out, audio, codec.sample_rate)
     print(f"wrote {args.out}: {caption!r}")
 

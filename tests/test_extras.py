@@ -40,6 +40,7 @@ def run(core: Path, *words: str) -> subprocess.CompletedProcess[str]:
     ("extra", "words"),
     [
         ("demo", ("demo", "--model", "x.ckpt")),
+        ("describe", ("describe", "{out}")),
         ("plots", ("quickstart", "--out", "{out}/quickstart")),
         pytest.param("s3", (*FIT, "--data.shards", "s3://bucket/shards"), marks=pytest.mark.slow),
         pytest.param("tensorboard", (*FIT, "-c", "configs/logger/tensorboard.yaml"), marks=pytest.mark.slow),
@@ -57,7 +58,22 @@ def test_a_missing_extra_is_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("extra", ["av", "parquet"])
+def test_a_missing_reader_is_one_sentence(extra: str, core: Path, tmp_path: Path) -> None:
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    (audio / ("a.m4a" if extra == "av" else "a.parquet")).write_bytes(b"\x00\x00\x00\x1cftypisom")
+    done = run(
+        core, "tokenize", "--audio", str(audio), "--out", str(tmp_path / "shards"), "--codec", "quickstart"
+    )
+    assert done.returncode == 1, done.stderr
+    assert f'pip install "magnet-train[{extra}]"' in done.stderr.splitlines()[-1]
+    assert len([line for line in done.stderr.splitlines() if line.startswith("magnet-train: error:")]) == 1
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "shards").exists()
+
+
 def test_the_extras_are_not_in_the_core(core: Path) -> None:
     """Else the tests above would test nothing."""
-    for name in ("gradio", "matplotlib", "s3fs", "tensorboard"):
+    for name in ("av", "gradio", "librosa", "matplotlib", "pyarrow", "s3fs", "tensorboard"):
         assert not (core / name).exists()

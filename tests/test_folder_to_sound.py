@@ -105,3 +105,75 @@ def test_the_quickstart_runs_through(tmp_path):
     assert min(report["ceiling"].values()) >= 0.95
     assert report["accuracy"]["pitch"] < 0.5
     assert {"losses.png", "accuracy.png", "clips.png"} <= {path.name for path in out.iterdir()}
+
+
+@pytest.fixture
+def music(tmp_path) -> Path:
+    """Plucked phrases, pads and beats at 44.1 kHz in stereo, wav and flac, with captions."""
+    audio, rate, seconds = tmp_path / "my_folder", 44_100, 6
+    audio.mkdir()
+    rng = np.random.default_rng(0)
+    time = np.arange(rate * seconds) / rate
+    for number in range(18):
+        kind, bpm = ("pluck", "pad", "beat")[number % 3], (90, 120, 150)[number // 3 % 3]
+        sound = np.zeros((len(time), 2))
+        for start in np.arange(0, seconds, 60 / bpm):
+            since = np.clip(time - start, 0, None)
+            pitch = 110 * 2 ** (rng.choice([0, 3, 5, 7, 10, 12, 15]) / 12)
+            tone = sum(np.sin(2 * np.pi * pitch * n * since) / n for n in (1, 2, 3, 4))
+            decay = {"pluck": np.exp(-5 * since), "pad": np.exp(-since), "beat": np.exp(-30 * since)}[kind]
+            raw = rng.standard_normal(len(time)) if kind == "beat" else tone
+            sound += np.outer(raw * decay * (time >= start), rng.uniform(0.1, 0.3, 2))
+        path = audio / f"{kind} {number}.{('wav', 'flac')[number % 2]}"
+        soundfile.write(path, 0.7 * sound / np.abs(sound).max(), rate)
+        path.with_suffix(".txt").write_text(f"a {kind} at {bpm} bpm\n")
+    return audio
+
+
+@pytest.mark.slow
+def test_own_codec_and_own_words_to_sound_without_a_network(music, tmp_path):
+    """The offline lines of the README, with fewer minutes and a smaller model."""
+    codec, shards, run, clips = (str(tmp_path / name) for name in ("my_codec", "shards", "run", "clips"))
+    told = magnet_train(
+        *(
+            "codec",
+            "--audio",
+            str(music),
+            "--out",
+            codec,
+            "--card",
+            "128",
+            "--minutes",
+            "0.2",
+            "--steps",
+            "150",
+        )
+    ).stdout
+    assert "18 files, 150 steps" in told
+    measures = json.loads((tmp_path / "my_codec" / "training.json").read_text())["measures"]
+    assert measures["onset"] > measures["onset_by_chance"] + 0.2
+    assert measures["chroma"] > measures["chroma_by_chance"] + 0.2
+    assert min(measures["entries_used"]) > 20
+
+    magnet_train("tokenize", "--audio", str(music), "--out", shards, "--codec", codec)
+    assert "18 clips" in magnet_train("verify", shards).stdout
+    small = ["-c", "configs/base.yaml", "-c", "configs/text/words.yaml", "-c", "configs/trainer/cpu.yaml"]
+    small += ["--data.shards", shards, "--data.batch_size", "4", "--data.segment_duration", "2"]
+    small += [
+        "--model.lm.dim",
+        "64",
+        "--model.lm.num_layers",
+        "2",
+        "--model.decoding.decoding_steps",
+        "[4,2,2,2]",
+    ]
+    small += ["--trainer.max_steps", "20", "--trainer.val_check_interval", "20"]
+    told = magnet_train("fit", *small, "--run", run).stdout
+    assert "vocabulary  9 words" in told  # a, at, bpm, three sounds, three tempos
+    words = ["--text", "a pluck at 90 bpm", "--text", "a trumpet at 90 bpm"]
+    made = magnet_train("generate", "--model", f"{run}/last.ckpt", *words, "--out", clips)
+    assert "vocabulary lacks 'trumpet'" in made.stderr
+    for line in (tmp_path / "clips" / "results.jsonl").read_text().splitlines():
+        sound, rate = soundfile.read(tmp_path / "clips" / json.loads(line)["file"])
+        assert (rate, len(sound)) == (16_000, 32_000)
+        assert np.abs(sound).max() > 0.005

@@ -34,6 +34,7 @@ LAYERS = (
     "magnet_train.training.metrics",
     "magnet_train.training.parallel",
     "magnet_train.training.optim",
+    "magnet_train.training.lightning_internals",
     "magnet_train.training.module",
     "magnet_train.training",
     "datamodules.shards",

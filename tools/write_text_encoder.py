@@ -9,11 +9,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
-from tokenizers.models import WordLevel
-from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast, T5Config
-
 from magnet_train.apps.quickstart.captions import (
     NOISE_PHRASES,
     PAIR_PHRASES,
@@ -22,8 +17,8 @@ from magnet_train.apps.quickstart.captions import (
     TIMBRES,
     TONE_PHRASES,
 )
+from magnet_train.text.vocabulary import small_t5, word_tokenizer
 
-SPECIAL = ("<pad>", "</s>", "<unk>")
 WIDTH = 96
 LAYERS = 1
 
@@ -47,27 +42,9 @@ def write_text_encoder(folder: Path) -> None:
     Args:
         folder: Destination; created if missing.
     """
-    words = {word: index for index, word in enumerate((*SPECIAL, *vocabulary()))}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace()])
-    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", words["</s>"])])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(folder)
-    T5Config(
-        vocab_size=len(words),
-        d_model=WIDTH,
-        d_kv=WIDTH // 4,
-        d_ff=2 * WIDTH,
-        num_layers=LAYERS,
-        num_decoder_layers=0,
-        num_heads=4,
-        dropout_rate=0.0,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-    ).save_pretrained(folder)
+    words = vocabulary()
+    word_tokenizer(words).save_pretrained(folder)
+    small_t5(len(words), WIDTH, LAYERS).save_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-_MODEL = """Measure speed side by side with a naive model of the same weights; a ratio is printed only if both agree.
+_MODEL = """Measure speed side by side with a naive model of the same weights; a ratio is printed only if both
+give the same result.
 
 Parts come first: restricted attention, then heads with loss or sampling. On a CPU only the ratio counts (CPU time of
 this process, both versions in turns); on a GPU the times count as well."""
-_LOADER = """Measure the data loader side by side with webdataset on the same shards; a ratio is printed only if both agree.
+_LOADER = """Measure the data loader side by side with webdataset on the same shards; a ratio is printed only if both
+give the same result.
 
 Ours reads in shuffled order, checks every token and draws the mask noise; webdataset reads from front to back,
 decoded as in its documentation or by hand. Ratios are of CPU time in one process without workers, both sides in

@@ -24,6 +24,7 @@ class DataPosition(Callback):
         self._last_step = 0
         self._restored: dict[str, Any] | None = None
         self._identity: dict[str, int | str] = {}
+        self._checkpoint = ""  # that the run resumes from, for errors
         self._data: Any = None  # a `SlotDataModule`
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -44,12 +45,13 @@ class DataPosition(Callback):
         """Pass the position to the data before Lightning builds its loader; raises as `require_same_order` does."""
         self._data = _data(trainer)
         self._identity = self._data.identity()
+        self._checkpoint = f"the checkpoint {trainer.ckpt_path}"
         self._pending = 0
         self._restore()
 
     def _restore(self) -> None:
         if self._restored is not None:
-            require_same_order(self._restored, self._identity)
+            require_same_order(self._restored, self._identity, self._checkpoint)
             self.slots = int(self._restored["slots"])
             self._restored = None
         self._data.start_at(self.slots)
@@ -63,7 +65,7 @@ class DataPosition(Callback):
         self._last_step = trainer.global_step
         if trainer.global_step and not self.slots:
             raise UserError(
-                "the checkpoint has no data position (it was saved without the callback datamodules.DataPosition); "
+                f"{self._checkpoint} has no data position (it was saved without the callback datamodules.DataPosition); "
                 "start a new run from its weights with --init_from."
             )
         # Lightning steps when its count of batches is a multiple of the accumulation. After a resume with another
@@ -84,8 +86,10 @@ class DataPosition(Callback):
             data.start_at(self.slots)  # for the next Lightning epoch, if there is one
 
 
-def require_same_order(position: Mapping[str, Any], identity: Mapping[str, int | str]) -> None:
+def require_same_order(position: Mapping[str, Any], identity: Mapping[str, int | str], where: str) -> None:
     """Require data of this `identity()` to give each slot the same clip as when `DataPosition` saved its state.
+
+    `where` names the file that holds the state.
 
     Raises:
         UserError: Another seed, other clips or another order; names both values.
@@ -95,7 +99,7 @@ def require_same_order(position: Mapping[str, Any], identity: Mapping[str, int |
         if then != now:
             same = "version of magnet-train" if name == "order_version" else "data and seed"
             raise UserError(
-                f"the checkpoint was trained with {name} {then} and this run has {now}; resume with the same {same}, "
+                f"{where} was trained with {name} {then} and this run has {now}; resume with the same {same}, "
                 "or start a new run from its weights with --init_from."
             )
 

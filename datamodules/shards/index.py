@@ -6,6 +6,7 @@ copy. A memory-mapped file that shrinks would kill the process.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
@@ -16,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.shards.files import MalformedError, PlainFile, ShrunkError
-from datamodules.shards.manifest import Manifest
+from datamodules.shards.manifest import WORK_NAME, Manifest
 from datamodules.shards.tar import BLOCK, MAX_HEADER_BYTES
 from magnet_train.errors import UserError, cannot_read
 from magnet_train.storage.atomic_io import atomic_write
 
 INDEX_NAME = "index.npy"
+# Index of a manifest that has just replaced another; a killed `tokenize` may leave it there.
+NEXT_INDEX_NAME = f"{WORK_NAME}/ready/{INDEX_NAME}"
 INDEX_DTYPE = np.dtype(
     [
         ("shard", "<u4"),  # place in the manifest's list
@@ -67,7 +70,7 @@ def open_index(folder: Path, manifest: Manifest) -> IndexRows:
     path = folder / INDEX_NAME
     remedy = f"make it again with `magnet-train verify {folder} --write_index`"
     try:
-        return read_index(path, manifest)
+        return read_index(folder, manifest)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; {remedy}.") from error
     except OSError as error:
@@ -76,7 +79,7 @@ def open_index(folder: Path, manifest: Manifest) -> IndexRows:
         raise UserError(f"{path} {error}; {remedy}.") from error
 
 
-def read_index(path: Path, manifest: Manifest) -> IndexRows:
+def read_index(folder: Path, manifest: Manifest) -> IndexRows:
     """Read the sidecar: read-only rows, one for each clip, checked to be the manifest's and within their shards.
 
     Raises:
@@ -84,15 +87,25 @@ def read_index(path: Path, manifest: Manifest) -> IndexRows:
         OSError: It is missing or cannot be read.
     """
     try:
-        with PlainFile(path) as file:
-            return _read_rows(file, manifest)
-    except ShrunkError as error:
-        raise MalformedError("became shorter while it was read") from error
+        return _read_file(folder / INDEX_NAME, manifest)
+    except (MalformedError, OSError) as error:
+        for name in (NEXT_INDEX_NAME, INDEX_NAME):  # twice: it may be moved meanwhile
+            with contextlib.suppress(MalformedError, OSError):
+                return _read_file(folder / name, manifest)
+        raise error
 
 
 def max_index_bytes(manifest: Manifest) -> int:
     """Return the largest size that the sidecar of these shards can have."""
     return MAX_NPY_HEADER_BYTES + INDEX_DTYPE.itemsize * manifest.samples
+
+
+def _read_file(path: Path, manifest: Manifest) -> IndexRows:
+    try:
+        with PlainFile(path) as file:
+            return _read_rows(file, manifest)
+    except ShrunkError as error:
+        raise MalformedError("became shorter while it was read") from error
 
 
 def _read_rows(file: PlainFile, manifest: Manifest) -> IndexRows:

@@ -23,6 +23,7 @@ from magnet_train.tokens import CodecInfo
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 JOB_NAME = "tokenize.json"  # settings of the tokenize command; written before the first shard
+WORK_NAME = ".tokenize"  # folder of its unfinished work
 # About 170,000 shards; decoded, the worst JSON takes 25 times as much memory.
 MAX_MANIFEST_BYTES = 32 * 2**20
 
@@ -32,6 +33,7 @@ _CODEC_RANGES: dict[str, tuple[float, float]] = {  # the widest published codecs
     "frame_rate": (0.01, 10**6),
     "n_q": (1, 256),
     "card": (1, 2**16),  # tokens are uint16
+    "streams": (1, 2),
 }
 _MAX_NAME_LENGTH = 255
 _SHA256 = re.compile(r"[0-9a-f]{1,64}")
@@ -155,7 +157,7 @@ def read_codec(record: Mapping[str, Any], where: str) -> CodecInfo:
     """
     for name, value in record.items():
         low, high = _CODEC_RANGES.get(name, (None, None))
-        if name in ("id", "sha256"):
+        if name in ("id", "sha256", "kind"):
             fits = isinstance(value, str) and len(value) <= _MAX_NAME_LENGTH and value.isprintable()
             wanted = f"printable text of at most {_MAX_NAME_LENGTH} characters"
         elif low is not None and high is not None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from datamodules.shards.files import MalformedError, PlainFile
 from datamodules.shards.index import IndexRows, key_hash, open_index
-from datamodules.shards.manifest import read_manifest
+from datamodules.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from datamodules.shards.scan import Sample, decode_sample
 from datamodules.shards.tar import BLOCK, member_name, split_name
 from magnet_train.errors import UserError, cannot_read
@@ -25,18 +25,25 @@ class ShardReader:
     """Read the clips of a folder of shards by number.
 
     Opening compares the size of each tar with the manifest, so a truncated shard stops a run at its start. A pickle
-    holds only the folder's name: a spawned worker reads the index again, a forked one shares it.
+    holds only the folder's name: a spawned worker reads the index again, a forked one shares it. Where `tokenize`
+    changes the folder meanwhile, shards that stayed are read on, and others are an error.
+
+    Args:
+        folder: Folder of shards.
+        index_sha256: Of the index that it must have; None takes any.
 
     Raises:
-        UserError: A file is missing, of another size than in the manifest, or of a later format.
+        UserError: A file is missing, of another size than in the manifest, of a later format, or the index is another.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, index_sha256: str | None = None) -> None:
         self.folder = folder
-        self.manifest = read_manifest(folder)
-        self._check_sizes()
-        self.index: IndexRows = open_index(folder, self.manifest)
+        self._manifest_state = _state(folder / MANIFEST_NAME)
+        self.manifest, self.index = _open(folder)
+        if index_sha256 not in (None, self.manifest.index_sha256):
+            raise self._changed()
         self._files: dict[int, PlainFile] = {}  # by shard number
+        self._listed = set(self.manifest.shards)  # in the manifest as it was when last read
 
     def __len__(self) -> int:
         return len(self.index)
@@ -53,8 +60,8 @@ class ShardReader:
         rows = self.index[numbers].tolist()
         return [self._sample(number, row) for number, row in zip(numbers.tolist(), rows, strict=True)]
 
-    def __reduce__(self) -> tuple[type[ShardReader], tuple[Path]]:
-        return ShardReader, (self.folder,)
+    def __reduce__(self) -> tuple[type[ShardReader], tuple[Path, str]]:
+        return ShardReader, (self.folder, self.manifest.index_sha256)
 
     def _sample(self, number: int, row: tuple[int, ...]) -> Sample | UserError:
         shard, _, npy_bytes, json_bytes, npy_header, npy_offset, json_offset, expected = row
@@ -82,27 +89,69 @@ class ShardReader:
         if file is None:
             if len(self._files) >= _MAX_OPEN_FILES:
                 del self._files[next(iter(self._files))]
-            file = self._files[shard] = PlainFile(self._path(shard))
+            try:
+                file = PlainFile(self._path(shard))
+            finally:
+                self._require_listed(shard)  # afterwards: an open file stays what it is
+            self._files[shard] = file
         return file.read(start, size)
+
+    def _require_listed(self, shard: int) -> None:
+        """Refuse a shard that the manifest no longer lists: its file may be gone, or another of the same name."""
+        state = _state(self.folder / MANIFEST_NAME)
+        if state != self._manifest_state:
+            self._listed = set() if state is None else set(read_manifest(self.folder).shards)
+            self._manifest_state = state
+        if self.manifest.shards[shard] not in self._listed:
+            raise self._changed()
+
+    def _changed(self) -> UserError:
+        return UserError(
+            f"{self.folder} was changed by tokenize while it was in use; start again (a training run: from its weights, "
+            "with --init_from)."
+        )
 
     def _path(self, shard: int) -> Path:
         return self.folder / self.manifest.shards[shard].file
 
-    def _check_sizes(self) -> None:
-        for shard in self.manifest.shards:
-            path = self.folder / shard.file
-            try:
-                found = path.stat()
-            except OSError as error:
-                raise UserError(f"{path} is missing though the manifest lists it; copy it again.") from error
-            if not stat.S_ISREG(found.st_mode):
-                raise UserError(f"{path} is a folder, pipe or device, not a file; copy it again.")
-            if found.st_size != shard.bytes:
-                state = "truncated" if found.st_size < shard.bytes else "changed"
-                raise UserError(
-                    f"{path} has {found.st_size} bytes instead of the {shard.bytes} in the manifest: it is {state}; "
-                    f"copy it again or run `magnet-train verify {self.folder}`."
-                )
+
+def _open(folder: Path) -> tuple[Manifest, IndexRows]:
+    """Read manifest and index and check the sizes of all tars; again where the manifest is replaced meanwhile."""
+    manifest = read_manifest(folder)
+    while True:
+        try:
+            _check_sizes(folder, manifest)
+            return manifest, open_index(folder, manifest)
+        except UserError:
+            before, manifest = manifest, read_manifest(folder)
+            if manifest == before:
+                raise
+
+
+def _check_sizes(folder: Path, manifest: Manifest) -> None:
+    for shard in manifest.shards:
+        path = folder / shard.file
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise UserError(f"{path} is missing though the manifest lists it; copy it again.") from error
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{path} is a folder, pipe or device, not a file; copy it again.")
+        if found.st_size != shard.bytes:
+            state = "truncated" if found.st_size < shard.bytes else "changed"
+            raise UserError(
+                f"{path} has {found.st_size} bytes instead of the {shard.bytes} in the manifest: it is {state}; "
+                f"copy it again or run `magnet-train verify {folder}`."
+            )
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """Return what tells one state of a file from another, None if it is missing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _key(headers: bytes, expected: int) -> str:

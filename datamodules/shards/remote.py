@@ -68,7 +68,7 @@ class ShardCache:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one download at a time on this machine; freed on close
             missing = [file for file in files if _size(target / file.file) != file.bytes]
             if missing or not (target / MANIFEST_NAME).exists():
-                self._make_room(target, sum(file.bytes for file in files))
+                self._make_room(target, source.url, sum(file.bytes for file in files))
                 target.mkdir(exist_ok=True)
                 _download(source, target, missing)
                 with atomic_write(target / MANIFEST_NAME) as copy:  # last: marks the folder as complete
@@ -86,11 +86,11 @@ class ShardCache:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return Path(home) / "magnet-train"
 
-    def _make_room(self, target: Path, needed: int) -> None:
+    def _make_room(self, target: Path, url: str, needed: int) -> None:
         limit = self.gigabytes * 1e9
         remedy = f"raise data.cache.gigabytes ({self.gigabytes:g}) or name another data.cache.folder."
         if needed > limit:
-            raise UserError(f"the shards take {needed / 1e9:.3g} GB, more than the cache may hold; {remedy}")
+            raise UserError(f"{url} takes {needed / 1e9:.3g} GB, more than the cache may hold; {remedy}")
         others = [path for path in target.parent.iterdir() if path.is_dir() and path != target]
         sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in others}
         for path in sorted(others, key=_last_used):
@@ -98,7 +98,7 @@ class ShardCache:
                 del sizes[path]
         if sum(sizes.values()) + needed > limit:
             raise UserError(
-                f"the shards take {needed / 1e9:.3g} GB and other runs are using the rest of the cache at "
+                f"{url} takes {needed / 1e9:.3g} GB, and other runs are using the rest of the cache at "
                 f"{target.parent}; {remedy}"
             )
 

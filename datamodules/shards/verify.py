@@ -25,6 +25,7 @@ from datamodules.shards.index import (
 from datamodules.shards.manifest import (
     JOB_NAME,
     MANIFEST_NAME,
+    WORK_NAME,
     Manifest,
     ShardEntry,
     check_shard_name,
@@ -54,7 +55,7 @@ def verify_shards(folder: Path, *, workers: int = 1, progress: Progress | None =
     issues = [
         Issue(path.name, None, "lies in the folder but the manifest does not list it")
         for path in _tars(folder)
-        if path.name not in listed
+        if path.name not in listed and not (folder / WORK_NAME).exists()  # else the next manifest lists it
     ]
     paths = [folder / shard.file for shard in manifest.shards]
     _, rows, found = _scan(paths, manifest.codec, manifest.shards, workers, progress)
@@ -190,7 +191,7 @@ def _read_key(path: Path, row: np.void) -> str:
 def _check_index(folder: Path, manifest: Manifest, rows: IndexRows) -> list[Issue]:
     what = "does not describe these shards"
     try:
-        if np.array_equal(read_index(folder / INDEX_NAME, manifest), rows):
+        if np.array_equal(read_index(folder, manifest), rows):
             return []
     except FileNotFoundError:
         what = "is missing"

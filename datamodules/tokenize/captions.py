@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, NamedTuple
 
+from datamodules.tokenize.description import computed_fields, description_path
+from datamodules.tokenize.sidecars import parse_sidecar
 from magnet_train.errors import UserError
+from magnet_train.storage.file_source import FileSource, StoredBytes
 from magnet_train.storage.plain_text import load_json, printable, read_text
 
 CAPTION_FIELDS = ("text", "description", "caption")
@@ -44,6 +48,8 @@ class CaptionTemplate:
     Raises:
         UserError: It names no field, or cannot be parsed.
     """
+
+    origin = "--caption_template"
 
     def __init__(self, pattern: str) -> None:
         where = f"--caption_template {pattern!r}"
@@ -119,40 +125,82 @@ def _format(value: Any, format_spec: str) -> str | None:
         return None
 
 
+class CaptionColumn:
+    """Make captions of one field of every file, even where there are others.
+
+    Args:
+        name: Of the field.
+        template: For files in which it is empty.
+    """
+
+    def __init__(self, name: str, template: CaptionTemplate | None = None) -> None:
+        self.name, self._template = name, template
+        self.origin = f"--caption_from {name}"
+
+    def fill(self, fields: Mapping[str, Any]) -> str:
+        """Return the field as text; raises `CaptionError` if it is missing or empty."""
+        text = as_words(fields.get(self.name))
+        if not text and self._template is not None:
+            return self._template.fill(fields)
+        if not text:
+            raise CaptionError(f"no caption: {self.name} is empty")
+        return text
+
+
+CaptionRule = CaptionTemplate | CaptionColumn
+
+
+class Described(NamedTuple):
+    """The metadata of an audio file as JSON primitives."""
+
+    fields: dict[str, Any]  # with the caption as `text`
+    origin: str  # of the caption: "column caption", ".txt"
+
+
 def describe(
-    path: Path, listed: Mapping[str, Any], template: CaptionTemplate | None = None
+    source: FileSource, listed: Mapping[str, Any], template: CaptionRule | None = None, *, whole: bool = True
 ) -> dict[str, Any]:
-    """Collect the metadata of an audio file as JSON primitives, with its caption as `text`.
+    """Collect the metadata of an audio file, with its caption as `text`; see `find_caption`."""
+    return find_caption(source, listed, template, whole=whole).fields
+
+
+def find_caption(
+    source: FileSource, listed: Mapping[str, Any], template: CaptionRule | None = None, *, whole: bool = True
+) -> Described:
+    """Collect the metadata of an audio file and find its caption.
 
     The fields `listed` take precedence over the `.json` beside the file, that over the `.txt`, and that over the file's
-    tags. The caption is the first of `text`, `description` and `caption` that is filled in. Without one the template
-    makes it, and without a template the tags for genre, mood, title and artist, or the comment.
+    tags. Last come those of `magnet-train describe`, which hold for a `whole` file and not for a part. The caption is
+    the first of `text`, `description` and `caption` that is filled in, or always the field of a `CaptionColumn`. Without
+    one the template makes it, and without a template the tags for genre, mood, title and artist, or the comment.
 
     Raises:
         CaptionError: There is no caption, or it cannot be read.
     """
-    own = _read_beside(path, ".json", _json_object) or {}
-    tags = _read_tags(path)
-    fields = {**tags, **own, **listed}
+    own = _read_beside(source, ".json", _json_object) or {}
+    tags = {**(_read_computed(source) if whole else {}), **_read_tags(source)}
+    is_chosen = isinstance(template, CaptionColumn)
     # one source at a time: a `text` beside the file must not replace a `caption` in the list
-    for source in (listed, own):
-        name = next((name for name in CAPTION_FIELDS if _is_filled_in(source.get(name))), None)
+    for where, found in () if is_chosen else (("column ", listed), (".json: ", own)):
+        name = next((name for name in CAPTION_FIELDS if _is_filled_in(found.get(name))), None)
         if name is not None:
-            text = source[name]
+            text = found[name]
             if not isinstance(text, str):
                 raise CaptionError(f"unreadable caption: {name} is a {type(text).__name__}, not a string")
-            fields.pop(name)
-            return _with_text(fields, text)
-    written = _read_beside(path, ".txt", str)
-    if _is_filled_in(written):
-        return _with_text(fields, written)
+            return _described({**tags, **own, **listed}, text, where + name, without=name)
+    written = _read_beside(source, ".txt", parse_sidecar)
+    fields = {**tags, **(written or {}), **own, **listed}
+    if not is_chosen and written and "caption" in written:
+        return _described(fields, written["caption"], ".txt", without="caption")
     if template is not None:
-        return _with_text(fields, template.fill(fields))
+        return _described(fields, template.fill(fields), template.origin)
     if "description" in tags:
-        return _with_text(fields, str(fields.pop("description")))
-    text = as_words([tags[name] for name in _CAPTION_TAGS if name in tags]) or tags.get("comment", "")
-    if text:
-        return _with_text(fields, text)
+        return _described(fields, str(tags["description"]), "tag description", without="description")
+    names = [name for name in _CAPTION_TAGS if name in tags] or [
+        name for name in ("comment",) if name in tags
+    ]
+    if names:
+        return _described(fields, as_words([tags[name] for name in names]), f"tags {', '.join(names)}")
     if listed or own or written is not None:
         raise CaptionError(f"no caption: none of {', '.join(CAPTION_FIELDS)} is filled in")
     raise CaptionError("no caption: no .json or .txt beside it, and no tags in it")
@@ -167,11 +215,12 @@ def as_words(value: Any) -> str:
     return " ".join(str(value).split())
 
 
-def _with_text(fields: Mapping[str, Any], text: str) -> dict[str, Any]:
+def _described(fields: Mapping[str, Any], text: str, origin: str, without: str | None = None) -> Described:
     text = " ".join(text.split())
     if not text:
         raise CaptionError("no caption: it is blank")
-    return {**fields, "text": text}
+    others = {name: value for name, value in fields.items() if name != without}
+    return Described({**others, "text": text}, origin)
 
 
 def _is_filled_in(value: Any) -> bool:
@@ -192,9 +241,9 @@ def sidecar(path: str | Path, suffix: str) -> Path | None:
     return next((Path(name) for name in spellings if os.path.isfile(name)), None)  # a name too long is none
 
 
-def _read_beside(path: Path, suffix: str, parse: Callable[[str], Any]) -> Any:
-    """Parse the sidecar of `path` with that suffix; None if there is none."""
-    beside = sidecar(path, suffix)
+def _read_beside(source: FileSource, suffix: str, parse: Callable[[str], Any]) -> Any:
+    """Parse the sidecar of a file with that suffix; None if there is none, as for a file within another."""
+    beside = None if isinstance(source, StoredBytes) else sidecar(source, suffix)
     if beside is None:
         return None
     try:
@@ -203,12 +252,27 @@ def _read_beside(path: Path, suffix: str, parse: Callable[[str], Any]) -> Any:
         raise CaptionError(f"unreadable caption: {beside.name}: {error}") from error
 
 
-def _read_tags(path: Path) -> dict[str, Any]:
+def _read_computed(source: FileSource) -> dict[str, Any]:
+    """Read what `magnet-train describe` computed; a caption is not for it to give."""
+    if isinstance(source, StoredBytes):
+        return {}
+    path = Path(source)
+    try:
+        fields = computed_fields(path)
+    except (OSError, ValueError) as error:
+        raise CaptionError(f"unreadable caption: {description_path(path).name}: {error}") from error
+    return {name: value for name, value in fields.items() if name not in CAPTION_FIELDS}
+
+
+def _read_tags(source: FileSource) -> dict[str, Any]:
     """Read ID3, Vorbis or RIFF tags; empty if they are missing or damaged."""
     from tinytag import TinyTag, TinyTagException
 
     try:
-        found = TinyTag.get(path, duration=False).as_dict()
+        if isinstance(source, StoredBytes):
+            found = TinyTag.get(file_obj=io.BytesIO(source.data), duration=False).as_dict()
+        else:
+            found = TinyTag.get(source, duration=False).as_dict()
     except (TinyTagException, OSError, ValueError):
         return {}
     words = {ours: as_words(found.get(theirs)) for theirs, ours in _TAGS.items()}

@@ -1,43 +1,43 @@
 """Tokenize job: fill a folder of shards from a list of files, with any number of processes and restarts.
 
-The list is split into units of a fixed number of files, and each unit makes its own shard. So the bytes do not depend
+The new files are split into units of a fixed number, and each unit makes its own shard. So the bytes do not depend
 on which process makes a shard, nor on interruptions. Finished shards stay in `.tokenize` until all are complete.
+Given again with other files, the same job adds shards for new ones, and replaces those that lose samples or captions.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from filelock import FileLock
 
-from datamodules.shards.index import INDEX_NAME, IndexRows, write_index
-from datamodules.shards.manifest import (
-    JOB_NAME,
-    MANIFEST_NAME,
-    Manifest,
-    ShardEntry,
-    read_manifest,
-    write_manifest,
-)
-from datamodules.shards.scan import scan_shard
-from datamodules.shards.writer import end_of_archive
+from datamodules.shards.index import INDEX_NAME
+from datamodules.shards.manifest import JOB_NAME, MANIFEST_NAME, WORK_NAME, Manifest, read_manifest
+from datamodules.tokenize.assembly import Assembly, Caption
 from datamodules.tokenize.audio_files import AudioFile
-from datamodules.tokenize.report import REPORT_NAME, Report, Skipped, read_report, summarize, write_report
-from datamodules.tokenize.sources import SOURCES_NAME, require_same, write_sources
-from datamodules.tokenize.work_unit import Outcome, WorkUnit
+from datamodules.tokenize.commit import roll_forward
+from datamodules.tokenize.plan import Plan, make_plan
+from datamodules.tokenize.report import REPORT_NAME, Skipped, read_report, summarize
+from datamodules.tokenize.sources import (
+    SOURCES_NAME,
+    Source,
+    fingerprint,
+    read_job,
+    read_sources,
+    require_same,
+    write_job,
+)
+from datamodules.tokenize.work_unit import WorkUnit
 from magnet_train.errors import UserError
-from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors, publish
+from magnet_train.storage.atomic_io import explain_disk_errors
 from magnet_train.storage.plain_text import printable
 from magnet_train.tokens import CodecInfo
 
-WORK_NAME = ".tokenize"
 _FILES = (JOB_NAME, WORK_NAME, MANIFEST_NAME, INDEX_NAME, REPORT_NAME, SOURCES_NAME)  # besides the shards
 
 
@@ -69,12 +69,11 @@ class ShardJob:
         codec: Codec that makes the tokens.
         settings: Everything else that decides the bytes, as JSON primitives; stored in the folder, and the same in
             every process and after every restart.
-        files: Number of files.
+        sources: The files.
         files_per_shard: Number of files that make one shard.
-        sources: The files; stored in the folder, so that changes can be named.
 
     Raises:
-        UserError: The folder holds something else, or was begun with other settings.
+        UserError: The folder holds something else, was begun with other settings, or cannot grow.
     """
 
     def __init__(
@@ -82,108 +81,110 @@ class ShardJob:
         folder: Path,
         codec: CodecInfo,
         settings: Mapping[str, Any],
-        files: int,
+        sources: Sequence[Source],
         files_per_shard: int,
-        sources: Sequence[AudioFile] = (),
     ) -> None:
         self.folder = folder
         self.codec = codec
-        self.files = files
+        self.sources = sources
         self.files_per_shard = files_per_shard
         self._work = folder / WORK_NAME
         self._made_folders = [path for path in (folder, *folder.parents) if not path.exists()]
-        settings = {"files": files, **settings, "files_per_shard": files_per_shard, "codec": codec.to_dict()}
+        self._settings = {
+            "files": len(sources),
+            "sources_sha256": fingerprint(sources),
+            **settings,
+            "files_per_shard": files_per_shard,
+            "codec": codec.to_dict(),
+        }
         if not (folder / JOB_NAME).exists():
-            self._begin(settings, sources)
-        require_same(folder, settings, sources)
+            self._begin()
+        require_same(folder, read_job(folder), self._settings)
+        if self._work.exists():
+            with self._locked():
+                roll_forward(folder)
+        self._look()
 
-    def _begin(self, settings: Mapping[str, Any], sources: Sequence[AudioFile]) -> None:
+    def _begin(self) -> None:
         """Write the settings into an empty folder, unless another process of the job has done so."""
         if self.folder.exists() and not (self.folder.is_dir() and _holds_only_shards(self.folder)):
             raise UserError(f"{self.folder} is not an empty folder; give --out a new one or remove it.")
-        if self.complete:
+        if self.is_usable:
             raise UserError(f"{self.folder} holds shards already; give --out a new folder, or --overwrite.")
         with explain_disk_errors(self.folder), self._locked():
             if not (self.folder / JOB_NAME).exists():
-                if sources:
-                    write_sources(self.folder, sources)
-                with atomic_write(self.folder / JOB_NAME) as file:
-                    file.write(json.dumps(settings, indent=1).encode() + b"\n")
+                write_job(self.folder, self._settings)
+
+    def _look(self) -> None:
+        """Compare the folder with the files."""
+        self._begun = read_job(self.folder)
+        try:
+            self.plan = make_plan(read_sources(self.folder) if self.is_usable else [], self.sources)
+        except UserError:
+            if self._begun.get("sources_sha256") != self._settings["sources_sha256"]:
+                raise
+            self.plan = Plan([], [])  # finished by a version that could not let it grow
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the folder holds shards that can be used, though perhaps not of the present files."""
+        return (self.folder / MANIFEST_NAME).exists()
 
     @property
     def complete(self) -> bool:
-        """Whether the folder is ready for use."""
-        return (self.folder / MANIFEST_NAME).exists()
+        """Whether the folder holds the present files."""
+        return self.is_usable and self.plan.is_empty
 
-    def units(self, rank: int = 0, ranks: int = 1) -> Iterator[tuple[WorkUnit, range]]:
-        """Yield one process's share of the units, each with the places of its files in the list."""
-        for number, start in enumerate(range(0, self.files, self.files_per_shard)):
+    def units(self, rank: int = 0, ranks: int = 1) -> Iterator[tuple[WorkUnit, list[AudioFile]]]:
+        """Yield one process's share of the units, each with its files."""
+        first = self._begun.get("next_shard", 0)
+        new = self.plan.new
+        for number, start in enumerate(range(0, len(new), self.files_per_shard)):
             if number % ranks == rank:
-                places = range(start, min(start + self.files_per_shard, self.files))
-                yield WorkUnit(self._work, number, self.codec), places
+                sources = new[start : start + self.files_per_shard]
+                lines = b"".join(source.line + source.file.key.encode() for source in sources)
+                files = hashlib.sha256(lines).hexdigest()[:12]
+                unit = WorkUnit(self._work, first + number, self.codec, files)
+                yield unit, [source.file for source in sources]
 
-    def finish(self, *, strict: bool = False) -> Finished | None:
+    def finish(self, caption: Caption, *, strict: bool = False) -> Finished | None:
         """Move the shards into the folder, without duplicates, and write index, report and manifest.
 
         The process that finds all units finished does this; if it is killed, the next one repeats it.
+
+        Args:
+            caption: Gives the metadata of a file whose captions changed.
+            strict: Raise for the first file that is left out.
 
         Returns:
             Manifest and report, or None while units are unfinished.
 
         Raises:
-            NothingUsableError: No file gave a sample; everything is removed.
+            NothingUsableError: No file gave a sample; everything that the job made is removed.
             UserError: No room on disk, or duplicate audio if `strict`.
         """
         with self._locked():
+            roll_forward(self.folder)
+            if (self.folder / JOB_NAME).exists() and read_job(self.folder) != self._begun:
+                self._look()  # another process has finished the job
             if not self.complete:
-                if not all(unit.finished for unit, _ in self.units()):
+                units = [unit for unit, _ in self.units()]
+                if not all(unit.finished for unit in units):
                     return None
-                self._assemble(strict)
+                self._assemble(units, caption, strict)
+                roll_forward(self.folder)
             shutil.rmtree(self._work, ignore_errors=True)  # another process may be removing it as well
         return Finished(read_manifest(self.folder), *read_report(self.folder))
 
-    def _assemble(self, strict: bool) -> None:
-        first_with: dict[str, str] = {}  # hash of audio -> path
-        report = Report([], [])
-        entries: list[ShardEntry] = []
-        rows: list[IndexRows] = []
-        for unit, _ in self.units():
-            outcomes = _without_duplicates(unit.outcomes_on_disk(), first_with)
-            for outcome in outcomes:
-                if outcome.reason is not None:
-                    report.left_out.append(Skipped(outcome.path, outcome.reason))
-                elif outcome.shortfall is not None:
-                    report.partial.append(Skipped(outcome.path, f"partial: {outcome.shortfall}"))
-            if strict and report.left_out:
-                raise unusable(*report.left_out[0])
-            if any(outcome.reason is None for outcome in outcomes):
-                entry, unit_rows = self._publish(unit, outcomes)
-                unit_rows["shard"] = len(entries)
-                entries.append(entry)
-                rows.append(unit_rows)
-        if not entries:
+    def _assemble(self, units: list[WorkUnit], caption: Caption, strict: bool) -> None:
+        assembly = Assembly(self.folder, self.codec, self.plan, units, self._begun.get("fields"), caption)
+        if strict and assembly.newly_left_out:
+            raise unusable(*assembly.newly_left_out[0])
+        if not assembly.has_samples:
             self._discard()
-            raise NothingUsableError(self.files, report.left_out)
-        digest = write_index(self.folder, np.concatenate(rows))
-        write_report(self.folder, report)
-        write_manifest(self.folder, Manifest(self.codec, tuple(entries), digest))
-
-    def _publish(self, unit: WorkUnit, outcomes: list[Outcome]) -> tuple[ShardEntry, IndexRows]:
-        """Put a unit's tar into the folder, with only the samples that `outcomes` keep."""
-        target = self.folder / f"shard-{unit.number:06d}.tar"
-        entry, rows = unit.contents_on_disk()
-        is_whole = sum(outcome.reason is None for outcome in outcomes) == entry.samples
-        with explain_disk_errors(target):
-            if target.exists():  # an interrupted `finish` put it there
-                pass
-            elif is_whole:
-                publish(unit.tar_path, target)
-            else:
-                with atomic_write(target) as copy:
-                    _copy_samples(unit.tar_path, copy, outcomes)
-        if not is_whole:
-            entry, rows, _ = scan_shard(target, 0, self.codec)
-        return replace(entry, file=target.name), rows
+            raise NothingUsableError(len(self.sources), assembly.left_out)
+        next_shard = max([self._begun.get("next_shard", 0), *(unit.number + 1 for unit in units)])
+        assembly.prepare({**self._settings, "next_shard": next_shard})
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -200,8 +201,9 @@ class ShardJob:
 
     def _discard(self) -> None:
         shutil.rmtree(self._work)
+        if self.is_usable:
+            return
         (self.folder / JOB_NAME).unlink()
-        (self.folder / SOURCES_NAME).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             for made in self._made_folders:
                 made.rmdir()
@@ -238,28 +240,3 @@ def _holds_only_shards(folder: Path) -> bool:
     if not all(name.startswith(("shard-", ".")) and name.endswith((".tar", ".partial")) for name in others):
         return False
     return not names or not names.isdisjoint((JOB_NAME, WORK_NAME, MANIFEST_NAME))
-
-
-def _without_duplicates(outcomes: list[Outcome], first_with: dict[str, str]) -> list[Outcome]:
-    """Leave out samples whose audio occurred before, and add the audio of the others to `first_with`."""
-    kept = []
-    for outcome in outcomes:
-        if outcome.audio in first_with:
-            reason = f"duplicate: the same audio as {first_with[outcome.audio]}"
-            outcome = outcome._replace(key=None, reason=reason)
-        elif outcome.audio is not None:
-            first_with[outcome.audio] = outcome.path
-        kept.append(outcome)
-    return kept
-
-
-def _copy_samples(source: Path, copy: IO[bytes], outcomes: list[Outcome]) -> None:
-    """Write a tar of the samples of `source` that `outcomes` keep."""
-    size = start = 0
-    with source.open("rb") as tar:
-        for outcome in outcomes:
-            if outcome.reason is None:
-                tar.seek(start)
-                size += copy.write(tar.read(outcome.end - start))
-            start = outcome.end
-        copy.write(end_of_archive(size))

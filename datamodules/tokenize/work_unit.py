@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from datamodules.shards.index import IndexRows
 from datamodules.shards.manifest import ShardEntry
 from datamodules.shards.writer import end_of_archive, sample_bytes, scan_written
+from datamodules.tokenize.schema import Schema, schema_of
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors
 from magnet_train.tokens import CodecInfo
@@ -38,19 +39,26 @@ class Outcome(NamedTuple):
     end: int  # size of the tar after it (bytes)
     crc32: int  # of the bytes that it added to the tar
     shortfall: str | None = None  # which part of it could not be read, though it gave a sample
+    schema: Schema | None = None  # of its metadata, None if it was left out
 
 
 class WorkUnit:
     """Fill one shard of a job, continuing where an earlier process stopped; `with` opens its files in `folder`.
 
+    Args:
+        folder: Where its files lie.
+        number: Of the shard.
+        codec: Codec that makes the tokens.
+        files: Identifies its files, so that a changed list of files does not go on with it.
+
     Raises:
         UserError: Another process is writing this shard, or the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, number: int, codec: CodecInfo) -> None:
+    def __init__(self, folder: Path, number: int, codec: CodecInfo, files: str) -> None:
         self.number = number
         self._codec = codec
-        self.tar_path = folder / f"{number:06d}.tar"
+        self.tar_path = folder / f"{number:06d}-{files}.tar"
         self._journal_path = self.tar_path.with_suffix(".jsonl")
         self._rows_path = self.tar_path.with_suffix(".npy")
         self._entry_path = self.tar_path.with_suffix(".json")
@@ -100,7 +108,8 @@ class WorkUnit:
         with explain_disk_errors(self.tar_path):
             self._tar.write(data)
             self._tar.flush()
-        self._note(Outcome(path, key, audio, None, self._end + len(data), zlib.crc32(data), shortfall))
+        end, schema = self._end + len(data), schema_of(metadata)
+        self._note(Outcome(path, key, audio, None, end, zlib.crc32(data), shortfall, schema))
 
     def leave_out(self, path: str, reason: str) -> None:
         """Record that the next file gives no sample; a UserError says why the disk refuses."""

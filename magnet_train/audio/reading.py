@@ -9,18 +9,17 @@ import contextlib
 import hashlib
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
-from soundfile import SoundFile
 from torch import Tensor
 
 from magnet_train.audio.containers import Part
-from magnet_train.audio.recording import Recording, Samples, explained, frames_in
+from magnet_train.audio.recording import Decoder, Recording, Samples, explained, frames_in, seek
 from magnet_train.audio.recording import blocks as blocks_of
 from magnet_train.audio.resampling import resample_blocks
 from magnet_train.errors import UserError
+from magnet_train.storage.file_source import FileSource
 
 _TOLERANCE = 0.1  # seconds that may be missing: counts are rounded, and mp3 pads
 _LARGEST_FLOAT = 32.0  # 30 dB above full scale: above every recording, below floats at the scale of integers
@@ -68,7 +67,7 @@ class AudioStream:
     Concatenated, the blocks are what `read_audio` returns. Recordings joined end to end are all read.
 
     Args:
-        path: The file; any rate, any number of channels.
+        path: The file, or its bytes; any rate, any number of channels.
         sample_rate: Rate of the blocks (Hz).
         channels: 1 (the mean of all) or 2 (mono doubled; of more than two, the first: front left and right).
         start: Where to begin (s).
@@ -82,7 +81,7 @@ class AudioStream:
 
     def __init__(
         self,
-        path: str | Path,
+        path: FileSource,
         sample_rate: int,
         channels: int,
         start: float = 0.0,
@@ -147,7 +146,7 @@ class AudioStream:
             return f"{self._seconds:.1f} s could be read, and the file breaks off there"
         return None
 
-    def _blocks(self, file: SoundFile, part: Part, offset: float, scale: float) -> Iterator[Tensor]:
+    def _blocks(self, file: Decoder, part: Part, offset: float, scale: float) -> Iterator[Tensor]:
         """Yield the samples of a part at their own rate, float32 [channels, samples]."""
         rate, total = file.samplerate, frames_in(file)
         first = max(0, round((self.start - offset) * rate))
@@ -160,7 +159,7 @@ class AudioStream:
             last = total if last is None else min(total, last)
         if first:
             with explained(self.path):
-                file.seek(first)
+                seek(file, first)
         self._cut = part.cut
         self._digest.update(f"{rate} {file.channels}".encode())
         for samples in blocks_of(file, None if last is None else last - first):
@@ -196,7 +195,7 @@ class AudioStream:
         )
 
 
-def read_audio(path: str | Path, sample_rate: int, channels: int) -> Tensor:
+def read_audio(path: FileSource, sample_rate: int, channels: int) -> Tensor:
     """Read a whole audio file, float32 [channels, samples]; see `AudioStream`. Warns if a part could not be read."""
     stream = AudioStream(path, sample_rate, channels)
     audio = torch.cat(list(stream), dim=-1)
@@ -205,7 +204,7 @@ def read_audio(path: str | Path, sample_rate: int, channels: int) -> Tensor:
     return audio
 
 
-def _is_float(file: SoundFile) -> bool:
+def _is_float(file: Decoder) -> bool:
     return file.subtype in ("FLOAT", "DOUBLE")  # whose samples need not be within full scale
 
 

@@ -12,16 +12,19 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
 from magnet_train.audio.containers import Part, PartFile, parts_of
+from magnet_train.audio.pyav import AvFile, needs_av
 from magnet_train.errors import UserError, cannot_read
+from magnet_train.storage.file_source import FileSource, StoredBytes, open_source, size_of
 
 Samples = npt.NDArray[np.float32]
+Decoder: TypeAlias = soundfile.SoundFile | AvFile
 
 LOWEST_RATE, HIGHEST_RATE = 100, 768_000  # Hz; any other rate is a damaged header
 MOST_CHANNELS = 64  # seventh-order ambisonics
@@ -42,15 +45,12 @@ _CONVERT = "convert it with `ffmpeg -i IN OUT.flac`"
 # First bytes of common files that are not read as audio: what they are, and what to do.
 _BEGINNINGS = (
     (rb"(\xef\xbb\xbf)?\s*(?i:<!doctype html|<html|<head|<body|<\?xml)", "a web page", _DOWNLOAD),
-    (rb"....ftyp", "an MP4 or M4A file", _CONVERT),
-    (rb"\xff[\xf1\xf9]", "an AAC file", _CONVERT),
     (rb"PK\x03\x04", "a zip archive", _DOWNLOAD),
     (rb"%PDF", "a PDF", _DOWNLOAD),
     (rb"\x89PNG", "a PNG picture", _DOWNLOAD),
     (rb"\xff\xd8\xff", "a JPEG picture", _DOWNLOAD),
     (rb"GIF8", "a GIF picture", _DOWNLOAD),
     (rb"\x1f\x8b", "a gzip file", _DOWNLOAD),
-    (rb"\x1aE\xdf\xa3", "a WebM or Matroska file", _CONVERT),
     (rb"0&\xb2u\x8ef\xcf\x11", "a WMA file", _CONVERT),
     (rb"MAC ", "a Monkey's Audio file", _CONVERT),
     (rb"wvpk", "a WavPack file", _CONVERT),
@@ -63,7 +63,7 @@ _REASONS = {
 }
 
 
-def require_audio_file(path: str | Path) -> None:
+def require_audio_file(path: FileSource) -> None:
     """Raise `UserError` if a path is not a file with content, without opening it."""
     problem = _why_not_a_file(path)
     if problem == "does not exist":
@@ -72,8 +72,10 @@ def require_audio_file(path: str | Path) -> None:
         raise UserError(f"{path} {problem}; give an audio file instead.")
 
 
-def _why_not_a_file(path: str | Path) -> str | None:
+def _why_not_a_file(path: FileSource) -> str | None:
     """Say why a path is not a file with content, without opening it: a pipe would block, a device may never end."""
+    if isinstance(path, StoredBytes):
+        return None if path.data else "is empty (0 bytes)"
     try:
         found = os.stat(path)
     except ValueError:
@@ -92,7 +94,7 @@ def _why_not_a_file(path: str | Path) -> str | None:
 
 
 @contextlib.contextmanager
-def explained(path: str | Path) -> Iterator[None]:
+def explained(path: FileSource) -> Iterator[None]:
     """Turn errors of opening or reading an audio file into a `UserError`."""
     try:
         yield
@@ -101,7 +103,7 @@ def explained(path: str | Path) -> Iterator[None]:
     # a false header, or a headerless .raw
     except (soundfile.SoundFileError, MemoryError, TypeError, ValueError) as error:
         start = b""
-        with contextlib.suppress(OSError), open(path, "rb") as file:
+        with contextlib.suppress(OSError), open_source(path) as file:
             start = file.read(512)
         for pattern, kind, remedy in _BEGINNINGS:
             if re.match(pattern, start, re.DOTALL):
@@ -113,25 +115,33 @@ def explained(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-class Recording:
-    """An audio file and its parts, each of which libsndfile can open; raises `UserError` if there is no such file."""
+class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is skipped by mypy
+    """A file without the seek that soundfile adds to each read: in an MP3 the two frames after a seek are noise."""
 
-    def __init__(self, path: str | Path) -> None:
+    def seekable(self) -> bool:
+        return False
+
+
+class Recording:
+    """An audio file and its parts, each of which can be decoded; raises `UserError` if there is no such file."""
+
+    def __init__(self, path: FileSource) -> None:
         self.path = path
         require_audio_file(path)
         with explained(path):
-            self._size = os.path.getsize(path)
-            self.parts = parts_of(path)
+            self._size = size_of(path)
+            self._needs_av = _starts_as_av(path)
+            self.parts = [Part(0, self._size)] if self._needs_av else parts_of(path)
 
     @contextlib.contextmanager
-    def open(self, part: Part) -> Iterator[soundfile.SoundFile]:
+    def open(self, part: Part) -> Iterator[Decoder]:
         """Open one of the parts; raises `UserError` if it is not audio, or has a rate or channels out of range."""
         with contextlib.ExitStack() as stack:
             with explained(self.path):
-                if part.is_whole_file(self._size):
-                    file = soundfile.SoundFile(os.fsencode(self.path))  # the name may not be text
+                if self._needs_av or part.is_whole_file(self._size):
+                    file = _open_whole(self.path, self._needs_av)
                 else:
-                    file = soundfile.SoundFile(PartFile(stack.enter_context(open(self.path, "rb")), part))
+                    file = _ForwardFile(PartFile(stack.enter_context(open_source(self.path)), part))
                 stack.enter_context(file)
             if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
                 raise UserError(
@@ -145,7 +155,20 @@ class Recording:
             yield file
 
 
-def audio_seconds(path: str | Path) -> float:
+def _starts_as_av(path: FileSource) -> bool:
+    with open_source(path) as file:
+        return needs_av(file.read(16))
+
+
+def _open_whole(path: FileSource, with_av: bool) -> Decoder:
+    if with_av:
+        return AvFile(path)
+    if isinstance(path, StoredBytes):
+        return _ForwardFile(open_source(path))
+    return _ForwardFile(os.fsencode(path))  # the name may not be text
+
+
+def audio_seconds(path: FileSource) -> float:
     """Return the duration of an audio file by its headers (s); a part whose headers have none is read to its end.
 
     Raises:
@@ -163,24 +186,46 @@ def audio_seconds(path: str | Path) -> float:
     return total
 
 
-def header_seconds(path: str | Path) -> float:
+def header_seconds(path: FileSource) -> float:
     """Return the duration that the first header of a file gives, without a scan; 0 if it gives no plausible one."""
+    return header_of(path)[0]
+
+
+def header_of(path: FileSource) -> tuple[float, int]:
+    """Return duration (s) and rate (Hz) that the first header of a file gives, without a scan; 0 if not plausible."""
     if _why_not_a_file(path) is not None:
-        return 0.0
+        return 0.0, 0
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
-            seconds = file.frames / file.samplerate
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError):
-        return 0.0
-    return float(seconds) if seconds <= _LONGEST else 0.0
+        with _open_whole(path, _starts_as_av(path)) as file:
+            seconds, rate = file.frames / file.samplerate, int(file.samplerate)
+    except (
+        soundfile.SoundFileError,
+        UserError,
+        OSError,
+        ArithmeticError,
+        ValueError,
+        TypeError,
+        MemoryError,
+    ):
+        return 0.0, 0
+    return float(seconds) if seconds <= _LONGEST else 0.0, rate
 
 
-def frames_in(file: soundfile.SoundFile) -> int | None:
+def frames_in(file: Decoder) -> int | None:
     """Return the number of samples of each channel by the header; None if the header has none."""
     return None if file.frames >= _UNKNOWN_FRAMES else int(file.frames)
 
 
-def blocks(file: soundfile.SoundFile, frames: int | None = None) -> Iterator[Samples]:
+def seek(file: Decoder, sample: int) -> None:
+    """Go to a sample of each channel; in an MP3, whose frames depend on those before, from a second earlier."""
+    is_mp3 = isinstance(file, soundfile.SoundFile) and file.format == "MP3"
+    before = min(sample, file.samplerate) if is_mp3 else 0
+    file.seek(sample - before)
+    if before:
+        _read(file, before)
+
+
+def blocks(file: Decoder, frames: int | None = None) -> Iterator[Samples]:
     """Read from the current position to the end, or a number of samples of each channel.
 
     Damage ends a block early; the samples after it are read if the decoder can resume.
@@ -195,7 +240,7 @@ def blocks(file: soundfile.SoundFile, frames: int | None = None) -> Iterator[Sam
         yield samples
 
 
-def _read(file: soundfile.SoundFile, frames: int) -> Samples:
+def _read(file: Decoder, frames: int) -> Samples:
     """Read a block, and keep the samples that were decoded before an error."""
     buffer = np.full((frames, file.channels), np.nan, dtype=np.float32)
     try:

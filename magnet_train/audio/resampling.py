@@ -1,4 +1,4 @@
-"""Resample audio in blocks. The only file that imports torchaudio."""
+"""Resample audio in blocks, stretch loops, and measure loudness. The only file that imports torchaudio."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _LARGEST_RATIO_TERM = 2000
 # torchaudio's defaults; the overlap of blocks follows from them.
 _FILTER_WIDTH = 6  # zero crossings of the sinc on each side
 _ROLLOFF = 0.99  # of the lower Nyquist frequency
+LOUDNESS_BLOCK = 0.4  # s
+LOUDNESS_PEAK = 0.25
 
 
 def resample_blocks(blocks: Iterable[Tensor], source_rate: int, target_rate: int) -> Iterator[Tensor]:
@@ -60,3 +62,31 @@ def resample(audio: Tensor, ratio: Fraction) -> Tensor:
         audio, ratio.numerator, ratio.denominator, lowpass_filter_width=_FILTER_WIDTH, rolloff=_ROLLOFF
     )
     return resampled
+
+
+def stretch_loop(audio: Tensor, samples: int) -> Tensor:
+    """Resample a loop float32 [..., samples] to another number of samples; it stays seamless, being taken as periodic."""
+    length = audio.shape[-1]
+    if samples == length:
+        return audio
+    stretched: Tensor = torch.fft.irfft(torch.fft.rfft(audio), n=samples) * (samples / length)
+    return stretched
+
+
+def integrated_loudness(audio: Tensor, sample_rate: int) -> float:
+    """Return the loudness of audio float32 [channels, samples] (LUFS), -inf for silence.
+
+    A clip shorter than a block of 0.4 s is measured as if it were repeated.
+
+    Source: ITU-R BS.1770-4.
+    """
+    from torchaudio.functional import loudness
+
+    block = round(LOUDNESS_BLOCK * sample_rate)
+    peak = float(audio.abs().max()) if audio.numel() else 0.0
+    if peak == 0:
+        return -math.inf
+    # torchaudio clips what its filters give at full scale
+    scale = min(1.0, LOUDNESS_PEAK / peak)
+    measured = float(loudness(audio.repeat(1, -(-block // audio.shape[-1])) * scale, sample_rate))
+    return -math.inf if math.isnan(measured) else measured - 20 * math.log10(scale)

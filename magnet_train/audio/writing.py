@@ -1,4 +1,4 @@
-"""Write WAV files atomically, and spectrograms as pictures.
+"""Write audio files atomically, and spectrograms as pictures.
 
 Shapes: audio float [channels, samples], full scale -1..1.
 """
@@ -6,7 +6,7 @@ Shapes: audio float [channels, samples], full scale -1..1.
 from __future__ import annotations
 
 import io
-import struct
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,65 +16,78 @@ import soundfile
 import torch
 from torch import Tensor
 
+from magnet_train.audio.resampling import integrated_loudness
+from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write
 
-_STEPS_16_BIT = 2**15  # on each side of zero
+FORMATS = {".flac": "FLAC", ".mp3": "MP3", ".ogg": "OGG"}  # of libsndfile
+LARGEST_PEAK = -1.0  # dB of full scale, of audio at a given loudness
+_BLOCK = 2**16  # samples of each channel
 _WINDOW = 1024  # samples of a spectrogram's frame
 _RANGE_DB = 80.0
 
 
-def write_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
-    """Write a 16-bit WAV file atomically; audio beyond full scale is scaled down as a whole, since clipping is audible.
+def write_audio(
+    path: str | Path, audio: Tensor, sample_rate: int, loudness: float | None = None
+) -> float | None:
+    """Write an audio file atomically, in the format of its suffix.
+
+    Samples have 16 bits. Audio beyond full scale is scaled down as a whole, since clipping is audible.
 
     Args:
-        path: The file; missing parent folders are created.
+        path: The file: .flac, .mp3, .ogg (Vorbis), else WAV; missing parent folders are created.
         audio: float [channels, samples], channels 1 or 2.
         sample_rate: Hz.
+        loudness: Scale to this loudness (LUFS, ITU-R BS.1770), or as near to it as a peak of -1 dB of full scale
+            allows; silence stays as it is.
+
+    Returns:
+        The loudness reached, None if none was asked for or the audio is silent.
 
     Raises:
-        UserError: The disk is full, or the folder cannot be written to.
+        UserError: The disk is full, the folder cannot be written to, or the format cannot hold the sample rate.
         ValueError: Samples are not finite, or the shape is not [channels, samples].
     """
     if audio.ndim != 2 or not audio.isfinite().all():
         raise ValueError(
             f"audio for {path} must be finite [channels, samples], got shape {list(audio.shape)}"
         )
-    audio = audio.detach().float().cpu()
+    audio, reached = audio.detach().float().cpu(), None
+    if loudness is not None:
+        audio, reached = _at_loudness(audio, sample_rate, loudness)
     peak = float(audio.abs().max()) if audio.numel() else 0.0
     samples = (audio / max(peak, 1.0)).T.numpy()  # [samples, channels]
-    with atomic_write(Path(path)) as file:
-        file.write(encode_wav(samples, sample_rate))
-
-
-def fits_16_bit(audio: Tensor) -> bool:
-    """Return whether 16-bit integers represent every sample exactly."""
-    steps = audio * _STEPS_16_BIT
-    return bool(((steps == steps.round()) & (steps >= -_STEPS_16_BIT) & (steps < _STEPS_16_BIT)).all())
-
-
-def write_edit(path: str | Path, audio: Tensor, recording: Tensor, sample_rate: int) -> None:
-    """Write an edited recording as a WAV file atomically, and keep its unedited samples bit for bit.
-
-    The file has 16-bit integers if they represent the recording exactly, else 32-bit floats, which keep samples
-    beyond full scale; `write_audio` would scale them down.
-
-    Args:
-        path: The file.
-        audio: float [channels, samples], the recording after editing.
-        recording: The recording before editing, of the same shape.
-        sample_rate: Hz.
-
-    Raises:
-        UserError: The disk is full, or the folder cannot be written to.
-    """
-    samples = audio.detach().float().cpu().T  # [samples, channels]
-    if fits_16_bit(recording):
-        steps = (samples * _STEPS_16_BIT).round().clamp(-_STEPS_16_BIT, _STEPS_16_BIT - 1)
-        encoded = encode_wav(steps.to(torch.int16).numpy(), sample_rate)
-    else:
-        encoded = _encode_float_wav(samples.contiguous().numpy(), sample_rate)
+    encoded = encode_wav(samples, sample_rate)
+    if kind := FORMATS.get(Path(path).suffix.lower()):
+        encoded = _convert(encoded, kind, path)
     with atomic_write(Path(path)) as file:
         file.write(encoded)
+    return reached
+
+
+def _at_loudness(audio: Tensor, sample_rate: int, target: float) -> tuple[Tensor, float | None]:
+    measured = integrated_loudness(audio, sample_rate)
+    if measured == -math.inf:
+        return audio, None
+    loudest = LARGEST_PEAK - 20 * math.log10(float(audio.abs().max()))
+    gain = min(target - measured, loudest)  # dB
+    return audio * 10 ** (gain / 20), measured + gain
+
+
+def _convert(wav: bytes, kind: str, path: str | Path) -> bytes:
+    """Encode the samples of a WAV of 16 bits in another format of libsndfile."""
+    # Floats of the same value for the lossy ones: from integers, libsndfile 1.2.2 makes other mp3 files each time.
+    dtype = "int16" if kind == "FLAC" else "float32"
+    samples, sample_rate = soundfile.read(io.BytesIO(wav), dtype=dtype, always_2d=True)
+    encoded = io.BytesIO()
+    try:
+        with soundfile.SoundFile(encoded, "w", sample_rate, samples.shape[1], format=kind) as file:
+            for first in range(0, len(samples), _BLOCK):  # libsndfile's Vorbis fails at minutes in one piece
+                file.write(samples[first : first + _BLOCK])
+    except (soundfile.SoundFileError, ValueError) as error:  # the latter where libsndfile lacks the format
+        reason = str(error).rsplit(": ", 1)[-1].rstrip(".")
+        raise UserError(f"{path} cannot be written as {kind} ({reason}); choose wav or flac.") from error
+    return encoded.getvalue()
 
 
 def encode_wav(samples: npt.NDArray[np.float32 | np.int16], sample_rate: int) -> bytes:
@@ -85,18 +98,6 @@ def encode_wav(samples: npt.NDArray[np.float32 | np.int16], sample_rate: int) ->
     encoded = io.BytesIO()
     soundfile.write(encoded, samples, sample_rate, format="WAV", subtype="PCM_16")
     return encoded.getvalue()
-
-
-def _encode_float_wav(samples: npt.NDArray[np.float32], sample_rate: int) -> bytes:
-    """Encode float32 [samples, channels] as a 32-bit float WAV, without the time of day that libsndfile adds."""
-    data = samples.astype("<f4").tobytes()
-    channels = samples.shape[1]
-    layout = struct.pack(
-        "<HHIIHHH", 3, channels, sample_rate, 4 * channels * sample_rate, 4 * channels, 32, 0
-    )
-    chunks = [(b"fmt ", layout), (b"fact", struct.pack("<I", len(samples))), (b"data", data)]
-    body = b"WAVE" + b"".join(name + struct.pack("<I", len(chunk)) + chunk for name, chunk in chunks)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 def draw_spectrogram(audio: Tensor, sample_rate: int, path: Path) -> None:

@@ -14,7 +14,6 @@ An export has the weights in model.safetensors, and in config.json the fields of
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -22,7 +21,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 
-from magnet_train.checkpoints.audiocraft.names import HEAD, TEXT_WEIGHT
 from magnet_train.decoding import DecodingConfig
 from magnet_train.decoding.config import MOST_STEPS
 from magnet_train.errors import UserError
@@ -44,7 +42,7 @@ NUMBERS_OF_A_LAYER = 16  # times dim²: two attentions of 4 and a feed-forward l
 MARGIN, SLACK = 4, 1_000_000  # a model of at most MARGIN * stored + SLACK numbers is small enough to build
 MOST_ENTRIES = 100_000  # of all lists and objects of a record together
 
-_SIZES = ("n_q", "card", "text_dim", "dim", "num_layers")  # sizes that the weights show as well
+_SIZES = ("n_q", "card", "text_dim", "dim", "num_layers")
 _LM = {**dict.fromkeys((*_SIZES, "num_heads", "span_len", "subcodes_context"), int), "text_key_mask": bool}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", tuple: "a list"}
 _CHOICES = {
@@ -52,7 +50,6 @@ _CHOICES = {
     for name, kind in get_type_hints(DecodingConfig).items()
     if get_origin(kind) is Literal
 }
-_LAYER = re.compile(r"(?:lm\.layers|transformer\.layers)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -163,7 +160,7 @@ def require_lm(lm: Mapping[str, Any], weights: Mapping[str, Tensor] | None, wher
 
     The weights have our names or the reference's; None for an adapter's.
     """
-    missing, unknown = _LM.keys() - lm.keys(), lm.keys() - _LM.keys()
+    missing, unknown = _LM.keys() - lm.keys(), lm.keys() - _LM.keys() - {"streams"}
     if missing or unknown:
         what, names = ("lacks", missing) if missing else ("has unknown settings", unknown)
         listed = ", ".join(sorted(map(str, names)))
@@ -178,6 +175,8 @@ def require_lm(lm: Mapping[str, Any], weights: Mapping[str, Tensor] | None, wher
     for name in ("span_len", "subcodes_context"):
         if lm[name] > LONGEST_SPAN:
             raise _invalid(where, name, lm[name], f"at most {LONGEST_SPAN} frames")
+    if lm.get("streams", 1) not in (1, 2) or type(lm.get("streams", 1)) is not int:
+        raise _invalid(where, "streams", lm["streams"], "1 or 2")
     if weights is not None:
         _require_modest(lm, weights, where)
 
@@ -188,31 +187,11 @@ def _require_modest(lm: Mapping[str, Any], weights: Mapping[str, Tensor], where:
     embeddings = lm["n_q"] * (2 * lm["card"] + 1) * lm["dim"] + lm["text_dim"] * lm["dim"]
     described = embeddings + lm["num_layers"] * lm["dim"] * (NUMBERS_OF_A_LAYER * lm["dim"] + 1)
     if described > MARGIN * stored + SLACK:
-        wrong = {name: size for name, size in _sizes_of(weights).items() if lm[name] > size}
+        sizes = ", ".join(f"{name} {lm[name]}" for name in _SIZES)
         raise UserError(
-            f"{where} describes a model of {described:,} numbers ({_listed(lm)}), but its weights are {stored:,}"
-            + (f" ({_listed(wrong)})" if wrong else "")
-            + "; export or copy the model again."
+            f"{where} describes a model of {described:,} numbers ({sizes}), but its weights are {stored:,}; export or copy "
+            "the model again."
         )
-
-
-def _listed(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {sizes[name]}" for name in _SIZES if name in sizes)
-
-
-def _sizes_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the sizes that the shapes of the weights show."""
-    sizes = {
-        "n_q": sum(bool(HEAD.fullmatch(name)) for name in weights),
-        "num_layers": len({found[1] for name in weights if (found := _LAYER.match(name))}),
-    }
-    if "lm.heads" in weights and weights["lm.heads"].dim() == 3:
-        sizes["n_q"] = len(weights["lm.heads"])
-    for name in {"lm.heads", "linears.0.weight"} & weights.keys():
-        *_, sizes["card"], sizes["dim"] = (1, 1, *weights[name].shape)
-    for name in {"lm.text_proj.weight", TEXT_WEIGHT} & weights.keys():
-        sizes["text_dim"] = weights[name].shape[-1]
-    return {name: size for name, size in sizes.items() if size}
 
 
 def _codec_of(record: Mapping[str, Any], where: str) -> CodecInfo:

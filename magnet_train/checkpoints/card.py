@@ -66,11 +66,12 @@ def facts(model: ModelBundle) -> Iterator[tuple[str, str]]:
     layers = f"{lm['num_layers']} layers, width {lm['dim']}, {lm['num_heads']} heads"
     yield "architecture", f"{layers}, {_parameters(model)}"
     context = lm["subcodes_context"]
+    of_each = " of each side" if codec.streams == 2 else ""
     attention = "all frames in view" if context == -1 else f"context of {context} frames"
-    yield "masking", f"spans of {lm['span_len']} frames, {attention} above the first codebook"
+    yield "masking", f"spans of {lm['span_len']} frames, {attention} above the first codebook{of_each}"
     audio = f"{codec.sample_rate} Hz, {codec.channels} channel(s)"
     yield "clips", f"up to {model.segment_duration:g} s at {audio}"
-    tokens = f"{codec.n_q} codebooks of {codec.card}, {codec.frame_rate:g} frames/s"
+    tokens = f"{codec.codebooks} of {codec.card}, {codec.frame_rate:g} frames/s"
     sha256 = f"sha256 `{codec.sha256}`" if codec.sha256 else "hash unknown"
     yield "codec", f"`{codec.id}`, {tokens}, {sha256}"
     yield "text encoder", describe_text(model.text)

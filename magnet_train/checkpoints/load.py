@@ -48,8 +48,9 @@ def _base_of(adapter: ModelBundle) -> ModelBundle:
     try:
         base = read_model(source)
     except UserError as error:
+        reason = str(error).removesuffix(".")
         raise UserError(
-            f"{adapter.source} holds an adapter to {source}, which cannot be read ({error}) Put the base there, or name "
+            f"{adapter.source} holds an adapter to {source}, which cannot be read ({reason}); put the base there, or name "
             "it as the model and this file as --adapter."
         ) from error
     if weights_sha256(base.weights) != adapter.base.get("weights_sha256"):

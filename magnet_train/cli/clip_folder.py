@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -40,11 +41,33 @@ class ClipFolder:
                 while line:  # a disk that is nearly full takes a part
                     line = line[self._results.write(line) or 0 :]
                 os.fsync(self._results.fileno())
-        except BaseException:  # Ctrl-C too
+        except BaseException:
             os.ftruncate(self._results.fileno(), end)
             file.unlink(missing_ok=True)
             raise
         self.done += 1
+
+
+@contextmanager
+def in_background() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Yield a function that runs work in a thread, so that clips are written while the next ones are made.
+
+    It waits for the work before, whose error it raises: at most one piece is under way. The block ends after the last.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        running: Future[None] | None = None
+
+        def start(work: Callable[[], None]) -> None:
+            nonlocal running
+            if running is not None:
+                running.result()
+            running = thread.submit(work)
+
+        try:
+            yield start
+        finally:
+            if running is not None:
+                running.result()
 
 
 @contextmanager

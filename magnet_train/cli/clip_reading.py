@@ -16,12 +16,13 @@ from torch import Tensor
 
 from datamodules.shards.writer import metadata_bytes
 from datamodules.tokenize.audio_files import AudioFile
-from datamodules.tokenize.captions import CaptionError, CaptionTemplate, describe
+from datamodules.tokenize.captions import CaptionError, CaptionRule, describe
 from magnet_train.audio import AudioStream, WrongScaleError, audio_seconds
 from magnet_train.audio.recording import require_audio_file
 from magnet_train.codecs import Codec
 from magnet_train.codecs.chunked import samples_per_frame
 from magnet_train.errors import UserError
+from magnet_train.storage.file_source import FileSource
 
 _ALREADY_CUT = 1.0  # seconds by which a file found by its id may exceed its clip and still be that clip alone
 _LATE = 0.1  # seconds by which a clip may end behind its file: lists round, and mp3 pads
@@ -66,7 +67,7 @@ class Clip:
 
     file: AudioFile
     codec: Codec  # gives rate and channels
-    template: CaptionTemplate | None  # for files without a caption
+    template: CaptionRule | None  # for files without a caption
     rescale: bool  # scale floats in the range of integers to -1..1
     pool: ThreadPoolExecutor
     metadata: dict[str, Any] = field(init=False)
@@ -84,22 +85,12 @@ class Clip:
 
     def _read(self) -> Iterator[Tensor]:
         file = self.file
-        if file.problem is not None:
-            raise Unusable(file.problem)
+        self.metadata = read_metadata(file, self.template)
         try:
-            require_audio_file(file.path)  # before its tags are read: a pipe would block
-            described = describe(file.path, file.fields, self.template)
-            start_field = {} if file.start is None else {"start": file.start}
-            self.metadata = {**described, "source": file.name, **start_field}
-            try:
-                metadata_bytes(self.metadata)
-            except ValueError as error:
-                raise Unusable(f"unusable caption or metadata: {error}") from error
+            source = file.source()
             rate, channels = self.codec.sample_rate, self.codec.channels
-            self.audio = MeasuredStream(file.path, rate, channels, *segment(file), rescale=self.rescale)
+            self.audio = MeasuredStream(source, rate, channels, *segment(file, source), rescale=self.rescale)
             yield from self.audio
-        except CaptionError as error:
-            raise Unusable(str(error)) from error
         except WrongScaleError as error:
             raise Unusable(f"wrong scale: {error}") from error
         except UserError as error:
@@ -110,8 +101,28 @@ class Clip:
             raise Unusable(silence)
 
 
-def segment(file: AudioFile) -> tuple[float, float | None]:
-    """Return start and end of a clip in its file (s), where an end of None is that of the file.
+def read_metadata(file: AudioFile, template: CaptionRule | None) -> dict[str, Any]:
+    """Read caption and metadata of a clip; raises `Unusable` if it has no caption or cannot be read."""
+    if file.problem is not None:
+        raise Unusable(file.problem)
+    try:
+        source = file.source()
+        require_audio_file(source)  # before its tags are read: a pipe would block
+        described = describe(source, file.fields, template, whole=file.is_whole)
+    except CaptionError as error:
+        raise Unusable(str(error)) from error
+    except UserError as error:
+        raise Unusable(f"unreadable: {error}") from error
+    metadata = {**described, "source": file.name, **({} if file.start is None else {"start": file.start})}
+    try:
+        metadata_bytes(metadata)
+    except ValueError as error:
+        raise Unusable(f"unusable caption or metadata: {error}") from error
+    return metadata
+
+
+def segment(file: AudioFile, source: FileSource) -> tuple[float, float | None]:
+    """Return start and end of a clip in `source`, its file (s), where an end of None is that of the file.
 
     Most downloads of MusicCaps and AudioCaps are cut already, and those that are not may end early. The times of any
     other list are taken literally, and raise `Unusable` beyond the end of the file.
@@ -119,7 +130,7 @@ def segment(file: AudioFile) -> tuple[float, float | None]:
     start, end = file.start or 0.0, file.end
     if file.start is None and end is None:
         return start, end
-    seconds = audio_seconds(file.path)
+    seconds = audio_seconds(source)
     if file.by_id and end is not None and seconds <= end - start + _ALREADY_CUT:
         return 0.0, None
     if start >= seconds or (end is not None and end > seconds + _LATE and not file.by_id):
@@ -128,7 +139,7 @@ def segment(file: AudioFile) -> tuple[float, float | None]:
 
 
 def read_clips(
-    files: Iterable[AudioFile], codec: Codec, template: CaptionTemplate | None, rescale: bool, workers: int
+    files: Iterable[AudioFile], codec: Codec, template: CaptionRule | None, rescale: bool, workers: int
 ) -> Iterator[Clip]:
     """Yield clips in order, while the first blocks of the next `workers` are read in the background."""
     pool = ThreadPoolExecutor(workers)

@@ -30,6 +30,7 @@ from magnet_train.cli.fit.trainer_options import (
     needed_callbacks,
     prepare_trainer,
 )
+from magnet_train.cli.fit.vocabulary import learn_vocabulary
 from magnet_train.cli.folder_lock import folder_lock
 from magnet_train.cli.main import COMMANDS, FAILURE, INTERRUPTED, LIGHTNING_COMMANDS
 from magnet_train.cli.ranks import check_restarts, is_first_process, print_once, read_ranks
@@ -168,6 +169,7 @@ class MagnetCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything, then load the weights of `--init_from` and choose what trains."""
         super().instantiate_classes()
+        learn_vocabulary(self.model, self.datamodule, self._get(self.config, "ckpt_path"))
         if self.subcommand == "fit":
             check_callbacks(self.trainer.callbacks, self.model)  # type: ignore[attr-defined]
             accumulate(self.trainer, self.datamodule.batch_size, self._get(self.config, "global_batch"))

@@ -39,7 +39,9 @@ _import_our_datamodules()
 
 COMMANDS = {
     "quickstart": "train a small model end to end: offline, two CPU cores, a few minutes",
+    "describe": "compute tempo, key, loudness and tags of audio files, for their captions",
     "tokenize": "turn a folder of captioned audio into token shards",
+    "codec": "make a small EnCodec from your own audio: offline, on a CPU, in minutes",
     "verify": "check every byte and token of a folder of shards",
     "inspect": "show what is in shards, a checkpoint or an exported model",
     "fit": "train a model",

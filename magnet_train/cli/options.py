@@ -141,14 +141,14 @@ class ModelOptions(AdapterOptions, DeviceOptions):
         "exported folder, .ckpt of `fit`, audiocraft model, or hub id", required=True, metavar="PATH"
     )
     precision: str = option(
-        "what the transformer computes in; auto: bfloat16 where the device multiplies it faster, on a CPU for models of "
-        "dim 256 or more, else float32",
+        "what the transformer computes in; auto: bfloat16 where the device is faster in it (on a CPU also the model's dim "
+        "has to be at least 256), else float32",
         choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",
     )
 
     compile: bool = flag(
-        "compile the transformer first: tens of seconds on a GPU, minutes on a CPU; pays for many clips"
+        "compile the transformer first, which takes tens of seconds on a GPU and minutes on a CPU: worth it for many clips"
     )
 
     def load(self) -> Magnet:
@@ -185,8 +185,12 @@ class SamplerOptions:
         "keep the temperature, or let it fall to 0 over the steps of a codebook",
         action=argparse.BooleanOptionalAction,
     )
-    top_p: float | None = sampler_option("sample from this share of the probability, 0..1", metavar="P")
-    top_k: int | None = sampler_option("sample from the K most probable tokens instead", metavar="K")
+    top_p: float | None = sampler_option(
+        "sample from the most probable tokens that together have this probability, 0..1", metavar="P"
+    )
+    top_k: int | None = sampler_option(
+        "sample from the K most probable tokens, instead of --top_p", metavar="K"
+    )
     cfg: tuple[float, ...] | None = sampler_option(
         "guidance coefficient at the first and at the last step",
         type=numbers(float, "one number or two, like 10,1", counts=(1, 2)),
@@ -196,7 +200,8 @@ class SamplerOptions:
         "arrangement of the spans that are masked again", choices=["nonoverlap", "stride1", "spread"]
     )
     scoring: str | None = sampler_option(
-        "score of a span: its best token, or the product of all", choices=["max", "prod"]
+        "score of a span: max, its most probable token; prod, the product of all its tokens",
+        choices=["max", "prod"],
     )
     greedy: bool = sampler_option("take the most probable token at each position", action="store_true")
     rescorer_weight: float | None = sampler_option(

@@ -14,16 +14,19 @@ _MOST_CLIPS = 1_000_000  # of one command
 
 @dataclass(frozen=True)
 class Prompt:
-    """A caption, None for a clip without one, and its id in results.jsonl."""
+    """A caption, None for a clip without one, its id in results.jsonl, and what else is its own."""
 
     text: str | None
     id: str
+    seed: int | None = None  # as if the clip were made alone with this seed
+    negative: str | None = None
 
 
 def read_prompts(texts: Sequence[str] | None, file: Path | None, unconditional: int | None) -> list[Prompt]:
     """Collect captions from one of three sources; the others are None.
 
-    A file is .jsonl with `text` and optionally `id`, or has a caption per line; `unconditional` is a number of clips.
+    A file is .jsonl with `text` and optionally `id`, `seed` and `negative`, or has a caption per line; `unconditional`
+    is a number of clips.
 
     Raises:
         UserError: There is no caption, one is empty, or the file cannot be read.
@@ -59,10 +62,14 @@ def _prompts_of_file(path: Path) -> Iterator[Prompt]:
             record = load_json(line)
             if not isinstance(record, dict) or "text" not in record:
                 raise ValueError("it has no text")
-            text = record["text"]
+            text, negative, seed = record["text"], record.get("negative"), record.get("seed")
             if not isinstance(text, str):
                 raise ValueError(f"text is a {type(text).__name__}")
-            yield Prompt(text, str(record.get("id", index)))
+            if negative is not None and not (isinstance(negative, str) and is_text(negative)):
+                raise ValueError("negative is not text")
+            if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
+                raise ValueError("seed is not a whole number in 0..2^63-1")
+            yield Prompt(text, str(record.get("id", index)), seed, negative)
         except ValueError as error:
             raise UserError(
                 f'line {number} of {path} should look like {{"text": "..."}} ({error}); correct it.'

@@ -81,7 +81,7 @@ def _overview(reader: ShardReader) -> Table:
         "shards": f"{len(manifest.shards)}, {decimal(sum(shard.bytes for shard in manifest.shards))}",
         "codec": f"{codec.id}, weights {codec.sha256[:12]}",
         "codec audio": f"{codec.sample_rate} Hz, {'mono' if codec.channels == 1 else 'stereo'}",
-        "tokens": f"{codec.n_q} codebooks of {codec.card}, {codec.frame_rate:g} frames a second",
+        "tokens": f"{codec.codebooks} of {codec.card}, {codec.frame_rate:g} frames a second",
         "fingerprint": manifest.fingerprint,
     }
     return facts_table(str(reader.folder), facts)

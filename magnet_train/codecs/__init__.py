@@ -1,4 +1,4 @@
-"""Codecs: `protocol.Codec` is the contract, `load_codec` finds one by name."""
+"""Codecs: `protocol.Codec` is the contract, `load_codec` finds one by name, or the one of a record."""
 
 from __future__ import annotations
 
@@ -7,36 +7,75 @@ from pathlib import Path
 
 from magnet_train.codecs.protocol import Codec
 from magnet_train.errors import UserError, first_line
+from magnet_train.storage.hub import find_folder, unreadable
+from magnet_train.storage.plain_text import load_json, read_text
+from magnet_train.tokens import CodecInfo
 
 __all__ = ["QUICKSTART", "Codec", "load_codec", "packaged_codec"]
 
 QUICKSTART = "quickstart"
 
 
-def load_codec(name: str, device: str = "cpu") -> Codec:
+def load_codec(
+    name: str | CodecInfo, device: str = "cpu", codebooks: int | None = None, stereo: bool = False
+) -> Codec:
     """Load a codec.
 
     Args:
         name: "quickstart" (the small one in the package), "encodec_24khz" or "encodec_48khz" (the weights that the
-            `encodec` package publishes), or a folder or hub id of an EnCodec in transformers' format.
+            `encodec` package publishes), or a folder or hub id of an EnCodec, DAC, Mimi or X-Codec in transformers'
+            format. Or a record, which gives the remaining arguments as well.
         device: Where to put the weights.
+        codebooks: Number of codebooks to use, the first ones, 1 or more; None uses all.
+        stereo: Encode left and right by a mono codec, see `stereo.StereoCodec`.
 
     Raises:
-        UserError: The codec cannot be found or read, or the device is missing.
+        UserError: The codec cannot be found or read, has too few codebooks or is stereo itself, or the device is missing.
     """
-    # Imported here: transformers takes seconds, and only some commands load a codec.
-    from magnet_train.codecs.encodec import WEIGHTS, EncodecCodec, load_published
+    if isinstance(name, CodecInfo):
+        codebooks, stereo = name.n_q // name.streams, name.streams == 2
+        name = name.id
+    codec = _load(name)
+    if codebooks is not None:
+        if not 1 <= codebooks <= codec.n_q:
+            raise UserError(
+                f"codec {name} has {codec.n_q} codebooks and cannot give {codebooks}; use 1 to {codec.n_q} of them, or "
+                "another codec."
+            )
+        codec.n_q = codebooks
+    if stereo:
+        from magnet_train.codecs.stereo import StereoCodec
 
-    if name == QUICKSTART:
-        codec: Codec = EncodecCodec.from_pretrained(packaged_codec(), id=QUICKSTART)
-    elif name in WEIGHTS:
-        codec = load_published(name)
-    else:
-        codec = EncodecCodec.from_pretrained(name)
+        codec = StereoCodec(codec)
     try:
         return codec.to(device)
     except (RuntimeError, AssertionError) as error:  # the second where torch was built without CUDA
         raise UserError(f"device {device} cannot be used ({first_line(error)}); try cpu.") from error
+
+
+def _load(name: str) -> Codec:
+    # Imported here: transformers takes seconds, and only some commands load a codec.
+    from magnet_train.codecs.dac import DacCodec
+    from magnet_train.codecs.encodec import WEIGHTS, EncodecCodec, load_published
+    from magnet_train.codecs.mimi import MimiCodec
+    from magnet_train.codecs.xcodec import XcodecCodec
+
+    if name in WEIGHTS:
+        return load_published(name)
+    folder = packaged_codec() if name == QUICKSTART else find_folder(name, "codec")
+    kinds = {kind.config_class.model_type: kind for kind in (DacCodec, EncodecCodec, MimiCodec, XcodecCodec)}
+    try:
+        config = load_json(read_text(folder / "config.json"))
+    except (OSError, ValueError) as error:
+        raise unreadable(name, "codec", error) from error
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found not in kinds:
+        has = f"model_type {found}" if found else "no model_type"
+        raise UserError(
+            f"codec {name} is not a transformers model of type {', '.join(kinds)}: its config.json has {has}; choose "
+            "another --codec."
+        )
+    return kinds[found].from_pretrained(folder, id=name)
 
 
 def packaged_codec() -> Path:

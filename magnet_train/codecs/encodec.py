@@ -11,20 +11,15 @@ import hashlib
 import pickle
 import socket
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import EncodecConfig, EncodecModel
 
-from magnet_train.codecs.protocol import Codec
+from magnet_train.codecs.pretrained import Layout, PretrainedCodec
 from magnet_train.errors import UserError, first_line
-from magnet_train.storage.hub import PATIENCE, find_folder, load_pretrained
-from magnet_train.storage.weight_checks import require_finite, require_modest
-
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+from magnet_train.storage.hub import PATIENCE
 
 # The weights of the package: 24 kHz mono and 48 kHz stereo.
 ADDRESS = "https://dl.fbaipublicfiles.com/encodec/v0/"
@@ -51,12 +46,14 @@ RENAMED = {
 }
 
 
-class EncodecCodec(Codec):
-    """A `Codec`: a transformers EncodecModel with all its codebooks in use.
+class EncodecCodec(PretrainedCodec):
+    """A `Codec`: a transformers EncodecModel.
 
     Raises:
         UserError: The model normalises loudness or works in chunks, so that tokens alone cannot be decoded.
     """
+
+    model_class, config_class = EncodecModel, EncodecConfig
 
     def __init__(self, model: EncodecModel, id: str, sha256: str) -> None:
         config = model.config
@@ -65,66 +62,29 @@ class EncodecCodec(Codec):
                 f"codec {id} normalises loudness or works in chunks, so tokens alone cannot be decoded; use "
                 "facebook/encodec_32khz, encodec_24khz or encodec_48khz."
             )
-        self.model = model.eval()
-        self.id, self.sha256 = id, sha256
-        self.sample_rate = int(config.sampling_rate)
-        self.channels = int(config.audio_channels)
-        self.frame_rate = float(config.sampling_rate / config.hop_length)
-        self.n_q = int(config.num_quantizers)
-        self.card = int(config.codebook_size)
+        super().__init__(model, id, sha256)
         self._bandwidth = max(config.target_bandwidths)  # kbit/s; the highest uses all codebooks
 
-    @classmethod
-    def from_pretrained(cls, source: str | Path, id: str | None = None) -> Self:
-        """Load from a folder with config.json and weights, or from a hub id; `id` is recorded instead of `source`.
+    @staticmethod
+    def layout(config: EncodecConfig) -> Layout:
+        hop, n_q, card = int(config.hop_length), int(config.num_quantizers), int(config.codebook_size)
+        return Layout(int(config.sampling_rate), int(config.audio_channels), hop, n_q, card)
 
-        Raises:
-            UserError: The codec is missing, unreadable or of another kind, or the hub cannot be reached.
-        """
-        name = str(source)
-        folder = find_folder(name, "codec")
-        check, remedy = partial(_require_modest, folder, name), "choose another --codec"
-        model = load_pretrained(EncodecModel, folder, name, "codec", "encodec", remedy=remedy, check=check)
-        require_finite(model.state_dict(), f"codec {name}")
-        return cls(model, id or name, hashlib.sha256(_weights_file(folder).read_bytes()).hexdigest())
-
-    @torch.no_grad()
-    def encode(self, audio: Tensor) -> Tensor:
-        audio = audio.to(self.model.device)
-        codes: Tensor = self.model.encode(audio, bandwidth=self._bandwidth).audio_codes  # [1, B, K, T]
-        return codes[0]
-
-    @torch.no_grad()
-    def decode(self, tokens: Tensor) -> Tensor:
-        tokens = tokens.to(self.model.device)
-        # The size of a batch shows in the last bits on a CPU, so clips are decoded one by one there.
-        size = 1 if tokens.device.type == "cpu" else len(tokens)
-        parts = [part[None] for part in torch.split(tokens, size)]  # [1, B, K, T] each
-        return torch.cat([self.model.decode(part, audio_scales=[None]).audio_values for part in parts])
-
-    def to(self, device: torch.device | str) -> Self:
-        self.model.to(device)
-        return self
-
-
-def _require_modest(folder: Path, name: str) -> None:
-    """Refuse settings that describe a codec larger than its weights, or one that cannot be built."""
-    config = EncodecConfig.from_pretrained(folder)
-
-    def layers() -> int:
+    @staticmethod
+    def layers(config: EncodecConfig) -> int:
         residual = config.num_residual_layers * len(config.upsampling_ratios)
         return int(residual + config.num_lstm_layers + config.num_quantizers)
 
-    size = _weights_file(folder).stat().st_size
-    require_modest(folder, name, "codec", layers, lambda: EncodecModel(config), size)
+    def _pad(self, audio: Tensor) -> Tensor:
+        return audio  # its layers pad
 
+    def _encode(self, audio: Tensor) -> Tensor:
+        codes: Tensor = self.model.encode(audio, bandwidth=self._bandwidth).audio_codes  # [1, B, K, T]
+        return codes[0]
 
-def _weights_file(folder: Path) -> Path:
-    """Return the file that transformers reads."""
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"codec {folder} lacks weights ({' or '.join(WEIGHT_FILES)}); save them as one file.")
+    def _decode(self, tokens: Tensor) -> Tensor:
+        audio: Tensor = self.model.decode(tokens[None], audio_scales=[None]).audio_values
+        return audio
 
 
 def load_published(name: str) -> EncodecCodec:

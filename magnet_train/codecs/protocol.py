@@ -14,7 +14,9 @@ class Codec(Protocol):
     """Audio to tokens and back, without gradients.
 
     A new kind of codec is a class with these attributes and methods, and an entry in `load_codec`. `id` is the name
-    that `load_codec` takes, `sha256` a hash of the weights; the others are described at `CodecInfo`.
+    that `load_codec` takes, `sha256` a hash of the weights; the others are described at `CodecInfo`. A frame is a whole
+    number of samples, `sample_rate / frame_rate`. `context_seconds` is how much audio beyond a chunk `encode_blocks`
+    encodes with it, on each side.
     """
 
     id: str
@@ -24,12 +26,23 @@ class Codec(Protocol):
     frame_rate: float
     n_q: int
     card: int
+    streams: int = 1
+    kind: str = "encodec"
+    context_seconds: float = 2.0
 
     @property
     def info(self) -> CodecInfo:
         """The attributes above as one record."""
         return CodecInfo(
-            self.id, self.sha256, self.sample_rate, self.channels, self.frame_rate, self.n_q, self.card
+            self.id,
+            self.sha256,
+            self.sample_rate,
+            self.channels,
+            self.frame_rate,
+            self.n_q,
+            self.card,
+            self.streams,
+            self.kind,
         )
 
     def encode(self, audio: Tensor) -> Tensor:

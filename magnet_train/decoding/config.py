@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from magnet_train.errors import UserError
 from magnet_train.masking import mask_rate
 
+FIRST_STEPS, MORE_STEPS = 20, 10  # of the first codebook, and of each other
 MOST_STEPS = 10_000  # of a codebook, far more than the longest clips have frames to fill
 
 
@@ -24,7 +25,8 @@ class DecodingConfig:
     to 0, which made more clips right (`benchmarks/README.md`). Released models keep their own settings.
 
     Args:
-        decoding_steps: Steps for each codebook, coarse to fine; one entry per codebook, each at least 1.
+        decoding_steps: Steps for each codebook, coarse to fine; one entry per codebook, each at least 1. Empty: 20 for
+            the first codebook of each of the codec's streams and 10 for each other, see `for_codec`.
         span_arrangement: "nonoverlap" cuts the clip into chunks of `span_len` frames and masks whole chunks;
             "stride1" masks spans that may start anywhere; "spread" ranks nothing and fills single frames, in an order
             in which the frames of a step are far apart.
@@ -44,7 +46,7 @@ class DecodingConfig:
     Source: arXiv 2401.04577, sections 3.3 and 3.4, and figure 4.
     """
 
-    decoding_steps: tuple[int, ...] = (20, 10, 10, 10)
+    decoding_steps: tuple[int, ...] = ()
     span_arrangement: Literal["nonoverlap", "stride1", "spread"] = "nonoverlap"
     span_scoring: Literal["max", "prod"] = "max"
     temperature: float = 1.0
@@ -60,6 +62,11 @@ class DecodingConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON primitives."""
         return {**vars(self), "decoding_steps": list(self.decoding_steps)}
+
+    def for_codec(self, n_q: int, streams: int = 1) -> DecodingConfig:
+        """Return the settings with `decoding_steps` for `n_q` codebooks, unless there are some."""
+        steps = (FIRST_STEPS,) * streams + (MORE_STEPS,) * (n_q - streams)
+        return self if self.decoding_steps else replace(self, decoding_steps=steps)
 
     def check(self, n_q: int, card: int) -> None:
         """Raise `UserError` if the settings do not fit `n_q` codebooks of `card` entries."""

@@ -82,12 +82,15 @@ def splice(recording: Tensor, made: Tensor, edit: Edit, hop: int, sample_rate: i
     """
     begin = edit.clip_first * hop
     stop = min(edit.clip_end * hop, recording.shape[-1])
-    fade = round(FADE_SECONDS * sample_rate)
-    time = torch.arange(begin, stop)
-    # 0 where the old audio stays, 1 in the region, and a line between the two in the fades.
-    away = torch.maximum(edit.first * hop - time, time - (edit.end * hop - 1)).clamp(min=0)
-    weight = (1 - away / (fade + 1)).clamp(min=0)
+    weight = fade_weights(torch.arange(begin, stop), edit.first * hop, edit.end * hop, sample_rate)
     edited = recording.expand(len(made), -1, -1).clone()
     old, new = edited[..., begin:stop], made[..., : stop - begin].clamp(-1, 1)
     edited[..., begin:stop] = torch.where(weight == 0, old, old + weight * (new - old))
     return edited
+
+
+def fade_weights(samples: Tensor, first: int, end: int, sample_rate: int) -> Tensor:
+    """Return the weight of new audio at given samples, float32: 1 from `first` to before `end`, less in fades, else 0."""
+    fade = round(FADE_SECONDS * sample_rate)
+    away = torch.maximum(first - samples, samples - (end - 1)).clamp(min=0)
+    return (1 - away / (fade + 1)).clamp(min=0)

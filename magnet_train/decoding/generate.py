@@ -105,6 +105,7 @@ def generate_tokens(
     Source: arXiv 2401.04577, figure 4; the reference's semantics are in tests/reference.
     """
     batch, n_q, num_frames = shape
+    decoding = decoding.for_codec(n_q)
     decoding.check(n_q, card)
     if num_frames < span_len:
         raise UserError(
@@ -138,29 +139,30 @@ def _fill(
     kept_on_device = kept.to(tokens.device)
     schedule = list(decoding_schedule(decoding))
     stage = -1
-    for done, step in enumerate(schedule, start=1):
+    for steps_done, step in enumerate(schedule, start=1):
         if step.stage != stage:
             stage = step.stage
             scores = remasking.start(kept[:, stage]).to(tokens.device)
-        remasked, most = remasking.choose(scores, step.mask_rate)
+        remasked, most_masked = remasking.choose(scores, step.mask_rate)
         codebook = tokens[:, stage].masked_fill(remasked & ~kept_on_device[:, stage], card)  # [B, T]
         masked = codebook == card
         tokens[:, stage] = codebook
-        # Masked frames first: there are at most `most`. Other clips are padded to M; the extra results are discarded.
+        # Masked frames first: no clip has more than `most_masked`. Clips with fewer are padded to M with other frames,
+        # whose results are discarded.
         order = torch.where(masked, 2, remasked.int())
-        frames = order.argsort(dim=-1, descending=True, stable=True)[:, :most]  # [B, M]
+        frames = order.argsort(dim=-1, descending=True, stable=True)[:, :most_masked]  # [B, M]
         logits = _logits_at(logits_fn, tokens, step, frames)
         noise = at_frames(draw_noise(), frames) if decoding.use_sampling else None
         sampled, sampled_probs = choose_tokens(logits, step.temperature, decoding, noise)  # [B, M]
         tokens[:, stage] = torch.where(masked, codebook.scatter(1, frames, sampled), codebook)
         probs = torch.ones_like(codebook, dtype=torch.float32).scatter(1, frames, sampled_probs)  # [B, T]
-        if rescorer is not None and done < len(schedule) and schedule[done].stage == stage:
+        if rescorer is not None and steps_done < len(schedule) and schedule[steps_done].stage == stage:
             second = rescorer(tokens, stage).to(probs.dtype)
             mixed = decoding.rescorer_weight * second + (1 - decoding.rescorer_weight) * probs
             probs = probs.where(~masked, mixed)
         scores = remasking.score(probs, remasked, masked)
         if progress is not None:
-            progress(done, len(schedule))
+            progress(steps_done, len(schedule))
     return tokens
 
 

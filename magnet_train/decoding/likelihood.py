@@ -50,6 +50,7 @@ def log_likelihood(
         UserError: Another arrangement, no sampling, or settings that do not fit.
     """
     batch, n_q, num_frames = tokens.shape
+    decoding = decoding.for_codec(n_q)
     decoding.check(n_q, card)
     if decoding.span_arrangement != "spread" or not decoding.use_sampling:
         raise UserError(

@@ -29,6 +29,8 @@ POSITION_PERIOD = 10_000
 FEED_FORWARD_SCALE = 4
 NORM_EPS = 1e-5
 MOST_GRAPHS = 32  # of compiled layers
+SPAN_SECONDS = 0.06  # best of 20 to 200 ms in the paper
+CONTEXT_SECONDS = 0.1
 
 
 class Layer(nn.Module):
@@ -73,10 +75,13 @@ class MagnetTransformer(nn.Module):
         dim: Width of the model; even.
         num_heads: Attention heads; divides `dim`.
         num_layers: Transformer layers.
-        span_len: Frames in a masked span that the model is trained for (3 frames are 60 ms at 50 Hz).
-        subcodes_context: Frames each side that codebooks above the first attend to; -1 for all.
+        span_len: Frames in a masked span that the model is trained for; None: 60 ms at the codec's frame rate, 3 frames
+            without `set_codec`.
+        subcodes_context: Frames each side that codebooks above the first attend to; -1 for all. None: 100 ms, 5 frames
+            without `set_codec`.
         text_key_mask: Hide the padding behind a text, so that a clip does not depend on the other texts of its
             batch. False keeps padding as keys with zero value, as the released weights were trained.
+        streams: Codebooks that attend to all frames, the first ones: 1, or 2 of a codec with streams for left and right.
 
     Raises:
         UserError: A size is out of range, or two do not fit together.
@@ -92,9 +97,10 @@ class MagnetTransformer(nn.Module):
         dim: int = 1024,
         num_heads: int = 16,
         num_layers: int = 24,
-        span_len: int = 3,
-        subcodes_context: int = 5,
+        span_len: int | None = None,
+        subcodes_context: int | None = None,
         text_key_mask: bool = True,
+        streams: int = 1,
     ) -> None:
         super().__init__()
         if num_heads < 1 or num_layers < 1:
@@ -103,17 +109,17 @@ class MagnetTransformer(nn.Module):
             raise UserError(
                 f"model.lm.dim {dim} must be even, at least 4 and a multiple of num_heads {num_heads}."
             )
-        if span_len < 1 or subcodes_context < -1:
+        if streams not in (1, 2) or n_q % streams:
+            raise UserError(f"model.lm.streams {streams} must be 1, or 2 with an even number of codebooks.")
+        self.n_q, self.card, self.dim, self.text_key_mask = n_q, card, dim, text_key_mask
+        self._sizes = {"n_q": n_q, "card": card, "text_dim": text_dim, "dim": dim}
+        self._sizes |= {"num_heads": num_heads, "num_layers": num_layers}
+        self._span_len, self._subcodes_context = span_len, subcodes_context
+        self.set_codec(50.0, streams)
+        if self.span_len < 1 or self.subcodes_context < -1:
             raise UserError(
                 f"model.lm.span_len {span_len} must be at least 1 and subcodes_context {subcodes_context} at least -1."
             )
-        self.n_q, self.card, self.dim = n_q, card, dim
-        self.span_len, self.subcodes_context, self.text_key_mask = span_len, subcodes_context, text_key_mask
-        self.config: dict[str, Any] = {
-            **{"n_q": n_q, "card": card, "text_dim": text_dim, "dim": dim},
-            **{"num_heads": num_heads, "num_layers": num_layers, "span_len": span_len},
-            **{"subcodes_context": subcodes_context, "text_key_mask": text_key_mask},
-        }
         self.embeddings = nn.ModuleList(nn.Embedding(card + 1, dim) for _ in range(n_q))
         self.text_proj = nn.Linear(text_dim, dim)
         self.layers = nn.ModuleList(Layer(dim, num_heads) for _ in range(num_layers))
@@ -122,6 +128,28 @@ class MagnetTransformer(nn.Module):
         # in the reference's optimizer and as DDP needs.
         self.heads = nn.Parameter(torch.empty(n_q, card, dim))
         self._init_weights()
+
+    def set_codec(self, frame_rate: float, streams: int) -> None:
+        """Set what follows from the codec: the codebooks that attend to all frames, and lengths that were not given.
+
+        Args:
+            frame_rate: Token frames a second (Hz).
+            streams: As in the class.
+        """
+        self.streams = streams
+        self.set_lengths(_frames(SPAN_SECONDS, frame_rate), _frames(CONTEXT_SECONDS, frame_rate))
+
+    def set_lengths(self, span_len: int, subcodes_context: int) -> None:
+        """Set the lengths that were not given when the model was built (frames)."""
+        self.span_len = span_len if self._span_len is None else self._span_len
+        self.subcodes_context = subcodes_context if self._subcodes_context is None else self._subcodes_context
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build this model; one stream is the default and left out."""
+        lengths = {"span_len": self.span_len, "subcodes_context": self.subcodes_context}
+        streams = {} if self.streams == 1 else {"streams": self.streams}
+        return {**self._sizes, **lengths, "text_key_mask": self.text_key_mask, **streams}
 
     @property
     def mask_id(self) -> int:
@@ -234,7 +262,7 @@ class MagnetTransformer(nn.Module):
         num_frames = tokens.shape[-1]
         x = self.embed(tokens)  # [B, T, D]
         x = x + sinusoidal_positions(num_frames, self.dim, x.device).to(x.dtype)
-        restricted = stage > 0 and self.subcodes_context >= 0
+        restricted = stage >= self.streams and self.subcodes_context >= 0
         window = window_of(num_frames, self.subcodes_context, x.device) if restricted else None
         for depth, layer in enumerate(self.layers):
             text = None if texts is None else texts[depth]
@@ -278,6 +306,10 @@ def sinusoidal_positions(num_frames: int, dim: int, device: torch.device | str =
     position = torch.arange(num_frames, device=device, dtype=torch.float32)[:, None]
     phase = position / POSITION_PERIOD**frequency
     return torch.cat([phase.cos(), phase.sin()], dim=-1)
+
+
+def _frames(seconds: float, frame_rate: float) -> int:
+    return max(1, round(seconds * frame_rate))
 
 
 def _rows_with_text(text_mask: Tensor | None, batch: int) -> list[int]:

@@ -6,7 +6,7 @@ Shapes: B clips, K codebooks, P frames of a prompt; audio float32 [channels, sam
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, cast
 
 import numpy as np
@@ -18,20 +18,22 @@ from magnet_train.errors import UserError
 from magnet_train.models.precision import dtype_name
 
 LARGEST_SEED = 2**63 - 1  # limit of torch
+BEATS = 4  # in a bar
+SLOWEST, FASTEST = 20, 999  # beats per minute
 _FULL_SCALE = {torch.int8: 2**7, torch.int16: 2**15, torch.int32: 2**31}
 _TOKEN_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def as_captions(texts: object) -> list[str | None]:
+def as_captions(texts: object, name: str = "texts") -> list[str | None]:
     """Return B captions: an iterable of strings and None, not empty and not a single string."""
     if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise UserError(f"texts is {texts!r}; give a list with one caption or None for each clip.")
+        raise UserError(f"{name} is {texts!r}; give a list with one caption or None for each clip.")
     captions = list(texts)
     if not captions:
-        raise UserError("texts is [], an empty list; give a list with one caption or None for each clip.")
+        raise UserError(f"{name} is [], an empty list; give a list with one caption or None for each clip.")
     for number, text in enumerate(captions):
         if text is not None and not isinstance(text, str):
-            raise UserError(f"texts[{number}] is {text!r}; give a caption, or None for a clip without one.")
+            raise UserError(f"{name}[{number}] is {text!r}; give a caption, or None for a clip without one.")
     return captions
 
 
@@ -44,6 +46,48 @@ def as_whole_number(value: object, name: str) -> int:
     if not 0 <= number <= LARGEST_SEED:
         raise UserError(f"{name} {number} must lie in 0..{LARGEST_SEED}.")
     return number
+
+
+def as_negative(negative: object, texts: list[str | None], strongest: float) -> list[str | None] | None:
+    """Return the negative caption of each clip, None if there is none; `strongest` is the largest guidance coefficient."""
+    if negative is None or isinstance(negative, str):
+        negative = [negative] * len(texts)
+    captions = as_captions(negative, "negative")
+    if len(captions) != len(texts):
+        raise UserError(
+            f"negative has {len(captions)} captions for {len(texts)} clips; give one, or one for each clip."
+        )
+    if not any(captions):
+        return None
+    if strongest <= 1:
+        raise UserError(
+            f"a negative caption takes effect through guidance, which is at most {strongest:g} here; raise max_cfg_coef "
+            "(--cfg) above 1."
+        )
+    return captions
+
+
+def as_numbers(value: object, name: str, clips: int) -> list[int]:
+    """Return a whole number for each clip, from one for all or one for each."""
+    each = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * clips
+    if len(each) != clips:
+        raise UserError(f"{name} has {len(each)} numbers for {clips} clips; give one, or one for each clip.")
+    return [as_whole_number(number, name) for number in each]
+
+
+def as_bars(bars: object, bpm: object) -> float:
+    """Return the length of some bars of four beats at a tempo (s)."""
+    try:
+        number, tempo = operator.index(cast(SupportsIndex, bars)), float(cast(Any, bpm))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"bars is {bars!r} and bpm {bpm!r}; give a whole number of bars and a tempo."
+        ) from error
+    if number < 1 or not SLOWEST <= tempo <= FASTEST:
+        raise UserError(
+            f"{number} bars at {tempo:g} bpm: use at least 1 bar, and {SLOWEST} to {FASTEST} bpm."
+        )
+    return as_seconds(number * BEATS * 60 / tempo)
 
 
 def as_seconds(seconds: object) -> float:

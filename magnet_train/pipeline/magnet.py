@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor
 
+from magnet_train.audio.resampling import stretch_loop
 from magnet_train.checkpoints.adapter import weights_sha256
 from magnet_train.checkpoints.audiocraft.write import save_audiocraft
 from magnet_train.checkpoints.bundle import ModelBundle
@@ -27,7 +28,7 @@ from magnet_train.decoding import DecodingConfig, LogitsAtFrames, Progress
 from magnet_train.decoding.editing import plan_edit, splice
 from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
-from magnet_train.pipeline.inputs import as_audio, as_captions, as_region
+from magnet_train.pipeline.inputs import as_audio, as_bars, as_captions, as_region
 from magnet_train.pipeline.parts import ModelParts
 from magnet_train.pipeline.request import ClipRequest, encode_prompt, guided_logits, make_tokens
 from magnet_train.storage.hub import upload_folder
@@ -56,7 +57,7 @@ class Magnet:
         self, bundle: ModelBundle, device: str = "cpu", dtype: str | torch.dtype = "float32"
     ) -> None:
         self._parts = ModelParts(bundle, device, str(dtype).removeprefix("torch."))
-        self.decoding: DecodingConfig = bundle.decoding
+        self.decoding: DecodingConfig = bundle.decoding.for_codec(self.lm.n_q, self.lm.streams)
         self.segment_duration = bundle.segment_duration
         self._warned: set[str] = set()  # unknown words of captions
 
@@ -161,13 +162,16 @@ class Magnet:
         self,
         texts: Sequence[str | None],
         seconds: float | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         decoding: DecodingConfig | None = None,
         prompt: Tensor | None = None,
         loop: bool = False,
         progress: Progress | None = None,
         rescorer: RescoringModel | None = None,
-        first_index: int = 0,
+        first_index: int | Sequence[int] = 0,
+        negative: str | Sequence[str | None] | None = None,
+        bars: int | None = None,
+        bpm: float | None = None,
     ) -> Tensor:
         """Generate audio.
 
@@ -179,7 +183,7 @@ class Magnet:
             texts: B captions; None or "" makes a clip without one.
             seconds: Length; the model's segment_duration when None. Longer clips are made window by window, each
                 in sight of about half of the one before, from a beat on.
-            seed: Makes the result repeatable on the same kind of device, 0..2^63-1.
+            seed: Makes the result repeatable on the same kind of device, 0..2^63-1; one for all clips, or one for each.
             decoding: Settings of the decoder; the model's own when None.
             prompt: Audio [channels, samples] or [B, channels, samples] at `sample_rate` to continue; a tensor or
                 numpy array.
@@ -189,7 +193,12 @@ class Magnet:
             rescorer: A second model that helps to rank spans, `musicgen.MusicgenRescorer` for one, with weight
                 `decoding.rescorer_weight`; on the same device.
             first_index: Index of the first clip; the others follow. Clip 7 of a batch is made alone with its
-                caption, the same seed and 7.
+                caption, the same seed and 7. Or an index for each clip.
+            negative: Caption from which guidance leads away, for all clips or for each; None or "" leads away from
+                the prediction without a text.
+            bars: Length of a loop in bars of four beats, in place of `seconds`; needs `bpm`. The loop is stretched by
+                at most half a frame, so that it has exactly the nearest number of samples and stays seamless.
+            bpm: Tempo of the bars, 20..999 beats per minute.
 
         Returns:
             float32 [B, channels, samples] on the CPU.
@@ -197,24 +206,33 @@ class Magnet:
         Raises:
             UserError: An argument is out of range or does not fit the model or another argument.
         """
+        if in_bars := bars is not None or bpm is not None:
+            if seconds is not None or not loop:
+                raise UserError(
+                    "bars and bpm are the length of a loop; give loop=True, and leave out seconds."
+                )
+            seconds = as_bars(bars, bpm)
         seconds, decoding = self.segment_duration if seconds is None else seconds, decoding or self.decoding
-        request = ClipRequest(texts, seconds, seed, decoding, progress, rescorer, first_index, loop=loop)
-        request = request.checked(self._parts)
+        request = ClipRequest(
+            texts, seconds, seed, decoding, progress, rescorer, first_index, loop=loop, negative=negative
+        ).checked(self._parts)
         if prompt is not None:
             request = replace(request, prompt=encode_prompt(self._parts, prompt, request))
         tokens = self._make(request)
-        return (decode_loop(self.codec, tokens) if loop else self.codec.decode(tokens)).cpu()
+        audio = (decode_loop(self.codec, tokens) if loop else self.codec.decode(tokens)).cpu()
+        return stretch_loop(audio, round(seconds * self.sample_rate)) if in_bars else audio
 
     def edit(
         self,
         audio: Tensor,
         region: tuple[float, float],
         texts: Sequence[str | None],
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         decoding: DecodingConfig | None = None,
         progress: Progress | None = None,
         rescorer: RescoringModel | None = None,
-        first_index: int = 0,
+        first_index: int | Sequence[int] = 0,
+        negative: str | Sequence[str | None] | None = None,
     ) -> Tensor:
         """Regenerate a region of a recording; outside of it and of two fades of 10 ms no sample changes.
 
@@ -231,33 +249,72 @@ class Magnet:
         Raises:
             UserError: The region leaves the recording or is too long, or another argument does not fit.
         """
-        codec, texts = self.codec, as_captions(texts)
+        codec = self.codec
         audio = as_audio(audio, codec.channels, "recording", 2)
         hop = samples_per_frame(codec)
         length = audio.shape[-1] / codec.sample_rate
         edit = plan_edit(as_region(region), length, codec.frame_rate, self.segment_duration)
-        clip = audio[None, :, edit.clip_first * hop : edit.clip_end * hop]
-        seconds = min(self.segment_duration, (edit.clip_end - edit.clip_first) / codec.frame_rate)
-        prompt, keep = codec.encode(clip).expand(len(texts), -1, -1), edit.keep.expand(len(texts), -1)
-        decoding = decoding or self.decoding
-        request = ClipRequest(
-            texts, seconds, seed, decoding, progress, rescorer, first_index, prompt=prompt, keep=keep
+        clip = audio[:, edit.clip_first * hop : edit.clip_end * hop]
+        made = self.regenerate(
+            clip, edit.keep, texts, seed, decoding, progress, rescorer, first_index, negative
         )
-        tokens = self._make(request.checked(self._parts))
-        return splice(audio.cpu(), codec.decode(tokens).cpu(), edit, hop, codec.sample_rate)
+        return splice(audio.cpu(), made, edit, hop, codec.sample_rate)
+
+    def regenerate(
+        self,
+        clip: Tensor,
+        keep: Tensor,
+        texts: Sequence[str | None],
+        seed: int | Sequence[int] | None = None,
+        decoding: DecodingConfig | None = None,
+        progress: Progress | None = None,
+        rescorer: RescoringModel | None = None,
+        first_index: int | Sequence[int] = 0,
+        negative: str | Sequence[str | None] | None = None,
+    ) -> Tensor:
+        """Regenerate frames of a clip; unlike in `edit`, the codec decodes the others too.
+
+        Args:
+            clip: float [channels, samples] at `sample_rate`, at most as long as the model's clips.
+            keep: bool [T], the frames that stay.
+            texts: B captions, each of which gives a version; None or "" for one without.
+            seed: As in `generate`, like all arguments after it.
+
+        Returns:
+            float32 [B, channels, T * samples a frame] on the CPU.
+
+        Raises:
+            UserError: An argument does not fit the model.
+        """
+        codec, texts = self.codec, as_captions(texts)
+        seconds = min(self.segment_duration, len(keep) / codec.frame_rate)
+        request = ClipRequest(
+            texts,
+            seconds,
+            seed,
+            decoding or self.decoding,
+            progress,
+            rescorer,
+            first_index,
+            prompt=codec.encode(clip[None]).expand(len(texts), -1, -1),
+            keep=keep.expand(len(texts), -1),
+            negative=negative,
+        )
+        return codec.decode(self._make(request.checked(self._parts))).cpu()
 
     def generate_tokens(
         self,
         texts: Sequence[str | None],
         seconds: float | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         decoding: DecodingConfig | None = None,
         prompt: Tensor | None = None,
         keep: Tensor | None = None,
         loop: bool = False,
         progress: Progress | None = None,
         rescorer: RescoringModel | None = None,
-        first_index: int = 0,
+        first_index: int | Sequence[int] = 0,
+        negative: str | Sequence[str | None] | None = None,
     ) -> Tensor:
         """Generate tokens [B, K, T]; as `generate`, but `prompt` is int64 [B, K, P].
 
@@ -266,12 +323,12 @@ class Magnet:
         """
         seconds, decoding = self.segment_duration if seconds is None else seconds, decoding or self.decoding
         request = ClipRequest(
-            texts, seconds, seed, decoding, progress, rescorer, first_index, prompt, keep, loop
+            texts, seconds, seed, decoding, progress, rescorer, first_index, prompt, keep, loop, negative
         ).checked(self._parts)
         return self._make(replace(request, as_reference=decoding.parity))
 
     def _make(self, request: ClipRequest) -> Tensor:
-        if new := self.newly_unknown_words(request.texts):
+        if new := self.newly_unknown_words([*request.texts, *(request.negative or ())]):
             warnings.warn(f"{unknown_words_sentence(new)}.", stacklevel=3)
         return make_tokens(self._parts, request)
 

@@ -80,7 +80,7 @@ class ModelParts:
                     f"{CODEC_FILE} beside the weights, or take the tokens alone."
                 )
             name = str(folder or info.id)
-            codec = load_codec(name, device=str(self.device))
+            codec = load_codec(replace(info, id=name), device=str(self.device))
             remedy = f"put codec {info.id} there, or export the model again"
             info.require_same_tokens(codec.info, "the model", name, remedy)
             self._codec = codec
@@ -156,7 +156,7 @@ class ModelParts:
         return replace(
             bundle,
             weights=weights,
-            decoding=decoding,
+            decoding=decoding.for_codec(self.lm.n_q, self.lm.streams),
             codec_folder=codec_folder,
             text_folder=text_folder,
             licence=licence or bundle.licence,
@@ -191,5 +191,10 @@ def _build_lm(bundle: ModelBundle) -> MagnetTransformer:
         raise UserError(
             f"{bundle.source} has a model of {lm.n_q} codebooks of {lm.card} entries but a codec of {codec.n_q} of "
             f"{codec.card}; export it again."
+        )
+    if lm.streams != codec.streams:
+        raise UserError(
+            f"{bundle.source} has a model of {lm.streams} stream(s) of tokens but a codec of {codec.streams}; export it "
+            "again."
         )
     return lm

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -41,14 +41,15 @@ class ClipRequest:
 
     texts: Sequence[str | None]
     seconds: float
-    seed: int | None  # None takes torch's global generator
+    seed: int | Sequence[int] | None  # None takes torch's global generator
     decoding: DecodingConfig
     progress: Progress | None
     rescorer: RescoringModel | None
-    first_index: int
+    first_index: int | Sequence[int]
     prompt: Tensor | None = None
     keep: Tensor | None = None
     loop: bool = False
+    negative: str | Sequence[str | None] | None = None
     as_reference: bool = False  # make the batch at once, with the padding behind a shorter caption visible
 
     def checked(self, model: ModelParts) -> ClipRequest:
@@ -58,8 +59,11 @@ class ClipRequest:
             UserError: An argument has the wrong type, is out of range or does not fit the model.
         """
         seconds, texts = inputs.as_seconds(self.seconds), inputs.as_captions(self.texts)
-        seed = None if self.seed is None else inputs.as_whole_number(self.seed, "seed")
-        first_index = inputs.as_whole_number(self.first_index, "first_index")
+        clips = len(texts)
+        seed = None if self.seed is None else inputs.as_numbers(self.seed, "seed", clips)
+        index = inputs.as_numbers(self.first_index, "first_index", clips)
+        if not isinstance(self.first_index, Sequence):
+            index = [first + row for row, first in enumerate(index)]
         if not isinstance(self.decoding, DecodingConfig):
             raise UserError(f"decoding is {self.decoding!r}; give a DecodingConfig.")
         prompt = None if self.prompt is None else inputs.as_tokens(self.prompt, len(texts), model.lm.n_q)
@@ -67,18 +71,26 @@ class ClipRequest:
         kept = 0 if prompt is None or not (keep is None or bool(keep.all())) else prompt.shape[-1]
         if kept and kept == model.bundle.codec.frames(seconds):
             raise UserError("the prompt is as long as the clip, which leaves nothing to make; shorten it.")
-        return replace(
-            self, texts=texts, seconds=seconds, seed=seed, first_index=first_index, prompt=prompt, keep=keep
-        )
+        decoding = self.decoding.for_codec(model.lm.n_q, model.lm.streams)
+        strongest = max(self.decoding.max_cfg_coef, self.decoding.min_cfg_coef)
+        negative = inputs.as_negative(self.negative, texts, strongest)
+        given = {"texts": texts, "seconds": seconds, "prompt": prompt, "keep": keep, "negative": negative}
+        return replace(self, decoding=decoding, seed=seed, first_index=index, **given)  # type: ignore[arg-type]
 
     def clip(self, row: int, progress: Progress | None) -> ClipRequest:
-        """Return the request for clip number `row` alone."""
+        """Return the request for clip number `row` of a checked request alone."""
+
+        def part(values: Any) -> Any:
+            return None if values is None else values[row : row + 1]
+
         return replace(
             self,
             texts=[self.texts[row]],
-            first_index=self.first_index + row,
-            prompt=None if self.prompt is None else self.prompt[row : row + 1],
-            keep=None if self.keep is None else self.keep[row : row + 1],
+            seed=part(self.seed),
+            first_index=part(self.first_index),
+            negative=part(self.negative),
+            prompt=part(self.prompt),
+            keep=part(self.keep),
             progress=progress,
         )
 
@@ -131,16 +143,15 @@ def _make_batch(model: ModelParts, request: ClipRequest) -> Tensor:
     shape = (len(request.texts), lm.n_q, codec.frames(request.seconds))
     window = codec.frames(model.bundle.segment_duration)
     _check_window(model, request, shape[2] > window)
-    indices = range(request.first_index, request.first_index + shape[0])
     fill = partial(
         generate_tokens,
-        guided_logits(model, request.texts, padding=request.as_reference),
+        guided_logits(model, request.texts, request.negative, padding=request.as_reference),
         (*shape[:2], min(shape[2], window)),
         decoding,
         card=lm.card,
         span_len=lm.span_len,
         rescorer=_rescorer(model, request),
-        generator=None if request.seed is None else clip_generators(request.seed, indices, model.device),
+        generator=_generators(model, request),
         device=model.device,
     )
     prompt, keep = request.prompt, request.keep
@@ -177,13 +188,27 @@ def _features(model: ModelParts, tokens: Tensor) -> Tensor:
         return model.lm.embed(tokens).float().transpose(1, 2)
 
 
-def guided_logits(model: ModelParts, texts: Sequence[str | None], padding: bool = False) -> LogitsAtFrames:
+def guided_logits(
+    model: ModelParts,
+    texts: Sequence[str | None],
+    negative: Sequence[str | None] | None = None,
+    padding: bool = False,
+) -> LogitsAtFrames:
     """Return the `logits_fn` of captions, each read alone, or with the `padding` of its batch visible."""
+    if negative is not None and not any(negative):
+        negative = None
     with torch.no_grad():
-        hidden, mask = model.text(texts)
+        hidden, mask = model.text([*texts, *(negative or ())])
     if not bool(mask.any()):
         return GuidedLogits(model.lm, None)
-    return GuidedLogits(model.lm, hidden, mask, hide_padding=not padding)
+    return GuidedLogits(model.lm, hidden, mask, hide_padding=not padding, negative=negative is not None)
+
+
+def _generators(model: ModelParts, request: ClipRequest) -> list[torch.Generator] | None:
+    if request.seed is None:
+        return None
+    draws = zip(request.seed, request.first_index, strict=True)  # type: ignore[arg-type]
+    return [clip_generators(seed, [index], model.device)[0] for seed, index in draws]
 
 
 def _rescorer(model: ModelParts, request: ClipRequest) -> Rescorer | None:

@@ -15,6 +15,7 @@ from magnet_train.errors import UserError, first_line
 
 SETTINGS = ("*.json", "*.txt", "*.model")  # configurations and tokenizers
 WEIGHTS = ("*.safetensors",)
+DATASETS = "hf://datasets/"
 PATIENCE = 10.0  # seconds to wait for the server
 PICKLED_WEIGHTS = ("pytorch_model.bin",)  # only if there are no safetensors; read as plain data
 
@@ -45,6 +46,31 @@ def find_folder(
     return folder
 
 
+def find_dataset(url: str) -> Path:
+    """Download a data set, or a part of it, into the hub's cache.
+
+    Args:
+        url: hf://datasets/OWNER/NAME, optionally @REVISION, and a folder, a file, or a pattern such as data/train-*.
+
+    Returns:
+        Its folder, file or pattern in the cache.
+
+    Raises:
+        UserError: The hub does not have it or cannot be reached.
+    """
+    owner, _, rest = url.removeprefix(DATASETS).partition("/")
+    repository, _, part = rest.partition("/")
+    name, _, revision = repository.partition("@")
+    part = part.rstrip("/")
+    if not (owner and name):
+        raise UserError(f"{url} does not name a data set; write {DATASETS}OWNER/NAME.")
+    files = (part, f"{part}/*") if part else ("*",)
+    folder = _fetch(f"{owner}/{name}", "data set", files, revision or None, "dataset")
+    if part and not any(folder.glob(part)):
+        raise UserError(f"data set {owner}/{name} has no {part}; check {url}.")
+    return folder / part
+
+
 def is_hub_id(name: str) -> bool:
     """Return whether a name is "owner/name", rather than a folder or the name of a packaged model."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
@@ -55,15 +81,21 @@ def revision_of(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
-def _fetch(name: str, what: str, files: tuple[str, ...], revision: str | None) -> Path:
+def _fetch(
+    name: str, what: str, files: tuple[str, ...], revision: str | None, repo_type: str = "model"
+) -> Path:
     refusal: Exception | None = None
     try:  # first, since snapshot_download has no timeout
-        HfApi().model_info(name, revision=revision, timeout=PATIENCE)
+        HfApi().repo_info(name, revision=revision, repo_type=repo_type, timeout=PATIENCE)
     except Exception as error:  # errors of the hub and of its transport have no common base
         refusal = error
     try:
         folder = snapshot_download(
-            name, revision=revision, allow_patterns=list(files), local_files_only=refusal is not None
+            name,
+            revision=revision,
+            repo_type=repo_type,
+            allow_patterns=list(files),
+            local_files_only=refusal is not None,
         )
     except Exception as error:
         raise UserError(

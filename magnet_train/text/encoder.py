@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from magnet_train.errors import UserError
 from magnet_train.storage.hub import SETTINGS, find_folder, unreadable
+from magnet_train.text.vocabulary import CAPTIONS, word_tokenizer
 
 QUICKSTART = "quickstart"
 _T = TypeVar("_T")
@@ -33,6 +34,7 @@ class TextEncoder(nn.Module):
     id: str  # name of this encoder, for messages and cards
     dim: int  # width of the states
     trainable: bool  # whether the weights train along, and are saved with the model
+    words: list[str] | None = None  # the vocabulary, if it comes from captions
 
     def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """Encode B captions; an empty or missing one is the null condition of the model.
@@ -41,6 +43,15 @@ class TextEncoder(nn.Module):
             States float [B, S, D], and a mask bool [B, S] that is True where a state counts: nowhere in the row of
             a null condition.
         """
+        raise NotImplementedError
+
+    @property
+    def lacks_words(self) -> bool:
+        """Whether the vocabulary is to come from captions and is not set yet."""
+        return self.id == CAPTIONS and not self.words
+
+    def set_words(self, words: Sequence[str]) -> None:
+        """Set the vocabulary of an encoder that lacks one; its weights are random again."""
         raise NotImplementedError
 
     def spec(self) -> dict[str, Any]:
@@ -70,11 +81,30 @@ def field(spec: dict[str, Any], name: str, kind: type[_T]) -> _T:
     return value
 
 
+def words_of(spec: dict[str, Any]) -> list[str] | None:
+    """Return the vocabulary in a description, if it holds one; it is checked."""
+    if spec.get("words") is None:
+        return None
+    words = field(spec, "words", list)
+    if not all(isinstance(word, str) for word in words):
+        raise UserError("the text encoder's description has words that are not text; export the model again.")
+    return words
+
+
 def folder_of(name: str, files: tuple[str, ...] = SETTINGS, revision: str | None = None) -> Path:
     """Return the folder of a text encoder, downloaded if it is on the hub; errors as in `find_folder`."""
     if name == QUICKSTART:
         return Path(str(resources.files("magnet_train.apps.quickstart") / "text"))
     return find_folder(name, "text encoder", files, revision)
+
+
+def _read_tokenizer(name: str, revision: str | None) -> Any:
+    folder = folder_of(name, revision=revision)
+    try:
+        # Explicit: by default transformers asks at the terminal whether to run a folder's code.
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds here
+        raise unreadable(name, "text encoder", error) from error
 
 
 class Tokenizer:
@@ -84,18 +114,16 @@ class Tokenizer:
         name: Hub id, folder, or "quickstart" for the packaged one.
         max_length: Longest caption in tokens.
         revision: Commit on the hub; the newest when None.
+        words: The vocabulary; `name` and `revision` have no effect then.
 
     Raises:
         UserError: The tokenizer is missing or cannot be read.
     """
 
-    def __init__(self, name: str, max_length: int, revision: str | None = None) -> None:
-        folder = folder_of(name, revision=revision)
-        try:
-            # Explicit: by default transformers asks at the terminal whether to run a folder's code.
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except Exception as error:  # transformers raises many kinds here
-            raise unreadable(name, "text encoder", error) from error
+    def __init__(
+        self, name: str, max_length: int, revision: str | None = None, words: Sequence[str] | None = None
+    ) -> None:
+        self.tokenizer = _read_tokenizer(name, revision) if words is None else word_tokenizer(words)
         self.max_length = max_length
         self._warned = False
 

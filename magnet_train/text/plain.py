@@ -13,25 +13,42 @@ import torch
 from torch import Tensor, nn
 
 from magnet_train.errors import UserError
-from magnet_train.text.encoder import QUICKSTART, TextEncoder, Tokenizer, field
+from magnet_train.text.encoder import QUICKSTART, TextEncoder, Tokenizer, field, words_of
+from magnet_train.text.vocabulary import CAPTIONS
 
 
 class WordText(TextEncoder):
     """One trained vector for each word of a tokenizer: the plainest text encoder there is.
 
     Args:
-        tokenizer: Hub id or folder of a tokenizer, or "quickstart" for the packaged one.
+        tokenizer: Hub id or folder of a tokenizer, "quickstart" for the packaged one, or "captions" for the words of the
+            captions, which `fit` collects from the shards.
         dim: Width of the vectors.
         max_length: Longest caption in tokens; longer ones are cut with a warning.
+        words: The vocabulary of "captions", if it is known already.
     """
 
     kind = "words"
 
-    def __init__(self, tokenizer: str = QUICKSTART, dim: int = 128, max_length: int = 64) -> None:
+    def __init__(
+        self,
+        tokenizer: str = QUICKSTART,
+        dim: int = 128,
+        max_length: int = 64,
+        words: list[str] | None = None,
+    ) -> None:
         super().__init__()
         self.id, self.dim, self.trainable, self.max_length = tokenizer, dim, True, max_length
-        self.tokenizer = Tokenizer(tokenizer, max_length)
-        self.embedding = nn.Embedding(len(self.tokenizer.tokenizer), dim)
+        if tokenizer == CAPTIONS or words is not None:
+            self.set_words(words or [])
+        else:
+            self.tokenizer = Tokenizer(tokenizer, max_length)
+            self.embedding = nn.Embedding(len(self.tokenizer.tokenizer), dim)
+
+    def set_words(self, words: Sequence[str]) -> None:
+        self.words = list(words)
+        self.tokenizer = Tokenizer(self.id, self.max_length, words=self.words)
+        self.embedding = nn.Embedding(len(self.tokenizer.tokenizer), self.dim)
 
     def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         ids, mask = self.tokenizer(texts)
@@ -39,12 +56,14 @@ class WordText(TextEncoder):
         return self.embedding(ids.to(device)), mask.to(device)
 
     def spec(self) -> dict[str, Any]:
-        return {"kind": self.kind, "name": self.id, "dim": self.dim, "max_length": self.max_length}
+        spec = {"kind": self.kind, "name": self.id, "dim": self.dim, "max_length": self.max_length}
+        return spec if self.words is None else {**spec, "words": self.words}
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], folder: Path | None) -> Self:
         name = field(spec, "name", str)
-        encoder = cls(str(folder or name), field(spec, "dim", int), field(spec, "max_length", int))
+        words = words_of(spec)
+        encoder = cls(str(folder or name), field(spec, "dim", int), field(spec, "max_length", int), words)
         encoder.id = name
         return encoder
 

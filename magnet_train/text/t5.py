@@ -17,7 +17,8 @@ from transformers import AutoConfig, T5EncoderModel
 from magnet_train.errors import UserError
 from magnet_train.storage import hub
 from magnet_train.storage.weight_checks import require_finite, require_modest
-from magnet_train.text.encoder import TextEncoder, Tokenizer, field, folder_of
+from magnet_train.text.encoder import TextEncoder, Tokenizer, field, folder_of, words_of
+from magnet_train.text.vocabulary import CAPTIONS, small_t5
 
 
 class _Frozen:
@@ -34,11 +35,13 @@ class T5Text(TextEncoder):
     """A T5 encoder, frozen as in the paper or trained along.
 
     Args:
-        name: Hub id ("t5-base"), folder, or "quickstart" for the small one in the package.
+        name: Hub id ("t5-base"), folder, "quickstart" for the small one in the package, or "captions" for a small one with
+            the words of the captions, which `fit` collects from the shards.
         trainable: Train it along; its weights are then part of checkpoints and exports.
         pretrained: False starts from random weights of the folder's configuration.
         max_length: Longest caption in tokens; longer ones are cut with a warning.
         revision: Commit on the hub; None takes the newest, which checkpoints then record.
+        words: The vocabulary of "captions", if it is known already.
 
     Raises:
         UserError: The encoder cannot be found or read, or would be random and frozen (frozen weights are not saved).
@@ -55,13 +58,23 @@ class T5Text(TextEncoder):
         pretrained: bool = True,
         max_length: int = 256,
         revision: str | None = None,
+        words: list[str] | None = None,
     ) -> None:
         super().__init__()
+        own_words = name == CAPTIONS or words is not None
+        if own_words and (pretrained or not trainable):
+            raise UserError(
+                f"text encoder {name} has no trained weights; set trainable: true and pretrained: false."
+            )
         if not (trainable or pretrained):
             raise UserError(
                 f"text encoder {name} would be random and frozen; set trainable or pretrained to true."
             )
         self.id, self.trainable, self.pretrained, self.max_length = name, trainable, pretrained, max_length
+        self.revision: str | None = None
+        if own_words:
+            self.set_words(words or [])
+            return
         folder = folder_of(name, hub.SETTINGS + hub.WEIGHTS if pretrained else hub.SETTINGS, revision)
         self.revision = hub.revision_of(folder)
         self.tokenizer = Tokenizer(name, max_length, self.revision)
@@ -71,6 +84,12 @@ class T5Text(TextEncoder):
             self.encoder = model
         else:
             self._frozen = _Frozen(model)
+
+    def set_words(self, words: Sequence[str]) -> None:
+        self.words = list(words)
+        self.tokenizer = Tokenizer(self.id, self.max_length, words=self.words)
+        self.encoder = T5EncoderModel(small_t5(len(self.words)))
+        self.dim = int(self.encoder.config.d_model)
 
     @property
     def _t5(self) -> Any:  # T5EncoderModel; transformers is loosely typed
@@ -97,7 +116,8 @@ class T5Text(TextEncoder):
     def spec(self) -> dict[str, Any]:
         spec = {"kind": self.kind, "name": self.id, "trainable": self.trainable}
         revision = {} if self.revision is None else {"revision": self.revision}
-        return {**spec, "max_length": self.max_length, **revision}
+        words = {} if self.words is None else {"words": self.words}
+        return {**spec, "max_length": self.max_length, **revision, **words}
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], folder: Path | None) -> Self:
@@ -108,6 +128,7 @@ class T5Text(TextEncoder):
             pretrained=not trainable,  # trained weights come with the model
             max_length=field(spec, "max_length", int),
             revision=spec.get("revision") if folder is None else None,
+            words=words_of(spec),
         )
         encoder.id = name
         return encoder

@@ -28,14 +28,13 @@ if TYPE_CHECKING:
 DATASHEET_PEAK = {"H100": 989e12, "H200": 989e12}  # FLOP/s, dense bf16, from NVIDIA's data sheets
 FLOAT = 4  # bytes; mixed precision keeps weights, gradients and moments in float32 as well
 CAPTION_TOKENS = 32
-STAGE = 1  # stages above the first, whose attention keeps more
 
 
 @dataclass(frozen=True)
 class Pass:
     """One forward pass."""
 
-    stage: int  # codebook k; 0 has no restricted context
+    stage: int  # codebook k; the first of each stream has no restricted context
     clips: int  # B
     with_text: int  # clips with a text
     frames: int  # T
@@ -62,7 +61,7 @@ def training_flops(config: dict[str, Any], work: Pass, trained: float = 1.0) -> 
 def _products(config: dict[str, Any], work: Pass) -> tuple[float, float]:
     """Return the FLOPs of products of states with weights, and of states with states in attention."""
     dim, context, num_layers = config["dim"], config["subcodes_context"], config["num_layers"]
-    restricted = work.stage > 0 and context >= 0
+    restricted = work.stage >= config.get("streams", 1) and context >= 0
     keys = min(work.frames, 2 * context + 1) if restricted else work.frames
     weights: float = 2 * work.answered * dim * config["card"]  # head
     weights += 2 * work.with_text * work.text_positions * config["text_dim"] * dim  # text projection
@@ -145,7 +144,8 @@ def _saved(lm: MagnetTransformer, batch: int, frames: int, mixed: bool) -> int:
         tokens = torch.empty(batch, lm.n_q, frames, dtype=torch.int64)
         text = torch.empty(batch, CAPTION_TOKENS, lm.config["text_dim"])
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
-            logits = functional_call(lm, weights, (tokens, STAGE, text))
-            nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, STAGE].flatten())
+            stage = min(lm.streams, lm.n_q - 1)  # restricted attention keeps more
+            logits = functional_call(lm, weights, (tokens, stage, text))
+            nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, stage].flatten())
     own = {weight.untyped_storage()._cdata for weight in weights.values()}
     return sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in own)

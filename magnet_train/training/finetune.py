@@ -140,7 +140,9 @@ def take_architecture(settings: Any, base: ModelBundle) -> None:
         raise UserError(f"{base.source} has a text encoder of unknown kind '{kind}'; update magnet-train.")
     if "name" in arguments:
         name = arguments.pop("name")
-        arguments["tokenizer" if kind == "words" else "name"] = str(base.text_folder or name)
+        arguments["tokenizer" if kind == "words" else "name"] = str(
+            name if "words" in arguments else base.text_folder or name
+        )
     if kind == "t5":
         arguments["pretrained"] = not arguments["trainable"]
         if base.text_folder is not None:
@@ -182,7 +184,7 @@ def start(
             f"{base.licence}. {note_on(base.licence)}".rstrip()
         )
     elif isinstance(tuning, LoRA):
-        raise UserError("tuning: LoRA needs a base model; name one by --init_from.")
+        raise UserError("tuning: LoRA needs a base model; name one with --init_from.")
     if tuning is not None:
         tuning.apply(module)
         module.origin.update(tuning.record())

@@ -22,6 +22,12 @@ BATCHES, VALIDATION_BATCHES = "epoch_loop.batch_progress", "epoch_loop.val_loop.
 EPOCH_STATE, STEPPED = "epoch_loop.state_dict", "_batches_that_stepped"
 
 
+def loaded_checkpoint(module: pl.LightningModule) -> str:
+    """Name, for errors, the checkpoint that is being loaded: "the checkpoint PATH", without the path if it is unknown."""
+    path = None if module._trainer is None else module.trainer.ckpt_path
+    return f"the checkpoint {path}" if path else "the checkpoint"
+
+
 def disable_signal_handlers(trainer: pl.Trainer) -> None:
     """Keep Lightning from installing its signal handlers: they broadcast within a signal, where ranks cannot agree."""
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]

@@ -50,7 +50,7 @@ class MaskedTokenMetrics(Metric):
         values = torch.stack([loss, right, torch.ones_like(loss)], dim=-1)  # [N, 3]
         bucket = (rate * RATE_BUCKETS).long().clamp(max=RATE_BUCKETS - 1)
         # Summed by batch first: float32 stops counting single tokens at 16 million.
-        batch = torch.zeros_like(self.sums[0]).index_add_(0, bucket[prediction.rows], values)
+        batch = torch.zeros_like(self.sums[0]).index_add_(0, bucket[prediction.clips], values)
         self.sums[prediction.stage] += batch
 
     def compute(self) -> dict[str, Tensor]:

@@ -6,7 +6,8 @@ Shapes: B clips, K codebooks, T frames. A batch is a dict, see `TokenBatch`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
@@ -16,7 +17,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -25,7 +26,10 @@ from magnet_train.decoding import DecodingConfig, clip_generators, generate_toke
 from magnet_train.errors import UserError, first_line
 from magnet_train.masking import draw_stage, mask_rate, span_mask, stratified_stages
 from magnet_train.models import GuidedLogits, MagnetTransformer
+from magnet_train.models.memory import FittingBatches
+from magnet_train.text import TextEncoder
 from magnet_train.tokens import CONDITION, SCHEDULE, SPANS, CodecInfo, TokenBatch
+from magnet_train.training.lightning_internals import loaded_checkpoint
 from magnet_train.training.metrics import MaskedTokenMetrics
 from magnet_train.training.objective import gradient_scale, predict_masked, sum_losses
 from magnet_train.training.optim import WarmupCosine
@@ -45,7 +49,7 @@ class TrainedBatch(NamedTuple):
     """What a micro-batch trained on, for `ThroughputMonitor`."""
 
     stages: list[int]  # codebook of each of the B clips
-    scored: Tensor  # bool [B, T], frames with a loss
+    is_scored: Tensor  # bool [B, T], frames with a loss
     with_text: list[int]  # clips with a caption
     text_positions: int  # S, padded length of the captions
 
@@ -56,11 +60,12 @@ class MagnetModule(pl.LightningModule):
     Args:
         codec: The codec of the tokens (a `CodecInfo` or its record); linked from the data.
         lm: Builds the model from (n_q, card, text_dim); in YAML its class and remaining arguments.
-        text: Encodes captions to states [B, S, dim] and a mask [B, S]; see `magnet_train.text`.
+        text: Text encoder: captions to states [B, S, dim] and a mask [B, S].
         optimizer: Builds the optimizer from the names and parameters that train.
         schedule: Builds the schedule of the learning rate from (optimizer, warmup_steps, trainer.max_steps).
         segment_duration: Length of a clip in seconds; linked from the data.
-        seed: Of samples in validation and prediction, and of the codebook of a `reference` step; linked from the data.
+        seed: Seed of samples in validation and prediction, and of the codebook that a `reference` step draws; linked from
+            the data.
         warmup_steps: Optimizer steps over which the learning rate rises from 0.
         cfg_dropout: Share of clips whose caption is hidden in training (0..1), for guidance in decoding.
         stage_weights: K relative probabilities of training each codebook; None trains all equally often.
@@ -81,7 +86,7 @@ class MagnetModule(pl.LightningModule):
         self,
         codec: CodecInfo | dict[str, Any],
         lm: Callable[[int, int, int], MagnetTransformer],
-        text: nn.Module,
+        text: TextEncoder,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Callable[[Optimizer, int, int], LambdaLR] = WarmupCosine,
         segment_duration: float = 10.0,
@@ -98,7 +103,8 @@ class MagnetModule(pl.LightningModule):
         super().__init__()
         self.codec = CodecInfo.from_dict(codec) if isinstance(codec, dict) else codec
         self.text = text
-        self.lm = lm(self.codec.n_q, self.codec.card, text.dim)  # type: ignore[arg-type]
+        self.lm = lm(self.codec.n_q, self.codec.card, text.dim)
+        self.lm.set_codec(self.codec.frame_rate, self.codec.streams)
         # Wrapped in functions, which deepcopy leaves alone: the CLI's callables hold a lock that cannot be copied.
         self._build_optimizer: Callable[[Iterable[Any]], Optimizer] = lambda named: optimizer(named)
         self._build_schedule: Callable[[Optimizer], LambdaLR] = lambda built: schedule(
@@ -109,17 +115,18 @@ class MagnetModule(pl.LightningModule):
         self.cfg_dropout = cfg_dropout
         self.stage_weights = stage_weights or [1.0] * self.codec.n_q
         self.stage_sampling = stage_sampling
-        self.decoding = decoding
+        self.decoding = decoding.for_codec(self.codec.n_q, self.codec.streams)
         self.sample_prompts = sample_prompts or []
         self.origin: dict[str, Any] = {}  # `ORIGIN` of checkpoints; see `magnet_train.training.finetune`
         self.sampled_tokens: Tensor | None = None  # int64 [prompts, K, T] of the last validation
+        self.sampling_seconds = 0.0  # that these took
         self.trained_batch: TrainedBatch | None = None  # the last one
         self.recompute_activations, self.compile_layers = recompute_activations, compile
         self._configured = False
         if warmup_steps < 0:
             raise UserError(f"model.warmup_steps is {warmup_steps}; give 0 or more.")
         self._check_settings()
-        self.held_out = MaskedTokenMetrics(self.codec.n_q)
+        self.validation_metrics = MaskedTokenMetrics(self.codec.n_q)
         self._sums: Tensor | None = None  # float32 [2, K], losses and counts since the last optimizer step
         self.mean_scale = torch.ones(())  # scales the summed micro-batch losses to the mean (nats/token)
 
@@ -166,11 +173,13 @@ class MagnetModule(pl.LightningModule):
         """
         stages = self.stages_of(batch)
         mask = self.draw_mask(batch["noise"])  # [B, T]
-        hidden, text_mask = self.text(batch["text"])
+        text, text_mask = self.text(batch["text"])
         keep_condition = batch["noise"][:, CONDITION] >= self.cfg_dropout
         text_mask = text_mask & keep_condition.to(text_mask.device, non_blocking=True)[:, None]
-        with_text = [row for row, keep in enumerate(keep_condition.tolist()) if keep and batch["text"][row]]
-        self.trained_batch = TrainedBatch(stages, mask & batch["valid"], with_text, hidden.shape[1])
+        with_text = [
+            clip for clip, keep in enumerate(keep_condition.tolist()) if keep and batch["text"][clip]
+        ]
+        self.trained_batch = TrainedBatch(stages, mask & batch["valid"], with_text, text.shape[1])
         run_all_stages = self.stage_sampling == "stratified" and is_sharded(self.lm)
         predictions = predict_masked(
             self.lm,
@@ -178,13 +187,13 @@ class MagnetModule(pl.LightningModule):
             mask,
             batch["valid"],
             stages,
-            hidden,
+            text,
             text_mask,
             with_text,
             run_all_stages,
         )
         sums = sum_losses(predictions, self.codec.n_q, self.device)
-        step_sums = torch.stack([sums.nats, sums.scored])
+        step_sums = torch.stack([sums.nats, sums.counts])
         self._sums = step_sums if self._sums is None else self._sums + step_sums
         return sums.total / mask.shape[-1]
 
@@ -234,18 +243,18 @@ class MagnetModule(pl.LightningModule):
         sums = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
         assert isinstance(sums, Tensor)
         self._sums = None
-        loss, count = sums
-        scored = count.sum().clamp(min=1)
+        nats, counts = sums  # [K] each
+        count = counts.sum().clamp(min=1)
         micro_batches = self.trainer.world_size * self.trainer.accumulate_grad_batches
         frames = self.codec.frames(self.segment_duration)
-        self.mean_scale, scale = gradient_scale(scored, frames, micro_batches)
+        self.mean_scale, scale = gradient_scale(count, frames, micro_batches)
         gradients = [local_part(p.grad) for p in self.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, scale)
-        self.log("train/loss", loss.sum() / scored, prog_bar=True, batch_size=1)
+        self.log("train/loss", nats.sum() / count, prog_bar=True, batch_size=1)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            for k, scored_here in enumerate(count.tolist()):
-                if scored_here:
-                    self.log(f"train/loss_codebook_{k}", loss[k] / scored_here, batch_size=1)
+            for k, scored in enumerate(counts.tolist()):
+                if scored:
+                    self.log(f"train/loss_codebook_{k}", nats[k] / scored, batch_size=1)
 
     def stages_of(self, batch: TokenBatch) -> list[int]:
         """Return the codebook that each clip trains, B numbers."""
@@ -257,21 +266,23 @@ class MagnetModule(pl.LightningModule):
         """Measure every codebook, on the same masks in each validation."""
         mask = self.draw_mask(batch["noise"])
         rate = mask.float().mean(dim=-1).to(self.device, non_blocking=True)
-        hidden, text_mask = self.text(batch["text"])
+        text, text_mask = self.text(batch["text"])
         for k in range(self.codec.n_q):
             stages = [k] * len(batch["text"])
             (prediction,) = predict_masked(
-                self.lm, batch["tokens"], mask, batch["valid"], stages, hidden, text_mask
+                self.lm, batch["tokens"], mask, batch["valid"], stages, text, text_mask
             )
-            self.held_out.update(prediction, rate)
+            self.validation_metrics.update(prediction, rate)
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, perplexity and accuracy by codebook, then sample the fixed prompts."""
         self._log_validation("val")
         wanted = self.sample_prompts and not self.trainer.sanity_checking
         if wanted:
+            began = time.monotonic()
             with self.trainer.precision_plugin.forward_context():
                 self.sampled_tokens = self._sample_prompts()
+            self.sampling_seconds = time.monotonic() - began
 
     def _sample_prompts(self) -> Tensor:
         """Generate the fixed prompts, int64 [prompts, K, T]; ranks make equal shares, and each gets all."""
@@ -300,16 +311,21 @@ class MagnetModule(pl.LightningModule):
 
         A clip depends on (weights, caption, seed, index) alone, see `Magnet.generate`; the indices are 0..B-1 when None.
         """
-        indices = range(len(texts)) if indices is None else indices
-        size = 1 if self.device.type == "cpu" else len(texts)
-        parts = [slice(first, first + size) for first in range(0, len(texts), size)]
-        return torch.cat([self._sample(texts[part], seed, indices[part]) for part in parts])
+        clips = list(zip(texts, range(len(texts)) if indices is None else indices, strict=True))
+        size = 1 if self.device.type == "cpu" else len(clips)
+
+        def make(batch: Sequence[tuple[str | None, int]]) -> Tensor:
+            return self._sample([text for text, _ in batch], seed, [index for _, index in batch])
+
+        # Ranks that share the weights run the model together, so none changes its batches alone.
+        least = size if is_sharded(self.lm) else 1
+        return torch.cat(list(FittingBatches(size, "clips", least=least).run(clips, make)))
 
     def _sample(self, texts: Sequence[str | None], seed: int, indices: Sequence[int]) -> Tensor:
         with torch.inference_mode():
-            hidden, mask = self.text(texts)
+            text, text_mask = self.text(texts)
         return generate_tokens(
-            GuidedLogits(self.lm, hidden, mask, hide_padding=True),
+            GuidedLogits(self.lm, text, text_mask, hide_padding=True),
             (len(texts), self.codec.n_q, self.codec.frames(self.segment_duration)),
             self.decoding,
             card=self.codec.card,
@@ -326,9 +342,9 @@ class MagnetModule(pl.LightningModule):
         return span_mask(mask_rate(noise[:, SCHEDULE]), noise[:, SPANS:], self.lm.span_len)
 
     def _log_validation(self, prefix: str) -> None:
-        for name, value in self.held_out.compute().items():
+        for name, value in self.validation_metrics.compute().items():
             self.log(f"{prefix}/{name}", value, prog_bar=name == "loss")
-        self.held_out.reset()
+        self.validation_metrics.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the learning-rate schedule, which advances each optimizer step."""
@@ -359,24 +375,31 @@ class MagnetModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the model, as primitives; see `magnet_train.checkpoints.bundle` for all keys."""
-        text = self.text.spec()  # type: ignore[operator]
-        settings = settings_record(self.lm.config, text, self.codec, self.decoding, self.segment_duration)
+        settings = settings_record(
+            self.lm.config, self.text.spec(), self.codec, self.decoding, self.segment_duration
+        )
         checkpoint[KEY] = {"format": FORMAT, **settings, **self.origin}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint holds this model and codec.
+        """Check that the checkpoint holds this model and codec; lengths that were not given are those of the checkpoint.
 
         Raises:
             UserError: The checkpoint is not ours, or has another codec or model.
         """
+        self.require_same_model(checkpoint, loaded_checkpoint(self))
+
+    def require_same_model(self, checkpoint: Mapping[str, Any], where: str) -> None:
+        """Check the content of the checkpoint `where`; raises as `on_load_checkpoint`."""
         stored = checkpoint.get(KEY)
         if stored is None:
-            raise UserError("the checkpoint was not written by magnet-train; name one that `fit` saved.")
-        CodecInfo.from_dict(stored["codec"]).require_same_tokens(self.codec, "the checkpoint", "the data")
+            raise UserError(f"{where} was not written by magnet-train; name one that `fit` saved.")
+        CodecInfo.from_dict(stored["codec"]).require_same_tokens(self.codec, where, "the data")
         self.origin = {name: stored[name] for name in ORIGIN if name in stored} | self.origin
+        lm = {**self.lm.config, **stored["lm"]}
+        self.lm.set_lengths(lm["span_len"], lm["subcodes_context"])
         for name, now in self.lm.config.items():
             then = stored["lm"].get(name)
             if then != now:
                 raise UserError(
-                    f"the checkpoint's model has {name} {then} and this run model.lm.{name} {now}; give the same config."
+                    f"{where} has a model with {name} {then} and this run has model.lm.{name} {now}; give the same config."
                 )

@@ -20,6 +20,8 @@ from magnet_train.masking import mask_for_stage
 class StageModel(Protocol):
     """The part of `MagnetTransformer` that the objective calls."""
 
+    streams: int
+
     @property
     def mask_id(self) -> int: ...
 
@@ -41,7 +43,7 @@ class StagePrediction(NamedTuple):
     stage: int
     logits: Tensor  # float [N, card]
     targets: Tensor  # int64 [N]
-    rows: Tensor  # int64 [N], the clip of each position
+    clips: Tensor  # int64 [N], the clip of each position, 0..B-1
 
 
 class LossSums(NamedTuple):
@@ -49,7 +51,7 @@ class LossSums(NamedTuple):
 
     total: Tensor  # scalar with gradient, nats
     nats: Tensor  # float32 [K], by codebook, detached
-    scored: Tensor  # float32 [K], scored positions by codebook
+    counts: Tensor  # float32 [K], scored positions by codebook
 
 
 def predict_masked(
@@ -85,32 +87,38 @@ def predict_masked(
     def to_device(on_host: Tensor) -> Tensor:
         return on_host.to(tokens.device, non_blocking=True)
 
-    scored = (mask & valid).cpu()
+    is_scored = (mask & valid).cpu()  # [B, T]
     stage_of_clip = torch.tensor(stages)
-    visible = mask_for_stage(tokens, to_device(mask), to_device(stage_of_clip), lm.mask_id)
-    for run_stages, clips in group_by_context(stages, tokens.shape[1], run_all_stages):
+    masked_tokens = mask_for_stage(tokens, to_device(mask), to_device(stage_of_clip), lm.mask_id)
+    for run_stages, clips in group_by_context(stages, tokens.shape[1], run_all_stages, lm.streams):
         host_index = torch.tensor(clips)
         index = to_device(host_index)
-        rows = None if with_text is None else [row for row, clip in enumerate(clips) if clip in with_text]
-        states = lm.hidden(  # [clips, T, D]
-            visible[index], run_stages[0], _select(text, index), _select(text_mask, index), rows
+        rows_with_text = (
+            None if with_text is None else [n for n, clip in enumerate(clips) if clip in with_text]
+        )
+        states = lm.hidden(  # [rows, T, D], a row for each of `clips`
+            masked_tokens[index],
+            run_stages[0],
+            _select(text, index),
+            _select(text_mask, index),
+            rows_with_text,
         )
         for stage in run_stages:
-            scored_here = scored[host_index] & (stage_of_clip[host_index] == stage)[:, None]  # [clips, T]
-            row, frame = map(to_device, scored_here.nonzero(as_tuple=True))
+            in_stage = is_scored[host_index] & (stage_of_clip[host_index] == stage)[:, None]  # [rows, T]
+            row, frame = map(to_device, in_stage.nonzero(as_tuple=True))  # [N] each
             targets = tokens[index[row], stage, frame]
             yield StagePrediction(stage, lm.head(states[row, frame], stage), targets, index[row])
 
 
 def group_by_context(
-    stages: Sequence[int], n_q: int, run_all_stages: bool
+    stages: Sequence[int], n_q: int, run_all_stages: bool, streams: int = 1
 ) -> Iterator[tuple[Sequence[int], list[int]]]:
-    """Yield the codebooks and clips of each pass: the first codebook attends to all frames, the others to a few.
+    """Yield the codebooks and clips of each pass: the first of each stream attends to all frames, the others to a few.
 
     With `run_all_stages` every codebook is run, also those of no clip: with FSDP all ranks take part in every call. A
     pass without clips runs clip 0, of which nothing is scored.
     """
-    for codebooks in (range(1), range(1, n_q)):
+    for codebooks in (range(streams), range(streams, n_q)):
         clips = [clip for clip, stage in enumerate(stages) if stage in codebooks]
         run_stages = codebooks if run_all_stages else sorted({stages[clip] for clip in clips})
         if run_stages:
@@ -132,13 +140,13 @@ def masked_cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
 
 def sum_losses(predictions: Iterator[StagePrediction], n_q: int, device: torch.device) -> LossSums:
     """Sum the cross-entropy of `predict_masked` by codebook; `device` is where the model computes."""
-    nats, scored = torch.zeros(2, n_q, device=device)
+    nats, counts = torch.zeros(2, n_q, device=device)
     total = torch.zeros((), device=device)
     for stage, logits, targets, _ in predictions:
         stage_loss = masked_cross_entropy_sum(logits, targets)
-        nats[stage], scored[stage] = stage_loss.detach(), len(targets)
+        nats[stage], counts[stage] = stage_loss.detach(), len(targets)
         total = total + stage_loss
-    return LossSums(total, nats, scored)
+    return LossSums(total, nats, counts)
 
 
 def gradient_scale(count: Tensor, frames: int, micro_batches: int) -> tuple[Tensor, Tensor]:

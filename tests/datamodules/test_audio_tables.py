@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.tokenize import audio_tables
 from datamodules.tokenize.audio_files import list_audio
-from datamodules.tokenize.audio_tables import SUFFIXES
+from datamodules.tokenize.readers import tables
+from datamodules.tokenize.readers.audio_file import SUFFIXES
 from magnet_train.errors import UserError
 
 MUSICCAPS = """ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,is_audioset_eval
@@ -117,7 +117,7 @@ def test_bad_lists(tmp_path: Path, name: str, content: str, message: str) -> Non
 
 def test_a_gzipped_list_is_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """100 MB of zeros take 100 kB gzipped; no more than the limit gets into memory."""
-    monkeypatch.setattr(audio_tables, "_MAX_UNPACKED_BYTES", 10**6)
+    monkeypatch.setattr(tables, "_MAX_UNPACKED_BYTES", 10**6)
     with gzip.open(tmp_path / "m.jsonl.gz", "wb") as file:
         for _ in range(100):
             file.write(bytes(10**6))

@@ -112,7 +112,7 @@ def test_skipping_has_an_end(make_shards: Any) -> None:
 def test_a_folder_of_nothing_but_damage_stops_the_run(make_shards: Any) -> None:
     folder = make_shards(clips=5)
     damage(folder, *(f"clip{number:04d}" for number in range(5)))
-    with pytest.raises(UserError, match="16 clips tried in its place are damaged too"):
+    with pytest.raises(UserError, match="copy the shard again; 16 clips tried in its place are damaged too"):
         take(module(folder, on_bad_sample="skip"), 1)
 
 

@@ -223,7 +223,7 @@ def test_a_copy_in_use_stays(serve: Any, server: Server, tmp_path: Path) -> None
     size = sum(path.stat().st_size for path in (tmp_path / "served" / "b").iterdir())
     cache = ShardCache(str(tmp_path / "cache"), gigabytes=1.5 * size / 1e9)
     a = cache.local_folder(f"{server.url}/a")
-    with pytest.raises(UserError, match=r"other runs are using the rest .*data\.cache\.gigabytes"):
+    with pytest.raises(UserError, match=r"/b takes .*other runs are using the rest .*data\.cache\.gigabytes"):
         cache.local_folder(f"{server.url}/b")
     assert len(ShardReader(a)) == 60
 
@@ -231,7 +231,8 @@ def test_a_copy_in_use_stays(serve: Any, server: Server, tmp_path: Path) -> None
 def test_more_than_the_cache_may_hold_is_refused(serve: Any, server: Server, tmp_path: Path) -> None:
     serve()
     with pytest.raises(
-        UserError, match=r"more than the cache may hold; raise data\.cache\.gigabytes \(1e-06\)"
+        UserError,
+        match=r"/shards takes .*more than the cache may hold; raise data\.cache\.gigabytes \(1e-06\)",
     ):
         ShardCache(str(tmp_path / "cache"), gigabytes=1e-6).local_folder(f"{server.url}/shards")
     assert not server.tars()

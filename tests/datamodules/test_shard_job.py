@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import pytest
 from datamodules.shards.reading import ShardReader
 from datamodules.shards.verify import verify_shards
 from datamodules.tokenize import job as shard_job
+from datamodules.tokenize.audio_files import AudioFile
 from datamodules.tokenize.job import ShardJob, clear_shards
+from datamodules.tokenize.sources import Source
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 
@@ -26,25 +29,38 @@ PER_SHARD = 9
 
 def work(folder: Path, rank: int = 0, ranks: int = 1, seconds: float = 0.0, **options: Any) -> Any:
     """Fill a folder with `FILES` clips: every seventh is left out, every tenth has the audio of the first."""
-    job = ShardJob(folder, CODEC, {"source": "made up", **options}, FILES, PER_SHARD)
+    job = make_job(folder, **options)
     if not job.complete:
         fill(job, rank, ranks, seconds)
-    return job.finish()
+    return job.finish(no_caption)
+
+
+def make_job(folder: Path, files: Iterable[int] = range(FILES), **options: Any) -> ShardJob:
+    sources = [
+        Source(AudioFile(Path(f"file{place}"), f"clip{place:03d}.wav"), [[1, 1], None, None])
+        for place in files
+    ]
+    return ShardJob(folder, CODEC, {"source": "made up", **options}, sources, PER_SHARD)
+
+
+def no_caption(file: AudioFile) -> str:
+    raise AssertionError(f"{file} has its caption already")
 
 
 def fill(job: ShardJob, rank: int = 0, ranks: int = 1, seconds: float = 0.0) -> None:
-    for unit, places in job.units(rank, ranks):
+    for unit, files in job.units(rank, ranks):
         if unit.finished:
             continue
         with unit:
-            for place in places[len(unit.outcomes) :]:
+            for file in files[len(unit.outcomes) :]:
                 time.sleep(seconds)
+                place = int(file.label.removeprefix("file"))
                 if place % 7 == 3:
-                    unit.leave_out(f"file{place}", "silent")
+                    unit.leave_out(file.label, "silent")
                 else:
                     audio = "the first" if place % 10 == 0 else f"sound {place}"
                     tokens = np.random.default_rng(place).integers(0, 64, (4, 30 + place))
-                    unit.add(f"file{place}", f"clip{place:03d}", tokens, {"text": audio}, audio)
+                    unit.add(file.label, file.key, tokens, {"text": audio}, audio)
             unit.finish()
 
 
@@ -131,9 +147,9 @@ def test_two_killed_ranks_go_on_as_three(undisturbed: Path, tmp_path: Path) -> N
 
 
 def finish_together(folder: Path, barrier: Any) -> None:
-    job = ShardJob(folder, CODEC, {"source": "made up"}, FILES, PER_SHARD)
+    job = make_job(folder)
     barrier.wait()
-    assert job.finish() is not None
+    assert job.finish(no_caption) is not None
 
 
 def test_ranks_that_finish_at_the_same_moment(undisturbed: Path, tmp_path: Path) -> None:
@@ -141,7 +157,7 @@ def test_ranks_that_finish_at_the_same_moment(undisturbed: Path, tmp_path: Path)
     context = multiprocessing.get_context("fork")
     for turn in range(10):
         folder = tmp_path / f"shards{turn}"
-        job = ShardJob(folder, CODEC, {"source": "made up"}, FILES, PER_SHARD)
+        job = make_job(folder)
         for rank in range(3):  # all but the end of it
             fill(job, rank, 3)
         barrier = context.Barrier(4)
@@ -169,11 +185,11 @@ def test_a_folder_removed_while_its_lock_is_opened(
                 raise FileNotFoundError(self.lock_file)
             return super().acquire(*arguments, **names)
 
-    job = ShardJob(tmp_path / "shards", CODEC, {"source": "made up"}, FILES, PER_SHARD)
+    job = make_job(tmp_path / "shards")
     fill(job)
-    assert job.finish() is not None
+    assert job.finish(no_caption) is not None
     monkeypatch.setattr(shard_job, "FileLock", Overtaken)
-    assert job.finish() is not None
+    assert job.finish(no_caption) is not None
     assert len(removed) == 2
     assert contents(tmp_path / "shards") == contents(undisturbed)
 
@@ -193,7 +209,7 @@ def test_a_tar_that_lags_behind_its_journal(undisturbed: Path, tmp_path: Path, c
 def test_a_journal_cut_in_the_middle_of_a_line(undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     assert kill_after(folder, [start(folder)], 5)
-    journal = folder / ".tokenize" / "000000.jsonl"
+    (journal,) = (folder / ".tokenize").glob("000000-*.jsonl")
     journal.write_bytes(journal.read_bytes()[:-9])
     work(folder)
     assert contents(folder) == contents(undisturbed)
@@ -223,7 +239,7 @@ def test_stopped_at_the_end_of_a_shard(
         patch.setattr(module, name, stop)
         with pytest.raises(StopError):
             work(tmp_path / "shards")
-    unit, places = next(ShardJob(tmp_path / "shards", CODEC, {"source": "made up"}, FILES, PER_SHARD).units())
+    unit, places = next(make_job(tmp_path / "shards").units())
     with unit:
         assert len(unit.outcomes) == len(places)
     work(tmp_path / "shards")
@@ -232,37 +248,6 @@ def test_stopped_at_the_end_of_a_shard(
 
 class StopError(Exception):
     """Stands for a kill at a certain place."""
-
-
-@pytest.mark.parametrize(
-    ("name", "after"),
-    [
-        *(("publish", calls) for calls in (0, 1, 2)),  # tars as they are
-        # tars without what is there twice; before them comes the job's own file
-        *(("atomic_write", calls) for calls in (1, 3)),
-        *((name, 0) for name in ("write_index", "write_report", "write_manifest", "shutil.rmtree")),
-    ],
-)
-def test_stopped_while_the_shards_are_put_together(
-    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, after: int
-) -> None:
-    import datamodules.tokenize.job as module
-
-    owner = module.shutil if "." in name else module
-    name = name.rpartition(".")[2]
-    real, calls = getattr(owner, name), iter(range(after))
-
-    def stop(*words: Any, **options: Any) -> Any:
-        if next(calls, None) is None:
-            raise StopError
-        return real(*words, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, stop)
-        with pytest.raises(StopError):
-            work(tmp_path / "shards")
-    assert work(tmp_path / "shards") is not None
-    assert contents(tmp_path / "shards") == contents(undisturbed)
 
 
 def test_a_finished_job_is_left_as_it_is(undisturbed: Path) -> None:
@@ -276,15 +261,17 @@ def test_other_settings_are_refused(undisturbed: Path) -> None:
     with pytest.raises(UserError, match="was begun with --source made up, and now there is --source other"):
         work(undisturbed, source="other")
     other = CodecInfo(**{**CODEC.to_dict(), "sha256": "cd" * 32})
-    with pytest.raises(UserError, match=r"--codec tiny \(weights abababababab\), .* tiny \(weights cdcdcd"):
-        ShardJob(undisturbed, other, {"source": "made up"}, FILES, PER_SHARD)
+    with pytest.raises(
+        UserError, match=r"tiny \(weights abababababab, 4 codebooks\), .* tiny \(weights cdcdcd"
+    ):
+        ShardJob(undisturbed, other, {"source": "made up"}, [], PER_SHARD)
     assert contents(undisturbed) == before
 
 
 def test_two_processes_do_not_write_one_shard(tmp_path: Path) -> None:
     folder = tmp_path / "shards"
-    with next(ShardJob(folder, CODEC, {}, FILES, PER_SHARD).units())[0]:
-        second, _ = next(ShardJob(folder, CODEC, {}, FILES, PER_SHARD).units())
+    with next(make_job(folder).units())[0]:
+        second, _ = next(make_job(folder).units())
         with pytest.raises(UserError, match="another process is writing"), second:
             pass
 
@@ -309,26 +296,26 @@ def test_only_shards_are_cleared(undisturbed: Path, tmp_path: Path) -> None:
 
 
 def test_strict_names_a_duplicate(tmp_path: Path) -> None:
-    job = ShardJob(tmp_path / "shards", CODEC, {}, 2, 2)
+    job = make_job(tmp_path / "shards", range(2))
     ((unit, _),) = job.units()
     with unit:
         for name in ("a", "b"):
             unit.add(name, name, np.zeros((4, 5), int), {"text": ""}, "the same")
         unit.finish()
     with pytest.raises(UserError, match=r"b cannot be used \(duplicate: the same audio as a\)"):
-        job.finish(strict=True)
-    assert job.finish() is not None
+        job.finish(no_caption, strict=True)
+    assert job.finish(no_caption) is not None
     assert len(ShardReader(tmp_path / "shards")) == 1
 
 
 def test_a_report_can_be_shown_and_parsed(tmp_path: Path) -> None:
-    job = ShardJob(tmp_path / "shards", CODEC, {}, 2, 2)
+    job = make_job(tmp_path / "shards", range(2))
     ((unit, _),) = job.units()
     with unit:
         unit.add("a", "a", np.zeros((4, 5), int), {"text": ""}, "a")
         unit.leave_out("\x1b[31m日本\n\udcff.wav", "silent")
         unit.finish()
-    finished = job.finish()
+    finished = job.finish(no_caption)
     assert finished is not None
     text = (tmp_path / "shards" / "report.jsonl").read_text(encoding="utf-8")
     assert text.removesuffix("\n").isprintable()
@@ -338,11 +325,11 @@ def test_a_report_can_be_shown_and_parsed(tmp_path: Path) -> None:
 
 
 def test_nothing_usable_leaves_nothing(tmp_path: Path) -> None:
-    job = ShardJob(tmp_path / "new" / "shards", CODEC, {}, 1, 1)
+    job = make_job(tmp_path / "new" / "shards", range(1))
     ((unit, _),) = job.units()
     with unit:
         unit.leave_out("a.wav", "silent")
         unit.finish()
     with pytest.raises(UserError, match=r"the only file cannot be used \(1 silent\), a\.wav because: silent"):
-        job.finish()
+        job.finish(no_caption)
     assert list(tmp_path.iterdir()) == []

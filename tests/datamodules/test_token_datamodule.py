@@ -21,6 +21,7 @@ from datamodules.batches import BatchMaker, TokenBatch, TokenDataset
 from datamodules.caption_augmentation import CaptionAugmentation
 from datamodules.sampling.order import Purpose
 from datamodules.sampling.samplers import SequentialClips
+from datamodules.shards.reading import ShardReader
 from datamodules.token_datamodule import TokenDataModule
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
@@ -192,7 +193,9 @@ def test_codec_is_there_before_the_shards_are_opened(make_shards: MakeShards, co
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_dataset_goes_to_another_process(make_shards: MakeShards, codec: CodecInfo, method: str) -> None:
     folder = make_shards()
-    dataset = TokenDataset([folder], SequentialClips([range(10)]), BatchMaker(codec, 50, 0, Purpose.TRAIN))
+    dataset = TokenDataset(
+        [ShardReader(folder)], SequentialClips([range(10)]), BatchMaker(codec, 50, 0, Purpose.TRAIN)
+    )
     loader = DataLoader(
         dataset, sampler=[np.array([3])], batch_size=None, num_workers=1, multiprocessing_context=method
     )
@@ -201,7 +204,9 @@ def test_dataset_goes_to_another_process(make_shards: MakeShards, codec: CodecIn
 
 def test_pickle_carries_no_index(make_shards: MakeShards, codec: CodecInfo) -> None:
     folder = make_shards(clips=50)
-    dataset = TokenDataset([folder], SequentialClips([range(50)]), BatchMaker(codec, 50, 0, Purpose.TRAIN))
+    dataset = TokenDataset(
+        [ShardReader(folder)], SequentialClips([range(50)]), BatchMaker(codec, 50, 0, Purpose.TRAIN)
+    )
     assert len(pickle.dumps(dataset)) < 1000
 
 

@@ -16,6 +16,7 @@ import gradio as gr
 from magnet_train.audio import audio_seconds
 from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError
+from magnet_train.pipeline.inputs import FASTEST, SLOWEST, as_bars
 from magnet_train.pipeline.magnet import Magnet
 from magnet_train.text import ClassLabels, NoText
 
@@ -26,6 +27,10 @@ MAX_RECORDING = 600.0  # s; the command line takes longer ones
 MAX_STRENGTH = 100.0  # of the temperature, and of guidance in either direction
 MAX_SEED = 2**53 - 1  # the largest integer that a browser's numbers hold exactly
 RANDOM_SEEDS = 10**6  # short enough to read out and to type
+MAX_BARS = 1000
+QUIETEST = -60  # LUFS
+FORMATS = ("wav", "flac", "mp3", "ogg")
+LOSSLESS = FORMATS[:2]
 
 EXAMPLES = (  # shown to models that know their words
     "slow piano with soft strings, calm",
@@ -59,6 +64,11 @@ class ClipRequest:
     kept_seconds: float = 0.0  # of the recording, with which a continuation starts
     from_end: bool = True  # whether they are the recording's last seconds instead of its first
     region: tuple[float, float] = (0.0, 0.0)  # start and end (s) of the part that an edit regenerates
+    negative: str | None = None  # caption of what to avoid
+    bars: int | None = None  # length of a loop in place of `seconds`, with `bpm`
+    bpm: float | None = None
+    loudness: float | None = None  # LUFS
+    format: str = "wav"
 
 
 def build_form(magnet: Magnet) -> dict[str, Any]:
@@ -66,6 +76,12 @@ def build_form(magnet: Magnet) -> dict[str, Any]:
     longest, fields = magnet.segment_duration, {}
     fields["task"] = gr.Radio([task.value for task in Task], value=Task.TEXT.value, label="What to make")
     fields["text"] = _text_field(magnet)
+    fields["negative"] = gr.Textbox(
+        label="Without",
+        placeholder="what to avoid",
+        max_length=MAX_TEXT,
+        visible=not isinstance(magnet.text, NoText),
+    )
     with gr.Column(visible=False) as recording_column:
         fields["recording"] = gr.Audio(
             label="Recording (wav, flac, ogg or mp3)",
@@ -83,24 +99,39 @@ def build_form(magnet: Magnet) -> dict[str, Any]:
         end = round(min(1.0, longest / 2), 2)
         fields["start"] = gr.Number(0, label="Regenerate from (s)", step=0.1)
         fields["end"] = gr.Number(end, label="to (s)", step=0.1)
+    with gr.Row(visible=False) as bars_row:
+        info = "of four beats; 0 takes the length below"
+        fields["bars"] = gr.Number(0, label="Bars", info=info, step=1)
+        fields["bpm"] = gr.Number(120, label="Tempo", info="beats per minute", step=1)
     fields["seconds"] = _length_field(magnet)
     fields["clips"] = gr.Slider(1, MAX_CLIPS, value=2, step=1, label="Variations", info="with the same seed")
     with gr.Row(equal_height=True):
         fields["seed"] = gr.Number(0, label="Seed", info="same seed, same sound", step=1)
         fields["random_seed"] = gr.Checkbox(True, label="Random seed", info="a new one for each request")
+    with gr.Row(equal_height=True):
+        fields["format"] = gr.Radio(list(FORMATS), value=FORMATS[0], label="Format")
+        fields["loudness"] = gr.Number(None, label="Loudness (LUFS)", info="such as -14; 0 leaves it", step=1)
     fields |= _sampler_fields(magnet)
     for name, field in fields.items():
         field.elem_id = name
 
     def show_fields(task: str) -> list[Any]:
         with_recording = task in (Task.CONTINUE, Task.EDIT)
-        visible = (with_recording, task == Task.CONTINUE, task == Task.EDIT, task != Task.EDIT)
+        editing = task == Task.EDIT
+        visible = (
+            with_recording,
+            task == Task.CONTINUE,
+            editing,
+            task == Task.LOOP,
+            not editing,
+            not editing,
+        )
         return [gr.update(visible=value) for value in visible]
 
     def describe(path: str | None) -> tuple[Any, Any, Any]:
         return _describe_recording(path, longest)
 
-    parts = [recording_column, prompt_row, region_row, fields["seconds"]]
+    parts = [recording_column, prompt_row, region_row, bars_row, fields["seconds"], fields["loudness"]]
     fields["task"].change(show_fields, fields["task"], parts, **IMMEDIATE)
     # Typing a seed turns off the random one.
     fields["seed"].input(lambda: False, None, fields["random_seed"], **IMMEDIATE)
@@ -194,13 +225,25 @@ def read_request(magnet: Magnet, form: dict[str, Any]) -> ClipRequest:
         seed=secrets.randbelow(RANDOM_SEEDS) if drawn else _integer("seed", form["seed"], 0, MAX_SEED),
         clips=_integer("number of variations", form["clips"], 1, MAX_CLIPS),
         decoding=_read_sampler(magnet, form),
+        negative=_read_text(form["negative"] or ""),
+        loudness=_number("loudness", form["loudness"] or 0, QUIETEST, 0) or None,
+        format=form["format"],
     )
+    if request.format not in FORMATS:
+        raise UserError(f"the format should be one of {', '.join(FORMATS)}.")
+    if request.task is Task.LOOP and form["bars"]:
+        return _with_bars(request, form, longest)
     if request.task not in (Task.CONTINUE, Task.EDIT):
         return request
     if not isinstance(form["recording"], str):
         raise UserError("there is no recording yet; drop one into the field Recording.")
     request = replace(request, recording=Path(form["recording"]))
     if request.task is Task.EDIT:
+        if request.format not in LOSSLESS:
+            raise UserError(
+                f"a changed recording keeps its samples only in {' or '.join(LOSSLESS)}; choose one."
+            )
+        request = replace(request, loudness=None)  # the field is hidden
         start, end = (_number(name, form[name] or 0, 0, MAX_RECORDING) for name in ("start", "end"))
         return replace(request, region=(start, end))
     kept = _number("seconds to keep", form["kept_seconds"] or 0, 0, MAX_RECORDING)
@@ -210,6 +253,17 @@ def read_request(magnet: Magnet, form: dict[str, Any]) -> ClipRequest:
             f"{request.seconds:g} s."
         )
     return replace(request, kept_seconds=kept, from_end=form["which"] == "the last")
+
+
+def _with_bars(request: ClipRequest, form: dict[str, Any], longest: float) -> ClipRequest:
+    bars = _integer("number of bars", form["bars"], 1, MAX_BARS)
+    bpm = _number("tempo", form["bpm"], SLOWEST, FASTEST)
+    if (seconds := as_bars(bars, bpm)) > longest:
+        raise UserError(
+            f"{bars} bars at {bpm:g} bpm last {seconds:.1f} s; the page makes clips of up to {longest:g} s, and "
+            "`magnet-train generate` longer ones."
+        )
+    return replace(request, seconds=seconds, bars=bars, bpm=bpm)
 
 
 def _read_text(text: object) -> str | None:

@@ -160,7 +160,7 @@ def _generator(
             for clip in service.make(wanted, str(request.session_hash), progress):
                 clips.append(clip)
                 yield results.show(clips, earlier)
-            unknown = service.magnet.unknown_words([wanted.text])
+            unknown = service.magnet.unknown_words([wanted.text, wanted.negative])
             note = f" Words that the model does not know: {', '.join(unknown)}." if unknown else ""
             status = status_html("done", f"Made {len(clips)} clip{'s' if len(clips) > 1 else ''}.{note}")
         except Exception as error:
@@ -196,7 +196,7 @@ def _heading_html(magnet: Magnet, name: str) -> str:
         f"MAGNeT with {count_parameters(magnet.lm):,} parameters",
         f"clips of up to {magnet.segment_duration:g} s",
         f"{codec.sample_rate / 1000:g} kHz {'mono' if codec.channels == 1 else 'stereo'}",
-        f"{codec.n_q} codebooks at {codec.frame_rate:g} frames/s",
+        f"{codec.info.codebooks} at {codec.frame_rate:g} frames/s",
         f"on {magnet.device}",
     ]
     if magnet.licence != UNSPECIFIED:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from magnet_train import __version__
 from magnet_train.apps.demo.form import ClipRequest, Task, recording_seconds
-from magnet_train.audio import AudioStream, draw_spectrogram, read_audio, write_audio, write_edit
+from magnet_train.audio import AudioStream, draw_spectrogram, read_audio, write_audio
+from magnet_train.pipeline.file_edit import FileEdit
 from magnet_train.pipeline.magnet import Magnet
 
 STOP_SECONDS = 30.0  # that `close` waits for the decoding step in progress
@@ -46,8 +47,8 @@ class ModelSource:
 class Clip:
     """A finished clip."""
 
-    title: str  # task, seed and number of the variation
-    audio: Path  # WAV file
+    title: str  # task, seed and number of the variation, and the loudness if one was asked for
+    audio: Path
     picture: Path  # PNG of the spectrogram
     command: str  # generates the same clip
     loops: bool
@@ -89,18 +90,22 @@ class ClipService:
             # The lock is held for one clip at a time: gradio may drop this generator between two of them.
             with self._generating:
                 generate, write, prompt = self._prepare(request, folder)
-            generate = partial(generate, [request.text], seed=request.seed, decoding=request.decoding)
+            settings = {"seed": request.seed, "decoding": request.decoding, "negative": request.negative}
+            generate = partial(generate, [request.text], **settings)
             for index in range(request.clips):
-                wav = folder / f"clip_{request.seed}_{index}.wav"
-                picture = wav.with_suffix(".png")
+                file = folder / f"clip_{request.seed}_{index}.{request.format}"
+                picture = file.with_suffix(".png")
                 with self._generating:
                     audio = generate(first_index=index, progress=partial(step, index))[0]
-                    write(wav, audio)
+                    loudness = write(file, audio)
+                    if request.task is Task.EDIT:  # the whole recording
+                        audio = read_audio(file, self.magnet.sample_rate, self.magnet.codec.channels)
                     draw_spectrogram(audio, self.magnet.sample_rate, picture)
                 number = f", {index + 1}" if request.clips > 1 else ""
-                title = f"{request.task}, seed {request.seed}{number}"
+                level = "" if loudness is None else f", {loudness:.1f} LUFS"
+                title = f"{request.task}, seed {request.seed}{number}{level}"
                 words = command(request, index, self.source, prompt or request.recording)
-                yield Clip(title, wav, picture, words, request.task is Task.LOOP, prompt)
+                yield Clip(title, file, picture, words, request.task is Task.LOOP, prompt)
         finally:
             self._cancelled.pop(session, None)
 
@@ -117,23 +122,26 @@ class ClipService:
 
     def _prepare(
         self, request: ClipRequest, folder: Path
-    ) -> tuple[Callable[..., Tensor], Callable[[Path, Tensor], None], Path | None]:
-        """Return the function that generates [1, channels, samples], the one that writes a clip, and the prompt."""
+    ) -> tuple[Callable[..., Tensor], Callable[[Path, Tensor], float | None], Path | None]:
+        """Return the function that generates [1, channels, samples], the one that writes a clip, and the prompt.
+
+        The one that writes returns the loudness reached, if one was asked for.
+        """
         magnet, rate = self.magnet, self.magnet.sample_rate
         if request.task is Task.EDIT and request.recording is not None:
             recording_seconds(request.recording)
-            recording = read_audio(request.recording, rate, magnet.codec.channels)
-            return (
-                partial(magnet.edit, recording, request.region),
-                lambda path, audio: write_edit(path, audio, recording, rate),
-                None,
-            )
-        generate = partial(magnet.generate, seconds=request.seconds, loop=request.task is Task.LOOP)
+            edit = FileEdit(magnet, request.recording, request.region, request.format)
+            return edit.make, edit.write, None
+        generate = partial(magnet.generate, loop=request.task is Task.LOOP)
+        if request.bars is None:
+            generate = partial(generate, seconds=request.seconds)
+        else:
+            generate = partial(generate, bars=request.bars, bpm=request.bpm)
         prompt = None
         if request.task is Task.CONTINUE and request.recording is not None:
             prompt = self._cut_prompt(request, request.recording, folder)
             generate = partial(generate, prompt=read_audio(prompt, rate, magnet.codec.channels))
-        return generate, lambda path, audio: write_audio(path, audio, rate), prompt
+        return generate, partial(write_audio, sample_rate=rate, loudness=request.loudness), prompt
 
     def _cut_prompt(self, request: ClipRequest, recording: Path, folder: Path) -> Path:
         """Cut the prompt of a continuation into a file, which the command line can use as well."""
@@ -159,14 +167,20 @@ def command(request: ClipRequest, index: int, source: ModelSource, recording: Pa
     if source.adapter is not None:
         words += ["--adapter", source.adapter, "--adapter_strength", _digits(source.adapter_strength)]
     words += ["--unconditional", "1"] if request.text is None else _option("--text", request.text)
+    words += [] if request.negative is None else _option("--negative", request.negative)
     if request.task is Task.EDIT:
         words += [*_option("--edit", name), "--region", ":".join(map(_digits, request.region))]
+    elif request.bars is not None and request.bpm is not None:
+        words += ["--bars", str(request.bars), "--bpm", _digits(request.bpm)]
     else:
         words += ["--seconds", _digits(request.seconds)]
     if request.task is Task.CONTINUE:
         words += _option("--prompt", name)
     if request.task is Task.LOOP:
         words += ["--loop"]
+    words += [] if request.loudness is None else _option("--loudness", _digits(request.loudness))
+    if request.task is Task.EDIT or request.format != "wav":
+        words += ["--format", request.format]
     words += ["--seed", str(request.seed), *(["--first_index", str(index)] if index else [])]
     words += ["--steps", ",".join(map(str, decoding.decoding_steps)), *_option("--cfg", guidance)]
     words += ["--temperature", _digits(decoding.temperature), "--top_p", _digits(decoding.top_p)]

@@ -5,24 +5,22 @@ Recordings joined end to end, samples beyond a count that is too small, and trun
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from magnet_train.audio.containers.chunks import chunk_parts
 from magnet_train.audio.containers.flac_ogg import flac_parts, ogg_parts
 from magnet_train.audio.containers.mp3 import mp3_parts
 from magnet_train.audio.containers.part import Part, PartFile
+from magnet_train.storage.file_source import FileSource, open_source, size_of
 
 __all__ = ["Part", "PartFile", "parts_of"]
 
 
-def parts_of(path: str | Path) -> list[Part]:
+def parts_of(path: FileSource) -> list[Part]:
     """Find the recordings that a regular file holds one after another: usually one, the whole file.
 
     Headers are followed and samples are not decoded; memory is bounded whatever the headers say.
     """
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
+    size = size_of(path)
+    with open_source(path) as file:
         start = file.read(4)
         if start == b"OggS":
             find_parts = ogg_parts

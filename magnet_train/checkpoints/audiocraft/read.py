@@ -37,7 +37,6 @@ from magnet_train.checkpoints.bundle import (
 )
 from magnet_train.checkpoints.card import licence_of
 from magnet_train.checkpoints.torch_file import load_plain, to_plain
-from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
 from magnet_train.storage.weight_checks import require_backed, require_finite
@@ -45,7 +44,7 @@ from magnet_train.storage.weight_checks import require_backed, require_finite
 MAX_CAPTION_TOKENS = 512  # the reference never cuts a caption; T5 was trained on this many
 
 # Settings of the released music models, for files without them.
-RELEASED = {"decoding_steps": DecodingConfig.decoding_steps, "temperature": 3.0, "anneal_temperature": True}
+RELEASED = {"decoding_steps": (20, 10, 10, 10), "temperature": 3.0, "anneal_temperature": True}
 
 _ABSENT = object()
 _MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)

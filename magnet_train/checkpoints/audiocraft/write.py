@@ -149,6 +149,13 @@ def _obstacle(model: ModelBundle) -> str:
         return f"its text encoder is {what}, and audiocraft takes only frozen ones by name ({', '.join(T5_WIDTHS)});"
     if model.lm["text_dim"] != width:
         return f"it takes text states of width {model.lm['text_dim']}, and audiocraft's {name} gives {width};"
+    if codec.streams == 2:
+        return (
+            "left and right are two streams of tokens, and audiocraft restricts the context of the second one's first "
+            "codebook;"
+        )
+    if codec.kind != "encodec":
+        return f"its codec is of type {codec.kind}, and audiocraft takes only EnCodecs;"
     # The reference reads transformers' format by hub id, and its own from a file, which some releases lack.
     if model.codec_folder is not None:
         readable = (model.codec_folder / CODEC_FILE).is_file()

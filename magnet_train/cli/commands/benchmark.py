@@ -1,4 +1,4 @@
-"""Measure speed side by side with the usual way of doing the same; a ratio is printed only if both agree.
+"""Measure speed side by side with the usual implementation; a ratio is printed only if both give the same result.
 
 train     forward, backward and optimizer, against a naive model of the same weights
 generate  tokens with guidance, against the same naive model

@@ -1,7 +1,7 @@
 """Compare generated with real audio: FAD-CLAP, CLAP score and KL-AST, each with the values of chance and real audio.
 
 A measure that cannot be computed is reported with the reason; the exit code is 1 only if none can be. The numbers come
-from other models than those of papers (VGGish, LAION's CLAP, PaSST): compare runs of this command with one another.
+from other models than those of papers (VGGish, LAION's CLAP, PaSST), so compare them only with one another.
 """
 
 from __future__ import annotations

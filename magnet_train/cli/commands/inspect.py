@@ -1,4 +1,4 @@
-"""Describe a folder of shards or a model in any format that we read, or the memory that training takes."""
+"""Describe a folder of shards or a model of any format, or compute the memory that training takes."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class InspectRequest:
         metavar="N",
     )
     memory: bool = flag(
-        "instead: memory that training takes by precision, batch and LoRA, for the model at the path or, without one, for "
-        "the shipped sizes"
+        "compute the memory that training takes, by precision, batch size and LoRA: of the model at the path, or of the "
+        "shipped sizes without a path"
     )
 
 

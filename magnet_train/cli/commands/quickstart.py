@@ -16,8 +16,8 @@ class QuickstartRequest:
 
     out: Path = option("output folder", default=Path("runs/quickstart"), metavar="DIR")
     preset: str = option(
-        "default: one sound in 1.28 s, about 5 minutes on two cores; full: one or two sounds in 2.56 s at uneven times, "
-        "which takes longer",
+        "default: one sound in 1.28 s, about 5 minutes on two cores; full: one or two sounds at irregular "
+        "times in 2.56 s, takes longer",
         choices=("default", "full"),
         default="default",
     )

@@ -1,29 +1,35 @@
 """Tokenize captioned audio into shards; files that cannot be used are listed in report.jsonl.
 
 Stopped at any moment, the same command resumes. Under torchrun or srun the processes share the files out. Neither
-changes a byte of the result.
+changes a byte of the result. If files or captions have changed since, the same command adds shards for what is new, and
+replaces those that lose samples or get other captions, without reading their audio.
 """
 
 # Shapes: tokens int64 [K, T], blocks of audio [channels, samples].
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 
-from datamodules.tokenize.audio_files import AudioFile, list_audio, suffixes_not_read
-from datamodules.tokenize.captions import CaptionTemplate
+from datamodules.tokenize.audio_files import AudioFile, find_audio, local_source, suffixes_not_read
+from datamodules.tokenize.captions import CaptionColumn, CaptionRule, CaptionTemplate
+from datamodules.tokenize.description import SUFFIX, has_description
 from datamodules.tokenize.job import Finished, NothingUsableError, ShardJob, clear_shards, unusable
+from datamodules.tokenize.readers.audio_file import AV_SUFFIXES
+from datamodules.tokenize.readers.folders import NEEDS_AV
 from datamodules.tokenize.report import REPORT_NAME, Skipped, few_of, summarize
-from datamodules.tokenize.sources import fingerprint
+from datamodules.tokenize.sources import take_stats
 from datamodules.tokenize.work_unit import WorkUnit
+from magnet_train.cli.audio_summary import summarize_sources
 from magnet_train.cli.console import ProgressBar, count, duration, escape
 from magnet_train.cli.options import DeviceOptions, declare, flag, option, whole_number
 from magnet_train.cli.ranks import Ranks, read_ranks
@@ -41,22 +47,32 @@ if TYPE_CHECKING:
 class TokenizeRequest(DeviceOptions):
     """The options of `tokenize`; processes that share the work compute on a GPU each by default."""
 
-    audio: Path = option(
-        "folder of wav, flac, ogg, opus, mp3, aiff, w64, caf and au, searched recursively, with a .json (text, "
-        "description or caption) or .txt beside each file or tags in it; or a .jsonl or .csv with a path in each row, or "
-        "the .csv of MusicCaps or AudioCaps beside its audio",
+    audio: str = option(
+        "folder of audio, searched recursively, with a .json (text, description or caption) or .txt beside each file, tags "
+        "in it, the .describe.json of `describe`, or a metadata.csv, .jsonl or .parquet; or a .csv, .tsv, .jsonl, .json or "
+        ".parquet with a path, an id or the audio itself in each row; here or at hf://datasets/OWNER/NAME",
         required=True,
         metavar="DIR|FILE",
     )
     out: Path = option("folder for the shards", required=True, metavar="DIR")
     codec: str = option(
-        "a hub id or folder of an EnCodec, encodec_24khz, encodec_48khz, or quickstart, the small codec in this package",
+        "a hub id or folder of an EnCodec, DAC, Mimi or X-Codec, encodec_24khz, encodec_48khz, or quickstart, the small "
+        "codec in this package",
         default="facebook/encodec_32khz",
         metavar="NAME",
     )
+    codebooks: int | None = option(
+        "use only the first N codebooks of the codec (default: all)", type=whole_number(1), metavar="N"
+    )
+    stereo: bool = flag("encode left and right by a mono codec, as two streams of tokens")
     caption_template: str | None = option(
         "caption for files without one, made from their other fields: '{genre} with {instrument}'",
         metavar="TEXT",
+    )
+    caption_from: str | None = option(
+        "column, field of the .json or tag that is the caption of every file (default: the first of text, description and "
+        "caption that is filled in)",
+        metavar="COLUMN",
     )
     files_per_shard: int = option(
         "files in a shard, the unit that processes share out; fewer for files of hours",
@@ -73,66 +89,81 @@ class TokenizeRequest(DeviceOptions):
     strict: bool = flag("stop with exit code 1 at the first file that is not used completely")
     overwrite: bool = flag("remove the shards in --out, finished or not, and start again")
 
+    def caption_rule(self) -> CaptionRule | None:
+        """Return how captions are made, None for those that are found; raises `UserError` for a bad template."""
+        template = None if self.caption_template is None else CaptionTemplate(self.caption_template)
+        return template if self.caption_from is None else CaptionColumn(self.caption_from, template)
+
 
 add_arguments = declare(TokenizeRequest)
 
 
 def run(request: TokenizeRequest) -> None:
-    """Tokenize every usable file, or the rest of an earlier run.
+    """Tokenize every usable file, the rest of an earlier run, or what changed since.
 
     Raises:
         UserError: Nothing usable, a folder in use or begun with other settings, no room, or a bad file with --strict.
     """
     from magnet_train.codecs import load_codec
-    from magnet_train.codecs.chunked import CHUNK_SECONDS, CONTEXT_SECONDS
+    from magnet_train.codecs.chunked import CHUNK_SECONDS
 
     ranks = read_ranks()
-    template = None if request.caption_template is None else CaptionTemplate(request.caption_template)
-    with Console(stderr=True).status(f"looking through {escape(str(request.audio))}"):
-        files = list_audio(request.audio)
-        sources = fingerprint(files)
-    codec = load_codec(request.codec, device=request.chosen_device(ranks.local_rank))
+    template = request.caption_rule()
+    with Console(stderr=True).status(f"looking through {escape(request.audio)}"):
+        listing = find_audio(local_source(request.audio))
+        files = listing.files
+        sources = take_stats(files)
+        summary = summarize_sources(request.audio, listing, template)
+    described = sum(has_description(file.path) for file in files)
+    if described and ranks.rank == 0:
+        print(f"{described} of {count(len(files), 'file')} have fields of `describe` in a {SUFFIX}")
+    device = request.chosen_device(ranks.local_rank)
+    codec = load_codec(request.codec, device, request.codebooks, request.stereo)
     if request.overwrite:
         if ranks.ranks > 1:
             raise UserError(f"--overwrite is for one process; remove {request.out} before starting several.")
         clear_shards(request.out)
     settings = {
-        "sources_sha256": sources,
         "caption_template": request.caption_template,
         "chunk_seconds": CHUNK_SECONDS,
-        "context_seconds": CONTEXT_SECONDS,
+        "context_seconds": codec.context_seconds,
         **({"rescale": True} if request.rescale else {}),
+        **({"caption_from": request.caption_from} if request.caption_from is not None else {}),
     }
-    job = ShardJob(request.out, codec.info, settings, len(files), request.files_per_shard, files)
-    before = job.complete
+    job = ShardJob(request.out, codec.info, settings, sources, request.files_per_shard)
+    before, grows = job.complete, job.is_usable
     if not before:
+        if ranks.rank == 0:
+            print(summary, flush=True)
+            if grows:
+                print(f"{request.out}: {job.plan}", flush=True)
         try:
-            _work(job, files, codec, template, request, ranks)
+            _work(job, codec, template, request, ranks)
         except KeyboardInterrupt:
             print("stopped; the same command resumes with the next file", file=sys.stderr)
             raise
-    finished = _finish(job, request.strict)
+    finished = _finish(job, template, request.strict)
     if finished is None:
         print(f"rank {ranks.rank} of {ranks.ranks} has done its share; {request.out} is ready when all have")
     else:
-        _print_summary(request.out, finished, before)
+        outcome = "was finished before:" if before else "now has"
+        _print_summary(request.out, finished, outcome if grows else None)
 
 
 def _work(
     job: ShardJob,
-    files: Sequence[AudioFile],
     codec: Codec,
-    template: CaptionTemplate | None,
+    template: CaptionRule | None,
     request: TokenizeRequest,
     ranks: Ranks,
 ) -> None:
     """Do this process's share of the job, or the rest of it."""
     from magnet_train.cli.clip_reading import read_clips
 
-    units = [
-        (unit, [files[place] for place in places]) for unit, places in job.units(ranks.rank, ranks.ranks)
-    ]
+    units = list(job.units(ranks.rank, ranks.ranks))
     share = [file for _, mine in units for file in mine]
+    if not share:
+        return
     with TokenizeProgress(share, codec.sample_rate, ranks) as progress:
         for unit, mine in units:
             if unit.finished:
@@ -242,22 +273,35 @@ class TokenizeProgress:
         self.bar.update(done, total, f"{duration(done)} of {duration(total)}  {files}{rate}{left}")
 
 
-def _finish(job: ShardJob, strict: bool) -> Finished | None:
+def _finish(job: ShardJob, template: CaptionRule | None, strict: bool) -> Finished | None:
     """Put the shards in their places; where no file was usable, print a few reasons before the error."""
     try:
-        return job.finish(strict=strict)
+        with Console(stderr=True).status("putting the shards together"):
+            return job.finish(functools.partial(_caption, template), strict=strict)
     except NothingUsableError as error:
-        for file in few_of(error.left_out) if job.files > 1 else []:  # else the error names the only one
+        for file in (
+            few_of(error.left_out) if len(job.sources) > 1 else []
+        ):  # else the error names the only one
             print(printable(f"{file.path}: {file.reason}"), file=sys.stderr)
         _print_remedy(error.left_out)
         raise
 
 
-def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
+def _caption(template: CaptionRule | None, file: AudioFile) -> dict[str, Any] | str:
+    """Return the metadata of a file, or the reason why it has none."""
+    from magnet_train.cli.clip_reading import Unusable, read_metadata
+
+    try:
+        return read_metadata(file, template)
+    except Unusable as reason:
+        return str(reason)
+
+
+def _print_summary(folder: Path, finished: Finished, outcome: str | None) -> None:
     manifest = finished.manifest
     clips, shards = count(manifest.samples, "clip"), count(len(manifest.shards), "shard")
     sizes = f"{clips} ({duration(manifest.seconds)}) in {shards}"
-    print(f"{folder} was finished before: {sizes}" if before else f"wrote {sizes} to {folder}")
+    print(f"{folder} {outcome} {sizes}" if outcome else f"wrote {sizes} to {folder}")
     if finished.left_out:
         files = count(len(finished.left_out), "file")
         print(f"left out {files} ({summarize(finished.left_out)}); reasons in {folder / REPORT_NAME}")
@@ -268,9 +312,10 @@ def _print_summary(folder: Path, finished: Finished, before: bool) -> None:
 
 
 def _print_remedy(left_out: Sequence[Skipped]) -> None:
-    """Print how to convert each audio format that is not read."""
+    """Print how to read or convert the audio formats that are not read."""
     for suffix, number in suffixes_not_read(file.reason for file in left_out):
+        av = f"{NEEDS_AV}; " if f".{suffix}" in AV_SUFFIXES else ""
         print(
-            f"{count(number, suffix + ' file')} not read; to convert all in a folder: "
+            f"{count(number, suffix + ' file')} not read; {av}to convert all in a folder: "
             f'for f in *.{suffix}; do ffmpeg -i "$f" "${{f%.{suffix}}}.flac"; done'
         )

@@ -20,15 +20,21 @@ _MOST_LINES = 50
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """The options of `verify`; raises `UserError` for --codec without --write_index."""
+    """The options of `verify`; raises `UserError` for options that need another one."""
 
     shards: Path = option("folder of shards", positional=True, metavar="DIR")
     write_index: bool = flag(
-        "write manifest and index for tars of KEY.npy and KEY.json from elsewhere, or a lost index again"
+        "write manifest and index: for tars of KEY.npy and KEY.json that another program made, or in place of lost ones"
     )
     codec: str | None = option(
         "with --write_index: the codec of the tokens, if the shards do not name it", metavar="NAME"
     )
+    codebooks: int | None = option(
+        "with --codec: the shards hold its first N codebooks (default: all)",
+        type=whole_number(1),
+        metavar="N",
+    )
+    stereo: bool = flag("with --codec: the shards hold left and right of a mono codec")
     workers: int = option(
         "processes that read shards in parallel",
         type=whole_number(1),
@@ -41,6 +47,8 @@ class VerifyRequest:
             raise UserError(
                 "--codec is for --write_index; give both, or leave it out: a manifest names the codec."
             )
+        if self.codec is None and (self.codebooks is not None or self.stereo):
+            raise UserError("--codebooks and --stereo describe --codec; give it as well, or leave them out.")
 
 
 add_arguments = declare(VerifyRequest)
@@ -54,7 +62,7 @@ def run(request: VerifyRequest) -> None:
         if request.codec is not None:
             from magnet_train.codecs import load_codec  # imports torch
 
-            codec = load_codec(request.codec).info
+            codec = load_codec(request.codec, codebooks=request.codebooks, stereo=request.stereo).info
         with ProgressBar("verify", "shards") as bar:
             manifest = adopt_shards(folder, codec, workers=workers, progress=bar.update)
         print(f"indexed {_sizes(manifest)} in {folder}")

@@ -19,6 +19,7 @@ from magnet_train.audio.recording import require_audio_file
 from magnet_train.cli.clip_folder import RESULTS, Record
 from magnet_train.cli.clip_reading import MeasuredStream, Unusable, segment
 from magnet_train.errors import UserError
+from magnet_train.storage.file_source import FileSource
 from magnet_train.storage.plain_text import lines_of, load_json, read_text
 
 
@@ -37,11 +38,12 @@ class EvaluatedClip:
 
     def blocks(self, sample_rate: int) -> Iterator[Tensor]:
         """Yield it in mono at a model's rate, about ten seconds at a time; raises `UserError` if unreadable."""
+        source = self.file.source()
         try:
-            start, end = segment(self.file)
+            start, end = segment(self.file, source)
         except Unusable as reason:
             raise UserError(f"{self.file.label}: {reason}.") from reason
-        audio = MeasuredStream(self.file.path, sample_rate, 1, start, end)
+        audio = MeasuredStream(source, sample_rate, 1, start, end)
         yield from audio
         self.seconds, self.silent = audio.samples / sample_rate, audio.silence is not None
         self.shortfall = audio.shortfall
@@ -95,7 +97,8 @@ def read_side(source: Path) -> Side:
         problem = file.problem
         try:
             if problem is None:
-                require_audio_file(file.path)
+                audio = file.source()
+                require_audio_file(audio)
         except UserError as error:
             problem = f"unreadable: {error}"
         if problem is not None:
@@ -104,18 +107,18 @@ def read_side(source: Path) -> Side:
         folder = file.path.parent
         if folder not in results:
             results[folder] = _read_results(folder / RESULTS, side.problems)
-        side.listed.append(_read_clip(file, results[folder].get(file.path.name, {}), side.problems))
+        side.listed.append(_read_clip(file, audio, results[folder].get(file.path.name, {}), side.problems))
     return side
 
 
-def _read_clip(file: AudioFile, record: Record, problems: list[Skipped]) -> EvaluatedClip:
+def _read_clip(file: AudioFile, source: FileSource, record: Record, problems: list[Skipped]) -> EvaluatedClip:
     """Look up the caption of a file, in what `generate` recorded of it first."""
     clip = EvaluatedClip(file, PurePath(file.name).stem)
     # without a caption its id is a number, which does not name a reference
     clip.id = None if None in (record.get("id"), record.get("text")) else str(record["id"])
     recorded = {"text": record["text"]} if isinstance(record.get("text"), str) else {}
     try:
-        clip.caption = describe(file.path, {**file.fields, **recorded})["text"]
+        clip.caption = describe(source, {**file.fields, **recorded})["text"]
     except CaptionError as error:
         if not str(error).startswith("no caption"):
             problems.append(Skipped(file.label, str(error)))

@@ -20,6 +20,7 @@ from magnet_train.errors import UserError
 from magnet_train.evaluation import AudioTagger, Clap, ClapScore, Fad, PairedDivergence
 from magnet_train.evaluation.measures import Floats, measure_clap_score, measure_divergence, measure_fad
 from magnet_train.evaluation.models import as_noise, through_windows
+from magnet_train.models.memory import FittingBatches, is_full_memory
 
 FAD, CLAP_SCORE, KL = "fad_clap", "clap_score", "kl_ast"
 _T = TypeVar("_T")
@@ -43,6 +44,11 @@ class EvaluationResult:
     kl: PairedDivergence | None = None
     not_computed: dict[str, str] = field(default_factory=dict)  # measure -> reason, a sentence
     notes: list[str] = field(default_factory=list)  # reservations about the numbers
+
+    def __post_init__(self) -> None:
+        self.batches = FittingBatches(
+            self.batch_size, "windows", lambda sentence: self.notes.append(f"{sentence.capitalize()}.")
+        )
 
     @property
     def sides(self) -> dict[str, Side]:
@@ -71,7 +77,9 @@ class EvaluationResult:
             return compute()
         except UserError as error:
             self.not_computed |= dict.fromkeys(names, str(error))
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_full_memory(error):
+                raise
             reason = "the memory of the device is full; give a smaller --batch_size."
             self.not_computed |= dict.fromkeys(names, reason)
         return None
@@ -189,7 +197,11 @@ def _embed(
     if noise:
         named = zip(audio, clips, strict=True)
         audio = [as_noise(blocks, clip.file.name, result.seed) for blocks, clip in named]
-    found = through_windows(audio, run, model.window_samples, result.batch_size, bar.advance)
+
+    def run_in_parts(windows: Sequence[torch.Tensor]) -> Floats:
+        return np.concatenate(list(result.batches.run(windows, run)))
+
+    found = through_windows(audio, run_in_parts, model.window_samples, result.batch_size, bar.advance)
     numbers = [each for each in found if not isinstance(each, UserError)]
     if numbers and not any(np.isfinite(each).all() for each in numbers):
         raise UserError(

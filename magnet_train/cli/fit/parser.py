@@ -24,10 +24,20 @@ Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 Minutes = restricted_number_type("Minutes", float, [(">", 0), ("<=", 1_000_000)])
 # Name, type, default and help.
 _OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
-    ("seed_everything", bool | Seed, 0, "seed of the first weights (true: random); data.seed seeds the data"),
+    (
+        "seed_everything",
+        bool | Seed,
+        0,
+        "seed of the initial weights (true: a random seed); data.seed seeds the data",
+    ),
     ("ckpt_path", str | None, None, "checkpoint that `fit` saved, to resume from or to evaluate"),
     ("run", str, "runs/default", "folder of this run: config.yaml, metrics, checkpoints, samples"),
-    ("global_batch", int | None, None, "clips per step of all devices; sets trainer.accumulate_grad_batches"),
+    (
+        "global_batch",
+        int | None,
+        None,
+        "clips in a step over all devices; sets trainer.accumulate_grad_batches",
+    ),
     (
         "resume",
         Resume,
@@ -41,7 +51,7 @@ _OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         str | None,
         None,
         "model whose weights to start from, in any format that `generate` reads; its sizes and text encoder replace "
-        "those of the configuration. To continue an interrupted run, give --resume (as well)",
+        "those of the configuration. To continue an interrupted run, add --resume auto",
     ),
 )
 _KEY = re.compile(r'Parser key "([^"]+)"')

@@ -85,17 +85,17 @@ def require_same_run(checkpoint: Path, model: pl.LightningModule, data: pl.Light
     if content is None:  # Lightning's loading of the whole file names the fault
         return
     if isinstance(model, MagnetModule):
-        model.on_load_checkpoint(content)
+        model.require_same_model(content, f"the checkpoint {checkpoint}")
     then, now = content.get("state_dict", {}), model.state_dict()
     # A sharded checkpoint keeps its weights elsewhere.
     for name in sorted(then.keys() | now.keys()) if then and model.strict_loading else ():
         shapes = [list(weights[name].shape) if name in weights else "none" for weights in (then, now)]
         if shapes[0] != shapes[1]:
             raise UserError(
-                f"the checkpoint's weights {name} have shape {shapes[0]} and this run's have {shapes[1]}; use the same "
-                "configuration, or start a new run with --init_from."
+                f"the checkpoint {checkpoint} has weights {name} of shape {shapes[0]} and this run has {shapes[1]}; use the "
+                "same configuration, or start a new run with --init_from."
             )
     position = content.get("callbacks", {}).get(DataPosition.__name__)
     if position is not None and hasattr(data, "identity"):
         data.setup("fit")
-        require_same_order(position, data.identity())
+        require_same_order(position, data.identity(), f"the checkpoint {checkpoint}")

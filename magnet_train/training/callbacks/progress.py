@@ -56,10 +56,8 @@ class ThroughputMonitor(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, and look up the peak of the devices."""
         self._since, self._from_step = time.monotonic(), trainer.global_step
-        peak, device = (
-            None if self.peak_tflops is None else self.peak_tflops * 1e12,
-            trainer.strategy.root_device,
-        )
+        peak = None if self.peak_tflops is None else self.peak_tflops * 1e12
+        device = trainer.strategy.root_device
         if peak is None and device.type == "cuda":
             peak = get_available_flops(device, _dtype(str(trainer.precision)))
         self._peak, self._flops = None if peak is None else peak * trainer.world_size, []
@@ -89,7 +87,7 @@ class ThroughputMonitor(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         if self._peak is not None and isinstance(pl_module, MagnetModule) and pl_module.trained_batch:
-            passes = training_passes(pl_module.trained_batch, pl_module.lm.n_q)
+            passes = training_passes(pl_module.trained_batch, pl_module.lm.n_q, pl_module.lm.streams)
             config = pl_module.lm.config
             self._flops.append(sum(training_flops(config, work, self._trained) for work in passes))
         steps = trainer.global_step - self._from_step
@@ -122,17 +120,17 @@ class ThroughputMonitor(Callback):
                 pl_module.log("data/epochs", slots / train_clips)
 
 
-def training_passes(batch: TrainedBatch, n_q: int) -> Iterator[Pass]:
-    """Describe the forward passes of a training batch: clips of the first codebook, and of the others."""
-    scored = batch.scored.sum(dim=-1).tolist()
-    for stages, clips in group_by_context(batch.stages, n_q, run_all_stages=False):
+def training_passes(batch: TrainedBatch, n_q: int, streams: int = 1) -> Iterator[Pass]:
+    """Describe the forward passes of a training batch: clips of the first codebooks, and of the others."""
+    scored_frames = batch.is_scored.sum(dim=-1).tolist()
+    for stages, clips in group_by_context(batch.stages, n_q, False, streams):
         yield Pass(
             stage=stages[0],
             clips=len(clips),
             with_text=len(set(clips) & set(batch.with_text)),
-            frames=batch.scored.shape[-1],
+            frames=batch.is_scored.shape[-1],
             text_positions=batch.text_positions,
-            answered=sum(scored[clip] for clip in clips),
+            answered=sum(scored_frames[clip] for clip in clips),
         )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ class SampleAudio(Callback):
     """Write `samples/step_N/*.wav` and `*.png` into the run's folder after each validation, and log them.
 
     W&B gets a table at each validation (prompt, audio, spectrogram and the sampler's settings) and the audio alone,
-    TensorBoard the audio, other loggers nothing.
+    TensorBoard the audio, other loggers nothing. The share of the time since training began that samples have taken, 0..1,
+    is logged as `speed/samples_share`, and printed at the end.
 
     Args:
         codec: Codec that decodes the tokens: a hub id, packaged name or folder; None takes the codec of the data.
@@ -38,6 +41,8 @@ class SampleAudio(Callback):
     def __init__(self, codec: str | None = None) -> None:
         self.codec_name = codec
         self._codec: Codec | None = None
+        self._began: float | None = None  # of training
+        self._seconds = 0.0  # of samples since then
         self._draws = find_spec("matplotlib") is not None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -51,15 +56,34 @@ class SampleAudio(Callback):
                 'samples get no spectrograms without matplotlib; run pip install "magnet-train[plots]".'
             )
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._began, self._seconds = time.monotonic(), 0.0
+
     @rank_zero_only
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decode and write the sampled tokens, if there are any."""
         assert isinstance(pl_module, MagnetModule)
         if pl_module.sampled_tokens is None or trainer.sanity_checking:
             return
-        codec = self._codec = self._codec or load_codec(self.codec_name or pl_module.codec.id)
-        clips = codec.decode(pl_module.sampled_tokens.cpu())  # [prompts, channels, samples]
+        began = time.monotonic()
+        self._write(trainer, pl_module, pl_module.sampled_tokens.cpu())
         pl_module.sampled_tokens = None
+        self._seconds += pl_module.sampling_seconds + time.monotonic() - began
+        if self._began is not None:
+            share = self._seconds / (time.monotonic() - self._began)
+            for logger in trainer.loggers:
+                logger.log_metrics({"speed/samples_share": share}, trainer.global_step)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._seconds and self._began is not None:
+            share = self._seconds / (time.monotonic() - self._began)
+            rank_zero_info(
+                f"samples in validation took {self._seconds:.1f} s, {100 * share:.0f} % of the time of training"
+            )
+
+    def _write(self, trainer: pl.Trainer, pl_module: MagnetModule, tokens: Tensor) -> None:
+        codec = self._codec = self._codec or _load_codec(pl_module, self.codec_name)
+        clips = codec.decode(tokens)  # [prompts, channels, samples]
         folder = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}"
         folder.mkdir(parents=True, exist_ok=True)
         for index, clip in enumerate(clips):
@@ -73,6 +97,11 @@ class SampleAudio(Callback):
                 for index, (clip, prompt) in enumerate(zip(clips, pl_module.sample_prompts, strict=True)):
                     tag, mono = f"samples/{index} {prompt}", clip.mean(0, keepdim=True)
                     logger.experiment.add_audio(tag, mono, trainer.global_step, codec.sample_rate)
+
+
+def _load_codec(module: MagnetModule, name: str | None) -> Codec:
+    """Load the codec of the tokens, from the place `name` unless None."""
+    return load_codec(module.codec if name is None else replace(module.codec, id=name))
 
 
 def _log_table(logger: WandbLogger, step: int, folder: Path, module: MagnetModule) -> None:
@@ -118,7 +147,7 @@ class WritePredictions(BasePredictionWriter):
         self._list(trainer).parent.mkdir(parents=True, exist_ok=True)
         self._list(trainer).unlink(missing_ok=True)  # from an earlier call
         if self.audio:
-            self._codec = load_codec(self.codec_name or pl_module.codec.id)
+            self._codec = _load_codec(pl_module, self.codec_name)
 
     def write_on_batch_end(
         self,

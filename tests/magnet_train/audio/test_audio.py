@@ -128,6 +128,18 @@ def test_a_stream_is_the_whole_file_in_blocks(tmp_path: Path, suffix: str) -> No
     torch.testing.assert_close(torch.cat(blocks, dim=-1), whole, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("start", [0.0, 3.0, 9.9])
+def test_an_mp3_has_no_noise_where_a_block_or_a_part_begins(tmp_path: Path, rate: int, start: float) -> None:
+    """The frames of a quiet or pure sound depend on those before them, which a seek forgets."""
+    path = tmp_path / "tone.mp3"
+    soundfile.write(path, 0.3 * np.sin(np.arange(25 * rate) / 20), rate)
+    whole, _ = soundfile.read(path, dtype="float32")
+    part = torch.cat(list(AudioStream(path, rate, 1, start=start)), dim=-1)
+    expected = torch.from_numpy(whole[round(start * rate) :])[None]
+    torch.testing.assert_close(part, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
 def test_a_part_of_a_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"noise.{suffix}"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from safetensors.torch import load_file, save_file
 
 from magnet_train.cli.main import main
@@ -134,6 +135,24 @@ def assert_close(found: Any, expected: Any) -> None:
             assert_close(found[name], value)
     else:
         assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_windows_that_memory_does_not_hold_go_in_smaller_batches(folders, evaluate, monkeypatch):
+    _, whole = evaluate(folders)
+    embed = Clap.embed_audio
+
+    def embed_in_little_memory(clap, windows):
+        if len(windows) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return embed(clap, windows)
+
+    monkeypatch.setattr(Clap, "embed_audio", embed_in_little_memory)
+    code, found = evaluate(folders, "--batch_size", "6")
+    assert code == 0
+    assert found["notes"].count("Memory does not suffice for 6 windows at once; going on with 3.") == 1
+    distance = found["measures"]["fad_clap"]["distance"]
+    assert distance == pytest.approx(whole["measures"]["fad_clap"]["distance"], abs=1e-5)
+    assert found["measures"].keys() == whole["measures"].keys()
 
 
 def test_the_same_folder_twice_is_at_zero(folders, evaluate, capsys):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import soundfile
 import torch
 
 from magnet_train.audio import AudioStream
+from magnet_train.cli.clip_folder import ClipFolder
 from magnet_train.cli.folder_lock import folder_lock
 from magnet_train.cli.main import main
 from magnet_train.pipeline.magnet import Magnet
@@ -39,7 +41,7 @@ def write_tone(path: Path, seconds: float) -> Path:
     return path
 
 
-def cuda_is_full() -> None:
+def cuda_is_full() -> Any:
     raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
@@ -330,6 +332,60 @@ def test_memory_that_is_not_enough_is_one_sentence(
     assert generate(checkpoint, tmp_path / "clips", "--text", "a flute") == 1
     assert "--batch_size" in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where clips are made in batches; those of a smaller batch are the same."""
+    make, sizes = Magnet.generate, []
+    most = 100
+
+    def make_in_little_memory(magnet: Magnet, texts: list[str | None], **names: Any) -> torch.Tensor:
+        sizes.append(len(texts))
+        return make(magnet, texts, **names) if len(texts) <= most else cuda_is_full()
+
+    monkeypatch.setattr(Magnet, "device", torch.device("cuda"))
+    monkeypatch.setattr(Magnet, "generate", make_in_little_memory)
+    contents = []
+    for most in (100, 2):
+        out = tmp_path / str(most)
+        assert generate(checkpoint, out, "--unconditional", "7", "--batch_size", "5") == 0
+        contents.append({file.name: file.read_bytes() for file in out.iterdir()})
+    assert contents[0] == contents[1]
+    assert sizes == [5, 2, 5, 3, 2, 2, 2, 1]
+    warning = "magnet-train: warning: memory does not suffice for 5 clips at once; going on with 2."
+    assert [line for line in capsys.readouterr().err.splitlines() if "memory" in line] == [warning]
+    most = 0
+    assert generate(checkpoint, tmp_path / "none", "--unconditional", "2") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("magnet-train: error: the memory of cuda is not enough")
+    assert not (tmp_path / "none").exists()
+
+
+def test_clips_are_written_while_the_next_ones_are_made(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not more than one batch behind: with the third batch, the first is on the disk."""
+    make, add, begun, done = Magnet.generate, ClipFolder.add, threading.Event(), []
+
+    def begin(magnet: Magnet, texts: list[str | None], *, first_index: int, **names: Any) -> torch.Tensor:
+        if first_index == 1:
+            begun.set()
+        elif first_index >= 2:
+            done.append((out / "results.jsonl").read_text().count("\n") >= first_index - 1)
+        return make(magnet, texts, first_index=first_index, **names)
+
+    def wait_and_add(folder: ClipFolder, *arguments: Any) -> None:
+        assert begun.wait(60), "the next clip is not made before this one is written"
+        add(folder, *arguments)
+
+    out = tmp_path / "clips"
+    monkeypatch.setattr(Magnet, "generate", begin)
+    monkeypatch.setattr(ClipFolder, "add", wait_and_add)
+    assert generate(checkpoint, out, "--unconditional", "4") == 0
+    assert done == [True, True]
+    assert [result["index"] for result in results_of(out)] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("existed", [False, True])

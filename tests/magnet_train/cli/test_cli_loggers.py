@@ -22,6 +22,7 @@ CURVES = {
     "speed/tokens_per_second",
     "speed/audio_hours_per_hour",
     "speed/mfu",
+    "speed/samples_share",
     "data/slots",
     "data/epochs",
     *(f"val/{kind}_codebook_{k}" for kind in ("loss", "perplexity", "accuracy") for k in range(4)),
@@ -127,6 +128,17 @@ def test_an_offline_run_of_wandb_read_back(trainings, tmp_path, overlay, load, m
 
 def files_of(artifact: wandb_internal_pb2.ArtifactRecord) -> dict[str, Path]:
     return {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
+
+
+def test_the_share_of_time_that_samples_take_is_logged_and_printed(
+    trainings, tmp_path, overlay, column, caplog
+):
+    with caplog.at_level("INFO"):
+        assert trainings.fit(tmp_path, "-c", str(overlay), *PROMPTS) == 0
+    shares = column(tmp_path, "speed/samples_share")
+    assert list(shares) == [3, 6]
+    assert all(0 < share < 1 for share in shares.values())
+    assert re.search(r"samples in validation took \d+\.\d s, \d+ % of the time of training", caplog.text)
 
 
 def test_tensorboard_and_csv_hold_the_same_curves(trainings, tmp_path, overlay, column):

@@ -298,36 +298,18 @@ def test_a_finished_folder_is_left_as_it_is(mixed: Path, tmp_path: Path, capsys:
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
 
 
-@pytest.mark.parametrize("change", ["template", "shard", "caption", "CAPTION", "audio", "more"])
-def test_changes_between_runs_are_refused(mixed: Path, tmp_path: Path, capsys: Any, change: str) -> None:
+@pytest.mark.parametrize("change", ["template", "shard"])
+def test_other_settings_are_refused(mixed: Path, tmp_path: Path, capsys: Any, change: str) -> None:
     out = tmp_path / "shards"
     words: list[object] = ["--audio", mixed, "--out", out]
-    caption = next(path for path in mixed.glob("mono.*") if path.suffix in (".txt", ".json"))
-    if change == "CAPTION":  # read in any case, so watched in any case
-        caption = caption.rename(caption.with_suffix(caption.suffix.upper()))
     assert tokenize(*words) == 0
-    if change == "caption":
-        write_caption(mixed / "mono.wav", "another caption")
-    elif change == "CAPTION":
-        caption.write_text(caption.read_text() + " ")
-    elif change == "audio":
-        write_tone(mixed / "mono.wav", 3.0)
-    elif change == "more":
-        write_tone(mixed / "one more.wav")
-    changed = {"template": ["--caption-template", "{bpm}"], "shard": ["--files-per-shard", 3]}.get(change, [])
+    changed = {"template": ["--caption-template", "{bpm}"], "shard": ["--files-per-shard", 3]}[change]
+    write_tone(mixed / "one more.wav")
     assert tokenize(*words, *changed) == 1
     error = capsys.readouterr().err
     assert "was begun with" in error
     assert "--overwrite" in error
-    named = {
-        "caption": "changed mono.wav (its caption)",
-        "CAPTION": "changed mono.wav (its caption)",
-        "template": "--caption_template",
-        "shard": "--files_per_shard 3",
-        "audio": "changed mono.wav (the audio)",
-        "more": "added one more.wav",
-    }
-    assert named.get(change, "") in error
+    assert {"template": "--caption_template", "shard": "--files_per_shard 3"}[change] in error
     assert tokenize(*words, *changed, "--overwrite") == 0
     assert verify_shards(out) == []
 
@@ -396,12 +378,12 @@ def test_the_bar_counts_audio(mixed: Path) -> None:
 
 
 def test_the_remedy_for_sound_that_is_not_read(mixed: Path, tmp_path: Path, capsys: Any) -> None:
-    for name in ("a.m4a", "b.M4A", "c.wma"):
+    for name in ("a.wma", "b.WMA", "c.ac3"):
         (mixed / name).write_bytes(b"x")
     assert tokenize("--audio", mixed, "--out", tmp_path / "shards") == 0
     printed = capsys.readouterr().out
-    assert '2 m4a files not read; to convert all in a folder: for f in *.m4a; do ffmpeg -i "$f"' in printed
-    assert "1 wma file not read" in printed
+    assert '2 wma files not read; to convert all in a folder: for f in *.wma; do ffmpeg -i "$f"' in printed
+    assert "1 ac3 file not read" in printed
 
 
 def test_names_that_are_not_text(tmp_path: Path) -> None:

@@ -95,6 +95,14 @@ def test_no_configuration(options, words, capsys):
     assert "-c configs/base.yaml" in line
 
 
+def test_the_model_s_help_lists_text_encoders_and_no_other_modules(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help"])
+    told = capsys.readouterr().out
+    assert "magnet_train.text.WordText" in told
+    assert "torch.nn." not in told
+
+
 @pytest.mark.parametrize("option", ["--optimizer", "--lr_scheduler", "--weights_only"])
 def test_removed_options_of_lightning(option, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:

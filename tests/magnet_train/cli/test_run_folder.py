@@ -29,7 +29,9 @@ def trained(trainings, tmp_path):
 def test_a_refused_resume_leaves_the_record_of_the_run(trainings, trained, capsys, change):
     before = contents(trained)
     assert trainings.fit(trained, "--resume", "auto", "--trainer.max_steps", "8", *change) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("magnet-train: error: the checkpoint")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"magnet-train: error: the checkpoint {trained}{os.sep}")
+    assert ".ckpt" in error
     assert contents(trained) == before
 
 

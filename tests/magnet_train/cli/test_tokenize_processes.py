@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
+from datamodules.shards.verify import verify_shards
 
 ROOT = Path(__file__).parents[3]
 CLIPS = 48
@@ -122,6 +125,48 @@ def test_two_killed_ranks_go_on(audio: Path, undisturbed: dict[str, bytes], tmp_
             process.communicate()
     wait(tokenize(audio, out))
     assert contents(out) == undisturbed
+
+
+@pytest.fixture(scope="module")
+def changed(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same folder with seven clips more, two less, one with other audio and two with other captions."""
+    folder = tmp_path_factory.mktemp("changed") / "audio"
+    shutil.copytree(audio, folder)  # keeps the times
+    random = np.random.default_rng(1)
+    for name in ("a", "clip03a", "clip20a", "clip21a", "clip22a", "y", "zzz"):
+        soundfile.write(folder / f"{name}.wav", 0.1 * random.standard_normal(40_000), 16_000)
+        (folder / f"{name}.txt").write_text(f"new noise {name}")
+    (folder / "clip00.wav").unlink()  # so that zz.wav is no duplicate any more
+    (folder / "clip31.mp3").unlink()
+    soundfile.write(folder / "clip08.wav", 0.1 * random.standard_normal(40_000), 16_000)
+    for name in ("clip13", "clip40"):
+        (folder / f"{name}.txt").write_text(f"another caption of {name}")
+    return folder
+
+
+def test_grown_by_two_killed_ranks_and_one_more(
+    audio: Path, undisturbed: dict[str, bytes], changed: Path, tmp_path: Path
+) -> None:
+    """Killed while they encode, they leave the folder as it was."""
+    wait(tokenize(audio, tmp_path / "once"))
+    shutil.copytree(tmp_path / "once", tmp_path / "killed")
+    printed = wait(tokenize(changed, tmp_path / "once"))
+    assert "once: 9 new, 3 removed, 2 captions changed, 42 kept" in printed
+    assert verify_shards(tmp_path / "once") == []
+    whole = contents(tmp_path / "once")
+    kept = [name for name in undisturbed if name.endswith(".tar") and name in whole]
+    assert len(kept) >= 4
+    assert all(whole[name] == undisturbed[name] for name in kept)
+    out = tmp_path / "killed"
+    for files in (1, 2):
+        processes = [tokenize(changed, out, **rank) for rank in ranks_of(2)]
+        stop_after(processes, out, files, signal.SIGKILL)
+        for process in processes:
+            process.communicate()
+        assert {name: data for name, data in contents(out).items() if "/" not in name} == undisturbed
+        assert verify_shards(out) == []
+    wait(tokenize(changed, out, "--workers", "3"))
+    assert contents(out) == whole
 
 
 def test_under_torchrun(audio: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import random_codecs
 import torch
 from torch import Tensor
 from transformers import EncodecConfig, EncodecModel
+from transformers.models.mimi import modeling_mimi
 
 from magnet_train.codecs import load_codec
 from magnet_train.codecs.chunked import encode_blocks
+from magnet_train.codecs.dac import DacCodec
 from magnet_train.codecs.encodec import EncodecCodec
+from magnet_train.codecs.mimi import MimiCodec
 
 
 def sweep(seconds: float, rate: int) -> Tensor:
@@ -67,3 +71,45 @@ def recurrent_codec() -> EncodecCodec:
             layer.codebook.embed.copy_(rest[torch.randperm(len(rest))[:64]])
             rest = rest - layer.decode(layer.encode(rest.T[None]))[0].T
     return EncodecCodec(model, "random", "")
+
+
+# With this context, in frames, there is no seam. X-Codec is missing: each token depends on all of its chunk.
+WINDOWED = hasattr(modeling_mimi, "create_sliding_window_causal_mask")
+
+
+@pytest.mark.parametrize(
+    ("kind", "context", "seconds"),
+    [
+        ("dac", 7, 6.0),
+        pytest.param(
+            *("mimi", 125, 60.0),
+            marks=pytest.mark.skipif(
+                not WINDOWED, reason="this transformers' Mimi attends to all that came before"
+            ),
+        ),
+    ],
+)
+def test_context_of_the_receptive_field_leaves_no_seam(kind: str, context: int, seconds: float) -> None:
+    codec = {"dac": DacCodec, "mimi": MimiCodec}[kind](random_codecs.KINDS[kind](), "random", "")
+    codec.model.double()
+    audio = random_codecs.music(seconds, codec.sample_rate, seed=1).double()
+    whole = codec.encode(audio[None])[0]
+
+    def seams(frames: int) -> int:
+        chunked = encode_blocks(codec, [audio], seconds / 4, frames / codec.frame_rate)
+        assert chunked.shape == whole.shape
+        return int((chunked != whole).sum())
+
+    assert round(codec.context_seconds * codec.frame_rate) >= context
+    assert seams(context) == 0
+    assert seams(context // 4) > 0
+
+
+def test_a_frame_rate_that_is_no_whole_number_does_not_drift() -> None:
+    codec = DacCodec(random_codecs.dac(), "random", "")
+    audio = random_codecs.music(12.3, codec.sample_rate)
+    tokens = encode_blocks(codec, audio.split(10_007, dim=-1), chunk_seconds=1.0, context_seconds=0.2)
+    assert tokens.shape == (9, -(-audio.shape[-1] // 512))
+    assert (
+        float((tokens == codec.encode(audio[None])[0]).float().mean()) > 0.999
+    )  # float32 may round another way

@@ -147,7 +147,8 @@ def test_a_folder_of_another_kind_of_model(tmp_path: Path) -> None:
     ):
         (tmp_path / "config.json").write_text(json.dumps(content))
         with pytest.raises(
-            UserError, match=f"is not a transformers model of type encodec: its config.json has {kind};"
+            UserError,
+            match=f"is not a transformers model of type dac, encodec, mimi, xcodec: its config.json has {kind};",
         ):
             load_codec(str(tmp_path))
 

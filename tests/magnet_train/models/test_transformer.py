@@ -42,19 +42,40 @@ def test_any_length(frames):
     assert tiny()(tokens_of(2, frames), 1).shape == (2, frames, 16)
 
 
-def test_restricted_context_reaches_layers_times_context():
-    lm = tiny(subcodes_context=3)
+@pytest.mark.parametrize("streams", [1, 2])
+def test_restricted_context_reaches_layers_times_context(streams):
+    lm = tiny(subcodes_context=3, streams=streams)
     tokens = tokens_of(1, 60)
     changed = tokens.clone()
     changed[..., 30] = (changed[..., 30] + 1) % 16
     for stage in range(4):
         difference = (lm(tokens, stage) - lm(changed, stage)).abs().amax(dim=-1)[0]
         far = torch.cat([difference[: 30 - 6], difference[30 + 6 + 1 :]])
-        if stage == 0:
+        if stage < streams:
             assert far.max() > 0
         else:
             assert far.max() == 0
             assert difference[24:37].min() > 0
+
+
+@pytest.mark.parametrize(
+    ("frame_rate", "lengths"),
+    [(50, (3, 5)), (44_100 / 512, (5, 9)), (12.5, (1, 1)), (25, (2, 2)), (75, (4, 8))],
+)
+def test_lengths_that_are_not_given_are_60_and_100_ms(frame_rate, lengths):
+    lm, given = tiny(), tiny(span_len=3, subcodes_context=-1)
+    assert (lm.span_len, lm.subcodes_context) == (3, 5)
+    for model, expected in ((lm, lengths), (given, (3, -1))):
+        model.set_codec(frame_rate, streams=2)
+        assert (model.span_len, model.subcodes_context, model.streams) == (*expected, 2)
+        assert MagnetTransformer(**model.config).config == model.config
+    assert "streams" not in tiny().config  # as in files from before
+
+
+@pytest.mark.parametrize("changes", [{"streams": 3}, {"streams": 0}, {"streams": 2, "n_q": 3}])
+def test_streams_that_do_not_fit(changes):
+    with pytest.raises(UserError, match="streams"):
+        tiny(**changes)
 
 
 def test_clips_do_not_depend_on_the_batch():

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["frozen", "trainable", "words", "labels", "none"])
+@pytest.fixture(params=["frozen", "trainable", "words", "labels", "none", "own words", "own t5"])
 def encoder(request: pytest.FixtureRequest, folder: Path) -> TextEncoder:
     return {
         "frozen": lambda: T5Text(str(folder)),
@@ -50,6 +50,8 @@ def encoder(request: pytest.FixtureRequest, folder: Path) -> TextEncoder:
         "words": lambda: WordText(str(folder), dim=DIM),
         "labels": lambda: ClassLabels(["a low bell", "flute"], dim=DIM),
         "none": lambda: NoText(dim=DIM),
+        "own words": lambda: WordText("captions", dim=DIM, words=WORDS[3:]),
+        "own t5": lambda: T5Text("captions", trainable=True, pretrained=False, words=WORDS[3:]),
     }[request.param]().eval()
 
 

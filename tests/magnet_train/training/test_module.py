@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import lightning.pytorch as pl
@@ -16,7 +17,7 @@ from magnet_train.models import MagnetTransformer
 from magnet_train.text import ClassLabels, NoText
 from magnet_train.tokens import CodecInfo
 from magnet_train.training.module import MagnetModule
-from magnet_train.training.objective import masked_cross_entropy_sum, predict_masked
+from magnet_train.training.objective import group_by_context, masked_cross_entropy_sum, predict_masked
 
 CODEC = CodecInfo("tiny", "0" * 64, 8000, 1, 50.0, n_q=2, card=16)
 FRAMES = 32
@@ -110,6 +111,38 @@ def test_dropped_captions_are_the_null_condition():
     assert dropped != pytest.approx(sums_of(module, batch, [0] * 4)[0])
 
 
+def test_first_codebooks_of_both_sides_are_run_together():
+    passes = [
+        (list(stages), clips) for stages, clips in group_by_context([0, 3, 1, 2, 1], 4, False, streams=2)
+    ]
+    assert passes == [([0, 1], [0, 2, 4]), ([2, 3], [1, 3])]
+
+
+def test_what_a_stereo_codec_sets():
+    codec = replace(CODEC, frame_rate=86.1328125, n_q=4, channels=2, streams=2)
+    module = build(codec=codec, decoding=DecodingConfig(), lm=partial(MagnetTransformer, dim=32, num_heads=4))
+    assert (module.lm.streams, module.lm.span_len, module.lm.subcodes_context) == (2, 5, 9)
+    assert module.decoding.decoding_steps == (20, 20, 10, 10)
+    checkpoint: dict = {}
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint["magnet_train"]["lm"]["streams"] == 2
+    assert checkpoint["magnet_train"]["codec"]["streams"] == 2
+    module.on_load_checkpoint(checkpoint)
+
+
+def test_lengths_that_are_not_given_are_those_of_the_checkpoint():
+    lm = partial(MagnetTransformer, dim=32, num_heads=4, num_layers=1)
+    codec = replace(CODEC, frame_rate=86.1328125)
+    checkpoint: dict = {}
+    build(codec=codec, lm=partial(lm, span_len=3, subcodes_context=5)).on_save_checkpoint(checkpoint)
+    resumed = build(codec=codec, lm=lm)
+    assert resumed.lm.span_len == 5
+    resumed.on_load_checkpoint(checkpoint)
+    assert (resumed.lm.span_len, resumed.lm.subcodes_context) == (3, 5)
+    with pytest.raises(UserError, match=r"span_len 3 and this run has model\.lm\.span_len 4"):
+        build(codec=codec, lm=partial(lm, span_len=4)).on_load_checkpoint(checkpoint)
+
+
 def test_samples_repeat_with_their_seed():
     module = build().eval()
     first = module.sample(["a", None], seed=3)
@@ -123,7 +156,7 @@ def test_samples_repeat_with_their_seed():
         ({"segment_duration": 0.02}, "shorter than one span"),
         ({"stage_weights": [1.0]}, "stage_weights"),
         ({"cfg_dropout": 1.5}, "cfg_dropout"),
-        ({"decoding": DecodingConfig()}, "decoding_steps"),
+        ({"decoding": DecodingConfig(decoding_steps=(20, 10, 10, 10))}, "decoding_steps"),
     ],
 )
 def test_settings_that_do_not_fit(changes, words):

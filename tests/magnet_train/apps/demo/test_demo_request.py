@@ -25,9 +25,9 @@ def test_defaults_are_the_models_settings(magnet: Magnet, form: dict[str, Any], 
 
 
 def test_empty_fields_keep_the_models_settings(magnet: Magnet, request_of: Read) -> None:
-    empty = dict.fromkeys(("text", "seed", "temperature", "top_p", "guidance", "last_guidance"))
-    read = request_of(**empty)
-    assert (read.text, read.decoding) == (None, magnet.decoding)
+    numbers = ("seed", "temperature", "top_p", "guidance", "last_guidance", "loudness", "bars", "bpm")
+    read = request_of(**dict.fromkeys(("text", "negative", *numbers)))
+    assert (read.text, read.negative, read.loudness, read.decoding) == (None, None, None, magnet.decoding)
 
 
 def test_a_random_seed_is_drawn(request_of: Read) -> None:
@@ -67,6 +67,17 @@ RECORDING = {"recording": "song.wav", "start": 0.1, "end": 0.2, "kept_seconds": 
         ({"top_p": 1.5}, "top_p 1.5 should be a number from 0 to 1"),
         ({"guidance": 1e30}, "guidance at the start 1e+30 should be a number from -100 to 100"),
         ({"last_guidance": -1e300}, "guidance at the end -1e+300 should be"),
+        ({"negative": "x" * 1001}, "at most 1000 characters"),
+        ({"loudness": 3}, "loudness 3 should be a number from -60 to 0"),
+        ({"format": "exe"}, "the format should be one of wav, flac, mp3, ogg"),
+        ({"format": ["wav"]}, "the format should be one of"),
+        ({"task": "Loop", "bars": 1.5}, "number of bars 1.5 should be a whole number from 1"),
+        ({"task": "Loop", "bars": 1, "bpm": None}, "tempo None should be a number from 20 to 999"),
+        (
+            {"task": "Loop", "bars": 1, "bpm": 120},
+            "1 bars at 120 bpm last 2.0 s; the page makes clips of up to 0.48",
+        ),
+        ({"task": "Change a part", **RECORDING, "format": "mp3"}, "keeps its samples only in wav or flac"),
         ({"task": "Change a part"}, "there is no recording yet"),
         ({"task": "Change a part", **RECORDING, "recording": 7}, "there is no recording yet"),
         (

@@ -1,6 +1,7 @@
 """Reconstruction loss of the small EnCodec: waveform for tones, spectrum and loudness for noise.
 
 Shapes: audio and output float [B, samples]; tonality float [B], .05 for white noise to 1 for a tone.
+`scale` multiplies all windows: 1 at 8 kHz, 2 at 16 kHz.
 """
 
 from __future__ import annotations
@@ -8,29 +9,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-WINDOWS = (128, 256, 512, 1024)  # samples of the spectra
+WINDOWS = (128, 256, 512, 1024)  # samples of the spectra, times `scale`
 FLOOR = 0.003  # amplitude below which differences hardly count
 BANDS = 16  # frequency bands of the power of noise
-ENVELOPE = 160  # samples (20 ms) of the loudness curve
+ENVELOPE = 160  # samples (20 ms) of the loudness curve, times `scale`
 
 
-def flatness(audio: Tensor) -> Tensor:
+def flatness(audio: Tensor, scale: int = 1) -> Tensor:
     """Return the spectral flatness of each clip, [B]: near 0 for a tone, above .5 for noise."""
-    power = _spectrum(audio, 256).square().mean(dim=-1) + 1e-10
+    power = _spectrum(audio, 256 * scale).square().mean(dim=-1) + 1e-10
     return power.log().mean(dim=1).exp() / power.mean(dim=1)
 
 
-def tonality(audio: Tensor) -> Tensor:
+def tonality(audio: Tensor, scale: int = 1) -> Tensor:
     """Return the weight of the waveform in the loss of each target, [B]."""
-    return (1.2 - 4 * flatness(audio)).clamp(0.05, 1)
+    return (1.2 - 4 * flatness(audio, scale)).clamp(0.05, 1)
 
 
-def is_noise(audio: Tensor) -> Tensor:
+def is_noise(audio: Tensor, scale: int = 1) -> Tensor:
     """Return which clips are more noise than tone, bool [B]."""
-    return tonality(audio) < 0.5
+    return tonality(audio, scale) < 0.5
 
 
-def codec_loss(output: Tensor, audio: Tensor) -> Tensor:
+def codec_loss(output: Tensor, audio: Tensor, scale: int = 1) -> Tensor:
     """Return the reconstruction loss, a scalar.
 
     The waveform of noise does not fit into 32 bits per frame, and the best guess at it is silence. So for noise the
@@ -39,13 +40,14 @@ def codec_loss(output: Tensor, audio: Tensor) -> Tensor:
     Args:
         output: Output of the decoder, [B, samples].
         audio: Input of the encoder, [B, samples].
+        scale: Of the windows.
     """
-    tonal = tonality(audio)
+    tonal = tonality(audio, scale)
     noisy = 2.5 - 2 * tonal
     loss = 0.7 * tonal * (_wave(output, audio) + _wave(_emphasised(output), _emphasised(audio)))
-    loss = loss + noisy * _envelope(output, audio)
+    loss = loss + noisy * _envelope(output, audio, ENVELOPE * scale)
     for window in WINDOWS:
-        ours, theirs = _spectrum(output, window), _spectrum(audio, window)
+        ours, theirs = _spectrum(output, window * scale), _spectrum(audio, window * scale)
         logs = (_log(ours) - _log(theirs)).abs().mean(dim=(1, 2))
         error = (ours - theirs).square().sum(dim=(1, 2)) / (theirs.square().sum(dim=(1, 2)) + 1.0)
         # 1e-8: the root has no gradient at 0.
@@ -81,10 +83,10 @@ def _bands(magnitudes: Tensor) -> Tensor:
     return 0.5 * torch.log(power.reshape(len(power), BANDS, -1).mean(dim=-1) + FLOOR**2)
 
 
-def _envelope(output: Tensor, audio: Tensor) -> Tensor:
+def _envelope(output: Tensor, audio: Tensor, window: int) -> Tensor:
     """Return the absolute difference of the log loudness over time, [B]."""
 
     def loudness(wave: Tensor) -> Tensor:
-        return 0.5 * torch.log(wave.unfold(1, ENVELOPE, ENVELOPE).square().mean(dim=-1) + FLOOR**2)
+        return 0.5 * torch.log(wave.unfold(1, window, window).square().mean(dim=-1) + FLOOR**2)
 
     return (loudness(output) - loudness(audio)).abs().mean(dim=1)

@@ -11,6 +11,7 @@ Source: Princen, Johnson & Bradley 1987 (the MDCT); layer order as in EnCodec, a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 
 # ELU(v) - ELU(-v) is 2v for small v: a value passes an activation as a pair (+v, -v) scaled by this factor.
 SMALL = 0.15
-WHITENING = 0.6  # exponent of the loudness that a bin is divided by: 0 changes nothing, 1 equalises all bins
 ELEMENT = 0.05  # root mean square of the elements of a weight direction, see `_lengthen`
 
 
@@ -32,7 +32,7 @@ def mdct_basis(hop: int) -> Tensor:
     ).float()
 
 
-def fit_projection(audio: Tensor, hop: int, dims: int) -> tuple[Tensor, Tensor]:
+def fit_projection(audio: Tensor, hop: int, dims: int, whitening: float) -> tuple[Tensor, Tensor]:
     """Fit a PCA of the MDCT with `dims` components.
 
     Each bin is first divided by a power of its loudness, a compromise: if all bins counted alike, noise would take
@@ -42,6 +42,7 @@ def fit_projection(audio: Tensor, hop: int, dims: int) -> tuple[Tensor, Tensor]:
         audio: Float [clips, samples], samples a multiple of `hop`.
         hop: Samples in a frame.
         dims: Components to keep.
+        whitening: Exponent of the loudness that a bin is divided by: 0 changes nothing, 1 equalises all bins.
 
     Returns:
         Analysis and synthesis, both [dims, 2 * hop]: latents = analysis @ samples, and
@@ -50,7 +51,7 @@ def fit_projection(audio: Tensor, hop: int, dims: int) -> tuple[Tensor, Tensor]:
     basis = mdct_basis(hop)
     frames = audio.unfold(-1, 2 * hop, hop).reshape(-1, 2 * hop)
     coefficients = frames @ basis.T
-    weight = (coefficients.square().mean(dim=0).sqrt() + 1e-4) ** -WHITENING
+    weight = (coefficients.square().mean(dim=0).sqrt() + 1e-4) ** -whitening
     weighted = coefficients * weight
     _, directions = torch.linalg.eigh(weighted.T @ weighted)
     directions = directions[:, -dims:].flip(1)  # [hop, dims], strongest first
@@ -71,7 +72,8 @@ def initialize_from_mdct(model: Any, analysis: Tensor, synthesis: Tensor) -> Non
     """
     # Samples per phase vector, and phase vectors per frame.
     outer, inner = reversed(model.config.upsampling_ratios)
-    dims, margin = len(analysis), outer // 2  # padding shifts a frame's first sample by `margin` taps
+    # Padding shifts a frame's first sample by `margin` taps.
+    dims, margin = len(analysis), outer - outer // 2
     phases = torch.eye(outer)[:, :, None]  # [phase, phase, 1]
 
     first, down, frame, last = (layer.conv for layer in model.encoder.layers if hasattr(layer, "conv"))
@@ -95,16 +97,18 @@ def initialize_from_mdct(model: Any, analysis: Tensor, synthesis: Tensor) -> Non
 
 
 @torch.no_grad()
-def fit_codebooks(quantizer: Any, vectors: Tensor, iterations: int) -> None:
+def fit_codebooks(quantizer: Any, vectors: Tensor, iterations: int, report: Callable[[float], None]) -> None:
     """Set every codebook to the k-means centres of the residual of the codebooks before it.
 
     Args:
         quantizer: Residual quantizer of a transformers EncodecModel, which has no training of its own.
         vectors: Float [N, dims], N at least the codebook size.
         iterations: k-means iterations for each codebook.
+        report: Called with the share that is done, 0..1.
     """
     residual = vectors
-    for layer in quantizer.layers:
+    for index, layer in enumerate(quantizer.layers):
+        report(index / len(quantizer.layers))
         book = layer.codebook
         centres = fit_centres(residual, book.embed.shape[0], iterations)
         book.embed.copy_(centres)
@@ -127,8 +131,10 @@ def fit_centres(vectors: Tensor, count: int, iterations: int) -> Tensor:
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Return the index of the closest code of each vector, int64 [N]."""
-    distance = codebook.square().sum(dim=1) - 2 * vectors @ codebook.T  # without the constant |vector|^2
-    return distance.argmin(dim=1)
+    norms = codebook.square().sum(dim=1)
+    few = torch.split(vectors, 2048)  # whose distances stay in the cache
+    # without the constant |vector|^2
+    return torch.cat([torch.addmm(norms, part, codebook.T, alpha=-2).argmin(dim=1) for part in few])
 
 
 def run_layers(part: Any, x: Tensor) -> Tensor:

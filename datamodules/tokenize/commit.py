@@ -1,0 +1,74 @@
+"""Replace the state of a folder of shards by the next one, so that a kill at any moment leaves one of the two.
+
+The next state is written into `.tokenize/ready.partial`, which is renamed to `ready` when complete. From then on every
+run of the job carries on with moving it into the folder: first the new tars, which the present manifest does not list,
+then the manifest, then its index (readers find it in `ready` meanwhile) and the rest. At the end, the tars that were
+replaced are removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from datamodules.shards.index import INDEX_NAME, NEXT_INDEX_NAME
+from datamodules.shards.manifest import JOB_NAME, MANIFEST_NAME, WORK_NAME
+from datamodules.tokenize.report import REPORT_NAME
+from datamodules.tokenize.sources import SOURCES_NAME
+from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors, publish, sync
+
+_MOVES_NAME = "moves.json"  # what `next_state` was given
+
+
+@contextlib.contextmanager
+def next_state(folder: Path, moves: Mapping[str, str | None]) -> Iterator[Path]:
+    """Give a folder for the files of the next state; if the block succeeds, `roll_forward` moves them into `folder`.
+
+    Args:
+        folder: Folder of shards.
+        moves: By the name of a shard: the tar in `.tokenize` that becomes it, or None to remove it; may be filled
+            within the block.
+    """
+    ready = (folder / NEXT_INDEX_NAME).parent
+    partial = ready.with_name(f"{ready.name}.partial")
+    with explain_disk_errors(partial):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        with atomic_write(partial / _MOVES_NAME) as file:
+            file.write(json.dumps(moves).encode())
+        os.rename(partial, ready)
+        sync(ready.parent)
+
+
+def roll_forward(folder: Path) -> None:
+    """Move a complete next state into the folder, if there is one; the caller holds the lock of the folder.
+
+    Raises:
+        UserError: The folder cannot be written to; the next call carries on.
+    """
+    work, ready = folder / WORK_NAME, (folder / NEXT_INDEX_NAME).parent
+    if not ready.exists():
+        return
+    with explain_disk_errors(folder):
+        # without it all is moved, and a process was killed while it removed what is left
+        content = (ready / _MOVES_NAME).read_bytes() if (ready / _MOVES_NAME).exists() else b"{}"
+        moves = json.loads(content)
+        if (ready / MANIFEST_NAME).exists():
+            for name, unit in moves.items():
+                if unit is not None and (work / unit).exists():
+                    publish(work / unit, folder / name)
+            for tar in sorted(ready.glob("*.tar")):
+                publish(tar, folder / tar.name)
+            publish(ready / MANIFEST_NAME, folder / MANIFEST_NAME)
+        for name in (INDEX_NAME, REPORT_NAME, SOURCES_NAME, JOB_NAME):
+            if (ready / name).exists():
+                publish(ready / name, folder / name)
+        for name, unit in moves.items():
+            if unit is None:
+                (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(ready)

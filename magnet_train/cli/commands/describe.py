@@ -1,0 +1,210 @@
+"""Compute tempo, key, loudness and length of the audio files in a folder, for captions and as metadata.
+
+The results lie beside each file as NAME.describe.json, which `tokenize` reads; no other file is changed. Stopped at any
+moment, the same command goes on with what is missing, and with files that have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.tokenize.audio_files import AudioFile, list_audio
+from datamodules.tokenize.description import (
+    SUFFIX,
+    Description,
+    description_path,
+    read_description,
+    write_description,
+)
+from magnet_train.cli.console import ProgressBar, count, duration, escape, table
+from magnet_train.cli.options import DeviceOptions, declare, option, whole_number
+from magnet_train.errors import UserError, require_extra
+from magnet_train.storage.plain_text import printable
+
+if TYPE_CHECKING:
+    from magnet_train.cli.describing import Tagger
+
+_MOST_ROWS = 100
+
+
+@dataclass(frozen=True)
+class DescribeRequest(DeviceOptions):
+    """The options of `describe`; raises `UserError` for one of --clap and --tags alone."""
+
+    folder: Path = option(
+        "folder of wav, flac, ogg, opus, mp3, aiff, w64, caf and au, searched recursively",
+        positional=True,
+        metavar="DIR",
+    )
+    clap: str | None = option(
+        "with --tags: folder or hub id of a transformers CLAP model, such as laion/larger_clap_music",
+        metavar="NAME",
+    )
+    tags: Path | None = option(
+        "with --clap: text file with a tag on each line, such as slow piano; the nearest are found for each file",
+        metavar="FILE",
+    )
+    workers: int = option("processes that analyse files", type=whole_number(1), default=2, metavar="N")
+
+    def __post_init__(self) -> None:
+        if (self.clap is None) != (self.tags is None):
+            raise UserError("--clap NAME and --tags FILE belong together; give both, or neither.")
+
+    def tagger(self) -> Tagger | None:
+        """Load model and tags, None without; raises `UserError` if one cannot be read."""
+        if self.clap is None or self.tags is None:
+            return None
+        from magnet_train.cli.describing import Tagger, read_tags
+        from magnet_train.evaluation.models import Clap
+
+        tags = read_tags(self.tags)
+        with Console(stderr=True).status("loading CLAP"):
+            return Tagger(Clap.from_pretrained(self.clap, self.chosen_device()), tags)
+
+
+add_arguments = declare(DescribeRequest)
+
+
+@dataclass
+class _Work:
+    """Files by what is to be done, and those that are done."""
+
+    analyse: list[AudioFile] = field(default_factory=list)
+    tag: dict[str, Description] = field(default_factory=dict)  # by name
+    done: dict[str, Description | str] = field(default_factory=dict)  # by name; or why not
+
+
+def run(request: DescribeRequest) -> None:
+    """Describe every file that is not yet described; raises `UserError` if none can be."""
+    require_extra("librosa", "describe", "describe")
+    if not request.folder.is_dir():
+        raise UserError(f"{request.folder} is not a folder; name the folder that holds your audio files.")
+    with Console(stderr=True).status(f"looking through {escape(str(request.folder))}"):
+        files = {file.name: file for file in list_audio(request.folder)}
+    tagger = request.tagger()
+    work = _plan(files, tagger)
+    before = sum(isinstance(found, Description) for found in work.done.values())
+    total, written = len(work.analyse) + len(work.tag), 0
+    try:
+        with ProgressBar("describe", "files", total) as bar:
+            for name, description in _describe(work, files, tagger, request.workers):
+                if isinstance(description, Description):
+                    write_description(files[name].path, description)
+                    written += 1
+                work.done[name] = description
+                bar.advance()
+    except KeyboardInterrupt as stop:
+        stopped = f"described {written} of {count(total, 'file')}; the same command goes on with the rest"
+        raise KeyboardInterrupt(stopped) from stop
+    _report(request.folder, {name: work.done[name] for name in files}, before)
+
+
+def _plan(files: Mapping[str, AudioFile], tagger: Tagger | None) -> _Work:
+    work = _Work()
+    for name, file in files.items():
+        if file.problem is not None or file.cell is not None:
+            work.done[name] = file.problem or "a row of a table, not a file: nothing can lie beside it"
+            continue
+        try:
+            known = read_description(file.path)
+            if known is None or not known.is_of(file.path):
+                work.analyse.append(file)
+            elif tagger is not None and known.tagged_with != tagger.identity:
+                work.tag[name] = known
+            else:
+                work.done[name] = known
+        except (OSError, ValueError) as error:
+            work.done[name] = f"{description_path(file.path).name} is unreadable ({error}); remove it"
+    return work
+
+
+def _describe(
+    work: _Work, files: Mapping[str, AudioFile], tagger: Tagger | None, workers: int
+) -> Iterator[tuple[str, Description | str]]:
+    """Yield each file of the work once it is described, or the reason why it cannot be."""
+    from magnet_train.cli.describe_processes import analyses
+
+    for name, known in work.tag.items():
+        yield name, _tagged(files[name], known, tagger)
+    for file, found in analyses(work.analyse, workers):
+        yield file.name, found if isinstance(found, str) else _tagged(file, found, tagger)
+
+
+def _tagged(file: AudioFile, description: Description, tagger: Tagger | None) -> Description | str:
+    try:
+        return description if tagger is None else tagger.tag(file.path, description)
+    except UserError as error:
+        return f"unreadable: {error}"
+
+
+def _report(folder: Path, done: Mapping[str, Description | str], before: int) -> None:
+    """Print a table and the reasons; raises `UserError` if nothing is described."""
+    described = {name: found for name, found in done.items() if isinstance(found, Description)}
+    reasons = [f"{name}: {found}" for name, found in done.items() if isinstance(found, str)]
+    if described:
+        Console().print(_table(folder, described))
+    for reason in reasons[:_MOST_ROWS]:
+        print(printable(reason))
+    if len(reasons) > _MOST_ROWS:
+        print(f"... and {len(reasons) - _MOST_ROWS} more that cannot be described")
+    files = count(len(done), "file")
+    if not described:
+        raise UserError(
+            f"none of {files} in {folder} can be described, for the reasons above; add audible music."
+        )
+    earlier = f", {before} of them before" if before else ""
+    print(f"described {len(described)} of {files}{earlier}, each in its NAME{SUFFIX}")
+    print("tokenize reads them, and captions can use them: --caption_template '{key}, {bpm:.0f} bpm'")
+
+
+def _table(folder: Path, described: Mapping[str, Description]) -> Table:
+    columns = ("bpm", "key", "LUFS", "length")
+    filled = table(escape(str(folder)), "file", *columns, "tags", right=("LUFS", "length"))
+    for name, found in list(described.items())[:_MOST_ROWS]:
+        loudness = found.fields.get("loudness")
+        filled.add_row(
+            escape(name),
+            _estimate(found, "bpm"),
+            _estimate(found, "key"),
+            "" if loudness is None else escape(str(loudness)),
+            _length(found),
+            _tags(found),
+        )
+    more = len(described) - _MOST_ROWS
+    filled.caption_justify = "left"
+    filled.caption = (
+        f"... and {count(more, 'more file')}\n" if more > 0 else ""
+    ) + "In parentheses the confidence; dim and with a question mark: too low, not used."
+    return filled
+
+
+def _estimate(found: Description, name: str) -> str:
+    confidence = found.confidence.get(name)
+    behind = f" ({confidence:.2f})" if isinstance(confidence, float) else ""
+    if name in found.fields:
+        return escape(f"{found.fields[name]}{behind}")
+    return f"[dim]{escape(f'{found.uncertain[name]}?{behind}')}[/dim]" if name in found.uncertain else ""
+
+
+def _length(found: Description) -> str:
+    seconds = found.fields.get("duration")
+    if not isinstance(seconds, (int, float)):
+        return ""
+    heard = "" if found.seconds_heard is None else f", {duration(found.seconds_heard)} heard"
+    return duration(seconds) + heard
+
+
+def _tags(found: Description) -> str:
+    known = found.confidence.get("tags")
+    cells = []
+    for tag, probability in known.items() if isinstance(known, dict) else ():
+        relied_on = tag in found.fields.get("tags", [])
+        cell = escape(f"{tag}{'' if relied_on else '?'} ({probability:.2f})")
+        cells.append(cell if relied_on else f"[dim]{cell}[/dim]")
+    return ", ".join(cells)

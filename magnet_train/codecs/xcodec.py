@@ -1,0 +1,36 @@
+"""X-Codec, whose tokens also hold what a speech model hears, in transformers' format.
+
+Source: arXiv 2408.17175.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from transformers import XcodecConfig, XcodecModel
+
+from magnet_train.codecs.pretrained import Layout, PretrainedCodec
+
+
+class XcodecCodec(PretrainedCodec):
+    """A `Codec`: a transformers XcodecModel; its semantic encoder sees all of the audio that is encoded at once."""
+
+    model_class, config_class = XcodecModel, XcodecConfig
+
+    @staticmethod
+    def layout(config: XcodecConfig) -> Layout:
+        return Layout(
+            config.sample_rate, 1, int(config.hop_length), config.num_quantizers, config.codebook_size
+        )
+
+    @staticmethod
+    def layers(config: XcodecConfig) -> int:
+        acoustic, semantic = config.acoustic_model_config, config.semantic_model_config
+        return int(len(acoustic.downsampling_ratios) + semantic.num_hidden_layers + config.num_quantizers)
+
+    def _encode(self, audio: Tensor) -> Tensor:
+        codes: Tensor = self.model.encode(audio).audio_codes
+        return codes
+
+    def _decode(self, tokens: Tensor) -> Tensor:
+        audio: Tensor = self.model.decode(tokens).audio_values
+        return audio

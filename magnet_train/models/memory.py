@@ -1,0 +1,55 @@
+"""Batches that fit into the memory of a device: from the first one on that does not, they are half as large."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def is_full_memory(error: BaseException) -> bool:
+    """Return whether torch ran out of memory; its error on a CPU has no type of its own."""
+    on_cpu = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return on_cpu or isinstance(error, torch.OutOfMemoryError)
+
+
+class FittingBatches:
+    """Cuts work into batches, and halves them as often as memory does not suffice.
+
+    Args:
+        size: Items in a batch, at first.
+        items: What they are, in the plural.
+        say: Takes a sentence without a full stop about smaller batches, once they fit.
+        least: Batches of this size are not halved.
+    """
+
+    def __init__(
+        self, size: int, items: str, say: Callable[[str], None] = warnings.warn, least: int = 1
+    ) -> None:
+        self.size, self._items, self._say, self._least = size, items, say, least
+        self._said = size
+
+    def run(self, items: Sequence[_Item], work: Callable[[Sequence[_Item]], _Result]) -> Iterator[_Result]:
+        """Yield the result of `work` for each batch, in order; raises torch's error where the smallest does not fit."""
+        done = 0
+        while done < len(items):
+            batch = items[done : done + self.size]
+            try:
+                result = work(batch)
+            except RuntimeError as error:
+                if len(batch) <= self._least or not is_full_memory(error):
+                    raise
+                self.size = (len(batch) + 1) // 2
+                continue  # behind the handler, whose traceback holds the tensors of the attempt
+            if self.size < self._said:
+                self._say(
+                    f"memory does not suffice for {self._said} {self._items} at once; going on with {self.size}"
+                )
+                self._said = self.size
+            yield result
+            done += len(batch)

@@ -1,1 +1,0 @@
-"""Training of the quickstart's small EnCodec: initialization and losses."""
