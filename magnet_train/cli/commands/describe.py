@@ -1,7 +1,7 @@
 """Compute tempo, key, loudness and length of the audio files in a folder, for captions and as metadata.
 
 The results lie beside each file as NAME.describe.json, which `tokenize` reads; no other file is changed. Stopped at any
-moment, the same command goes on with what is missing, and with files that have changed.
+moment, the same command continues with what is missing, and with files that have changed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DescribeRequest(DeviceOptions):
     """The options of `describe`; raises `UserError` for one of --clap and --tags alone."""
 
     folder: Path = option(
-        "folder of wav, flac, ogg, opus, mp3, aiff, w64, caf and au, searched recursively",
+        "folder of audio files, of any format that tokenize reads, searched recursively",
         positional=True,
         metavar="DIR",
     )
@@ -47,7 +47,7 @@ class DescribeRequest(DeviceOptions):
         metavar="NAME",
     )
     tags: Path | None = option(
-        "with --clap: text file with a tag on each line, such as slow piano; the nearest are found for each file",
+        "with --clap: text file with a tag on each line, such as slow piano; each file gets the nearest ones",
         metavar="FILE",
     )
     workers: int = option("processes that analyse files", type=whole_number(1), default=2, metavar="N")
