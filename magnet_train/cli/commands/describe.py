@@ -6,7 +6,7 @@ moment, the same command continues with what is missing, and with files that hav
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,7 +86,7 @@ def run(request: DescribeRequest) -> None:
     if not request.folder.is_dir():
         raise UserError(f"{request.folder} is not a folder; name the folder that holds your audio files.")
     with Console(stderr=True).status(f"looking through {escape(str(request.folder))}"):
-        files = {file.name: file for file in list_audio(request.folder)}
+        files = _each_once(list_audio(request.folder))
     tagger = request.tagger()
     work = _plan(files, tagger)
     before = sum(isinstance(found, Description) for found in work.done.values())
@@ -103,6 +103,16 @@ def run(request: DescribeRequest) -> None:
         stopped = f"described {written} of {count(total, 'file')}; the same command goes on with the rest"
         raise KeyboardInterrupt(stopped) from stop
     _report(request.folder, {name: work.done[name] for name in files}, before)
+
+
+def _each_once(clips: Iterable[AudioFile]) -> dict[str, AudioFile]:
+    """Return files by name; a table may list several clips of one, and one clip twice."""
+    files: dict[str, AudioFile] = {}
+    for clip in clips:
+        known = files.get(clip.name)
+        if known is None or (known.problem is not None and clip.problem is None):
+            files[clip.name] = clip
+    return files
 
 
 def _plan(files: Mapping[str, AudioFile], tagger: Tagger | None) -> _Work:

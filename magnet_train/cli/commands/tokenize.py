@@ -114,7 +114,8 @@ def run(request: TokenizeRequest) -> None:
         files = listing.files
         sources = take_stats(files)
         summary = summarize_sources(request.audio, listing, template)
-    described = sum(has_description(file.path) for file in files)
+    whole = [file for file in files if file.problem is None and file.is_whole]
+    described = sum(has_description(file.path) for file in whole)
     if described and ranks.rank == 0:
         print(f"{described} of {count(len(files), 'file')} have fields of `describe` in a {SUFFIX}")
     device = request.chosen_device(ranks.local_rank)
