@@ -14,12 +14,22 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from datamodules.shards.files import read_whole
 from datamodules.shards.index import INDEX_NAME, NEXT_INDEX_NAME
-from datamodules.shards.manifest import JOB_NAME, MANIFEST_NAME, WORK_NAME
+from datamodules.shards.manifest import (
+    JOB_NAME,
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    WORK_NAME,
+    check_shard_name,
+)
 from datamodules.tokenize.report import REPORT_NAME
 from datamodules.tokenize.sources import SOURCES_NAME
+from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors, publish, sync
+from magnet_train.storage.plain_text import parse_object
 
 _MOVES_NAME = "moves.json"  # what `next_state` was given
 
@@ -49,15 +59,14 @@ def roll_forward(folder: Path) -> None:
     """Move a complete next state into the folder, if there is one; the caller holds the lock of the folder.
 
     Raises:
-        UserError: The folder cannot be written to; the next call carries on.
+        UserError: The folder cannot be written to, and the next call carries on; or the next state is not one of ours.
     """
     work, ready = folder / WORK_NAME, (folder / NEXT_INDEX_NAME).parent
     if not ready.exists():
         return
     with explain_disk_errors(folder):
         # without it all is moved, and a process was killed while it removed what is left
-        content = (ready / _MOVES_NAME).read_bytes() if (ready / _MOVES_NAME).exists() else b"{}"
-        moves = json.loads(content)
+        moves = _read_moves(ready / _MOVES_NAME) if (ready / _MOVES_NAME).exists() else {}
         if (ready / MANIFEST_NAME).exists():
             for name, unit in moves.items():
                 if unit is not None and (work / unit).exists():
@@ -72,3 +81,16 @@ def roll_forward(folder: Path) -> None:
             if unit is None:
                 (folder / name).unlink(missing_ok=True)
         shutil.rmtree(ready)
+
+
+def _read_moves(path: Path) -> dict[str, Any]:
+    """Read what `next_state` was given; refuse names out of the folder, which may be from elsewhere."""
+    try:
+        moves = parse_object(read_whole(path, MAX_MANIFEST_BYTES))
+        for name in (*moves, *(unit for unit in moves.values() if unit is not None)):
+            check_shard_name(str(name))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); copy the folder again, or use --overwrite to tokenize all files again."
+        ) from error
+    return moves

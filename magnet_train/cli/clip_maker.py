@@ -129,10 +129,11 @@ def _read_edits(magnet: Magnet, request: GenerateRequest) -> dict[str, FileEdit]
 
     paths = [request.edit]
     if request.edit.is_dir():
-        from datamodules.tokenize.readers.audio_file import SUFFIXES
+        from datamodules.tokenize.readers.folders import readable_suffixes
 
+        suffixes = readable_suffixes()
         try:
-            found = sorted(path for path in request.edit.iterdir() if path.suffix.lower() in SUFFIXES)
+            found = sorted(path for path in request.edit.iterdir() if path.suffix.lower() in suffixes)
         except OSError as error:
             raise cannot_read(request.edit, error) from error
         paths = [path for path in found if path.is_file() and not path.name.startswith(".")]

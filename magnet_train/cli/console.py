@@ -113,12 +113,14 @@ def track(items: Collection[_T], what: str, unit: str) -> Iterator[_T]:
 
 
 @contextmanager
-def on_sigterm(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Handle SIGTERM within the block, if this is the main thread."""
+def on_signal(
+    number: signal.Signals, handler: Callable[[int, Any], None] | signal.Handlers
+) -> Iterator[None]:
+    """Handle a signal within the block, if this is the main thread."""
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, handler) if main else None
+    before = signal.signal(number, handler) if main else None
     try:
         yield
     finally:
         if main:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(number, before)

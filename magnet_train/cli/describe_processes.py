@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -15,6 +14,7 @@ import torch
 
 from datamodules.tokenize.audio_files import AudioFile
 from datamodules.tokenize.description import Description
+from magnet_train.cli.console import on_signal
 from magnet_train.cli.describing import analyse
 from magnet_train.errors import UserError
 
@@ -31,7 +31,7 @@ def analyses(files: Collection[AudioFile], workers: int) -> Iterator[tuple[Audio
     context = multiprocessing.get_context("spawn")  # not forked: the caller may have threads
     pool = ProcessPoolExecutor(min(workers, len(files)), context, _start)
     try:
-        with _deaf_to_interrupts():
+        with on_signal(signal.SIGINT, signal.SIG_IGN):  # also in processes that are started meanwhile
             results = {pool.submit(analyse, file.path): file for file in files}
         for result in as_completed(results):
             yield results.pop(result), result.result()
@@ -55,15 +55,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-@contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Ignore SIGINT, and let processes that are started meanwhile begin so, in the main thread."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
-    try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, before)

@@ -62,21 +62,25 @@ class GenerateRequest(SamplerOptions, ModelOptions):
         metavar="2.0:4.5",
     )
     loop: bool = flag("make seamless loops: the end leads into the beginning")
-    bars: int | None = option("length of a --loop in bars of four beats at --bpm, to the sample", metavar="N")
-    bpm: float | None = option("tempo of --bars, in beats per minute", metavar="BPM")
-    negative: str | None = option("caption of what to avoid, by guidance", metavar="CAPTION")
+    bars: int | None = option(
+        "length of a --loop in bars of four beats, exact to the sample; with --bpm", metavar="N"
+    )
+    bpm: float | None = option("tempo of --bars, in beats per minute; sets the length alone", metavar="BPM")
+    negative: str | None = option(
+        "caption of what to avoid; needs guidance above 1 (--cfg)", metavar="CAPTION"
+    )
     loudness: float | None = option(
-        "scale clips to this loudness, such as -14 LUFS (ITU-R BS.1770), as far as a peak of -1 dB allows",
+        "scale clips to this loudness, such as -14 (LUFS, ITU-R BS.1770), as far as a peak of -1 dB allows",
         metavar="LUFS",
     )
     format: str | None = option(
-        "format of the files (default: wav; of an --edit that of the recording, flac or wav)",
+        "format of the files (default: wav; with --edit flac for a flac, else wav)",
         choices=["wav", "flac", "mp3", "ogg"],
     )
     batch_size: int = option("clips per batch on a GPU; a CPU makes them one by one", default=16, metavar="B")
     rescorer: str | None = sampler_option(
-        "MusicGen of the same codec (folder or hub id) that helps to choose which tokens are masked again; reads the "
-        "whole clip at each step, which takes that much longer",
+        "MusicGen of the same codec (folder or hub id) that helps to choose which tokens are masked again; costs a "
+        "forward pass of it per step",
         metavar="PATH",
     )
 

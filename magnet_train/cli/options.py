@@ -141,8 +141,8 @@ class ModelOptions(AdapterOptions, DeviceOptions):
         "exported folder, .ckpt of `fit`, audiocraft model, or hub id", required=True, metavar="PATH"
     )
     precision: str = option(
-        "what the transformer computes in; auto: bfloat16 where the device is faster in it (on a CPU also the model's dim "
-        "has to be at least 256), else float32",
+        "number format of the transformer; auto: bfloat16 where the device is faster in it (on a CPU only from dim 256 on), "
+        "else float32",
         choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",
     )

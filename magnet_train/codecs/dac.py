@@ -28,10 +28,6 @@ class DacCodec(PretrainedCodec):
     def layers(config: DacConfig) -> int:
         return len(config.downsampling_ratios) + int(config.n_codebooks)
 
-    def _encode(self, audio: Tensor) -> Tensor:
-        codes: Tensor = self.model.encode(audio).audio_codes
-        return codes
-
     def _decode(self, tokens: Tensor) -> Tensor:
         audio: Tensor = self.model.decode(audio_codes=tokens).audio_values  # [B, samples]
         return audio[:, None]

@@ -9,7 +9,6 @@ import math
 from typing import Self
 
 import torch
-from torch import Tensor
 from transformers import MimiConfig, MimiModel
 
 from magnet_train.codecs.pretrained import Layout, PretrainedCodec
@@ -34,14 +33,6 @@ class MimiCodec(PretrainedCodec):
     def layers(config: MimiConfig) -> int:
         residual = config.num_residual_layers * len(config.upsampling_ratios)
         return int(residual + config.num_hidden_layers + config.num_quantizers)
-
-    def _encode(self, audio: Tensor) -> Tensor:
-        codes: Tensor = self.model.encode(audio).audio_codes
-        return codes
-
-    def _decode(self, tokens: Tensor) -> Tensor:
-        audio: Tensor = self.model.decode(tokens).audio_values
-        return audio
 
     def to(self, device: torch.device | str) -> Self:
         for module in self.model.modules():

@@ -97,13 +97,15 @@ class PretrainedCodec(Codec):
     def layers(config: Any) -> int:
         """Count the layers that a configuration describes, or fewer; each has weights of its own."""
 
-    @abstractmethod
     def _encode(self, audio: Tensor) -> Tensor:
         """Encode audio of whole frames, [B, channels, samples], with all codebooks."""
+        codes: Tensor = self.model.encode(audio).audio_codes
+        return codes
 
-    @abstractmethod
     def _decode(self, tokens: Tensor) -> Tensor:
         """Decode to [B, channels, samples] of about the right length."""
+        audio: Tensor = self.model.decode(tokens).audio_values
+        return audio
 
     def _pad(self, audio: Tensor) -> Tensor:
         """Fill the last frame with silence."""

@@ -5,7 +5,6 @@ Source: arXiv 2408.17175.
 
 from __future__ import annotations
 
-from torch import Tensor
 from transformers import XcodecConfig, XcodecModel
 
 from magnet_train.codecs.pretrained import Layout, PretrainedCodec
@@ -26,11 +25,3 @@ class XcodecCodec(PretrainedCodec):
     def layers(config: XcodecConfig) -> int:
         acoustic, semantic = config.acoustic_model_config, config.semantic_model_config
         return int(len(acoustic.downsampling_ratios) + semantic.num_hidden_layers + config.num_quantizers)
-
-    def _encode(self, audio: Tensor) -> Tensor:
-        codes: Tensor = self.model.encode(audio).audio_codes
-        return codes
-
-    def _decode(self, tokens: Tensor) -> Tensor:
-        audio: Tensor = self.model.decode(tokens).audio_values
-        return audio

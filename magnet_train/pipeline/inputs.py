@@ -90,6 +90,13 @@ def as_bars(bars: object, bpm: object) -> float:
     return as_seconds(number * BEATS * 60 / tempo)
 
 
+def as_loop_seconds(bars: object, bpm: object, loop: bool, seconds: float | None) -> float:
+    """Return the length of a loop in bars (s); it takes the place of `seconds`."""
+    if seconds is not None or not loop:
+        raise UserError("bars and bpm are the length of a loop; give loop=True, and leave out seconds.")
+    return as_bars(bars, bpm)
+
+
 def as_seconds(seconds: object) -> float:
     """Return the length of a clip (s)."""
     try:

@@ -28,7 +28,7 @@ from magnet_train.decoding import DecodingConfig, LogitsAtFrames, Progress
 from magnet_train.decoding.editing import plan_edit, splice
 from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
-from magnet_train.pipeline.inputs import as_audio, as_bars, as_captions, as_region
+from magnet_train.pipeline.inputs import as_audio, as_captions, as_loop_seconds, as_region
 from magnet_train.pipeline.parts import ModelParts
 from magnet_train.pipeline.request import ClipRequest, encode_prompt, guided_logits, make_tokens
 from magnet_train.storage.hub import upload_folder
@@ -207,11 +207,7 @@ class Magnet:
             UserError: An argument is out of range or does not fit the model or another argument.
         """
         if in_bars := bars is not None or bpm is not None:
-            if seconds is not None or not loop:
-                raise UserError(
-                    "bars and bpm are the length of a loop; give loop=True, and leave out seconds."
-                )
-            seconds = as_bars(bars, bpm)
+            seconds = as_loop_seconds(bars, bpm, loop, seconds)
         seconds, decoding = self.segment_duration if seconds is None else seconds, decoding or self.decoding
         request = ClipRequest(
             texts, seconds, seed, decoding, progress, rescorer, first_index, loop=loop, negative=negative

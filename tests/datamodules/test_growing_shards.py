@@ -481,3 +481,20 @@ def test_a_tar_of_someone_else_is_not_removed(folder: Path) -> None:
     (folder / "shard-mine.tar").write_bytes(b"mine")
     grow(folder, songs(range(1, 11)))
     assert (folder / "shard-mine.tar").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    "moves", ['{"../kept.tar": null}', '{"shard-000009.tar": "../../kept.tar"}', "[1]", "{"]
+)
+def test_a_foreign_next_state_reaches_nothing_outside_the_folder(folder: Path, moves: str) -> None:
+    kept = folder.parent / "kept.tar"
+    kept.write_bytes(b"kept")
+    before = contents(folder)
+    ready = folder / ".tokenize" / "ready"
+    ready.mkdir(parents=True)
+    (ready / "moves.json").write_text(moves)
+    (ready / "manifest.json").write_bytes((folder / "manifest.json").read_bytes())
+    with pytest.raises(UserError, match=r"moves\.json is damaged"):
+        grow(folder, songs(range(10)))
+    shutil.rmtree(folder / ".tokenize")
+    assert (kept.read_bytes(), contents(folder)) == (b"kept", before)

@@ -124,6 +124,7 @@ def test_a_malformed_metadata_names_file_and_line(tmp_path: Path) -> None:
 def test_what_is_not_read_is_named(tmp_path: Path) -> None:
     for name in ("a.wav", "a.json", "songs.csv", "deep/list.jsonl", "report.json", "x.jsonl.gz", "a.tar.gz"):
         put(tmp_path, name)
+    put(tmp_path, "a.wav.describe.json")  # of `describe`, which is read
     put(tmp_path, "metadata.csv", "LJ001|a sentence\n")  # of LJSpeech, which has no header
     assert find_audio(tmp_path).notes == [
         "not read: metadata.csv, which has no column file_name",

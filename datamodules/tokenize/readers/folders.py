@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 
+from datamodules.tokenize.description import SUFFIX as DESCRIPTION
 from datamodules.tokenize.readers.audio_file import AV_SUFFIXES, SUFFIXES, AudioFile, Listing
 from datamodules.tokenize.readers.layouts import UnknownLayoutError, read_table
 from datamodules.tokenize.readers.naming import MISSING
@@ -43,8 +44,12 @@ _EXAMPLES = 3
 
 def audio_below(folder: Path) -> Iterator[str]:
     """Yield the names of the audio files below a folder."""
-    suffixes = SUFFIXES + (AV_SUFFIXES if find_spec("av") else ())
-    return (name for name, problem in walk(folder, suffixes) if problem is None)
+    return (name for name, problem in walk(folder, readable_suffixes()) if problem is None)
+
+
+def readable_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of the audio files that can be read here."""
+    return SUFFIXES + (AV_SUFFIXES if find_spec("av") else ())
 
 
 def read_folder(folder: Path) -> Listing:
@@ -142,7 +147,7 @@ def _no_ids(folder: Path) -> Iterable[str]:
 
 def _is_sidecar(name: str, stems: set[str]) -> bool:
     stem, suffix = os.path.splitext(name)
-    return suffix.lower() == ".json" and stem in stems
+    return name.endswith(DESCRIPTION) or (suffix.lower() == ".json" and stem in stems)
 
 
 def _unread(name: str) -> str | None:

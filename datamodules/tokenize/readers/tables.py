@@ -17,7 +17,6 @@ from magnet_train.storage.parquet import ParquetTable
 from magnet_train.storage.plain_text import decode_text, lines_of, parse_json, read_text
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-FMA_COLUMN = "track.title"  # of the three header lines of FMA's tracks.csv, joined
 _MAX_UNPACKED_BYTES = 2**30  # of a gzipped list: some five million lines
 
 

@@ -5,8 +5,10 @@ Shapes: clips float [N, samples], excerpts float [samples]; mono.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +97,7 @@ def _draw_clips(
     clips: list[Tensor] = []
     there = sum(span.end - span.start for span in spans)
     most = round(seconds * FRAME_RATE / CLIP_FRAMES)
-    for piece in _pieces(spans, rng):
+    for piece in _in_table_order(_pieces(spans, rng), -(-most * CLIP_FRAMES // PIECE_FRAMES)):
         report(min(1.0, len(clips) * CLIP_FRAMES / FRAME_RATE / min(seconds, there)))
         if len(clips) >= most:
             break
@@ -114,7 +116,7 @@ def _excerpts(
         part = Span(span.file, start, min(span.end, start + HELD_OUT_SECONDS))
         audio = None if len(excerpts) == HELD_OUT_FILES else _read(part, recipe, left_out)
         if audio is not None and not _is_silent(audio) and len(audio) >= HELD_OUT_FRAMES * recipe.hop:
-            excerpts[span.file.name] = audio[: len(audio) // recipe.hop * recipe.hop]
+            excerpts[span.file.name + span.file.segment] = audio[: len(audio) // recipe.hop * recipe.hop]
     return excerpts
 
 
@@ -156,14 +158,18 @@ def _header(file: AudioFile) -> tuple[float, int]:
 
 
 def _split(spans: Sequence[Span], rng: np.random.Generator) -> tuple[list[Span], list[Span]]:
-    """Return spans to train on, and those that are held out."""
-    if len(spans) < FEW_FILES:
+    """Return spans to train on, and those that are held out: of other files, as far as there are enough."""
+    files: defaultdict[Path, list[Span]] = defaultdict(list)  # a list may name several parts of a file
+    for span in spans:
+        files[span.file.path].append(span)
+    if len(files) < FEW_FILES:
         ends = [span.end - HELD_OUT_SHARE * (span.end - span.start) for span in spans]
         training = [Span(s.file, s.start, end) for s, end in zip(spans, ends, strict=True)]
         return training, [Span(s.file, end, s.end) for s, end in zip(spans, ends, strict=True)]
-    order = [spans[int(number)] for number in rng.permutation(len(spans))]
-    most = max(2, min(round(HELD_OUT_SHARE * len(spans)), 2 * HELD_OUT_FILES))  # some may be silent
-    return order[most:], order[:most]
+    parts = list(files.values())
+    order = [parts[int(number)] for number in rng.permutation(len(parts))]
+    most = max(2, min(round(HELD_OUT_SHARE * len(parts)), 2 * HELD_OUT_FILES))  # some may be silent
+    return [span for file in order[most:] for span in file], [file[0] for file in order[:most]]
 
 
 def _pieces(spans: Sequence[Span], rng: np.random.Generator) -> Iterator[Span]:
@@ -177,6 +183,17 @@ def _pieces(spans: Sequence[Span], rng: np.random.Generator) -> Iterator[Span]:
         span = spans[index]
         start = span.start + seconds * (number - (ends[index] - counts[index]))
         yield Span(span.file, float(start), min(span.end, float(start) + seconds))
+
+
+def _in_table_order(pieces: Iterator[Span], number: int) -> Iterator[Span]:
+    """Sort each `number` of pieces by their rows: a table is read forwards, and going back takes long."""
+    while batch := list(islice(pieces, max(1, number))):
+        yield from sorted(batch, key=_row)
+
+
+def _row(piece: Span) -> tuple[str, int]:
+    cell = piece.file.cell
+    return ("", 0) if cell is None else (str(cell.table), cell.row)
 
 
 def _read(span: Span, recipe: Recipe, left_out: dict[str, str]) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from magnet_train.apps.codec_training.measures import Measured, measure
 from magnet_train.apps.codec_training.page import GOOD_FOR, rows_of, write_page
 from magnet_train.apps.codec_training.recipe import FRAME_RATE, DecoderTraining, Recipe, save, start_codec
 from magnet_train.checkpoints.export import whole_folder
-from magnet_train.cli.console import ProgressBar, count, duration, on_sigterm, table
+from magnet_train.cli.console import ProgressBar, count, duration, on_signal, table
 from magnet_train.codecs import load_codec
 from magnet_train.storage.plain_text import printable
 
@@ -73,7 +74,7 @@ def make_codec(
     begin = time.monotonic()
     needed = recipe.card * FRAMES_PER_ENTRY / FRAME_RATE
     wanted = max(needed + CLIP_FRAMES, min(MOST_SECONDS, SECONDS_PER_MINUTE * minutes))
-    with on_sigterm(_interrupt), whole_folder(out) as partial:
+    with on_signal(signal.SIGTERM, _interrupt), whole_folder(out) as partial:
         with _Progress(begin + 60 * minutes) as progress:
             excerpts = draw_excerpts(audio, recipe, wanted, seed, progress.show("read"))
             torch.manual_seed(seed)

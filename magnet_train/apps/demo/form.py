@@ -104,13 +104,7 @@ def build_form(magnet: Magnet) -> dict[str, Any]:
         fields["bars"] = gr.Number(0, label="Bars", info=info, step=1)
         fields["bpm"] = gr.Number(120, label="Tempo", info="beats per minute", step=1)
     fields["seconds"] = _length_field(magnet)
-    fields["clips"] = gr.Slider(1, MAX_CLIPS, value=2, step=1, label="Variations", info="with the same seed")
-    with gr.Row(equal_height=True):
-        fields["seed"] = gr.Number(0, label="Seed", info="same seed, same sound", step=1)
-        fields["random_seed"] = gr.Checkbox(True, label="Random seed", info="a new one for each request")
-    with gr.Row(equal_height=True):
-        fields["format"] = gr.Radio(list(FORMATS), value=FORMATS[0], label="Format")
-        fields["loudness"] = gr.Number(None, label="Loudness (LUFS)", info="such as -14; 0 leaves it", step=1)
+    fields |= _output_fields()
     fields |= _sampler_fields(magnet)
     for name, field in fields.items():
         field.elem_id = name
@@ -137,6 +131,18 @@ def build_form(magnet: Magnet) -> dict[str, Any]:
     fields["seed"].input(lambda: False, None, fields["random_seed"], **IMMEDIATE)
     described = [note, fields["start"], fields["end"]]
     fields["recording"].change(describe, fields["recording"], described, **IMMEDIATE)
+    return fields
+
+
+def _output_fields() -> dict[str, Any]:
+    fields = {}
+    fields["clips"] = gr.Slider(1, MAX_CLIPS, value=2, step=1, label="Variations", info="with the same seed")
+    with gr.Row(equal_height=True):
+        fields["seed"] = gr.Number(0, label="Seed", info="same seed, same sound", step=1)
+        fields["random_seed"] = gr.Checkbox(True, label="Random seed", info="a new one for each request")
+    with gr.Row(equal_height=True):
+        fields["format"] = gr.Radio(list(FORMATS), value=FORMATS[0], label="Format")
+        fields["loudness"] = gr.Number(None, label="Loudness (LUFS)", info="such as -14; 0 leaves it", step=1)
     return fields
 
 

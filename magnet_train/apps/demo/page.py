@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
-import torch
 from gradio_client.utils import is_file_obj_with_meta, traverse
 
 from magnet_train.apps.demo.form import IMMEDIATE, MAX_CLIPS, as_sentence, build_form, read_request
@@ -18,6 +17,7 @@ from magnet_train.apps.demo.service import Cancelled, Clip, ClipService
 from magnet_train.checkpoints.bundle import UNSPECIFIED
 from magnet_train.checkpoints.card import note_on
 from magnet_train.errors import UserError
+from magnet_train.models.memory import is_full_memory
 from magnet_train.models.transformer import count_parameters
 from magnet_train.pipeline.magnet import Magnet
 
@@ -177,7 +177,7 @@ def _failure_html(error: Exception) -> str:
     if isinstance(error, UserError):
         return status_html("failed", as_sentence(str(error)))
     message = "The device ran out of memory; make a shorter clip, or try again later."
-    if not isinstance(error, torch.OutOfMemoryError):
+    if not is_full_memory(error):
         _log.error("the page could not make a clip", exc_info=error)
         kind = type(error).__name__
         message = f"Internal error ({kind}); the terminal that runs magnet-train demo shows it."

@@ -1,6 +1,7 @@
-"""Make a small EnCodec from a folder of audio, on a CPU and without a network; a page shows what it does to other files.
+"""Make a small EnCodec from a folder of audio, on a CPU and without a network.
 
-`tokenize --codec DIR` takes the folder like any other codec.
+`tokenize --codec DIR` takes it like any other codec. Its report.html plays files that it was not made from, before and
+after, with measures.
 """
 
 from __future__ import annotations
@@ -29,33 +30,33 @@ class CodecRequest:
     """The options of `codec`."""
 
     audio: Path = option(
-        "folder of audio, searched recursively, or a list, as for tokenize; captions are not needed",
+        "folder of audio on this machine, searched recursively, or a table, as for tokenize; needs no captions",
         required=True,
         metavar="DIR|FILE",
     )
     out: Path = option("folder for the codec; must be empty or new", required=True, metavar="DIR")
     sample_rate: int = option(
-        "rate of the codec (Hz), at most that of the files; a higher one needs more minutes",
+        "rate of the codec (Hz); files of a lower rate are left out, and a higher one needs more minutes",
         choices=SAMPLE_RATES,
         default=16_000,
     )
     codebooks: int = option(
-        "number of codebooks: tokens of a frame", type=whole_number(1, 16), default=4, metavar="K"
+        "number of codebooks: tokens per frame", type=whole_number(1, 16), default=4, metavar="K"
     )
     card: int = option("entries of a codebook", type=whole_number(16, 4096), default=1024, metavar="N")
     minutes: float = option(
-        "wall time of the whole command, about: the number of steps follows from the time of the first ones",
+        "approximate wall time of the whole command; the number of steps follows from the time of the first ones",
         type=minutes,
         default=10.0,
         metavar="M",
     )
     steps: int | None = option(
-        "optimizer steps, instead of as many as the minutes allow; training.json has those of a run, which make it again",
+        "optimizer steps, instead of as many as the minutes allow; training.json holds the command that makes a codec again",
         type=whole_number(1, 10_000_000),
         metavar="N",
     )
     seed: int = option(
-        "seed of what is drawn, of codebooks and training",
+        "decides which parts of the files are used, the codebooks and the training",
         type=whole_number(0, 2**32 - 1),
         default=0,
         metavar="N",

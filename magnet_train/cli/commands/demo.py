@@ -5,13 +5,14 @@ Nothing leaves the machine.
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from magnet_train.cli.console import on_sigterm
+from magnet_train.cli.console import on_signal
 from magnet_train.cli.options import ModelOptions, declare, flag, option, whole_number
 from magnet_train.errors import require_extra
 
@@ -48,7 +49,10 @@ def run(request: DemoRequest) -> None:
 
     logins, port = read_logins(request.auth), free_port(request.host, request.port)
     # SIGTERM ends the process by an exception, so that temporary files are removed.
-    with on_sigterm(lambda number, _: sys.exit(128 + number)), private_folder(request.host) as folder:
+    with (
+        on_signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number)),
+        private_folder(request.host) as folder,
+    ):
         print(f"loading {request.model} ...", flush=True)
         from magnet_train.apps.demo.guard import is_loopback
         from magnet_train.apps.demo.page import build_page

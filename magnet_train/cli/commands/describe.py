@@ -1,12 +1,12 @@
 """Compute tempo, key, loudness and length of the audio files in a folder, for captions and as metadata.
 
 The results lie beside each file as NAME.describe.json, which `tokenize` reads; no other file is changed. Stopped at any
-moment, the same command goes on with what is missing, and with files that have changed.
+moment, the same command continues with what is missing, and with files that have changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ class DescribeRequest(DeviceOptions):
     """The options of `describe`; raises `UserError` for one of --clap and --tags alone."""
 
     folder: Path = option(
-        "folder of wav, flac, ogg, opus, mp3, aiff, w64, caf and au, searched recursively",
+        "folder of audio files, of any format that tokenize reads, searched recursively",
         positional=True,
         metavar="DIR",
     )
@@ -47,7 +47,7 @@ class DescribeRequest(DeviceOptions):
         metavar="NAME",
     )
     tags: Path | None = option(
-        "with --clap: text file with a tag on each line, such as slow piano; the nearest are found for each file",
+        "with --clap: text file with a tag on each line, such as slow piano; each file gets the nearest ones",
         metavar="FILE",
     )
     workers: int = option("processes that analyse files", type=whole_number(1), default=2, metavar="N")
@@ -86,7 +86,7 @@ def run(request: DescribeRequest) -> None:
     if not request.folder.is_dir():
         raise UserError(f"{request.folder} is not a folder; name the folder that holds your audio files.")
     with Console(stderr=True).status(f"looking through {escape(str(request.folder))}"):
-        files = {file.name: file for file in list_audio(request.folder)}
+        files = _each_once(list_audio(request.folder))
     tagger = request.tagger()
     work = _plan(files, tagger)
     before = sum(isinstance(found, Description) for found in work.done.values())
@@ -103,6 +103,16 @@ def run(request: DescribeRequest) -> None:
         stopped = f"described {written} of {count(total, 'file')}; the same command goes on with the rest"
         raise KeyboardInterrupt(stopped) from stop
     _report(request.folder, {name: work.done[name] for name in files}, before)
+
+
+def _each_once(clips: Iterable[AudioFile]) -> dict[str, AudioFile]:
+    """Return files by name; a table may list several clips of one, and one clip twice."""
+    files: dict[str, AudioFile] = {}
+    for clip in clips:
+        known = files.get(clip.name)
+        if known is None or (known.problem is not None and clip.problem is None):
+            files[clip.name] = clip
+    return files
 
 
 def _plan(files: Mapping[str, AudioFile], tagger: Tagger | None) -> _Work:

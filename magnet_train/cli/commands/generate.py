@@ -7,6 +7,7 @@ results.jsonl with the settings of each.
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from magnet_train.cli.clip_folder import RESULTS, ClipFolder, Record, in_background, open_clip_folder
 from magnet_train.cli.clip_maker import ClipMaker
-from magnet_train.cli.console import ProgressBar, count, on_sigterm
+from magnet_train.cli.console import ProgressBar, count, on_signal
 from magnet_train.cli.generate_request import GenerateRequest
 from magnet_train.cli.options import declare
 from magnet_train.cli.prompts import Prompt, read_prompts
@@ -165,7 +166,7 @@ def _report_when_stopped(folder: ClipFolder, clips: int) -> Iterator[None]:
         raise Preempted
 
     try:
-        with on_sigterm(stop):
+        with on_signal(signal.SIGTERM, stop):
             yield
     except (KeyboardInterrupt, Preempted) as stopped:
         done = f"{folder.done} of {count(clips, 'clip')} are in {folder.path}"

@@ -1,8 +1,8 @@
 """Tokenize captioned audio into shards; files that cannot be used are listed in report.jsonl.
 
-Stopped at any moment, the same command resumes. Under torchrun or srun the processes share the files out. Neither
-changes a byte of the result. If files or captions have changed since, the same command adds shards for what is new, and
-replaces those that lose samples or get other captions, without reading their audio.
+Stopped at any moment, the same command resumes. Under torchrun or srun the files are divided among the processes. The
+result has the same bytes either way. If files or captions have changed since, the same command adds shards for what is
+new, and replaces those that lose samples or get other captions, without reading their audio.
 """
 
 # Shapes: tokens int64 [K, T], blocks of audio [channels, samples].
@@ -48,15 +48,15 @@ class TokenizeRequest(DeviceOptions):
     """The options of `tokenize`; processes that share the work compute on a GPU each by default."""
 
     audio: str = option(
-        "folder of audio, searched recursively, with a .json (text, description or caption) or .txt beside each file, tags "
-        "in it, the .describe.json of `describe`, or a metadata.csv, .jsonl or .parquet; or a .csv, .tsv, .jsonl, .json or "
-        ".parquet with a path, an id or the audio itself in each row; here or at hf://datasets/OWNER/NAME",
+        "folder of audio, searched recursively, with captions in a .json (text, description or caption) or .txt beside each "
+        "file, in its tags, or in a metadata.csv, .jsonl or .parquet; or a table (.csv, .tsv, .jsonl, .json, .parquet) with "
+        "a path, an id or the audio itself in each row; on this machine or at hf://datasets/OWNER/NAME",
         required=True,
         metavar="DIR|FILE",
     )
     out: Path = option("folder for the shards", required=True, metavar="DIR")
     codec: str = option(
-        "a hub id or folder of an EnCodec, DAC, Mimi or X-Codec, encodec_24khz, encodec_48khz, or quickstart, the small "
+        "hub id or folder of an EnCodec, DAC, Mimi or X-Codec; encodec_24khz or encodec_48khz; or quickstart, the small "
         "codec in this package",
         default="facebook/encodec_32khz",
         metavar="NAME",
@@ -64,9 +64,9 @@ class TokenizeRequest(DeviceOptions):
     codebooks: int | None = option(
         "use only the first N codebooks of the codec (default: all)", type=whole_number(1), metavar="N"
     )
-    stereo: bool = flag("encode left and right by a mono codec, as two streams of tokens")
+    stereo: bool = flag("encode left and right with a mono codec, as two streams of tokens")
     caption_template: str | None = option(
-        "caption for files without one, made from their other fields: '{genre} with {instrument}'",
+        "caption for files without one, made from their other fields, also those of `describe`: '{genre} with {instrument}'",
         metavar="TEXT",
     )
     caption_from: str | None = option(
@@ -75,7 +75,7 @@ class TokenizeRequest(DeviceOptions):
         metavar="COLUMN",
     )
     files_per_shard: int = option(
-        "files in a shard, the unit that processes share out; fewer for files of hours",
+        "files in a shard, each of which one process makes; use fewer if files last hours",
         type=whole_number(1),
         default=256,
         metavar="N",
@@ -114,7 +114,8 @@ def run(request: TokenizeRequest) -> None:
         files = listing.files
         sources = take_stats(files)
         summary = summarize_sources(request.audio, listing, template)
-    described = sum(has_description(file.path) for file in files)
+    whole = [file for file in files if file.problem is None and file.is_whole]
+    described = sum(has_description(file.path) for file in whole)
     if described and ranks.rank == 0:
         print(f"{described} of {count(len(files), 'file')} have fields of `describe` in a {SUFFIX}")
     device = request.chosen_device(ranks.local_rank)

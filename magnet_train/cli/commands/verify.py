@@ -1,4 +1,4 @@
-"""Check every byte and token of a folder of shards; problems name shard and key, and the exit code is 1."""
+"""Check every byte and token of a folder of shards; a problem is reported by shard and key, with exit code 1."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class VerifyRequest:
         type=whole_number(1),
         metavar="N",
     )
-    stereo: bool = flag("with --codec: the shards hold left and right of a mono codec")
+    stereo: bool = flag("with --codec: the shards hold left and right, encoded with a mono codec")
     workers: int = option(
         "processes that read shards in parallel",
         type=whole_number(1),

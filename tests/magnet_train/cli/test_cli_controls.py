@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -177,6 +178,21 @@ def test_a_folder_is_edited_file_by_file(
     (alone,) = (tmp_path / "one").glob("*.wav")
     assert alone.name == "1_a_flute.wav"
     assert alone.read_bytes() == (tmp_path / "edited" / "b.wav").read_bytes()
+
+
+def test_a_folder_to_edit_may_hold_what_only_pyav_reads(checkpoint: Path, tmp_path: Path) -> None:
+    song = write_song(tmp_path / "song.wav", channels=1)
+    samples, rate = soundfile.read(song, dtype="float32")
+    (tmp_path / "songs").mkdir()
+    with av.open(tmp_path / "songs" / "a.m4a", "w") as file:
+        stream = file.add_stream("aac", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = rate
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            file.mux(packet)
+    options = ["--edit", str(tmp_path / "songs"), "--region", "0.5:0.7", "--text", "a flute"]
+    assert generate(checkpoint, tmp_path / "edited", *options) == 0
+    assert [result["file"] for result in results_of(tmp_path / "edited")] == ["a.wav"]
 
 
 def test_an_edited_folder_resumes_and_knows_a_changed_recording(

@@ -226,6 +226,24 @@ def test_of_a_truncated_file_what_is_there(tmp_path):
     assert analyse(path).fields["duration"] == pytest.approx(10, abs=0.01)
 
 
+def test_a_file_that_a_table_lists_twice(tmp_path, capsys):
+    """Two captions of one file are two rows, and two parts of one are two clips."""
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(tmp_path / name, clicks(120, 4.0), RATE)
+    rows = "a.wav,,one", "a.wav,,two", "b.wav,0,three", "b.wav,2,four", "gone.wav,,five"
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,start,text", *rows]) + "\n")
+    assert main(["describe", str(tmp_path), "--workers", "1"]) == 0
+    assert {path.name for path in tmp_path.glob("*.json")} == {"a.wav.describe.json", "b.wav.describe.json"}
+    printed = capsys.readouterr().out
+    assert "duplicate" not in printed
+    assert "gone.wav: missing" in printed
+    assert "described 2 of 3 files" in printed
+    words = ["tokenize", "--audio", str(tmp_path), "--out", str(tmp_path / "s"), "--codec", "quickstart"]
+    assert main([*words, "--device", "cpu"]) == 0
+    # parts have no fields of the whole
+    assert "1 of 5 files have fields of `describe`" in capsys.readouterr().out
+
+
 def test_a_folder_without_anything_usable(tmp_path, capsys):
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
     before = everything(tmp_path)

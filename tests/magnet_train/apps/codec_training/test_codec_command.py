@@ -12,16 +12,19 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
 
-from magnet_train.apps.codec_training.excerpts import draw_excerpts
+from magnet_train.apps.codec_training.excerpts import _spans, _split, draw_excerpts
 from magnet_train.apps.codec_training.measures import measure, si_sdr
 from magnet_train.apps.codec_training.recipe import DecoderTraining, start_codec
 from magnet_train.apps.codec_training.run import recipe_of
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
+from magnet_train.storage.parquet import _Cells
 
 SMALL = ("--sample_rate", "8000", "--codebooks", "2", "--card", "16", "--minutes", "0.1")
 NEEDED = 16 * 10 / 50  # seconds
@@ -245,6 +248,30 @@ def test_of_few_files_the_ends_are_held_out(tmp_path: Path) -> None:
     spectrum = torch.fft.rfft(end).abs()
     assert 8000 * int(spectrum.argmax()) / len(end) == pytest.approx(3000, abs=5)
     assert drawn.seconds == pytest.approx(36, abs=1)
+
+
+def test_a_part_of_a_held_out_file_is_not_trained_on(folder: Path, tmp_path: Path) -> None:
+    names = sorted(map(str, folder.rglob("phrase*")))
+    rows = [f"{name},{start},{start + 1}" for name in names for start in (0, 1, 2)]
+    (tmp_path / "parts.csv").write_text("\n".join(["path,start,end", *rows]) + "\n")
+    spans, _ = _spans(tmp_path / "parts.csv", 8000, {})
+    training, held_out = _split(spans, np.random.default_rng(0))
+    assert len(held_out) == 2
+    assert len(training) == 3 * (len(names) - 2)
+    assert not {span.file.path for span in training} & {span.file.path for span in held_out}
+
+
+def test_a_parquet_is_read_forwards(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row before the last one that was read takes reading the table again from its beginning."""
+    rows = [{"bytes": path.read_bytes()} for path in sorted(folder.rglob("phrase*"))]
+    pq.write_table(pa.table({"audio": rows}), tmp_path / "rows.parquet")
+    opened = []
+    open_group = _Cells._open_group
+    monkeypatch.setattr(
+        _Cells, "_open_group", lambda cells, row: (opened.append(row), open_group(cells, row))[1]
+    )
+    assert len(draw(tmp_path, 20.0).held_out) == 2
+    assert len(opened) <= 5  # for the headers, the clips and two excerpts
 
 
 def test_sounds_shorter_than_a_clip_and_files_of_a_lower_rate(tmp_path: Path) -> None:

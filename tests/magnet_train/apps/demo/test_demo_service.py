@@ -12,8 +12,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from magnet_train.apps.demo.form import MAX_RECORDING, ClipRequest, recording_seconds
+from magnet_train.apps.demo.page import _failure_html
 from magnet_train.apps.demo.service import Cancelled, Clip, ClipService
 from magnet_train.cli.main import main
 from magnet_train.errors import UserError
@@ -155,6 +157,17 @@ def test_all_requests_stop_with_the_server(service: ClipService, request_of: Rea
     service.close()  # waits for the step in progress
     thread.join(30)
     assert ended == [Cancelled]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_full_memory_is_no_internal_error(error: RuntimeError) -> None:
+    assert "ran out of memory" in _failure_html(error)
 
 
 def test_folders_cannot_be_guessed(service: ClipService, request_of: Read) -> None:
