@@ -31,7 +31,7 @@ FRAMES_PER_ENTRY = 10  # of a codebook, at least
 SILENT_SHARE = 0.02  # of the clips
 SILENCE = 2e-3  # distance of the lowest from the highest sample of a silent clip, at most
 LEAST_CARD = 16
-# Sounds are told apart by their loudness in bands: phase-free, since k-means would take every phase for another sound.
+# k-means groups frames by their loudness in bands: by waveform, each phase of one sound would be a group of its own.
 BANDS, SOUND_WINDOW, SOUND_FRAMES, SAME_SOUND_DB = 24, 0.04, 2000, 3.0
 ENTRIES_PER_SOUND = 16
 

@@ -280,10 +280,9 @@ def _finish(job: ShardJob, template: CaptionRule | None, strict: bool) -> Finish
         with Console(stderr=True).status("putting the shards together"):
             return job.finish(functools.partial(_caption, template), strict=strict)
     except NothingUsableError as error:
-        for file in (
-            few_of(error.left_out) if len(job.sources) > 1 else []
-        ):  # else the error names the only one
-            print(printable(f"{file.path}: {file.reason}"), file=sys.stderr)
+        if len(job.sources) > 1:  # else the error names the only one
+            for file in few_of(error.left_out):
+                print(printable(f"{file.path}: {file.reason}"), file=sys.stderr)
         _print_remedy(error.left_out)
         raise
 
