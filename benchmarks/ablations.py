@@ -38,7 +38,7 @@ from harness.quickstart_world import (
     write_json,
 )
 from magnet_train.apps.quickstart.report import read_metrics
-from magnet_train.apps.quickstart.world import ToneWorld
+from magnet_train.apps.quickstart.tones.world import ToneWorld
 
 SEEN, UNSEEN = 120, 48  # test captions of combinations that training had, and of held-out ones
 

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from harness.quickstart_world import RESULTS, hardware, write_json
 from magnet_train import Magnet
-from magnet_train.apps.quickstart.captions import Caption
-from magnet_train.apps.quickstart.oracle import accuracy, evenness, read_clips
-from magnet_train.apps.quickstart.world import PRESETS, ToneWorld
+from magnet_train.apps.quickstart.tones.captions import Caption
+from magnet_train.apps.quickstart.tones.oracle import accuracy, evenness, read_clips
+from magnet_train.apps.quickstart.tones.world import PRESETS, ToneWorld
 from magnet_train.codecs.chunked import decode_loop
 
 LONG = 4  # times the model's clips

@@ -32,9 +32,9 @@ from harness.quickstart_world import (
     write_json,
 )
 from magnet_train import Magnet
-from magnet_train.apps.quickstart.captions import Caption, caption_for, seen_events
-from magnet_train.apps.quickstart.oracle import accuracy, chance, read_clips
-from magnet_train.apps.quickstart.world import SAMPLE_RATE, SPLITS, ToneWorld
+from magnet_train.apps.quickstart.tones.captions import Caption, caption_for, seen_events
+from magnet_train.apps.quickstart.tones.oracle import accuracy, chance, read_clips
+from magnet_train.apps.quickstart.tones.world import SAMPLE_RATE, SPLITS, ToneWorld
 from magnet_train.audio import write_audio
 
 SIDES = ("left", "right")

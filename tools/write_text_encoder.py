@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from magnet_train.apps.quickstart.captions import (
+from magnet_train.apps.quickstart.tones.captions import (
     NOISE_PHRASES,
     PAIR_PHRASES,
     PITCHES,

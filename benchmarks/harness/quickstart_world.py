@@ -15,9 +15,9 @@ import torch
 import magnet_train
 from harness.timing import cpu_name
 from magnet_train import Magnet
-from magnet_train.apps.quickstart.captions import ATTRIBUTES, Caption
-from magnet_train.apps.quickstart.oracle import Readings, accuracy, expected_windows, read_clips
-from magnet_train.apps.quickstart.world import ToneWorld
+from magnet_train.apps.quickstart.tones.captions import ATTRIBUTES, Caption
+from magnet_train.apps.quickstart.tones.oracle import Readings, accuracy, expected_windows, read_clips
+from magnet_train.apps.quickstart.tones.world import ToneWorld
 from magnet_train.cli.main import main as magnet_train_command
 from magnet_train.errors import UserError
 

@@ -11,9 +11,10 @@ from magnet_train.storage.hub import find_folder, unreadable
 from magnet_train.storage.plain_text import load_json, read_text
 from magnet_train.tokens import CodecInfo
 
-__all__ = ["QUICKSTART", "Codec", "load_codec", "packaged_codec"]
+__all__ = ["PACKAGED", "QUICKSTART", "Codec", "load_codec", "packaged_codec"]
 
 QUICKSTART = "quickstart"
+PACKAGED = {QUICKSTART: "codec", "band": "band/codec"}  # name -> folder within apps/quickstart
 
 
 def load_codec(
@@ -22,9 +23,9 @@ def load_codec(
     """Load a codec.
 
     Args:
-        name: "quickstart" (the small one in the package), "encodec_24khz" or "encodec_48khz" (the weights that the
-            `encodec` package publishes), or a folder or hub id of an EnCodec, DAC, Mimi or X-Codec in transformers'
-            format. Or a record, which gives the remaining arguments as well.
+        name: "quickstart" or "band" (small ones in the package, of tones and of drums and bass), "encodec_24khz" or
+            "encodec_48khz" (the weights that the `encodec` package publishes), or a folder or hub id of an EnCodec, DAC,
+            Mimi or X-Codec in transformers' format. Or a record, which gives the remaining arguments as well.
         device: Where to put the weights.
         codebooks: Number of codebooks to use, the first ones, 1 or more; None uses all.
         stereo: Encode left and right by a mono codec, see `stereo.StereoCodec`.
@@ -62,7 +63,7 @@ def _load(name: str) -> Codec:
 
     if name in WEIGHTS:
         return load_published(name)
-    folder = packaged_codec() if name == QUICKSTART else find_folder(name, "codec")
+    folder = packaged_codec(name) if name in PACKAGED else find_folder(name, "codec")
     kinds = {kind.config_class.model_type: kind for kind in (DacCodec, EncodecCodec, MimiCodec, XcodecCodec)}
     try:
         config = load_json(read_text(folder / "config.json"))
@@ -78,6 +79,6 @@ def _load(name: str) -> Codec:
     return kinds[found].from_pretrained(folder, id=name)
 
 
-def packaged_codec() -> Path:
-    """Return the folder of the codec "quickstart"."""
-    return Path(str(resources.files("magnet_train.apps.quickstart") / "codec"))
+def packaged_codec(name: str = QUICKSTART) -> Path:
+    """Return the folder of one of the codecs `PACKAGED`."""
+    return Path(str(resources.files("magnet_train.apps.quickstart") / PACKAGED[name]))

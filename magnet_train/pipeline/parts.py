@@ -13,7 +13,7 @@ from magnet_train.checkpoints.adapter import merge_adapter, weights_sha256
 from magnet_train.checkpoints.audiocraft.names import CODEC_FILE, THEIR_STORE
 from magnet_train.checkpoints.bundle import UNSPECIFIED, ModelBundle, load_weights
 from magnet_train.checkpoints.load import read_bundle
-from magnet_train.codecs import QUICKSTART, Codec, load_codec, packaged_codec
+from magnet_train.codecs import PACKAGED, QUICKSTART, Codec, load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig
 from magnet_train.errors import UserError, first_line
 from magnet_train.models import MagnetTransformer
@@ -139,8 +139,8 @@ class ModelParts:
         local = not codec_id.startswith(THEIR_STORE) and (
             Path(codec_id).is_dir() or Path(codec_id).is_absolute()
         )
-        if codec_folder is None and codec_id == QUICKSTART:
-            codec_folder = packaged_codec()
+        if codec_folder is None and codec_id in PACKAGED:
+            codec_folder = packaged_codec(codec_id)
         elif codec_folder is None and local:
             _ = self.codec  # raises if the codec is gone or has changed since it made the tokens
             codec_folder = Path(codec_id)

@@ -31,7 +31,7 @@ def is_noise(audio: Tensor, scale: int = 1) -> Tensor:
     return tonality(audio, scale) < 0.5
 
 
-def codec_loss(output: Tensor, audio: Tensor, scale: int = 1) -> Tensor:
+def codec_loss(output: Tensor, audio: Tensor, scale: int = 1, hits_weight: float = 0.0) -> Tensor:
     """Return the reconstruction loss, a scalar.
 
     The waveform of noise does not fit into 32 bits per frame, and the best guess at it is silence. So for noise the
@@ -41,6 +41,7 @@ def codec_loss(output: Tensor, audio: Tensor, scale: int = 1) -> Tensor:
         output: Output of the decoder, [B, samples].
         audio: Input of the encoder, [B, samples].
         scale: Of the windows.
+        hits_weight: Of the power in bands over time.
     """
     tonal = tonality(audio, scale)
     noisy = 2.5 - 2 * tonal
@@ -54,6 +55,8 @@ def codec_loss(output: Tensor, audio: Tensor, scale: int = 1) -> Tensor:
         loss = loss + (logs + 0.5 * (error + 1e-8).sqrt()) / len(WINDOWS)
         if window == 256:
             loss = loss + noisy * (_bands(ours) - _bands(theirs)).abs().mean(dim=1)
+        if hits_weight and window <= 256:
+            loss = loss + hits_weight * (_hits(ours) - _hits(theirs)).abs().mean(dim=1)
     return loss.mean()
 
 
@@ -81,6 +84,13 @@ def _bands(magnitudes: Tensor) -> Tensor:
     """Return the log of the power averaged over time and bands, [B, BANDS]."""
     power = magnitudes[:, 1:].square().mean(dim=-1)
     return 0.5 * torch.log(power.reshape(len(power), BANDS, -1).mean(dim=-1) + FLOOR**2)
+
+
+def _hits(magnitudes: Tensor) -> Tensor:
+    """Return the log of the power averaged over bands alone, [B, BANDS * frames]."""
+    batch, bins, frames = magnitudes[:, 1:].shape
+    power = magnitudes[:, 1:].square().reshape(batch, BANDS, bins // BANDS, frames).mean(dim=2)
+    return 0.5 * torch.log(power + FLOOR**2).flatten(1)
 
 
 def _envelope(output: Tensor, audio: Tensor, window: int) -> Tensor:

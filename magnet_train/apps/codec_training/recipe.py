@@ -52,6 +52,7 @@ class Recipe:
     noise_share: float  # of the noise, used for k-means: its frames all differ and would take many codes
     noise_weight: float  # how much more often noise is drawn than tones: it is rare and hardest to encode
     max_errors: float  # largest share of the finer codes that are replaced while the decoder trains
+    hits_weight: float  # of the power in bands over time, which keeps short noises beside tones
 
     @property
     def hop(self) -> int:
@@ -152,7 +153,9 @@ class DecoderTraining:
         with torch.no_grad():
             codes = self.model.quantizer.encode(run_layers(self.model.encoder, batch[:, None]))
             quantized = self.model.quantizer.decode(with_errors(codes, self.recipe.max_errors))
-        return codec_loss(run_layers(self.model.decoder, quantized)[:, 0], batch, self.recipe.scale)
+        return codec_loss(
+            run_layers(self.model.decoder, quantized)[:, 0], batch, self.recipe.scale, self.recipe.hits_weight
+        )
 
     def _draw(self) -> Tensor:
         """Return random crops of random clips, float [BATCH, samples]."""

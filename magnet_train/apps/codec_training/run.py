@@ -49,6 +49,7 @@ def recipe_of(sample_rate: int, codebooks: int, card: int) -> Recipe:
         noise_share=1.0,
         noise_weight=1.0,
         max_errors=MAX_ERRORS,
+        hits_weight=0.0,
     )
 
 

@@ -1,6 +1,6 @@
-"""A synthetic data set of captioned tones that shows offline, within minutes, that the whole chain learns.
+"""Synthetic sound with captions that shows offline, within minutes, that the whole chain learns.
 
-`captions` defines clips and their sentences, `world` synthesises them, `oracle` measures them again and scores them,
-`codec/` is a small EnCodec trained on them and `text/` a small T5 with their vocabulary. `run` runs the commands that
-a user would type, `report` shows the result.
+A world (`band/` or `tones/`) has `captions`, synthesises them (`world`) and hears them again (`oracle`). Each has a
+small EnCodec trained on it, `band/codec/` and `codec/`; `text/` is a small T5 with the words of the tones. `presets`
+lists what can be learned, `run` runs the commands that a user would type, `report` shows the result.
 """

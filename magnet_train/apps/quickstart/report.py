@@ -1,6 +1,6 @@
 """The result of a quickstart run: report.json, a verdict in one sentence, and pictures.
 
-Shapes: audio float [samples] at 8 kHz.
+Shapes: audio float [samples].
 """
 
 from __future__ import annotations
@@ -16,17 +16,14 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from magnet_train.apps.quickstart.captions import ATTRIBUTES, Caption
-from magnet_train.apps.quickstart.oracle import Floats
-from magnet_train.apps.quickstart.world import SAMPLE_RATE
+from magnet_train.apps.quickstart.presets import Caption, Preset, Scores
 from magnet_train.storage.atomic_io import atomic_write
 
-Scores = dict[str, float]  # by attribute, 0..1
+Floats = npt.NDArray[np.floating]
 
-GOALS = {"pitch": 0.95, "timbre": 0.95, "rhythm": 0.90}  # least accuracy, relative to the ceiling
-UNSEEN_GOAL = 0.85
 CHANCE_MARGIN = 0.15  # above chance that unconditional clips may score; more means that captions leak
 
 STYLE = {
@@ -62,29 +59,31 @@ class Report:
         with atomic_write(path) as file:
             file.write(json.dumps(record, indent=2).encode() + b"\n")
 
-    def shortcomings(self) -> list[str]:
-        """Return the goals that were missed, in words; empty if none was."""
+    def shortcomings(self, preset: Preset) -> list[str]:
+        """Return the goals of a preset that were missed, in words; empty if none was."""
         found = []
-        for name in ATTRIBUTES:
-            if self.accuracy[name] < GOALS[name] * self.ceiling[name]:
+        for name, goal in preset.goals.items():
+            if self.accuracy[name] < goal * self.ceiling[name]:
                 found.append(f"{name} is right in {_percent(self.accuracy[name])} of clips")
-            if self.unseen[name] < UNSEEN_GOAL * self.ceiling[name]:
+            if self.unseen[name] < preset.unseen_goal * self.ceiling[name]:
                 found.append(f"{name} of unseen combinations in {_percent(self.unseen[name])}")
             if self.unconditional[name] > self.chance[name] + CHANCE_MARGIN:
                 found.append(f"{name} is right in {_percent(self.unconditional[name])} without any caption")
         return found
 
-    def verdict(self) -> str:
-        """Return one sentence on whether the run learned, with the scores."""
+    def verdict(self, preset: Preset) -> str:
+        """Return one sentence on whether the run reached the goals of a preset, with the scores."""
         facts = (
             f"{self.n} clips generated from captions match them in {_listed(self.accuracy)} "
             f"(chance: {_listed(self.chance)}; combinations never shown: {_listed(self.unseen)}), "
             f"after {self.minutes:.1f} minutes"
         )
-        shortcomings = self.shortcomings()
+        shortcomings = self.shortcomings(preset)
         if not shortcomings:
             return f"It learned: {facts}."
-        learned_nothing = all(self.accuracy[name] < self.chance[name] + CHANCE_MARGIN for name in ATTRIBUTES)
+        learned_nothing = all(
+            self.accuracy[name] < self.chance[name] + CHANCE_MARGIN for name in self.accuracy
+        )
         start = "It did not learn" if learned_nothing else "It learned in part"
         return f"{start}: {facts}; below the goal: {'; '.join(shortcomings)}."
 
@@ -106,7 +105,7 @@ def read_metrics(path: Path, prefix: str) -> dict[str, tuple[list[int], list[flo
 
 
 def _listed(scores: Scores) -> str:
-    return ", ".join(f"{name} {_percent(scores[name])}" for name in ATTRIBUTES)
+    return ", ".join(f"{name} {_percent(scores[name])}" for name in scores)
 
 
 def _percent(value: float) -> str:
@@ -146,34 +145,36 @@ def draw_accuracy(report: Report, path: Path) -> None:
         ("generated", report.accuracy, "#1f618d", "white"),
         ("combinations never shown", report.unseen, "#5dade2", "white"),
     )
-    width = 0.2
+    width, names = 0.2, list(report.accuracy)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 4.4))
         axes = figure.subplots()
         for place, (label, scores, colour, ink) in enumerate(bars):
-            x = [index + (place - 1.5) * width for index in range(len(ATTRIBUTES))]
-            heights = [scores[name] for name in ATTRIBUTES]
+            x = [index + (place - 1.5) * width for index in range(len(names))]
+            heights = [scores[name] for name in names]
             drawn = axes.bar(x, heights, width * 0.92, color=colour, label=label)
             axes.bar_label(drawn, fmt="%.2f", fontsize=8, padding=-11, color=ink)
-        for index, name in enumerate(ATTRIBUTES):
+        for index, name in enumerate(names):
             ends = (index - 2.1 * width, index + 2.1 * width)
             label = "ceiling (through the codec)" if index == 0 else "_"  # once in the legend
             axes.plot(ends, [report.ceiling[name]] * 2, color="#c0392b", lw=1.4, ls="--", label=label)
-        axes.set_xticks(range(len(ATTRIBUTES)), ATTRIBUTES, fontsize=11)
+        axes.set_xticks(range(len(names)), names, fontsize=11)
         axes.set(ylim=(0, 1.1), ylabel="accuracy")
         axes.set_title(f"Accuracy by attribute ({report.n} generated clips, {report.minutes:.1f} minutes)")
         figure.legend(frameon=False, ncols=5, loc="outside lower center", fontsize=9, columnspacing=1.2)
         figure.savefig(path)
 
 
-def draw_spectrograms(rows: Sequence[tuple[Caption, Floats, Floats, Floats]], path: Path) -> None:
+def draw_spectrograms(
+    rows: Sequence[tuple[Caption, Floats, Floats, Floats]], sample_rate: int, path: Path
+) -> None:
     """Draw a row of spectrograms for each caption: a real clip, the same through the codec, a generated one."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 2.0 * len(rows) + 0.6))
         grid = figure.subplots(len(rows), 3, sharex=True, sharey=True, squeeze=False)
         for cells, (caption, *clips) in zip(grid, rows, strict=True):
             for cell, clip in zip(cells, clips, strict=True):
-                _draw_spectrogram(cell, clip)
+                _draw_spectrogram(cell, clip, sample_rate)
             cells[0].set_title("\n".join(textwrap.wrap(f"“{caption.text}”", 44)), fontsize=10)
             cells[0].set_ylabel("kHz")
         for cell, name in zip(grid[0], ("real", "through the codec", "generated"), strict=True):
@@ -190,13 +191,14 @@ def _offset(x: float, y: float, colour: str, size: int) -> dict[str, Any]:
     return {**place, "color": colour, "fontsize": size}
 
 
-def _draw_spectrogram(axes: Any, audio: Floats) -> None:
+def _draw_spectrogram(axes: Any, audio: Floats, sample_rate: int) -> None:
     """Draw the level over time and frequency, with a range of 70 dB."""
-    window, hop = 256, 64
+    window = 256 * max(1, sample_rate // 8000)
+    hop = window // 4
     padded = np.pad(audio, window // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop] * np.hanning(window)
     level = 20 * np.log10(np.abs(np.fft.rfft(frames)) * 4 / window + 1e-6)
-    extent = (0, len(audio) / SAMPLE_RATE, 0, SAMPLE_RATE / 2000)
+    extent = (0, len(audio) / sample_rate, 0, sample_rate / 2000)
     axes.imshow(level.T, origin="lower", aspect="auto", extent=extent, vmin=-75, vmax=-5, cmap="magma")
 
 

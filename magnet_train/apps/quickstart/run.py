@@ -1,6 +1,6 @@
 """Run the quickstart: synthesise captioned clips, run the commands a user would type, score what they generate.
 
-Shapes: audio float [samples] at 8 kHz.
+Shapes: audio float [samples].
 """
 
 from __future__ import annotations
@@ -19,28 +19,21 @@ import soundfile
 import torch
 from rich.progress import track
 
-from magnet_train.apps.quickstart.captions import TIMBRES, Caption
-from magnet_train.apps.quickstart.oracle import Floats, accuracy, chance, read_clips
+from magnet_train.apps.quickstart.presets import PRESETS, Caption, Preset, World
 from magnet_train.apps.quickstart.report import (
+    Floats,
     Report,
     draw_accuracy,
     draw_losses,
     draw_spectrograms,
     read_metrics,
 )
-from magnet_train.apps.quickstart.world import ToneWorld
 from magnet_train.cli.main import main
 from magnet_train.codecs import Codec, load_codec
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import explain_disk_errors
 
-CODEC = "quickstart"
-TRAINING, VALIDATION = 1400, 160  # clips
 SEEN, UNSEEN, UNCONDITIONAL = 240, 96, 120  # clips to generate and score
-CONFIGS = {
-    "default": ("base", "quickstart", "trainer/cpu"),
-    "full": ("base", "quickstart", "quickstart_full", "trainer/cpu"),
-}
 FOLDERS = ("audio", "shards", "run", "prompts", "generated")  # in --out, removed by --overwrite
 REPORT = "report.json"
 
@@ -52,7 +45,7 @@ def run_quickstart(
 
     Args:
         out: Folder for all files; must be empty unless `overwrite`.
-        preset: "default" or "full", see `world.PRESETS`.
+        preset: A key of `presets.PRESETS`.
         seed: Seed of the clips, the training and the generation.
         overwrite: Remove the files of an earlier run from `out`.
         fit_options: Further options of `fit`, such as `--trainer.max_steps 100`.
@@ -61,14 +54,15 @@ def run_quickstart(
         UserError: `out` is not empty or cannot be written to, or a command failed.
         SystemExit: With 2, for wrong `fit_options`.
     """
-    fit = _fit_command(out, preset, seed, fit_options)
+    chosen = PRESETS[preset]
+    fit = _fit_command(out, chosen, seed, fit_options)
     _check_options(fit)
     _empty_folder(out, overwrite)
     started = time.monotonic()
 
-    world = ToneWorld(preset, seed)
-    _make_shards(out, world, "train", TRAINING)
-    _make_shards(out, world, "validation", VALIDATION)
+    world, oracle = chosen.world(seed), chosen.oracle
+    _make_shards(out, world, chosen.codec, "train", chosen.training)
+    _make_shards(out, world, chosen.codec, "validation", chosen.validation)
     run_command(*fit)
 
     seen, unseen = world.captions(SEEN, "test"), world.captions(UNSEEN, "test", unseen=True)
@@ -76,19 +70,19 @@ def run_quickstart(
     of_unseen = _generate(out, seed, "unseen", "--prompts", _write_prompts(out, "unseen", unseen))
     unconditional = _generate(out, seed, "unconditional", "--unconditional", str(UNCONDITIONAL))
 
-    codec = load_codec(CODEC)
+    codec = load_codec(chosen.codec)
     real = [audio for _, audio in world.clips(SEEN, "test")]
     decoded = through_codec(codec, real)
-    readings = read_clips(generated)
+    readings = oracle.read_clips(generated)
     metrics = out / "run" / "metrics.csv"
     report = Report(
         minutes=(time.monotonic() - started) / 60,
         n=len(seen),
-        accuracy=accuracy(seen, readings),
-        unseen=accuracy(unseen, read_clips(of_unseen)),
-        ceiling=accuracy(seen, read_clips(decoded)),
-        chance=chance(seen, readings, seed),
-        unconditional=chance(seen[:UNCONDITIONAL], read_clips(unconditional), seed),
+        accuracy=oracle.accuracy(seen, readings),
+        unseen=oracle.accuracy(unseen, oracle.read_clips(of_unseen)),
+        ceiling=oracle.accuracy(seen, oracle.read_clips(decoded)),
+        chance=oracle.chance(seen, readings, seed),
+        unconditional=oracle.chance(seen[:UNCONDITIONAL], oracle.read_clips(unconditional), seed),
         val_loss_per_codebook=[
             losses[-1] for _, losses in read_metrics(metrics, "val/loss_codebook_").values()
         ],
@@ -96,9 +90,9 @@ def run_quickstart(
     report.write(out / REPORT)
     draw_losses(metrics, codec.card, out / "losses.png")
     draw_accuracy(report, out / "accuracy.png")
-    rows = [(seen[i], real[i], decoded[i], generated[i]) for i in _one_of_each_timbre(seen)]
-    draw_spectrograms(rows, out / "clips.png")
-    _print_result(out, report)
+    rows = [(seen[i], real[i], decoded[i], generated[i]) for i in _one_of_each_kind(seen)]
+    draw_spectrograms(rows, world.sample_rate, out / "clips.png")
+    _print_result(out, report, chosen)
     return report
 
 
@@ -122,9 +116,9 @@ def through_codec(codec: Codec, clips: Sequence[Floats], batch: int = 40) -> lis
     return decoded
 
 
-def _fit_command(out: Path, preset: str, seed: int, options: Sequence[str]) -> list[str]:
+def _fit_command(out: Path, preset: Preset, seed: int, options: Sequence[str]) -> list[str]:
     shards, command = out / "shards", ["fit"]
-    for config in CONFIGS[preset]:
+    for config in preset.configs:
         command += ["-c", f"configs/{config}.yaml"]
     command += ["--data.shards", str(shards / "train"), "--data.val_shards", str(shards / "validation")]
     command += ["--seed_everything", str(seed), "--data.seed", str(seed), "--run", str(out / "run")]
@@ -157,12 +151,12 @@ def _empty_folder(out: Path, overwrite: bool) -> None:
             )
 
 
-def _make_shards(out: Path, world: ToneWorld, split: str, clips: int) -> None:
+def _make_shards(out: Path, world: World, codec: str, split: str, clips: int) -> None:
     """Write captioned audio, and turn it into tokens by the commands."""
     folder, shards = out / "audio" / split, str(out / "shards" / split)
     world.write(folder, clips, split)
-    print(f"wrote {clips} captioned WAV files of {world.preset.seconds:g} s to {folder}")
-    run_command("tokenize", "--audio", str(folder), "--out", shards, "--codec", CODEC)
+    print(f"wrote {clips} captioned WAV files of {world.seconds:g} s to {folder}")
+    run_command("tokenize", "--audio", str(folder), "--out", shards, "--codec", codec)
     run_command("verify", shards)
 
 
@@ -183,15 +177,15 @@ def _generate(out: Path, seed: int, name: str, *prompts: str) -> list[Floats]:
     return [soundfile.read(folder / json.loads(line)["file"], dtype="float32")[0] for line in results]
 
 
-def _one_of_each_timbre(captions: Sequence[Caption]) -> list[int]:
-    """Return the index of the first caption whose first event has each timbre."""
-    timbres = [caption.events[0].timbre for caption in captions]
-    return [timbres.index(timbre) for timbre in TIMBRES if timbre in timbres]
+def _one_of_each_kind(captions: Sequence[Caption]) -> list[int]:
+    """Return the index of the first caption of each kind."""
+    kinds = [caption.kind for caption in captions]
+    return [kinds.index(kind) for kind in dict.fromkeys(kinds)]
 
 
-def _print_result(out: Path, report: Report) -> None:
+def _print_result(out: Path, report: Report, preset: Preset) -> None:
     model = shlex.quote(str(out / "run" / "last.ckpt"))
     print(f"\nwrote {out / REPORT}, losses.png, accuracy.png and clips.png; clips are in {out / 'generated'}")
-    print(report.verdict())
-    print(f"Try it: magnet-train generate --model {model} --text 'a calm flute on low do' --out clips")
+    print(report.verdict(preset))
+    print(f"Try it: magnet-train generate --model {model} --text '{preset.example}' --out clips")
     print(f"or on a page in the browser: magnet-train demo --model {model} --open")

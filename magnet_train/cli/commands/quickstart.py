@@ -1,4 +1,4 @@
-"""Show that the whole chain learns: captioned tones are synthesised, tokenized, trained on, generated and scored."""
+"""Show that the whole chain learns: captioned sound is synthesised, tokenized, trained on, generated and scored."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class QuickstartRequest:
 
     out: Path = option("output folder", default=Path("runs/quickstart"), metavar="DIR")
     preset: str = option(
-        "default: one sound in 1.28 s, about 5 minutes on two cores; full: one or two sounds at irregular "
-        "times in 2.56 s, takes longer",
-        choices=("default", "full"),
-        default="default",
+        "band: drums and bass in clips of 3.2 s, up to 10 minutes on two cores; tones: one sound in 1.28 s, about 5 "
+        "minutes; full: one or two sounds at irregular times in 2.56 s, takes longer",
+        choices=("band", "tones", "full"),
+        default="band",
     )
     seed: int = option("seed of clips, training and generation", type=whole_number(0), default=0)
     overwrite: bool = flag("remove the files of an earlier run in --out")

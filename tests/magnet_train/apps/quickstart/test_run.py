@@ -4,16 +4,17 @@ The whole chain, with real training, is in test_beat.py (slow) and `make quickst
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from magnet_train.apps.quickstart import run
-from magnet_train.apps.quickstart.captions import TIMBRES
+from magnet_train.apps.quickstart.presets import PRESETS
 from magnet_train.apps.quickstart.report import Report
 from magnet_train.apps.quickstart.run import run_command, through_codec
-from magnet_train.apps.quickstart.world import ToneWorld
+from magnet_train.apps.quickstart.tones.world import ToneWorld
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
 from magnet_train.errors import UserError
@@ -22,20 +23,18 @@ from magnet_train.errors import UserError
 @pytest.fixture
 def small(monkeypatch):
     """Few clips, so that a run takes seconds."""
-    for name, count in (
-        ("TRAINING", 24),
-        ("VALIDATION", 8),
-        ("SEEN", 16),
-        ("UNSEEN", 6),
-        ("UNCONDITIONAL", 16),
-    ):
+    for name, count in (("SEEN", 16), ("UNSEEN", 6), ("UNCONDITIONAL", 16)):
         monkeypatch.setattr(run, name, count)
+    for name, preset in PRESETS.items():
+        monkeypatch.setitem(PRESETS, name, replace(preset, training=24, validation=8))
 
 
 FEW_STEPS = ["--fit", "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
 
 
-@pytest.mark.parametrize("preset", ["default", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "preset", ["band", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tones", "full"))]
+)
 def test_the_whole_chain_runs_and_reports(tmp_path, small, capfd, preset):
     out = tmp_path / "quickstart"
     assert main(["quickstart", "--out", str(out), "--preset", preset, "--seed", "3", *FEW_STEPS]) == 0
@@ -123,7 +122,9 @@ def test_through_codec_is_encode_and_decode():
     torch.testing.assert_close(torch.from_numpy(decoded[4]), alone, atol=1e-4, rtol=0)
 
 
-def test_pictures_show_one_clip_of_each_timbre():
-    captions = ToneWorld(seed=0).captions(60, "test")
-    chosen = run._one_of_each_timbre(captions)
-    assert [captions[index].events[0].timbre for index in chosen] == list(TIMBRES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_pictures_show_one_clip_of_each_kind(preset):
+    captions = PRESETS[preset].world(0).captions(60, "test")
+    chosen = run._one_of_each_kind(captions)
+    assert sorted(captions[index].kind for index in chosen) == sorted({caption.kind for caption in captions})
+    assert len(chosen) >= 3

@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
-from magnet_train.apps.quickstart.captions import HELD_OUT, PITCHES, Caption, Event, caption_for, seen_events
+from magnet_train.apps.quickstart.tones.captions import (
+    HELD_OUT,
+    PITCHES,
+    Caption,
+    Event,
+    caption_for,
+    seen_events,
+)
 from magnet_train.audio import encode_wav
 from magnet_train.storage.atomic_io import explain_disk_errors
 
@@ -72,9 +79,16 @@ class ToneWorld:
     `preset` is a key of `PRESETS`, `seed` at least 0.
     """
 
+    sample_rate = SAMPLE_RATE
+
     def __init__(self, preset: str = "default", seed: int = 0) -> None:
         self.preset = PRESETS[preset]
         self.seed = seed
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in a clip."""
+        return self.preset.seconds
 
     def captions(self, count: int, split: str = "train", *, unseen: bool = False) -> list[Caption]:
         """Return the first `count` captions of one of `SPLITS`; `unseen` ones are of the combinations held out."""

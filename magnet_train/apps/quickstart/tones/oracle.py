@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from magnet_train.apps.quickstart.captions import ATTRIBUTES, PITCHES, Caption, Event
-from magnet_train.apps.quickstart.world import PERIOD, SAMPLE_RATE, WINDOW, note_frequency
+from magnet_train.apps.quickstart.tones.captions import ATTRIBUTES, PITCHES, Caption, Event
+from magnet_train.apps.quickstart.tones.world import PERIOD, SAMPLE_RATE, WINDOW, note_frequency
 
 Floats = npt.NDArray[np.floating]
 Readings = list[list[Event]]  # of each clip, one event per window

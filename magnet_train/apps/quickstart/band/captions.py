@@ -1,0 +1,138 @@
+"""What the band plays, and captions for it.
+
+Drums have a tempo (4), a pattern (4) and hats (4); a bass has a tempo, a root (5) and a line (4). A clip has drums, a
+bass, or both. A caption names each value by one of three synonyms, in one of several phrases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+ATTRIBUTES = ("parts", "tempo", "pattern", "hats", "root", "line")
+
+# Each value with its three synonyms.
+TEMPOS: dict[str, tuple[str, str, str]] = {  # a sixteenth note lasts 10, 8, 6 or 5 token frames of 20 ms
+    "75": ("75 bpm", "a slow pace", "a calm tempo"),
+    "94": ("94 bpm", "a medium pace", "a moderate tempo"),
+    "125": ("125 bpm", "a fast pace", "an upbeat tempo"),
+    "150": ("150 bpm", "a racing pace", "a furious tempo"),
+}
+PATTERNS: dict[str, tuple[str, str, str]] = {
+    "rock": ("rock", "straight", "backbeat"),
+    "house": ("house", "disco", "four-on-the-floor"),
+    "half-time": ("half-time", "heavy", "dragging"),
+    "breakbeat": ("breakbeat", "broken", "syncopated"),
+}
+HATS: dict[str, tuple[str, str, str]] = {
+    "none": ("no hats", "kick and snare only", "bare"),
+    "eighths": ("eighth-note hats", "steady hats", "ticking hats"),
+    "sixteenths": ("sixteenth-note hats", "busy hats", "shimmering hats"),
+    "offbeats": ("offbeat hats", "hats between the beats", "skipping hats"),
+}
+ROOTS: dict[str, tuple[str, str, str]] = {
+    "e": ("in e", "on low e", "around e"),
+    "g": ("in g", "on low g", "around g"),
+    "a": ("in a", "on the a string", "around a"),
+    "c": ("in c", "on middle c", "around c"),
+    "d": ("in d", "on the d string", "around d"),
+}
+LINES: dict[str, tuple[str, str, str]] = {
+    "held": ("held", "sustained", "long"),
+    "driving": ("driving", "pumping", "repeated"),
+    "octaves": ("octave", "bouncing", "jumping"),
+    "walking": ("walking", "strolling", "wandering"),
+}
+
+DRUM_PHRASES = ("{pattern} drums, {hats}", "a {pattern} beat with {hats}", "{pattern} groove: {hats}")
+BASS_PHRASES = ("{line} bass {root}", "a {line} bass line {root}", "{line} bassline {root}")
+TEMPO_PHRASES = ("{parts}, {tempo}", "{parts} at {tempo}", "{tempo}: {parts}")
+JOINS = ("{drums} and {bass}", "{drums} under {bass}", "{bass} over {drums}")
+
+# Combinations that training never shows: every value occurs in others.
+HELD_OUT_DRUMS = (("75", "house"), ("125", "half-time"), ("150", "breakbeat"))
+HELD_OUT_BASSES = (("e", "walking"), ("a", "octaves"), ("d", "driving"))
+
+
+@dataclass(frozen=True, order=True)
+class Score:
+    """What a clip plays: keys of the tables above, "" where a part is missing."""
+
+    tempo: str
+    pattern: str = ""
+    hats: str = ""
+    root: str = ""
+    line: str = ""
+
+    @property
+    def parts(self) -> str:
+        """Return "drums", "bass" or "both"."""
+        if self.pattern and self.root:
+            return "both"
+        return "drums" if self.pattern else "bass" if self.root else ""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence and the score that it describes."""
+
+    text: str
+    score: Score
+
+    @property
+    def kind(self) -> str:
+        """Return "drums", "bass" or "both"."""
+        return self.score.parts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the `.json` beside a clip: `text`, and the values as metadata."""
+        return {"text": self.text} | {name: getattr(self.score, name) for name in ATTRIBUTES}
+
+
+def drum_scores(*, unseen: bool = False) -> list[Score]:
+    """Return all drums that training shows, or all that it does not."""
+    return [
+        Score(tempo, pattern, hats)
+        for tempo, pattern, hats in product(TEMPOS, PATTERNS, HATS)
+        if ((tempo, pattern) in HELD_OUT_DRUMS) == unseen
+    ]
+
+
+def bass_lines(*, unseen: bool = False) -> list[tuple[str, str]]:
+    """Return all pairs of root and line that training shows, or all that it does not."""
+    return [pair for pair in product(ROOTS, LINES) if (pair in HELD_OUT_BASSES) == unseen]
+
+
+def draw_score(parts: str, rng: np.random.Generator, *, unseen: bool = False) -> Score:
+    """Return a random score of "drums", "bass" or "both"."""
+    drums = _pick(drum_scores(unseen=unseen), rng)
+    root, line = _pick(bass_lines(unseen=unseen), rng)
+    if parts == "drums":
+        return drums
+    if parts == "bass":
+        return Score(_pick(tuple(TEMPOS), rng), root=root, line=line)
+    return Score(drums.tempo, drums.pattern, drums.hats, root, line)
+
+
+def caption_for(score: Score, rng: np.random.Generator) -> Caption:
+    """Return a random caption of a score."""
+    drums = bass = ""
+    if score.pattern:
+        words = {"pattern": _pick(PATTERNS[score.pattern], rng), "hats": _pick(HATS[score.hats], rng)}
+        drums = _pick(DRUM_PHRASES, rng).format(**words)
+    if score.root:
+        words = {"line": _pick(LINES[score.line], rng), "root": _pick(ROOTS[score.root], rng)}
+        bass = _pick(BASS_PHRASES, rng).format(**words)
+    parts = _pick(JOINS, rng).format(drums=drums, bass=bass) if drums and bass else drums or bass
+    text = _pick(TEMPO_PHRASES, rng).format(parts=parts, tempo=_pick(TEMPOS[score.tempo], rng))
+    return Caption(text, score)
+
+
+def _pick(choices: Sequence[T], rng: np.random.Generator) -> T:
+    return choices[int(rng.integers(len(choices)))]

@@ -1,0 +1,145 @@
+"""Hear what a clip of the band plays, and score clips against captions; nothing is learned.
+
+Shapes: audio float [samples] at 16 kHz, of a clip that begins with a bar; features float [frames, bands].
+
+The loudness of a clip in bands is compared with that of every score played without variation: the drums by the bands
+of kick, snare and hats, the bass by semitones. The most similar one is what the clip plays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from magnet_train.apps.quickstart.band.captions import (
+    ATTRIBUTES,
+    HATS,
+    LINES,
+    PATTERNS,
+    ROOTS,
+    TEMPOS,
+    Caption,
+    Score,
+)
+from magnet_train.apps.quickstart.band.instruments import SAMPLE_RATE
+from magnet_train.apps.quickstart.band.world import SAMPLES, play
+
+Floats = npt.NDArray[np.floating]
+
+HOP = 160  # samples (10 ms) between two frames
+DRUM_WINDOW, BASS_WINDOW = 512, 2048  # samples
+KICK, SNARE, HAT = (30.0, 70.0), (2300.0, 4200.0), (5500.0, 7500.0)  # Hz
+LOWEST, SEMITONES = 77.8, 36  # Hz and number of the bands of the bass, one semitone each
+HEARD = (0.02, 0.012, 0.006)  # loudness of kick, snare and hats, at least
+ALIKE = 0.45  # similarity to the nearest score that a part needs to be heard
+
+
+def read_clips(clips: Iterable[Floats]) -> list[Score]:
+    """Read every clip by `read_clip`."""
+    return [read_clip(audio) for audio in clips]
+
+
+def read_clip(audio: Floats) -> Score:
+    """Return what the first 3.2 s of a clip play; a part that is not heard is ""."""
+    audio = np.pad(np.asarray(audio[:SAMPLES], dtype=np.float64), (0, max(0, SAMPLES - len(audio))))
+    drums, bass = _hear_drums(audio), _hear_bass(audio)
+    tempo = drums.tempo or bass.tempo
+    return Score(tempo, drums.pattern, drums.hats, bass.root, bass.line)
+
+
+def accuracy(captions: Sequence[Caption], readings: Sequence[Score]) -> dict[str, float]:
+    """Return how often each attribute is as captioned, 0..1; only captions that have the attribute count.
+
+    Raises:
+        ValueError: The numbers of captions and readings differ, or no caption has some attribute.
+    """
+    right, total = dict.fromkeys(ATTRIBUTES, 0), dict.fromkeys(ATTRIBUTES, 0)
+    for caption, reading in zip(captions, readings, strict=True):
+        for name in ATTRIBUTES:
+            if value := getattr(caption.score, name):
+                total[name] += 1
+                right[name] += value == getattr(reading, name)
+    if not all(total.values()):
+        raise ValueError(f"nothing to score: the captions have {total} clips with each attribute")
+    return {name: right[name] / total[name] for name in ATTRIBUTES}
+
+
+def chance(captions: Sequence[Caption], readings: Sequence[Score], seed: int = 0) -> dict[str, float]:
+    """Return the accuracy of clips against shuffled captions, the mean of 20 shuffles."""
+    rng = np.random.default_rng(seed)
+    scores = []
+    for _ in range(20):
+        order = rng.permutation(len(captions))
+        scores.append(accuracy([captions[int(number)] for number in order], readings))
+    return {name: float(np.mean([score[name] for score in scores])) for name in ATTRIBUTES}
+
+
+def _hear_drums(audio: Floats) -> Score:
+    features = _drum_features(audio)
+    if features[:, 1].max() < 0.999:  # every pattern has a snare
+        return Score("")
+    scores, known = _drum_scores()
+    return scores[_nearest(features, known)[0]]
+
+
+def _hear_bass(audio: Floats) -> Score:
+    features = _bass_features(audio)
+    scores, known = _bass_scores()
+    index, similarity = _nearest(features, known)
+    return scores[index] if similarity > ALIKE else Score("")
+
+
+def _nearest(features: Floats, known: Floats) -> tuple[int, float]:
+    """Return the index of the most similar of `known` [N, frames * bands], and the similarity."""
+    similarities = known @ _normal(features)
+    index = int(similarities.argmax())
+    return index, float(similarities[index])
+
+
+@cache
+def _drum_scores() -> tuple[list[Score], Floats]:
+    scores = [Score(*values) for values in product(TEMPOS, PATTERNS, HATS)]
+    return scores, np.stack([_normal(_drum_features(play(score))) for score in scores])
+
+
+@cache
+def _bass_scores() -> tuple[list[Score], Floats]:
+    scores = [Score(tempo, root=root, line=line) for tempo, root, line in product(TEMPOS, ROOTS, LINES)]
+    return scores, np.stack([_normal(_bass_features(play(score))) for score in scores])
+
+
+def _normal(features: Floats) -> Floats:
+    """Return features [frames * bands] whose deviations from each band's mean have length 1."""
+    centred = (features - features.mean(axis=0)).ravel()
+    return np.asarray(centred / max(1e-9, float(np.sqrt((centred**2).sum()))))
+
+
+def _drum_features(audio: Floats) -> Floats:
+    """Return the loudness of kick, snare and hats, each from 0 to 1 if it is heard, [frames, 3]."""
+    power, frequency = _spectrogram(audio, DRUM_WINDOW)
+    bands = [
+        power[:, (frequency >= low) & (frequency < high)].sum(axis=1) for low, high in (KICK, SNARE, HAT)
+    ]
+    loudness = np.sqrt(np.stack(bands, axis=1))
+    return np.asarray(loudness / np.maximum(loudness.max(axis=0), HEARD))
+
+
+def _bass_features(audio: Floats) -> Floats:
+    """Return the loudness of each semitone, [frames, SEMITONES]."""
+    power, frequency = _spectrogram(audio, BASS_WINDOW)
+    centres = LOWEST * 2 ** (np.arange(SEMITONES) / 12)
+    distance = 12 * np.log2(np.maximum(frequency, 1.0)[:, None] / centres)
+    return np.sqrt(power @ np.exp(-0.5 * (distance / 0.5) ** 2))
+
+
+def _spectrogram(audio: Floats, window: int) -> tuple[Floats, Floats]:
+    """Return the power of Hann windows, [frames, window // 2 + 1], and the frequency of each bin (Hz)."""
+    padded = np.pad(audio, window // 2)
+    weights = np.hanning(window)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::HOP] * weights
+    power = np.abs(np.fft.rfft(frames)) ** 2 / weights.sum() ** 2
+    return power, np.fft.rfftfreq(window, 1 / SAMPLE_RATE)

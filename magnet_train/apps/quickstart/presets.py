@@ -1,0 +1,127 @@
+"""What a quickstart run can learn: a world of captioned clips, its oracle, its codec and its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from magnet_train.apps.quickstart.band import oracle as band_oracle
+from magnet_train.apps.quickstart.band.captions import ATTRIBUTES
+from magnet_train.apps.quickstart.band.world import BandWorld
+from magnet_train.apps.quickstart.tones import oracle as tones_oracle
+from magnet_train.apps.quickstart.tones.world import ToneWorld
+
+Audio = npt.NDArray[np.float32]  # [samples], mono
+Scores = dict[str, float]  # by attribute, 0..1
+
+
+class Caption(Protocol):
+    """A sentence, and what it describes."""
+
+    @property
+    def text(self) -> str:
+        """Return the sentence."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Return what sort of clip it is: pictures show one of each."""
+        ...
+
+
+class World(Protocol):
+    """Captions and clips, each a pure function of (seed, split, number)."""
+
+    sample_rate: int  # Hz
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in a clip."""
+        ...
+
+    def captions(self, count: int, split: str = "train", *, unseen: bool = False) -> Sequence[Any]:
+        """Return the first captions of "train", "validation" or "test"; `unseen` ones are never shown in training."""
+        ...
+
+    def clips(self, count: int, split: str = "train", *, unseen: bool = False) -> Iterator[tuple[Any, Audio]]:
+        """Yield the first captions, each with its clip."""
+        ...
+
+    def write(self, folder: Path, count: int, split: str) -> None:
+        """Write the first clips as WAV, with a .json of the caption beside each."""
+        ...
+
+
+class Oracle(Protocol):
+    """Hears what clips play; nothing in it is learned."""
+
+    def read_clips(self, clips: Iterable[npt.NDArray[np.floating]], /) -> Sequence[Any]:
+        """Return what each clip plays."""
+        ...
+
+    def accuracy(self, captions: Sequence[Any], readings: Any, /) -> Scores:
+        """Return how often each attribute is as captioned."""
+        ...
+
+    def chance(self, captions: Sequence[Any], readings: Any, seed: int = 0, /) -> Scores:
+        """Return the accuracy against shuffled captions."""
+        ...
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A quickstart."""
+
+    world: Callable[[int], World]  # from a seed
+    oracle: Oracle
+    codec: str
+    configs: tuple[str, ...]
+    training: int  # clips
+    validation: int  # clips
+    goals: Scores  # least accuracy, relative to the ceiling
+    unseen_goal: float  # the same, of combinations that training never shows
+    example: str  # a caption to try
+
+
+TONES = {"pitch": 0.95, "timbre": 0.95, "rhythm": 0.90}
+PRESETS = {
+    "band": Preset(
+        world=BandWorld,
+        oracle=band_oracle,
+        codec="band",
+        configs=("base", "band", "trainer/cpu"),
+        training=1000,
+        validation=120,
+        goals=dict.fromkeys(ATTRIBUTES, 0.90),
+        unseen_goal=0.80,
+        example="rock drums with busy hats and a walking bass in a at 94 bpm",
+    ),
+    "tones": Preset(
+        world=partial(ToneWorld, "default"),
+        oracle=tones_oracle,
+        codec="quickstart",
+        configs=("base", "quickstart", "trainer/cpu"),
+        training=1400,
+        validation=160,
+        goals=TONES,
+        unseen_goal=0.85,
+        example="a calm flute on low do",
+    ),
+    "full": Preset(
+        world=partial(ToneWorld, "full"),
+        oracle=tones_oracle,
+        codec="quickstart",
+        configs=("base", "quickstart", "quickstart_full", "trainer/cpu"),
+        training=1400,
+        validation=160,
+        goals=TONES,
+        unseen_goal=0.85,
+        example="first a calm flute on low do, then fast hiss",
+    ),
+}

@@ -1,0 +1,1 @@
+"""A world of tones and noise, their captions, and an oracle that hears them."""
