@@ -29,8 +29,8 @@ from harness.quickstart_world import (
     write_json,
 )
 from magnet_train import Magnet
-from magnet_train.apps.quickstart.tones.oracle import read_clips
 from magnet_train.apps.quickstart.report import read_metrics
+from magnet_train.apps.quickstart.tones.oracle import read_clips
 from magnet_train.apps.quickstart.tones.world import PRESETS, ToneWorld
 
 PRECISIONS = ("32-true", "bf16-mixed")

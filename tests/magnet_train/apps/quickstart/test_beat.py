@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from magnet_train import Magnet
+from magnet_train.apps.quickstart.report import Report
 from magnet_train.apps.quickstart.tones.captions import PITCHES, Caption, Event
 from magnet_train.apps.quickstart.tones.oracle import accuracy, evenness, read_clips
-from magnet_train.apps.quickstart.report import Report
 from magnet_train.apps.quickstart.tones.world import ToneWorld
 from magnet_train.cli.main import main
 from magnet_train.codecs.chunked import decode_loop

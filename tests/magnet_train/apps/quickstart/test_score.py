@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from magnet_train.apps.quickstart.tones.captions import Caption, Event
-from magnet_train.apps.quickstart.tones.oracle import accuracy, chance, read_clips
 from magnet_train.apps.quickstart.report import (
     Report,
     draw_accuracy,
@@ -16,6 +14,8 @@ from magnet_train.apps.quickstart.report import (
     draw_spectrograms,
     read_metrics,
 )
+from magnet_train.apps.quickstart.tones.captions import Caption, Event
+from magnet_train.apps.quickstart.tones.oracle import accuracy, chance, read_clips
 from magnet_train.apps.quickstart.tones.world import ToneWorld
 
 C4, NOISE = Event("c4", "sine", "fast"), Event("", "noise", "slow")
