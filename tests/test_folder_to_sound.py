@@ -103,7 +103,7 @@ def test_the_quickstart_runs_through(tmp_path):
     assert wanted <= report.keys()
     assert report["n"] >= 200
     assert min(report["ceiling"].values()) >= 0.95
-    assert report["accuracy"]["pitch"] < 0.5
+    assert report["accuracy"]["root"] < 0.5
     assert {"losses.png", "accuracy.png", "clips.png"} <= {path.name for path in out.iterdir()}
 
 

@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a quickstart of 1,200 steps."""
     out = tmp_path_factory.mktemp("quickstart") / "out"
     steps = ["--trainer.max_steps", "1200", "--trainer.val_check_interval", "600"]
-    assert main(["quickstart", "--out", str(out), "--fit", *steps]) == 0
+    assert main(["quickstart", "--preset", "tones", "--out", str(out), "--fit", *steps]) == 0
     return out
 
 
