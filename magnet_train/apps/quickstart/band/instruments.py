@@ -38,10 +38,10 @@ def snare() -> Floats:
 
 @cache
 def hat() -> Floats:
-    """Return a closed hi-hat of .07 s: three partials."""
-    time = _time(0.07)
+    """Return a closed hi-hat of .09 s: three partials."""
+    time = _time(0.09)
     partials = sum(np.sin(2 * np.pi * partial * time + index) for index, partial in enumerate(HAT_PARTIALS))
-    return np.asarray(_fade_out(partials * np.exp(-time / 0.02)) / 2)
+    return np.asarray(_fade_out(partials * np.exp(-time / 0.025)) / 2)
 
 
 def bass(frequency: float, seconds: float) -> Floats:

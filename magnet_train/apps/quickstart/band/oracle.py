@@ -35,7 +35,7 @@ DRUM_WINDOW, BASS_WINDOW = 512, 2048  # samples
 KICK, SNARE, HAT = (30.0, 70.0), (2300.0, 4200.0), (5500.0, 7500.0)  # Hz
 LOWEST, SEMITONES = 77.8, 36  # Hz and number of the bands of the bass, one semitone each
 SNARE_HEARD = 0.023  # loudness, at least: half of that of the quietest real one
-HATS_HEARD = 0.1  # of the loudness of the kick, at least
+HATS_HEARD = 0.2  # of the loudness of the kick, at least: half of that of the quietest real ones
 ALIKE = 0.45  # similarity to the nearest score that a part needs to be heard
 
 

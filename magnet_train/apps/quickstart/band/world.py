@@ -115,7 +115,7 @@ def _play_drums(
     for step in snares:
         _add(audio, first + step * sixteenth, (0.25 if step % 4 else 0.4) * snare(), rng)
     for step in HATS[score.hats]:
-        _add(audio, first + step * sixteenth, (0.2, 0.17)[step % 2] * hat(), rng)
+        _add(audio, first + step * sixteenth, (0.28, 0.24)[step % 2] * hat(), rng)
 
 
 def _add(audio: Floats, start: int, sound: Floats, rng: np.random.Generator | None) -> None:
