@@ -19,8 +19,10 @@ import soundfile
 import torch
 from rich.progress import track
 
-from magnet_train.apps.quickstart.captions import TIMBRES, Caption
+from magnet_train.apps.quickstart.captions import Caption
+from magnet_train.apps.quickstart.demonstrations import demonstrate
 from magnet_train.apps.quickstart.oracle import Floats, accuracy, chance, read_clips
+from magnet_train.apps.quickstart.page import Example, write_page
 from magnet_train.apps.quickstart.report import (
     Report,
     draw_accuracy,
@@ -42,7 +44,8 @@ CONFIGS = {
     "full": ("base", "quickstart", "quickstart_full", "trainer/cpu"),
 }
 FOLDERS = ("audio", "shards", "run", "prompts", "generated")  # in --out, removed by --overwrite
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "index.html"
+SHOWN = 6  # captions on the page
 
 
 def run_quickstart(
@@ -96,8 +99,9 @@ def run_quickstart(
     report.write(out / REPORT)
     draw_losses(metrics, codec.card, out / "losses.png")
     draw_accuracy(report, out / "accuracy.png")
-    rows = [(seen[i], real[i], decoded[i], generated[i]) for i in _one_of_each_timbre(seen)]
+    rows = list(zip(seen, real, decoded, generated, strict=True))[:SHOWN]
     draw_spectrograms(rows, out / "clips.png")
+    _make_page(out, seed, report, [Example(caption.text, *clips) for caption, *clips in rows], codec)
     _print_result(out, report)
     return report
 
@@ -149,7 +153,7 @@ def _empty_folder(out: Path, overwrite: bool) -> None:
         if overwrite and out.is_dir():
             for name in FOLDERS:
                 shutil.rmtree(out / name, ignore_errors=True)
-            for path in (out / REPORT, *out.glob("*.png")):
+            for path in (out / REPORT, out / PAGE, *out.glob("*.png")):
                 path.unlink(missing_ok=True)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(
@@ -183,15 +187,18 @@ def _generate(out: Path, seed: int, name: str, *prompts: str) -> list[Floats]:
     return [soundfile.read(folder / json.loads(line)["file"], dtype="float32")[0] for line in results]
 
 
-def _one_of_each_timbre(captions: Sequence[Caption]) -> list[int]:
-    """Return the index of the first caption whose first event has each timbre."""
-    timbres = [caption.events[0].timbre for caption in captions]
-    return [timbres.index(timbre) for timbre in TIMBRES if timbre in timbres]
+def _make_page(out: Path, seed: int, report: Report, examples: Sequence[Example], codec: Codec) -> None:
+    """Let the model do what else it can, and write the page."""
+    recordings = sorted((out / "audio" / "validation").glob("*.wav"))
+    shown = demonstrate(run_command, out, seed, [example.caption for example in examples], recordings)
+    metrics = out / "run" / "metrics.csv"
+    write_page(out / PAGE, report, examples, shown, metrics, codec.card, codec.sample_rate)
 
 
 def _print_result(out: Path, report: Report) -> None:
     model = shlex.quote(str(out / "run" / "last.ckpt"))
     print(f"\nwrote {out / REPORT}, losses.png, accuracy.png and clips.png; clips are in {out / 'generated'}")
+    print(f"and {out / PAGE}, which plays them in any browser")
     print(report.verdict())
     print(f"Try it: magnet-train generate --model {model} --text 'a calm flute on low do' --out clips")
     print(f"or on a page in the browser: magnet-train demo --model {model} --open")
