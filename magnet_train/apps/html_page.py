@@ -6,15 +6,14 @@ Shapes: audio float [samples], full scale -1..1.
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
+from magnet_train.audio import encode_wav
 from magnet_train.storage.atomic_io import atomic_write
 
 Audio = npt.NDArray[np.floating]
@@ -64,11 +63,10 @@ def picture(jpeg: bytes, description: str) -> Html:
 def player(audio: Audio, sample_rate: int, name: str, *, loop: bool = False) -> Html:
     """Return a player, which begins again at the end with `loop`; `name` is for those who do not see it.
 
-    Samples have 16 bits (FLAC, which all browsers play); those beyond full scale are clipped.
+    A WAV of 16 bits: Chromium's players of FLAC fail when a listener moves to another place, and not every browser plays
+    Ogg. Samples beyond full scale are clipped.
     """
-    encoded = io.BytesIO()
-    soundfile.write(encoded, np.clip(audio, -1, 1), sample_rate, format="FLAC", subtype="PCM_16")
-    address = _address("audio/flac", encoded.getvalue())
+    address = _address("audio/wav", encode_wav(np.clip(audio, -1, 1), sample_rate))
     return element("audio", controls=True, preload="metadata", loop=loop, aria_label=name, src=address)
 
 

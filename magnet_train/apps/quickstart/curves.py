@@ -58,7 +58,7 @@ def draw_curves(metrics: Path, card: int) -> Html:
     columns = [*training.values(), *validation.values()]
     axes = _Axes(
         steps=max((step for steps, _ in columns for step in steps), default=1),
-        loss=max(1.12 * math.log(card), *(loss for _, losses in columns for loss in losses)),
+        loss=max([1.12 * math.log(card), *(loss for _, losses in columns for loss in losses)]),
     )
     drawn, legend = list(axes.grid(card)), list[Html]()
     for codebook, (at, losses) in validation.items():
@@ -69,7 +69,8 @@ def draw_curves(metrics: Path, card: int) -> Html:
         drawn.append(axes.line(at, losses, "thick", colour))
         drawn += [_dot(axes.x(step), axes.y(loss), colour) for step, loss in zip(at, losses, strict=True)]
         swatch = element("span", class_="swatch", style=f"background: {colour}")
-        legend.append(element("span", swatch, f"codebook {codebook}: {losses[-1]:.2f}"))
+        last = "".join(f": {loss:.2f}" for loss in losses[-1:])
+        legend.append(element("span", swatch, f"codebook {codebook}{last}"))
     picture = element(
         "svg",
         *drawn,
