@@ -1,9 +1,10 @@
-"""A tab of a real Chromium."""
+"""A tab of a real Chromium, and pages that it opens from the disk."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,17 @@ OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PLAYERS = """async () => {
+    const players = [...document.querySelectorAll('audio')];
+    const loaded = player => player.readyState > 0 || new Promise(done => player.onloadedmetadata = done);
+    await Promise.all(players.map(loaded));
+    return players.map(player => player.duration);
+}"""
+PICTURES = """async () => {
+    const pictures = [...document.querySelectorAll('img')];
+    await Promise.all(pictures.map(picture => picture.decode()));
+    return pictures.map(picture => picture.naturalWidth);
+}"""
 
 
 @pytest.fixture
@@ -36,3 +48,20 @@ def tab() -> Iterator[Any]:
         page.on("console", lambda line: page.errors.append(line.text) if line.type == "error" else None)
         yield page
         browser.close()
+
+
+@pytest.fixture
+def open_from_disk(tab: Any) -> Callable[[Path], tuple[list[float], list[int]]]:
+    """Return a function that opens a page in the tab, and returns the seconds of its players and widths of its pictures.
+
+    It checks that the browser reports no error and loads nothing else.
+    """
+
+    def visit(path: Path) -> tuple[list[float], list[int]]:
+        tab.goto(path.as_uri())
+        found = tab.evaluate(PLAYERS), tab.evaluate(PICTURES)
+        assert {url for url in tab.requests if not url.startswith("data:")} == {path.as_uri()}
+        assert not tab.errors
+        return found
+
+    return visit
