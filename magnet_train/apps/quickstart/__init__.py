@@ -2,5 +2,6 @@
 
 A world (`band/` or `tones/`) has `captions`, synthesises them (`world`) and hears them again (`oracle`). Each has a
 small EnCodec trained on it, `band/codec/` and `codec/`; `text/` is a small T5 with the words of the tones. `presets`
-lists what can be learned, `run` runs the commands that a user would type, `report` shows the result.
+lists what can be learned, `run` runs the commands that a user would type; `report` and `page` show the result, and
+`demonstrations` what else the model does.
 """

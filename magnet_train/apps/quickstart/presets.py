@@ -22,16 +22,11 @@ Scores = dict[str, float]  # by attribute, 0..1
 
 
 class Caption(Protocol):
-    """A sentence, and what it describes."""
+    """A sentence; what it describes is the world's own matter."""
 
     @property
     def text(self) -> str:
         """Return the sentence."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """Return what sort of clip it is: pictures show one of each."""
         ...
 
 
@@ -87,6 +82,7 @@ class Preset:
     goals: Scores  # least accuracy, relative to the ceiling
     unseen_goal: float  # the same, of combinations that training never shows
     example: str  # a caption to try
+    loop: tuple[str, ...]  # words of `generate` that make a loop
 
 
 TONES = {"pitch": 0.95, "timbre": 0.95, "rhythm": 0.90}
@@ -100,7 +96,16 @@ PRESETS = {
         validation=120,
         goals=dict.fromkeys(ATTRIBUTES, 0.90),
         unseen_goal=0.80,
-        example="rock drums with busy hats and a walking bass in a at 94 bpm",
+        example="rock drums with busy hats and walking bass in a, 94 bpm",
+        loop=(
+            "--text",
+            "house drums, offbeat hats and octave bass in e, 125 bpm",
+            "--loop",
+            "--bars",
+            "2",
+            "--bpm",
+            "125",
+        ),
     ),
     "tones": Preset(
         world=partial(ToneWorld, "default"),
@@ -112,6 +117,7 @@ PRESETS = {
         goals=TONES,
         unseen_goal=0.85,
         example="a calm flute on low do",
+        loop=("--text", "a fast clarinet on sol", "--loop"),
     ),
     "full": Preset(
         world=partial(ToneWorld, "full"),
@@ -123,5 +129,6 @@ PRESETS = {
         goals=TONES,
         unseen_goal=0.85,
         example="first a calm flute on low do, then fast hiss",
+        loop=("--text", "a fast clarinet on sol", "--loop"),
     ),
 }

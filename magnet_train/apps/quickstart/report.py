@@ -64,11 +64,11 @@ class Report:
         found = []
         for name, goal in preset.goals.items():
             if self.accuracy[name] < goal * self.ceiling[name]:
-                found.append(f"{name} is right in {_percent(self.accuracy[name])} of clips")
+                found.append(f"{name} is right in {percent(self.accuracy[name])} of clips")
             if self.unseen[name] < preset.unseen_goal * self.ceiling[name]:
-                found.append(f"{name} of unseen combinations in {_percent(self.unseen[name])}")
+                found.append(f"{name} of unseen combinations in {percent(self.unseen[name])}")
             if self.unconditional[name] > self.chance[name] + CHANCE_MARGIN:
-                found.append(f"{name} is right in {_percent(self.unconditional[name])} without any caption")
+                found.append(f"{name} is right in {percent(self.unconditional[name])} without any caption")
         return found
 
     def verdict(self, preset: Preset) -> str:
@@ -105,10 +105,10 @@ def read_metrics(path: Path, prefix: str) -> dict[str, tuple[list[int], list[flo
 
 
 def _listed(scores: Scores) -> str:
-    return ", ".join(f"{name} {_percent(scores[name])}" for name in scores)
+    return ", ".join(f"{name} {percent(scores[name])}" for name in scores)
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     return f"{math.floor(100 * value)} %"  # never rounded up to a goal that was missed
 
 
@@ -125,7 +125,7 @@ def draw_losses(metrics: Path, card: int, path: Path) -> None:
             colour = CODEBOOK_COLOURS[int(codebook) % len(CODEBOOK_COLOURS)]
             if codebook in training:
                 training_steps, training_losses = training[codebook]
-                axes.plot(training_steps, _smoothed(training_losses), color=colour, lw=0.9, alpha=0.45)
+                axes.plot(training_steps, smoothed(training_losses), color=colour, lw=0.9, alpha=0.45)
             axes.plot(steps, losses, color=colour, lw=2.2, marker="o", ms=4, label=f"codebook {codebook}")
         guess = math.log(card)
         axes.axhline(guess, color=GREY, ls=":", lw=1)
@@ -202,7 +202,7 @@ def _draw_spectrogram(axes: Any, audio: Floats, sample_rate: int) -> None:
     axes.imshow(level.T, origin="lower", aspect="auto", extent=extent, vmin=-75, vmax=-5, cmap="magma")
 
 
-def _smoothed(values: Sequence[float]) -> list[float]:
+def smoothed(values: Sequence[float]) -> list[float]:
     """Return the exponential moving average, corrected for its start."""
     decay, mean, weight, result = 0.9, 0.0, 0.0, []
     for value in values:

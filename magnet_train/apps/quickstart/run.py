@@ -19,6 +19,8 @@ import soundfile
 import torch
 from rich.progress import track
 
+from magnet_train.apps.quickstart.demonstrations import demonstrate
+from magnet_train.apps.quickstart.page import Example, write_page
 from magnet_train.apps.quickstart.presets import PRESETS, Caption, Preset, World
 from magnet_train.apps.quickstart.report import (
     Floats,
@@ -35,7 +37,8 @@ from magnet_train.storage.atomic_io import explain_disk_errors
 
 SEEN, UNSEEN, UNCONDITIONAL = 240, 96, 120  # clips to generate and score
 FOLDERS = ("audio", "shards", "run", "prompts", "generated")  # in --out, removed by --overwrite
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "index.html"
+SHOWN = 6  # captions on the page
 
 
 def run_quickstart(
@@ -90,8 +93,10 @@ def run_quickstart(
     report.write(out / REPORT)
     draw_losses(metrics, codec.card, out / "losses.png")
     draw_accuracy(report, out / "accuracy.png")
-    rows = [(seen[i], real[i], decoded[i], generated[i]) for i in _one_of_each_kind(seen)]
+    rows = list(zip(seen, real, decoded, generated, strict=True))[:SHOWN]
     draw_spectrograms(rows, world.sample_rate, out / "clips.png")
+    examples = [Example(caption.text, *clips) for caption, *clips in rows]
+    _make_page(out, seed, report, chosen, examples, codec)
     _print_result(out, report, chosen)
     return report
 
@@ -143,7 +148,7 @@ def _empty_folder(out: Path, overwrite: bool) -> None:
         if overwrite and out.is_dir():
             for name in FOLDERS:
                 shutil.rmtree(out / name, ignore_errors=True)
-            for path in (out / REPORT, *out.glob("*.png")):
+            for path in (out / REPORT, out / PAGE, *out.glob("*.png")):
                 path.unlink(missing_ok=True)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(
@@ -177,15 +182,21 @@ def _generate(out: Path, seed: int, name: str, *prompts: str) -> list[Floats]:
     return [soundfile.read(folder / json.loads(line)["file"], dtype="float32")[0] for line in results]
 
 
-def _one_of_each_kind(captions: Sequence[Caption]) -> list[int]:
-    """Return the index of the first caption of each kind."""
-    kinds = [caption.kind for caption in captions]
-    return [kinds.index(kind) for kind in dict.fromkeys(kinds)]
+def _make_page(
+    out: Path, seed: int, report: Report, preset: Preset, examples: Sequence[Example], codec: Codec
+) -> None:
+    """Let the model do what else it can, and write the page."""
+    recordings = sorted((out / "audio" / "validation").glob("*.wav"))
+    shown = demonstrate(run_command, out, seed, preset.loop, examples[1].caption, recordings)
+    metrics = out / "run" / "metrics.csv"
+    verdict = report.verdict(preset)
+    write_page(out / PAGE, report, verdict, examples, shown, metrics, codec.card, codec.sample_rate)
 
 
 def _print_result(out: Path, report: Report, preset: Preset) -> None:
     model = shlex.quote(str(out / "run" / "last.ckpt"))
     print(f"\nwrote {out / REPORT}, losses.png, accuracy.png and clips.png; clips are in {out / 'generated'}")
+    print(f"and {out / PAGE}, which plays them in any browser")
     print(report.verdict(preset))
     print(f"Try it: magnet-train generate --model {model} --text '{preset.example}' --out clips")
     print(f"or on a page in the browser: magnet-train demo --model {model} --open")

@@ -104,11 +104,6 @@ class Caption:
     text: str
     score: Score
 
-    @property
-    def kind(self) -> str:
-        """Return "drums", "bass" or "both"."""
-        return self.score.parts
-
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the `.json` beside a clip: `text`, and the values as metadata."""
         return {"text": self.text} | {name: getattr(self.score, name) for name in ATTRIBUTES}

@@ -67,11 +67,6 @@ class Caption:
     text: str
     events: tuple[Event, ...]
 
-    @property
-    def kind(self) -> str:
-        """Return the timbre of the first event."""
-        return self.events[0].timbre
-
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the `.json` beside a clip: `text`, and the events as metadata."""
         return asdict(self)

@@ -97,6 +97,12 @@ def test_the_page_needs_nothing_else(made: Path) -> None:
     assert f"{record['measures']['si_sdr']:.1f} dB" in page
 
 
+@pytest.mark.slow
+def test_the_page_plays_in_chromium(made: Path, open_from_disk) -> None:
+    seconds, _ = open_from_disk(made / "report.html")
+    assert seconds == pytest.approx([3.0] * 4, abs=0.05)
+
+
 def test_steps_and_seed_give_the_same_bytes(folder: Path, made: Path, tmp_path: Path) -> None:
     record = json.loads((made / "training.json").read_text())
     words = record["command"].split()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +65,16 @@ def test_quickstart_learns(trained: Path) -> None:
         assert report.ceiling[name] >= 0.95
         assert report.accuracy[name] > report.chance[name] + 0.35, (name, report)
         assert report.unconditional[name] < report.chance[name] + 0.15
+
+
+@pytest.mark.slow
+def test_the_page_plays_in_chromium(trained: Path, open_from_disk: Any) -> None:
+    seconds, widths = open_from_disk(trained / "index.html")
+    clip = seconds[0]
+    # six captions with three clips each, four turns of a loop, an edit before and after, a continuation, four windows
+    assert seconds == pytest.approx([clip] * 18 + [4 * clip, clip, clip, 2 * clip, 4 * clip], abs=0.05)
+    assert len(widths) == len(seconds)
+    assert (trained / "index.html").stat().st_size < 6_000_000
 
 
 @pytest.mark.slow

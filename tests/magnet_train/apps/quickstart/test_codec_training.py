@@ -42,7 +42,7 @@ def test_the_script_writes_a_codec_that_loads(tmp_path, capsys, name):
 def test_the_packaged_codec_comes_from_the_script(name):
     folder = packaged_codec(name)
     record = json.loads((folder / "training.json").read_text())
-    assert record["script"].endswith(f"{train_codec.__name__}.py")
+    assert train_codec.__name__ in record["script"]
     assert record["steps"] == train_codec.PLANS[name].steps
     assert record["gate"]["passed"]
     assert record["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

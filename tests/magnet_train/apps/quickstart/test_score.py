@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from magnet_train.apps.quickstart.presets import PRESETS
 from magnet_train.apps.quickstart.report import (
     Report,
     draw_accuracy,
@@ -19,6 +20,9 @@ from magnet_train.apps.quickstart.tones.oracle import accuracy, chance, read_cli
 from magnet_train.apps.quickstart.tones.world import ToneWorld
 
 C4, NOISE = Event("c4", "sine", "fast"), Event("", "noise", "slow")
+
+
+TONES = PRESETS["tones"]
 
 
 def level(value):
@@ -71,18 +75,22 @@ def test_the_report_has_its_documented_fields(tmp_path):
 
 
 def test_the_verdict_is_honest():
-    assert GOOD.shortcomings() == []
-    assert GOOD.verdict().startswith("It learned: 240 clips")
-    assert "pitch 99 %" in GOOD.verdict()  # .999 is not 100 %
+    assert GOOD.shortcomings(TONES) == []
+    assert GOOD.verdict(TONES).startswith("It learned: 240 clips")
+    assert "pitch 99 %" in GOOD.verdict(TONES)  # .999 is not 100 %
 
     part = replace(GOOD, accuracy={"pitch": 1.0, "timbre": 0.99, "rhythm": 0.6})
-    assert part.verdict().startswith("It learned in part:")
-    assert "below the goal: rhythm is right in 60 %" in part.verdict()
+    assert part.verdict(TONES).startswith("It learned in part:")
+    assert "below the goal: rhythm is right in 60 %" in part.verdict(TONES)
 
-    assert replace(GOOD, accuracy=GOOD.chance, unseen=GOOD.chance).verdict().startswith("It did not learn:")
-    assert "without any caption" in replace(GOOD, unconditional=level(0.9)).verdict()
+    assert (
+        replace(GOOD, accuracy=GOOD.chance, unseen=GOOD.chance).verdict(TONES).startswith("It did not learn:")
+    )
+    assert "without any caption" in replace(GOOD, unconditional=level(0.9)).verdict(TONES)
     # Goals are relative to the ceiling.
-    assert replace(GOOD, ceiling=level(0.9), accuracy=level(0.88), unseen=level(0.8)).shortcomings() == []
+    assert (
+        replace(GOOD, ceiling=level(0.9), accuracy=level(0.88), unseen=level(0.8)).shortcomings(TONES) == []
+    )
 
 
 METRICS = """epoch,step,train/loss_codebook_0,train/loss_codebook_1,val/loss_codebook_0,val/loss_codebook_1
@@ -107,7 +115,7 @@ def test_pictures_are_drawn(tmp_path):
     draw_losses(tmp_path / "metrics.csv", 256, tmp_path / "losses.png")
     draw_accuracy(GOOD, tmp_path / "accuracy.png")
     rows = [(caption, audio, audio, audio) for caption, audio in ToneWorld(seed=1).clips(2)]
-    draw_spectrograms(rows, tmp_path / "clips.png")
+    draw_spectrograms(rows, 8000, tmp_path / "clips.png")
     for name in ("losses", "accuracy", "clips"):
         picture = (tmp_path / f"{name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
