@@ -31,12 +31,14 @@ from magnet_train.apps.quickstart.band.world import SAMPLES, play
 Floats = npt.NDArray[np.floating]
 
 HOP = 160  # samples (10 ms) between two frames
-DRUM_WINDOW, BASS_WINDOW = 512, 2048  # samples
-KICK, SNARE, HAT = (30.0, 70.0), (2300.0, 4200.0), (5500.0, 7500.0)  # Hz
+KICK_WINDOW, WINDOW, BASS_WINDOW = 1024, 512, 2048  # samples; the kick is to be told from the bass above it
+KICK, SNARE, HAT = (30.0, 62.0), (2300.0, 4200.0), (5500.0, 7500.0)  # Hz
 LOWEST, SEMITONES = 77.8, 36  # Hz and number of the bands of the bass, one semitone each
 SNARE_HEARD = 0.023  # loudness, at least: half of that of the quietest real one
 HATS_HEARD = 0.2  # of the loudness of the kick, at least: half of that of the quietest real ones
-ALIKE = 0.45  # similarity to the nearest score that a part needs to be heard
+ALIKE = (
+    0.4  # similarity of a bass to the nearest score, at least: drums alone reach .3, a bass beside drums .75
+)
 
 
 def read_clips(clips: Iterable[Floats]) -> list[Score]:
@@ -81,7 +83,7 @@ def chance(captions: Sequence[Caption], readings: Sequence[Score], seed: int = 0
 
 def _hear_drums(audio: Floats) -> Score:
     features = _drum_features(audio)
-    if not features[:, 1].any():  # every pattern has a snare
+    if not features[1::3].any():  # every pattern has a snare
         return Score("")
     scores, known = _drum_scores()
     return scores[_nearest(features, known)[0]]
@@ -95,8 +97,8 @@ def _hear_bass(audio: Floats) -> Score:
 
 
 def _nearest(features: Floats, known: Floats) -> tuple[int, float]:
-    """Return the index of the most similar of `known` [N, frames * bands], and the similarity."""
-    similarities = known @ _normal(features)
+    """Return the index of the most similar of `known` [N, size] to features [size], and the similarity."""
+    similarities = known @ features
     index = int(similarities.argmax())
     return index, float(similarities[index])
 
@@ -104,39 +106,51 @@ def _nearest(features: Floats, known: Floats) -> tuple[int, float]:
 @cache
 def _drum_scores() -> tuple[list[Score], Floats]:
     scores = [Score(*values) for values in product(TEMPOS, PATTERNS, HATS)]
-    return scores, np.stack([_normal(_drum_features(play(score))) for score in scores])
+    return scores, np.stack([_drum_features(play(score)) for score in scores])
 
 
 @cache
 def _bass_scores() -> tuple[list[Score], Floats]:
     scores = [Score(tempo, root=root, line=line) for tempo, root, line in product(TEMPOS, ROOTS, LINES)]
-    return scores, np.stack([_normal(_bass_features(play(score))) for score in scores])
-
-
-def _normal(features: Floats) -> Floats:
-    """Return features [frames * bands] whose deviations from each band's mean have length 1."""
-    centred = (features - features.mean(axis=0)).ravel()
-    return np.asarray(centred / max(1e-9, float(np.sqrt((centred**2).sum()))))
+    return scores, np.stack([_bass_features(play(score)) for score in scores])
 
 
 def _drum_features(audio: Floats) -> Floats:
-    """Return the loudness of kick, snare and hats, each from 0 to 1, or 0 if it is not heard, [frames, 3]."""
-    power, frequency = _spectrogram(audio, DRUM_WINDOW)
-    bands = [
-        power[:, (frequency >= low) & (frequency < high)].sum(axis=1) for low, high in (KICK, SNARE, HAT)
-    ]
-    loudness = np.sqrt(np.stack(bands, axis=1))
+    """Return the loudness of kick, snare and hats, each from 0 to 1, without its mean; 0 if it is not heard. Unit length.
+
+    Returns:
+        Float [frames * 3], the three of a frame side by side.
+    """
+    loudness = np.stack(
+        [
+            _loudness(audio, window, low, high)
+            for window, (low, high) in ((KICK_WINDOW, KICK), (WINDOW, SNARE), (WINDOW, HAT))
+        ],
+        axis=1,
+    )
     loudest = loudness.max(axis=0)
     heard = loudest > (0, SNARE_HEARD, HATS_HEARD * loudest[0])
-    return np.asarray(loudness * heard / np.maximum(loudest, 1e-9))
+    relative = loudness * heard / np.maximum(loudest, 1e-9)
+    return _unit(relative - relative.mean(axis=0))
 
 
 def _bass_features(audio: Floats) -> Floats:
-    """Return the loudness of each semitone, [frames, SEMITONES]."""
+    """Return the loudness of each semitone beside the mean of its frame, [frames * SEMITONES], of unit length."""
     power, frequency = _spectrogram(audio, BASS_WINDOW)
     centres = LOWEST * 2 ** (np.arange(SEMITONES) / 12)
     distance = 12 * np.log2(np.maximum(frequency, 1.0)[:, None] / centres)
-    return np.sqrt(power @ np.exp(-0.5 * (distance / 0.5) ** 2))
+    loudness = np.sqrt(power @ np.exp(-0.5 * (distance / 0.5) ** 2))
+    return _unit(loudness - loudness.mean(axis=1, keepdims=True))
+
+
+def _unit(features: Floats) -> Floats:
+    return np.asarray(features.ravel() / max(1e-9, float(np.sqrt((features**2).sum()))))
+
+
+def _loudness(audio: Floats, window: int, low: float, high: float) -> Floats:
+    """Return the loudness of a band (Hz), [frames]."""
+    power, frequency = _spectrogram(audio, window)
+    return np.asarray(np.sqrt(power[:, (frequency >= low) & (frequency < high)].sum(axis=1)))
 
 
 def _spectrogram(audio: Floats, window: int) -> tuple[Floats, Floats]:
