@@ -19,7 +19,7 @@ from magnet_train.apps.codec_training.losses import codec_loss, flatness, tonali
 from magnet_train.apps.codec_training.recipe import LATENTS, RATE, learning_rate, with_errors
 from magnet_train.apps.codec_training.run import recipe_of
 from magnet_train.apps.quickstart.tones.world import FRAME, ToneWorld
-from train_codec import RECIPE
+from train_codec import PLANS
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def audio():
 @pytest.fixture(scope="module")
 def started(audio):
     torch.manual_seed(0)
-    model = EncodecModel(RECIPE.config())
-    projection = fit_projection(audio, FRAME, LATENTS, RECIPE.whitening)
+    model = EncodecModel(PLANS["quickstart"].recipe.config())
+    projection = fit_projection(audio, FRAME, LATENTS, PLANS["quickstart"].recipe.whitening)
     initialize_from_mdct(model, *projection)
     return model, projection
 
