@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py --work runs/scaling
 
-One run is the base: 53 minutes of audio, 1,500 steps, dim 128. Each other run changes one of the three. Every run trains
+One run is the base: 53 minutes of audio, 2,000 steps, dim 128. Each other run changes one of the three. Every run trains
 with the commands that a user would type, then generates test captions for the oracle to hear. Finished runs are not
 repeated, so an interrupted benchmark can be continued.
 """
@@ -41,7 +41,7 @@ class Variant:
     """What a run has."""
 
     clips: int = 1000  # to train on
-    steps: int = 1500
+    steps: int = 2000
     dim: int = 128
     layers: int = 4
 
@@ -54,7 +54,7 @@ class Variant:
 BASE = Variant()
 QUESTIONS: dict[str, tuple[Variant, ...]] = {
     "minutes of audio": tuple(replace(BASE, clips=clips) for clips in (94, 281, 1000, 2812)),
-    "steps": tuple(replace(BASE, steps=steps) for steps in (500, 1500, 4500)),
+    "steps": tuple(replace(BASE, steps=steps) for steps in (500, 1000, 2000, 4000)),
     "size": tuple(replace(BASE, dim=dim) for dim in (64, 128, 256)),
 }
 
