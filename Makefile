@@ -25,7 +25,7 @@ $(VENV)/.developing: $(VENV)/.installed
 
 install: $(VENV)/.installed  ## install into .venv, with what the quickstart needs
 
-quickstart: $(VENV)/.installed  ## train a small model on synthetic sound and measure it: offline, four to seven minutes on two cores
+quickstart: $(VENV)/.installed  ## train a small model on synthetic sound and measure it: offline, at most ten minutes on two cores
 	$(BIN)/magnet-train quickstart --out $(OUT) --overwrite
 
 test: $(VENV)/.developing  ## the fast tests in two processes, with coverage of both packages
