@@ -136,5 +136,5 @@ def training_notes(found: TrainingDistance) -> Iterator[str]:
             f"the held-out clips in {printable(found.held_out_source)} are as near to the training clips as copies are. If "
             "the model was trained on them, give others with --val_shards; else this codec cannot tell copies."
         )
-    if found.damaged:
-        yield f"{count(len(found.damaged), 'training clip')} left out: {printable(found.damaged[0])}"
+    if found.damage is not None:
+        yield f"{count(found.damaged_clips, 'training clip')} left out: {printable(found.damage)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -71,7 +72,8 @@ class TrainingDistance:
     frames: int  # at most, of a clip that is compared
     frame_rate: float  # Hz
     training_clips: int
-    damaged: list[str]  # training clips that could not be read: one sentence each
+    damaged_clips: int  # training clips that could not be read
+    damage: str | None  # why the first of these could not, a sentence
     nearest: list[tuple[str, NearestClip]]  # name of each generated clip and its nearest, nearest first
 
 
@@ -89,8 +91,8 @@ def measure_training_distance(shards: TrainingShards, generated: Side, reference
     frames = int(np.median([len(tokens) for tokens in ours]))
     real = _held_out(shards, reference, frames)
     found, damaged = _search(shards.train, [*(tokens[:frames] for tokens in ours), *real])
-    if len(damaged) == len(shards.train):
-        raise UserError(damaged[0])
+    if damaged.clips == len(shards.train):
+        raise UserError(str(damaged.first))
     copies = [
         float((_first_codebook(tokens) != _first_codebook(_again(codec, tokens))).mean())
         for tokens in _tokens(shards.train, _COPIES, frames, "encoding copies")
@@ -106,8 +108,9 @@ def measure_training_distance(shards: TrainingShards, generated: Side, reference
         nearer_than_held_out=sum(distance < held_out.low for distance in own),
         frames=frames,
         frame_rate=codec.frame_rate,
-        training_clips=len(shards.train) - len(damaged),
-        damaged=damaged,
+        training_clips=len(shards.train) - damaged.clips,
+        damaged_clips=damaged.clips,
+        damage=damaged.first,
         nearest=sorted(named, key=lambda pair: pair[1].distance),
     )
 
@@ -173,15 +176,22 @@ def _first_codebook(tokens: Tensor) -> Tokens:
     return first
 
 
-def _search(train: ShardReader, clips: Sequence[Tokens]) -> tuple[list[NearestClip], list[str]]:
-    """Compare all clips of shards with some clips; return the nearest of each, and why clips could not be read."""
-    search, damaged = NearestSearch(clips), []
+class _Damaged(NamedTuple):
+    """Clips that could not be read, and why the first one could not."""
+
+    clips: int = 0
+    first: str | None = None
+
+
+def _search(train: ShardReader, clips: Sequence[Tokens]) -> tuple[list[NearestClip], _Damaged]:
+    """Compare all clips of shards with some clips; return the nearest of each, and which could not be read."""
+    search, damaged = NearestSearch(clips), _Damaged()
     total = len(train)
     with ProgressBar("nearest training clips", "clips", total, transient=True) as bar:
         for first in range(0, total, _BLOCK):
             for sample in train.read(np.arange(first, min(total, first + _BLOCK))):
                 if isinstance(sample, UserError):
-                    damaged.append(str(sample))
+                    damaged = _Damaged(damaged.clips + 1, damaged.first or str(sample))
                 else:
                     search.add(sample.key, sample.tokens[0])
             bar.update(min(total, first + _BLOCK))

@@ -242,8 +242,8 @@ def test_a_damaged_training_clip_is_left_out_and_named(folders, training, evalua
     code, found = evaluate(folders, "--shards", str(shards))
     assert code == 0
     assert found["training_distance"]["training_clips"] == 39
-    (damage,) = found["training_distance"]["damaged"]
-    assert "is damaged" in damage
+    assert found["training_distance"]["damaged_clips"] == 1
+    assert "is damaged" in found["training_distance"]["damage"]
     assert "1 training clip left out" in capsys.readouterr().out
 
 
