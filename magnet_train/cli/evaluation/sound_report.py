@@ -118,7 +118,7 @@ def explain_training(found: TrainingDistance) -> Iterator[str]:
         f"{0.05 * ours:.1f} are to be expected of a model that copies nothing."
     )
     for name, near in found.nearest[:_NAMED]:
-        place = f"{near.frame / found.frame_rate:.1f} s of {printable(near.key)}"
+        place = f"{near.frame / found.frame_rate:z.1f} s of {printable(near.key)}"
         yield f"  nearest: {printable(name)} at {number(near.distance)} from {place}"
 
 
