@@ -24,6 +24,7 @@ from magnet_train.storage.file_source import FileSource
 _TOLERANCE = 0.1  # seconds that may be missing: counts are rounded, and mp3 pads
 _LARGEST_FLOAT = 32.0  # 30 dB above full scale: above every recording, below floats at the scale of integers
 _INTEGER_BITS = (8, 16, 24, 32)
+_FULL_SCALE = 32767 / 32768  # the largest sample of 16 bits
 
 
 class WrongScaleError(UserError):
@@ -36,12 +37,16 @@ class _Levels:
     def __init__(self) -> None:
         self.peak = 0.0  # of floats alone
         self.swing = 0.0  # distance of the lowest from the highest sample of a channel
+        self.samples = self.at_full_scale = 0  # in all channels
         self._range: Samples | None = None  # lowest and highest sample of each channel, [2, channels]
         self._integers = True
 
     def add(self, samples: Samples, floats: bool) -> None:
         """Take a block into account, whose file holds `floats` or integers."""
         low, high = samples.min(axis=0), samples.max(axis=0)
+        self.samples += samples.size
+        if max(high.max(), -low.min()) >= _FULL_SCALE:
+            self.at_full_scale += int((np.abs(samples) >= _FULL_SCALE).sum())
         if self._range is not None and self._range.shape[1] == len(low):
             low, high = np.minimum(low, self._range[0]), np.maximum(high, self._range[1])
         self._range = np.stack([low, high])
@@ -134,6 +139,11 @@ class AudioStream:
     def swing(self) -> float:
         """Distance of the lowest from the highest sample of a channel so far; 0 for a constant of any level."""
         return self._levels.swing
+
+    @property
+    def full_scale(self) -> float:
+        """Share of the samples so far that are at full scale or beyond, as clipping leaves them; 0..1."""
+        return self._levels.at_full_scale / max(1, self._levels.samples)
 
     @property
     def shortfall(self) -> str | None:

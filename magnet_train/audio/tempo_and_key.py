@@ -23,6 +23,10 @@ KEYS = tuple(
     for mode in ("major", "minor")
     for tonic in ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 )
+LEAST_CONFIDENCE = {
+    "bpm": 0.3,
+    "key": 0.1,
+}  # of an estimate to rely on; docs/data.md says what they were chosen on
 _ONSET_HOP, _CHROMA_HOP = 256, 2048  # samples
 _FEWEST_BEATS = 6
 # How well each note above the tonic fits a major and a minor key, as listeners rated it.

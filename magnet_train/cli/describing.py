@@ -20,7 +20,7 @@ from datamodules.tokenize.description import Description
 from magnet_train.audio import AudioStream, audio_seconds
 from magnet_train.audio.recording import Recording
 from magnet_train.audio.resampling import LOUDNESS_BLOCK, integrated_loudness, ratio_of, resample
-from magnet_train.audio.tempo_and_key import RATE, Estimate, estimate_key, estimate_tempo
+from magnet_train.audio.tempo_and_key import LEAST_CONFIDENCE, RATE, Estimate, estimate_key, estimate_tempo
 from magnet_train.cli.clip_reading import MeasuredStream, Unusable
 from magnet_train.cli.console import count
 from magnet_train.errors import UserError
@@ -28,7 +28,6 @@ from magnet_train.evaluation.models import Clap, through_windows
 from magnet_train.storage.plain_text import lines_of, read_text
 
 LONGEST = 120.0  # seconds that are heard of a file, from its middle
-LEAST_CONFIDENCE = {"bpm": 0.3, "key": 0.1}  # docs/data.md says what they were chosen on
 MOST_TAGS = 5
 _LOUDNESS_RATE = 48_000  # Hz, for which BS.1770 gives its filters
 _BATCH = 16  # windows per call of CLAP

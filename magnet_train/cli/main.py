@@ -49,7 +49,7 @@ COMMANDS = {
     "test": "measure a checkpoint on test data",
     "predict": "generate one clip for each validation caption",
     "generate": "generate audio from text with a trained model",
-    "evaluate": "compare generated with reference audio: FAD-CLAP, CLAP score, KL",
+    "evaluate": "compare generated with reference audio, and with what the model was trained on",
     "demo": "try a model in the browser",
     "benchmark": "time training, generation and data loading against the usual implementation",
     "export": "write a self-contained model folder from a checkpoint",

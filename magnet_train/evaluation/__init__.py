@@ -1,4 +1,4 @@
-"""Measures of generated against real sound, and the pretrained models behind them."""
+"""Measures of generated against real sound, with and without pretrained models."""
 
 from magnet_train.evaluation.measures import (
     ClapScore,
@@ -13,13 +13,18 @@ from magnet_train.evaluation.measures import (
     measure_fad,
 )
 from magnet_train.evaluation.models import AudioTagger, Clap, as_noise, cut, through_windows
+from magnet_train.evaluation.nearest import NearestClip, NearestSearch
+from magnet_train.evaluation.sound import ClipSound, measure_clip
 
 __all__ = [
     "AudioTagger",
     "Clap",
     "ClapScore",
+    "ClipSound",
     "Fad",
     "Gaussian",
+    "NearestClip",
+    "NearestSearch",
     "PairedDivergence",
     "as_noise",
     "bootstrap_interval",
@@ -27,6 +32,7 @@ __all__ = [
     "frechet_distance",
     "kl_divergence",
     "measure_clap_score",
+    "measure_clip",
     "measure_divergence",
     "measure_fad",
     "through_windows",

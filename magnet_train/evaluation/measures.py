@@ -5,9 +5,9 @@ Shapes: n clips or pairs, W windows of a clip, D dimensions, C classes; everythi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -155,16 +155,33 @@ def measure_fad(
         reference_clips=len(reference),
         reference_windows=len(real),
         dimensions=ours.shape[1],
-        equal=_at_equal_sizes(generated, reference, noise, seed),
+        equal=at_equal_sizes(lambda clips: Gaussian.of(_join(clips)), generated, reference, noise, seed),
     )
 
 
-def _at_equal_sizes(
+class Comparable(Protocol):
+    """A summary of a set of clips."""
+
+    def distance(self, other: Self) -> float:
+        """Return the distance to that of another set."""
+
+
+def at_equal_sizes(
+    summarize: Callable[[Sequence[npt.ArrayLike]], Comparable],
     generated: Sequence[npt.ArrayLike],
     reference: Sequence[npt.ArrayLike],
     noise: Sequence[npt.ArrayLike] | None,
     seed: int,
 ) -> EqualSizes | None:
+    """Compare equally many generated and real clips with the rest of the reference; None with too few clips.
+
+    Args:
+        summarize: Makes of the numbers of some clips what has a distance.
+        generated: The numbers of each clip.
+        reference: The same of real clips.
+        noise: The same of noise in the place of each generated clip; None leaves it out.
+        seed: Of the splits.
+    """
     clips = min(len(generated), len(reference) // 2)
     if clips < _LEAST:
         return None
@@ -173,11 +190,11 @@ def _at_equal_sizes(
     for _ in range(_SPLITS):
         order = rng.permutation(len(reference))
         chosen = rng.permutation(len(generated))[:clips]
-        rest = Gaussian.of(_join([reference[i] for i in order[clips:]]))
-        found["generated"].append(Gaussian.of(_join([generated[i] for i in chosen])).distance(rest))
-        found["real"].append(Gaussian.of(_join([reference[i] for i in order[:clips]])).distance(rest))
+        rest = summarize([reference[i] for i in order[clips:]])
+        found["generated"].append(summarize([generated[i] for i in chosen]).distance(rest))
+        found["real"].append(summarize([reference[i] for i in order[:clips]]).distance(rest))
         if noise is not None:
-            found["noise"].append(Gaussian.of(_join([noise[i] for i in chosen])).distance(rest))
+            found["noise"].append(summarize([noise[i] for i in chosen]).distance(rest))
     spread = {name: Spread(float(np.mean(d)), float(np.std(d))) for name, d in found.items() if d}
     return EqualSizes(
         clips, len(reference) - clips, _SPLITS, spread["generated"], spread["real"], spread.get("noise")

@@ -12,13 +12,11 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from magnet_train.audio.log_mel import MEL_RANGE_DB, log_mel, log_mel_distance, power_spectrum
 from magnet_train.codecs import Codec
 
-MEL_BANDS, MEL_WINDOW = 64, 0.032  # seconds
-MEL_RANGE_DB = 60.0  # below the loudest band of the original; what is quieter counts as equally quiet
 CHROMA_WINDOW = 0.128  # seconds
 CHROMA_RANGE = 65.0, 2000.0  # Hz
-HOP = 0.01  # seconds
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def measure(codec: Codec, excerpts: Mapping[str, Tensor]) -> tuple[Measured, dic
         decoded[name] = codec.decode(tokens[-1])[0, 0, : len(audio)]
     pairs = [(excerpts[name], decoded[name]) for name in excerpts]
     mels = [
-        (_log_mel(audio, codec.sample_rate), _log_mel(output, codec.sample_rate)) for audio, output in pairs
+        (log_mel(audio, codec.sample_rate), log_mel(output, codec.sample_rate)) for audio, output in pairs
     ]
     onsets = [(_onsets(audio), _onsets(output)) for audio, output in mels]
     chromas = [
@@ -52,7 +50,7 @@ def measure(codec: Codec, excerpts: Mapping[str, Tensor]) -> tuple[Measured, dic
     frames = torch.cat(tokens, dim=-1)[0]  # [K, T]
     return Measured(
         si_sdr=median(si_sdr(output, audio) for audio, output in pairs),
-        log_mel=median(_distance(*pair) for pair in mels),
+        log_mel=median(log_mel_distance(*pair) for pair in mels),
         onset=median(_correlation(*pair) for pair in onsets),
         chroma=median(_correlation(*pair) for pair in chromas),
         onset_by_chance=_by_chance(onsets),
@@ -69,38 +67,14 @@ def si_sdr(output: Tensor, audio: Tensor) -> float:
     return float(10 * ratio.clamp(min=1e-10).log10())
 
 
-def _spectrum(audio: Tensor, sample_rate: int, window: float) -> tuple[Tensor, Tensor]:
-    """Return the power [bins, frames] and the frequencies of the bins (Hz)."""
-    size = round(window * sample_rate)
-    spectrum = torch.stft(
-        audio, size, round(HOP * sample_rate), window=torch.hann_window(size), return_complex=True
-    )
-    return spectrum.abs().square(), torch.linspace(0, sample_rate / 2, size // 2 + 1)
-
-
-def _log_mel(audio: Tensor, sample_rate: int) -> Tensor:
-    """Return the level (dB) in bands of equal width on the mel scale, [MEL_BANDS, frames]."""
-    power, frequencies = _spectrum(audio, sample_rate, MEL_WINDOW)
-    mels = 2595 * torch.log10(1 + frequencies / 700)
-    centres = torch.linspace(0, float(mels[-1]), MEL_BANDS + 2)[1:-1]
-    width = centres[1] - centres[0]
-    filters = (1 - (mels - centres[:, None]).abs() / width).clamp(min=0)
-    return 10 * torch.log10(filters @ power + 1e-10)
-
-
-def _distance(audio: Tensor, output: Tensor) -> float:
-    floor = audio.max() - MEL_RANGE_DB
-    return float((audio.clamp(min=floor) - output.clamp(min=floor)).abs().mean())
-
-
-def _onsets(log_mel: Tensor) -> Tensor:
+def _onsets(levels: Tensor) -> Tensor:
     """Return how much louder the bands become at each frame, [frames - 1]."""
-    return log_mel.clamp(min=log_mel.max() - MEL_RANGE_DB).diff(dim=1).clamp(min=0).mean(dim=0)
+    return levels.clamp(min=levels.max() - MEL_RANGE_DB).diff(dim=1).clamp(min=0).mean(dim=0)
 
 
 def _chroma(audio: Tensor, sample_rate: int) -> Tensor:
     """Return the share of each of the 12 semitones in each frame, [12, frames]."""
-    power, frequencies = _spectrum(audio, sample_rate, CHROMA_WINDOW)
+    power, frequencies = power_spectrum(audio, sample_rate, CHROMA_WINDOW)
     low, high = CHROMA_RANGE
     within = (frequencies >= low) & (frequencies <= high)
     semitones = (12 * torch.log2(frequencies[within] / 440)).round().long() % 12

@@ -1,7 +1,9 @@
-"""Compare generated with real audio: FAD-CLAP, CLAP score and KL-AST, each with the values of chance and real audio.
+"""Compare generated with real audio: FAD-CLAP, CLAP score and KL-AST, each with the values of chance and real audio; and
+log-mel distance, spectrum, tempo, loudness, clipping and silence, which need no models. With --shards, the distance from
+the nearest training clips shows whether clips are copies.
 
-A measure that cannot be computed is reported with the reason; the exit code is 1 only if none can be. The numbers come
-from other models than those of papers (VGGish, LAION's CLAP, PaSST), so compare them only with one another.
+A measure that cannot be computed is reported with the reason; the exit code is 1 only if none can be. The numbers of
+models come from others than those of papers (VGGish, LAION's CLAP, PaSST), so compare them only with one another.
 """
 
 from __future__ import annotations
@@ -43,6 +45,13 @@ class EvaluateRequest(DeviceOptions):
     classifier: str = option(
         "folder or hub id of an audio spectrogram transformer", default=CLASSIFIER, metavar="NAME"
     )
+    shards: Path | None = option(
+        "folder of shards that the model was trained on: find the nearest training clip of each generated clip",
+        metavar="DIR",
+    )
+    val_shards: Path | None = option(
+        "with --shards: folder of held-out shards to compare with; without it, the reference", metavar="DIR"
+    )
     out: Path | None = option("write all numbers, models and versions to this .json as well", metavar="FILE")
     batch_size: int = option(
         "windows of about 10 s per call of a model; changes numbers by rounding only",
@@ -51,6 +60,10 @@ class EvaluateRequest(DeviceOptions):
         metavar="B",
     )
     seed: int = option("seed of noise, random splits and intervals", type=whole_number(0), default=0)
+
+    def __post_init__(self) -> None:
+        if self.val_shards is not None and self.shards is None:
+            raise UserError("--val_shards needs --shards DIR; give both, or leave the held-out ones out.")
 
     def command(self) -> str:
         """Return the command with every option, so that a later change of a default does not change its meaning."""
@@ -72,18 +85,22 @@ def run(request: EvaluateRequest) -> None:
     from magnet_train.cli.evaluation.clips import pair, read_side
     from magnet_train.cli.evaluation.measure import EvaluationResult, measure
     from magnet_train.cli.evaluation.report import print_report, write_report
+    from magnet_train.cli.evaluation.training_clips import TrainingShards
 
     device = request.chosen_device()
+    shards = (
+        None if request.shards is None else TrainingShards.open(request.shards, request.val_shards, device)
+    )
     with Console(stderr=True).status("looking for clips"):
         generated, reference = read_side(request.generated), read_side(request.reference)
         pairs = pair(generated, reference)
     result = EvaluationResult(generated, reference, pairs, device, request.batch_size, request.seed)
-    measure(result, request.clap, request.classifier)
+    measure(result, request.clap, request.classifier, shards)
     print_report(result)
     if request.out is not None:
         write_report(request.out, result, request.command())
         print(f"wrote {request.out}")
-    if not result.measures:
+    if not result.measures and result.sound is None:
         raise UserError("none of the measures could be computed; the reasons are above.")
 
 

@@ -1,6 +1,6 @@
 """The clips of `evaluate`: generated and reference files, their captions, and which of them form pairs.
 
-Shapes: audio float32 [1, samples].
+Shapes: audio float32 [channels, samples].
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from magnet_train.storage.plain_text import lines_of, load_json, read_text
 
 @dataclass
 class EvaluatedClip:
-    """A clip on either side; length, silence and shortfall are known once it was read."""
+    """A clip on either side; length, silence, full scale and shortfall are known once it was read."""
 
     file: AudioFile
     name: str  # without folder and suffix, by which clips are paired
@@ -33,20 +33,21 @@ class EvaluatedClip:
     caption: str | None = None  # its own, or that of its reference
     seconds: float = 0.0
     silent: bool = False
+    full_scale: float = 0.0  # share of its samples at full scale
     shortfall: str | None = None  # which part could not be read
     problem: str | None = None  # why it cannot be used, once that is known
 
-    def blocks(self, sample_rate: int) -> Iterator[Tensor]:
-        """Yield it in mono at a model's rate, about ten seconds at a time; raises `UserError` if unreadable."""
+    def blocks(self, sample_rate: int, channels: int = 1) -> Iterator[Tensor]:
+        """Yield it at a model's rate, about ten seconds at a time; raises `UserError` if unreadable."""
         source = self.file.source()
         try:
             start, end = segment(self.file, source)
         except Unusable as reason:
             raise UserError(f"{self.file.label}: {reason}.") from reason
-        audio = MeasuredStream(source, sample_rate, 1, start, end)
+        audio = MeasuredStream(source, sample_rate, channels, start, end)
         yield from audio
         self.seconds, self.silent = audio.samples / sample_rate, audio.silence is not None
-        self.shortfall = audio.shortfall
+        self.full_scale, self.shortfall = audio.full_scale, audio.shortfall
 
 
 Pair = tuple[EvaluatedClip, EvaluatedClip]  # generated, reference

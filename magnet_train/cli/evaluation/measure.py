@@ -16,6 +16,12 @@ from rich.console import Console
 
 from magnet_train.cli.console import ProgressBar, count
 from magnet_train.cli.evaluation.clips import EvaluatedClip, Pair, Side
+from magnet_train.cli.evaluation.sound import SoundComparison, compare_sound
+from magnet_train.cli.evaluation.training_clips import (
+    TrainingDistance,
+    TrainingShards,
+    measure_training_distance,
+)
 from magnet_train.errors import UserError
 from magnet_train.evaluation import AudioTagger, Clap, ClapScore, Fad, PairedDivergence
 from magnet_train.evaluation.measures import Floats, measure_clap_score, measure_divergence, measure_fad
@@ -23,6 +29,7 @@ from magnet_train.evaluation.models import as_noise, through_windows
 from magnet_train.models.memory import FittingBatches, is_full_memory
 
 FAD, CLAP_SCORE, KL = "fad_clap", "clap_score", "kl_ast"
+SOUND, TRAINING = "sound", "training_distance"  # beside the measures, in reports
 _T = TypeVar("_T")
 
 
@@ -42,6 +49,8 @@ class EvaluationResult:
     clap_score: ClapScore | None = None
     clap_score_real: ClapScore | None = None  # of the reference with its own captions
     kl: PairedDivergence | None = None
+    sound: SoundComparison | None = None
+    training: TrainingDistance | None = None
     not_computed: dict[str, str] = field(default_factory=dict)  # measure -> reason, a sentence
     notes: list[str] = field(default_factory=list)  # reservations about the numbers
 
@@ -57,7 +66,7 @@ class EvaluationResult:
 
     @property
     def measures(self) -> dict[str, Fad | ClapScore | PairedDivergence]:
-        """Those that were computed."""
+        """Those of models that were computed."""
         found = {FAD: self.fad, CLAP_SCORE: self.clap_score, KL: self.kl}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -85,8 +94,18 @@ class EvaluationResult:
         return None
 
 
-def measure(result: EvaluationResult, clap: str, classifier: str) -> None:
-    """Fill in what can be computed with a CLAP model and an AST, named by folder or hub id."""
+def measure(
+    result: EvaluationResult, clap: str, classifier: str, shards: TrainingShards | None = None
+) -> None:
+    """Fill in what can be computed of the sound, and with a CLAP model and an AST, named by folder or hub id."""
+    generated, reference = result.generated, result.reference
+    result.sound = result.attempt(
+        (SOUND,), lambda: compare_sound(generated, reference, result.matched, result.seed)
+    )
+    if shards is not None:
+        result.training = result.attempt(
+            (TRAINING,), lambda: measure_training_distance(shards, generated, reference)
+        )
     with Console(stderr=True).status("loading models"):
         result.clap = result.attempt(
             (FAD, CLAP_SCORE), lambda: Clap.from_pretrained(clap, result.device, "--clap")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,29 @@ from datamodules.tokenize.report import Skipped, few_of, summarize
 from magnet_train import __version__
 from magnet_train.cli.console import count, duration, table
 from magnet_train.cli.evaluation.clips import Side
-from magnet_train.cli.evaluation.measure import CLAP_SCORE, FAD, KL, EvaluationResult
+from magnet_train.cli.evaluation.measure import CLAP_SCORE, FAD, KL, SOUND, TRAINING, EvaluationResult
+from magnet_train.cli.evaluation.sound_report import (
+    Row,
+    explain_sound,
+    explain_training,
+    interval,
+    number,
+    sound_notes,
+    sound_rows,
+    training_notes,
+    training_rows,
+)
 from magnet_train.storage.atomic_io import atomic_write
 from magnet_train.storage.plain_text import printable
 
 _FORMAT = 1
-_LABELS = {FAD: "FAD-CLAP", CLAP_SCORE: "CLAP score", KL: "KL-AST"}
+_LABELS = {
+    FAD: "FAD-CLAP",
+    CLAP_SCORE: "CLAP score",
+    KL: "KL-AST",
+    SOUND: "measures of sound",
+    TRAINING: "training distance",
+}
 
 
 def print_report(result: EvaluationResult) -> None:
@@ -37,7 +54,9 @@ def print_report(result: EvaluationResult) -> None:
         length = f", {duration(side.seconds)}" if side.seconds else ""
         show(f"{name}: {printable(str(side.path))}, {count(len(side.clips), 'clip')}{length}")
     if result.measures:
-        console.print(_table(result))
+        console.print(_table(_model_rows(result)))
+    if rows := [*sound_rows(result.sound), *training_rows(result.training)]:
+        console.print(_table(rows))
     for line in (*_explanations(result), *(f"note: {note}" for note in _notes(result))):
         show(line)
     for reason in dict.fromkeys(result.not_computed.values()):
@@ -45,40 +64,34 @@ def print_report(result: EvaluationResult) -> None:
         show(f"not computed: {' and '.join(names)}, since {reason}")
 
 
-def _table(result: EvaluationResult) -> Table:
+def _table(rows: Iterable[Row]) -> Table:
     values = ("generated", "spread", "chance", "real sound")
     filled = table(None, "measure", *values, "of", right=values)
     filled.box, filled.pad_edge, filled.collapse_padding = box.SIMPLE_HEAD, False, True
     for column in filled.columns[:-1]:
         column.no_wrap = True
-    fad, score, kl = result.fad, result.clap_score, result.kl
-    if fad is not None:
-        sizes = f"{fad.generated_clips} to {count(fad.reference_clips, 'clip')}"
-        filled.add_row("FAD-CLAP ↓", _number(fad.distance), "", "", "", sizes)
-        if fad.equal is not None:
-            equal = fad.equal
-            noise = None if equal.noise is None else equal.noise.mean
-            sizes = f"{equal.clips} to {count(equal.reference_clips, 'clip')}"
-            spread, real = f"± {equal.generated.std:.3f}", _number(equal.real.mean)
-            filled.add_row(
-                "  equal sizes", _number(equal.generated.mean), spread, _number(noise), real, sizes
-            )
-    if score is not None:
-        best = "" if result.clap_score_real is None else _number(result.clap_score_real.mean)
-        captions, spread = count(score.clips, "caption"), _interval(score.interval)
-        filled.add_row("CLAP score ↑", _number(score.mean), spread, _number(score.chance), best, captions)
-    if kl is not None:
-        spread, pairs = _interval(kl.interval), count(kl.pairs, "pair")
-        filled.add_row("KL-AST ↓", _number(kl.mean), spread, _number(kl.chance), _number(0.0), pairs)
+    for row in rows:
+        filled.add_row(*row)
     return filled
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:z.3f}"  # z: KL can come out a millionth below 0
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:z.3f} to {interval[1]:z.3f}"
+def _model_rows(result: EvaluationResult) -> Iterator[Row]:
+    fad, score, kl = result.fad, result.clap_score, result.kl
+    if fad is not None:
+        sizes = f"{fad.generated_clips} to {count(fad.reference_clips, 'clip')}"
+        yield "FAD-CLAP ↓", number(fad.distance), "", "", "", sizes
+        if (equal := fad.equal) is not None:
+            noise = None if equal.noise is None else equal.noise.mean
+            sizes = f"{equal.clips} to {count(equal.reference_clips, 'clip')}"
+            spread, real = f"± {equal.generated.std:.3f}", number(equal.real.mean)
+            yield "  equal sizes", number(equal.generated.mean), spread, number(noise), real, sizes
+    if score is not None:
+        best = "" if result.clap_score_real is None else number(result.clap_score_real.mean)
+        captions, spread = count(score.clips, "caption"), interval(score.interval)
+        yield "CLAP score ↑", number(score.mean), spread, number(score.chance), best, captions
+    if kl is not None:
+        spread, pairs = interval(kl.interval), count(kl.pairs, "pair")
+        yield "KL-AST ↓", number(kl.mean), spread, number(kl.chance), number(0.0), pairs
 
 
 def _explanations(result: EvaluationResult) -> Iterator[str]:
@@ -97,17 +110,25 @@ def _explanations(result: EvaluationResult) -> Iterator[str]:
         )
     if result.kl is not None:
         other = result.kl.other_real
-        unrelated = "" if other is None else f" The references of other pairs get {_number(other)}."
+        unrelated = "" if other is None else f" The references of other pairs get {number(other)}."
         yield (
             "KL-AST: divergence of a classifier's answers to the clips of a pair, in nats; 0 or more, lower is better. "
             f"Chance: generated clips of other pairs. Real sound: the reference itself.{unrelated}"
         )
     if result.measures:
         yield "None of these can be compared with the FAD, CLAP and KL of papers, which come from other models."
+    if result.sound is not None:
+        yield from explain_sound(result.sound)
+    if result.training is not None:
+        yield from explain_training(result.training)
 
 
 def _notes(result: EvaluationResult) -> Iterator[str]:
     yield from result.notes
+    if result.sound is not None:
+        yield from sound_notes(result.sound)
+    if result.training is not None:
+        yield from training_notes(result.training)
     for name, side in result.sides.items():
         silent = sum(clip.silent for clip in side.clips)
         if silent:
@@ -160,6 +181,8 @@ def write_report(path: Path, result: EvaluationResult, command: str) -> None:
             "python": platform.python_version(),
         },
     }
+    beside = {SOUND: result.sound, TRAINING: result.training}
+    content |= {name: asdict(value) for name, value in beside.items() if value is not None}
     if result.clap_score_real is not None:
         content["measures"][CLAP_SCORE]["real"] = asdict(result.clap_score_real)
     with atomic_write(path) as file:

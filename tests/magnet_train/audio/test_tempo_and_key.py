@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from known_music import PROGRESSIONS, chords, clicks, drums, noise, random_clicks
 
-from magnet_train.audio.tempo_and_key import KEYS, RATE, estimate_key, estimate_tempo
-from magnet_train.cli.describing import LEAST_CONFIDENCE
+from magnet_train.audio.tempo_and_key import KEYS, LEAST_CONFIDENCE, RATE, estimate_key, estimate_tempo
 
 TEMPI = (60, 70, 80, 90, 100, 110, 120, 128, 140, 150, 160, 174, 180)
 
