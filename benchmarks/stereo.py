@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from harness.quickstart_world import (
     write_json,
 )
 from magnet_train import Magnet
-from magnet_train.apps.quickstart.tones.captions import Caption, seen_events
+from magnet_train.apps.quickstart.tones.captions import Caption, Event, seen_events
 from magnet_train.apps.quickstart.tones.oracle import accuracy, chance, read_clips
 from magnet_train.apps.quickstart.tones.world import SAMPLE_RATE, SPLITS, ToneWorld
 from magnet_train.audio import write_audio
@@ -89,6 +90,28 @@ def score(captions: list[Caption], sound: Clips) -> dict[str, dict[str, float]]:
     }
 
 
+def sides(captions: list[Caption], sound: Clips) -> dict[str, float]:
+    """Return the share of clips with tone and noise on their sides, 0..1, and of those with two rhythms, with these so."""
+    left, right = (read_clips(sound[:, channel]) for channel in (0, 1))
+    heard = [(*on_left, *on_right) for on_left, on_right in zip(left, right, strict=True)]
+    pairs = [(caption.events, events) for caption, events in zip(captions, heard, strict=True)]
+    kinds = [(_kinds(wanted), _kinds(found)) for wanted, found in pairs]
+    rhythms = [
+        ([event.rhythm for event in wanted], [event.rhythm for event in found]) for wanted, found in pairs
+    ]
+    differ = [(wanted, found) for wanted, found in rhythms if wanted[0] != wanted[1]]
+    return {
+        "tone_and_noise": mean(wanted == found for wanted, found in kinds),
+        "clips_with_two_rhythms": len(differ),
+        "rhythms": mean(wanted == found for wanted, found in differ),
+        "rhythms_exchanged": mean(wanted[::-1] == found for wanted, found in differ),
+    }
+
+
+def _kinds(events: Sequence[Event]) -> list[str]:
+    return [event.timbre if event.timbre in ("noise", "") else "tone" for event in events]
+
+
 def measure(magnet: Magnet, seed: int) -> dict[str, Any]:
     """Generate the test captions; return accuracies beside chance and ceiling, and with the channels swapped."""
     captions, real = zip(*clips(SCORED, "test"), strict=True)
@@ -103,6 +126,7 @@ def measure(magnet: Magnet, seed: int) -> dict[str, Any]:
     sound = np.concatenate(made)
     return {
         "clips": SCORED,
+        "sides": sides(captions, sound),
         "accuracy": score(captions, sound),
         "ceiling": score(captions, np.concatenate(decoded)),
         "swapped": score(captions, sound[:, ::-1]),
