@@ -46,7 +46,7 @@ SETTINGS = {
     # Left and right of the first codebook, then of the second.
     "model.stage_weights": [0.35, 0.35, 0.15, 0.15],
     "model.decoding.decoding_steps": [10, 10, 4, 4],
-    # At the quickstart's 2e-3 the text encoder soon tells apart nothing but rhythms, and notes are never learned.
+    # At the quickstart's 2e-3 this text encoder told only rhythms apart after 2,800 steps.
     "model.optimizer.init_args.lr": 1e-3,
     "trainer.enable_progress_bar": "false",
 }
