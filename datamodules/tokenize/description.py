@@ -17,6 +17,7 @@ from magnet_train.storage.atomic_io import atomic_write
 from magnet_train.storage.plain_text import load_json, read_text
 
 SUFFIX = ".describe.json"
+GENERATED_CAPTION = "generated_caption"  # the field with the words of an audio language model
 _FORMAT = 1
 _MOST_BYTES = 2**20
 
@@ -27,13 +28,14 @@ class Description:
 
     bytes: int  # size of the audio file
     modified_ns: int  # its time of modification
-    fields: Mapping[str, Any]  # bpm, key, loudness, duration, tags
+    fields: Mapping[str, Any]  # bpm, key, loudness, duration, tags, generated_caption
     uncertain: Mapping[str, Any] = field(
         default_factory=dict
     )  # estimates of too low a confidence for `fields`
     confidence: Mapping[str, Any] = field(default_factory=dict)  # of each estimate; of each tag
     seconds_heard: float | None = None  # of a file that was too long to be heard whole
     tagged_with: str | None = None  # hash of the model and the list that the tags are from
+    captioned_with: str | None = None  # hash of the model and the prompt that the generated caption is from
 
     def is_of(self, audio: Path) -> bool:
         """Return whether the audio file is the one that was described, by its size and time; `OSError` if it is gone."""

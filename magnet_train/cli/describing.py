@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -75,13 +75,13 @@ def _analyse(path: Path) -> Description:
     return _with_estimates(description, estimates)
 
 
-def excerpt(path: Path) -> tuple[float, float | None]:
+def excerpt(path: Path, longest: float = LONGEST) -> tuple[float, float | None]:
     """Return start and end of the part of a file that is heard (s); an end of None is that of the file."""
     seconds = audio_seconds(path)
-    if seconds <= LONGEST:
+    if seconds <= longest:
         return 0.0, None
-    start = (seconds - LONGEST) / 2
-    return start, start + LONGEST
+    start = (seconds - longest) / 2
+    return start, start + longest
 
 
 def _with_estimates(description: Description, estimates: dict[str, Estimate | None]) -> Description:
@@ -105,6 +105,16 @@ def _short(number: float) -> float:
     return int(rounded) if rounded.is_integer() else rounded
 
 
+class Listener(Protocol):
+    """A model that hears a file and adds to its description."""
+
+    def has_heard(self, description: Description) -> bool:
+        """Return whether a description holds what this model hears."""
+
+    def hear(self, path: Path, description: Description) -> Description:
+        """Return the description with what this model hears; raises `UserError` if the file cannot be read."""
+
+
 class Tagger:
     """Find the nearest of a list of tags by CLAP.
 
@@ -118,9 +128,13 @@ class Tagger:
         self._scale = float(clap.model.logit_scale_a.detach().exp())
         self._least = min(0.5, 2 / len(tags))
         content = json.dumps([clap.origin.sha256, *tags])
-        self.identity = hashlib.sha256(content.encode()).hexdigest()[:16]
+        self._identity = hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def tag(self, path: Path, description: Description) -> Description:
+    def has_heard(self, description: Description) -> bool:
+        """Return whether a description holds tags of this model and list."""
+        return description.tagged_with == self._identity
+
+    def hear(self, path: Path, description: Description) -> Description:
         """Return a description with other tags; raises `UserError` if the file cannot be read."""
         stream = AudioStream(path, self._clap.sample_rate, 1, *excerpt(path))
         (windows,) = through_windows([stream], self._clap.embed_audio, self._clap.window_samples, _BATCH)
@@ -137,7 +151,7 @@ class Tagger:
             fields=_with_tags(description.fields, likely),
             uncertain=_with_tags(description.uncertain, [tag for tag in nearest if tag not in likely]),
             confidence={**description.confidence, "tags": {t: round(p, 3) for t, p in nearest.items()}},
-            tagged_with=self.identity,
+            tagged_with=self._identity,
         )
 
 

@@ -172,10 +172,11 @@ def _load(
         raise UserError(
             f"{what} {name} has no readable preprocessor_config.json; save its feature extractor beside it."
         ) from error
-    return model.to(device), features, folder, Origin(name, revision_of(folder), _sha256(folder))
+    return model.to(device), features, folder, Origin(name, revision_of(folder), weights_sha256(folder))
 
 
-def _sha256(folder: Path) -> str:
+def weights_sha256(folder: Path) -> str:
+    """Hash the weight files of a folder in the order of their names: its safetensors, otherwise its pickles."""
     digest = hashlib.sha256()
     for file in next((found for kind in _WEIGHTS if (found := sorted(folder.glob(kind)))), []):
         with file.open("rb") as content:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from magnet_train.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 SETTINGS = ("*.json", "*.txt", "*.model")  # configurations and tokenizers
 WEIGHTS = ("*.safetensors",)
@@ -115,8 +118,9 @@ def load_pretrained(
     remedy: str = "choose another",
     check: Callable[[], None] | None = None,
     optional: str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Any:
-    """Load a transformers model in float32 and evaluation mode; neither code nor pickles of the folder are run.
+    """Load a transformers model in evaluation mode; neither code nor pickles of the folder are run.
 
     Args:
         kind: Class of the model.
@@ -125,6 +129,7 @@ def load_pretrained(
         remedy: For another type.
         check: Called before memory is allocated for the model.
         optional: Prefix of the names of weights that may be missing.
+        dtype: Of the weights; None for float32.
 
     Raises:
         UserError: The model is of another type, cannot be read, or lacks weights.
@@ -147,7 +152,7 @@ def load_pretrained(
         if check is not None:
             check()
         model, report = kind.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, weights_only=True
+            folder, dtype=dtype or torch.float32, output_loading_info=True, weights_only=True
         )
     except UserError:
         raise

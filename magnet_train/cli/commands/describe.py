@@ -1,4 +1,4 @@
-"""Compute tempo, key, loudness and length of the audio files in a folder, for captions and as metadata.
+"""Compute tempo, key, loudness and length of the audio files in a folder, or let models tag and caption them.
 
 The results lie beside each file as NAME.describe.json, which `tokenize` reads; no other file is changed. Stopped at any
 moment, the same command continues with what is missing, and with files that have changed.
@@ -6,7 +6,7 @@ moment, the same command continues with what is missing, and with files that hav
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from datamodules.tokenize.audio_files import AudioFile, list_audio
 from datamodules.tokenize.description import (
+    GENERATED_CAPTION,
     SUFFIX,
     Description,
     description_path,
@@ -28,7 +29,7 @@ from magnet_train.errors import UserError, require_extra
 from magnet_train.storage.plain_text import printable
 
 if TYPE_CHECKING:
-    from magnet_train.cli.describing import Tagger
+    from magnet_train.cli.describing import Listener
 
 _MOST_ROWS = 100
 
@@ -50,22 +51,33 @@ class DescribeRequest(DeviceOptions):
         "with --clap: text file with a tag on each line, such as slow piano; each file gets the nearest ones",
         metavar="FILE",
     )
+    captioner: str | None = option(
+        "folder or hub id of an audio language model of transformers, such as Qwen/Qwen2-Audio-7B-Instruct; what it "
+        "says is the field generated_caption, for --caption_template of tokenize",
+        metavar="NAME",
+    )
     workers: int = option("processes that analyse files", type=whole_number(1), default=2, metavar="N")
 
     def __post_init__(self) -> None:
         if (self.clap is None) != (self.tags is None):
             raise UserError("--clap NAME and --tags FILE belong together; give both, or neither.")
 
-    def tagger(self) -> Tagger | None:
-        """Load model and tags, None without; raises `UserError` if one cannot be read."""
-        if self.clap is None or self.tags is None:
-            return None
-        from magnet_train.cli.describing import Tagger, read_tags
-        from magnet_train.evaluation.models import Clap
+    def listeners(self) -> list[Listener]:
+        """Load the models that are asked for; raises `UserError` if one, or the tags, cannot be read."""
+        listeners: list[Listener] = []
+        if self.clap is not None and self.tags is not None:
+            from magnet_train.cli.describing import Tagger, read_tags
+            from magnet_train.evaluation.models import Clap
 
-        tags = read_tags(self.tags)
-        with Console(stderr=True).status("loading CLAP"):
-            return Tagger(Clap.from_pretrained(self.clap, self.chosen_device()), tags)
+            tags = read_tags(self.tags)
+            with Console(stderr=True).status("loading CLAP"):
+                listeners.append(Tagger(Clap.from_pretrained(self.clap, self.chosen_device()), tags))
+        if self.captioner is not None:
+            from magnet_train.cli.captioner import Captioner
+
+            with Console(stderr=True).status("loading the captioner"):
+                listeners.append(Captioner.from_pretrained(self.captioner, self.chosen_device()))
+        return listeners
 
 
 add_arguments = declare(DescribeRequest)
@@ -76,7 +88,7 @@ class _Work:
     """Files by what is to be done, and those that are done."""
 
     analyse: list[AudioFile] = field(default_factory=list)
-    tag: dict[str, Description] = field(default_factory=dict)  # by name
+    hear: dict[str, Description] = field(default_factory=dict)  # by name
     done: dict[str, Description | str] = field(default_factory=dict)  # by name; or why not
 
 
@@ -87,13 +99,13 @@ def run(request: DescribeRequest) -> None:
         raise UserError(f"{request.folder} is not a folder; name the folder that holds your audio files.")
     with Console(stderr=True).status(f"looking through {escape(str(request.folder))}"):
         files = _each_once(list_audio(request.folder))
-    tagger = request.tagger()
-    work = _plan(files, tagger)
+    listeners = request.listeners()
+    work = _plan(files, listeners)
     before = sum(isinstance(found, Description) for found in work.done.values())
-    total, written = len(work.analyse) + len(work.tag), 0
+    total, written = len(work.analyse) + len(work.hear), 0
     try:
         with ProgressBar("describe", "files", total) as bar:
-            for name, description in _describe(work, files, tagger, request.workers):
+            for name, description in _describe(work, files, listeners, request.workers):
                 if isinstance(description, Description):
                     write_description(files[name].path, description)
                     written += 1
@@ -115,7 +127,7 @@ def _each_once(clips: Iterable[AudioFile]) -> dict[str, AudioFile]:
     return files
 
 
-def _plan(files: Mapping[str, AudioFile], tagger: Tagger | None) -> _Work:
+def _plan(files: Mapping[str, AudioFile], listeners: Sequence[Listener]) -> _Work:
     work = _Work()
     for name, file in files.items():
         if file.problem is not None or file.cell is not None:
@@ -125,8 +137,8 @@ def _plan(files: Mapping[str, AudioFile], tagger: Tagger | None) -> _Work:
             known = read_description(file.path)
             if known is None or not known.is_of(file.path):
                 work.analyse.append(file)
-            elif tagger is not None and known.tagged_with != tagger.identity:
-                work.tag[name] = known
+            elif not all(listener.has_heard(known) for listener in listeners):
+                work.hear[name] = known
             else:
                 work.done[name] = known
         except (OSError, ValueError) as error:
@@ -135,22 +147,25 @@ def _plan(files: Mapping[str, AudioFile], tagger: Tagger | None) -> _Work:
 
 
 def _describe(
-    work: _Work, files: Mapping[str, AudioFile], tagger: Tagger | None, workers: int
+    work: _Work, files: Mapping[str, AudioFile], listeners: Sequence[Listener], workers: int
 ) -> Iterator[tuple[str, Description | str]]:
     """Yield each file of the work once it is described, or the reason why it cannot be."""
     from magnet_train.cli.describe_processes import analyses
 
-    for name, known in work.tag.items():
-        yield name, _tagged(files[name], known, tagger)
+    for name, known in work.hear.items():
+        yield name, _heard(files[name], known, listeners)
     for file, found in analyses(work.analyse, workers):
-        yield file.name, found if isinstance(found, str) else _tagged(file, found, tagger)
+        yield file.name, found if isinstance(found, str) else _heard(file, found, listeners)
 
 
-def _tagged(file: AudioFile, description: Description, tagger: Tagger | None) -> Description | str:
+def _heard(file: AudioFile, description: Description, listeners: Sequence[Listener]) -> Description | str:
     try:
-        return description if tagger is None else tagger.tag(file.path, description)
+        for listener in listeners:
+            if not listener.has_heard(description):
+                description = listener.hear(file.path, description)
     except UserError as error:
         return f"unreadable: {error}"
+    return description
 
 
 def _report(folder: Path, done: Mapping[str, Description | str], before: int) -> None:
@@ -171,11 +186,23 @@ def _report(folder: Path, done: Mapping[str, Description | str], before: int) ->
     earlier = f", {before} of them before" if before else ""
     print(f"described {len(described)} of {files}{earlier}, each in its NAME{SUFFIX}")
     print("tokenize reads them, and captions can use them: --caption_template '{key}, {bpm:.0f} bpm'")
+    if any(GENERATED_CAPTION in found.fields for found in described.values()):
+        print(
+            f"files without a caption of their own get the generated one with --caption_template '{{{GENERATED_CAPTION}}}'"
+        )
 
 
 def _table(folder: Path, described: Mapping[str, Description]) -> Table:
-    columns = ("bpm", "key", "LUFS", "length")
-    filled = table(escape(str(folder)), "file", *columns, "tags", right=("LUFS", "length"))
+    captions = {name: str(found.fields.get(GENERATED_CAPTION, "")) for name, found in described.items()}
+    columns = (
+        "bpm",
+        "key",
+        "LUFS",
+        "length",
+        "tags",
+        *(["generated caption"] if any(captions.values()) else []),
+    )
+    filled = table(escape(str(folder)), "file", *columns, right=("LUFS", "length"))
     for name, found in list(described.items())[:_MOST_ROWS]:
         loudness = found.fields.get("loudness")
         filled.add_row(
@@ -185,6 +212,7 @@ def _table(folder: Path, described: Mapping[str, Description]) -> Table:
             "" if loudness is None else escape(str(loudness)),
             _length(found),
             _tags(found),
+            *([escape(captions[name])] if any(captions.values()) else []),
         )
     more = len(described) - _MOST_ROWS
     filled.caption_justify = "left"
