@@ -11,12 +11,13 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 from datamodules.tokenize.description import computed_fields, description_path
-from datamodules.tokenize.sidecars import parse_sidecar
+from datamodules.tokenize.sidecars import CAPTION, LYRICS, TEXT, read_texts
 from magnet_train.errors import UserError
 from magnet_train.storage.file_source import FileSource, StoredBytes
 from magnet_train.storage.plain_text import load_json, printable, read_text
 
 CAPTION_FIELDS = ("text", "description", "caption")
+TEXTS = (TEXT, CAPTION, LYRICS)  # suffixes of text files beside the audio
 _TAGS = {  # name in tinytag -> name in the metadata
     "title": "title",
     "artist": "artist",
@@ -169,7 +170,7 @@ def find_caption(
 ) -> Described:
     """Collect the metadata of an audio file and find its caption.
 
-    The fields `listed` take precedence over the `.json` beside the file, that over the `.txt`, and that over the file's
+    The fields `listed` take precedence over the `.json` beside the file, that over its text files, and those over the file's
     tags. Last come those of `magnet-train describe`, which hold for a `whole` file and not for a part. The caption is
     the first of `text`, `description` and `caption` that is filled in, or always the field of a `CaptionColumn`. Without
     one the template makes it, and without a template the tags for genre, mood, title and artist, or the comment.
@@ -178,7 +179,8 @@ def find_caption(
         CaptionError: There is no caption, or it cannot be read.
     """
     own = _read_beside(source, ".json", _json_object) or {}
-    tags = {**(_read_computed(source) if whole else {}), **_read_tags(source)}
+    lyrics = read_texts(_read_texts(source, (LYRICS,)))  # also beside a .json with the caption
+    tags = {**(_read_computed(source) if whole else {}), **_read_tags(source), **lyrics}
     is_chosen = isinstance(template, CaptionColumn)
     # one source at a time: a `text` beside the file must not replace a `caption` in the list
     for where, found in () if is_chosen else (("column ", listed), (".json: ", own)):
@@ -188,10 +190,12 @@ def find_caption(
             if not isinstance(text, str):
                 raise CaptionError(f"unreadable caption: {name} is a {type(text).__name__}, not a string")
             return _described({**tags, **own, **listed}, text, where + name, without=name)
-    written = _read_beside(source, ".txt", parse_sidecar)
-    fields = {**tags, **(written or {}), **own, **listed}
-    if not is_chosen and written and "caption" in written:
-        return _described(fields, written["caption"], ".txt", without="caption")
+    texts = _read_texts(source, TEXTS)
+    written = read_texts(texts)
+    fields = {**tags, **written, **own, **listed}
+    if not is_chosen and "caption" in written:
+        origin = CAPTION if texts.get(CAPTION, "").strip() else TEXT
+        return _described(fields, written["caption"], origin, without="caption")
     if template is not None:
         return _described(fields, template.fill(fields), template.origin)
     if "description" in tags:
@@ -201,7 +205,7 @@ def find_caption(
     ]
     if names:
         return _described(fields, as_words([tags[name] for name in names]), f"tags {', '.join(names)}")
-    if listed or own or written is not None:
+    if listed or own or texts:
         raise CaptionError(f"no caption: none of {', '.join(CAPTION_FIELDS)} is filled in")
     raise CaptionError("no caption: no .json or .txt beside it, and no tags in it")
 
@@ -250,6 +254,11 @@ def _read_beside(source: FileSource, suffix: str, parse: Callable[[str], Any]) -
         return parse(read_text(beside, _MOST_BYTES))
     except (OSError, ValueError) as error:
         raise CaptionError(f"unreadable caption: {beside.name}: {error}") from error
+
+
+def _read_texts(source: FileSource, suffixes: Iterable[str]) -> dict[str, str]:
+    """Read the text files beside a file, by suffix."""
+    return {suffix: text for suffix in suffixes if (text := _read_beside(source, suffix, str)) is not None}
 
 
 def _read_computed(source: FileSource) -> dict[str, Any]:

@@ -1,9 +1,14 @@
-"""Text files beside the audio: a caption, or the fields of Side-Step (`caption: ...`) or ai-toolkit (`<CAPTION>...`)."""
+"""Text files beside the audio: a caption, or the fields of Side-Step (`caption: ...`) or ai-toolkit (`<CAPTION>...`).
+
+Side-Step also keeps caption and lyrics in two files, `.caption.txt` and `.lyrics.txt`.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
+CAPTION, LYRICS, TEXT = ".caption.txt", ".lyrics.txt", ".txt"
 _KEYS = {  # as they write them -> name in the metadata
     **{name: name for name in ("caption", "lyrics", "genre", "bpm", "key", "language", "duration", "repeat")},
     **{name: name for name in ("is_instrumental", "custom_tag", "prompt_override")},
@@ -14,6 +19,22 @@ _KEYS = {  # as they write them -> name in the metadata
 _TAGS = ("CAPTION", "LYRICS", "BPM", "KEYSCALE", "TIMESIGNATURE", "DURATION", "LANGUAGE")
 _TAG = re.compile(rf"<({'|'.join(_TAGS)})>(.*?)(?=</?(?:{'|'.join(_TAGS)})>|\Z)", re.DOTALL | re.IGNORECASE)
 _KEY = re.compile(r"\s*([A-Za-z_]+)\s*:(.*)")
+
+
+def read_texts(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields of all text files beside a recording, with its caption as `caption`.
+
+    A plain `.txt` beside a `.caption.txt` holds the lyrics, as in older folders of ACE-Step.
+
+    Args:
+        texts: Contents by suffix: `.txt`, `.caption.txt`, `.lyrics.txt`.
+    """
+    named = {"caption": texts.get(CAPTION, "").strip(), "lyrics": texts.get(LYRICS, "").strip()}
+    named = {name: text for name, text in named.items() if text}
+    fields = parse_sidecar(texts[TEXT]) if TEXT in texts else {}
+    if "caption" in named and fields.keys() == {"caption"}:
+        fields = {"lyrics": fields["caption"].strip()}
+    return {**fields, **named}
 
 
 def parse_sidecar(text: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from datamodules.shards.manifest import JOB_NAME
 from datamodules.tokenize.audio_files import AudioFile
-from datamodules.tokenize.captions import sidecar
+from datamodules.tokenize.captions import TEXTS, sidecar
 from datamodules.tokenize.description import description_path
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write
@@ -23,7 +23,7 @@ STATE = ("files", "sources_sha256", "next_shard", "fields")
 
 
 class Source(NamedTuple):
-    """A file to tokenize, and size and time (ns) of the audio, its `.json`, `.txt` and description (if any)."""
+    """A file to tokenize, and size and time (ns) of the audio, its `.json` and `.txt`; then of what else lies beside it."""
 
     file: AudioFile
     stats: list[list[int] | None]
@@ -66,9 +66,10 @@ def take_stats(files: Iterable[AudioFile]) -> list[Source]:
     """Look up size and time of each file and of its captions; contents are not read."""
     sources = []
     for file in files:
-        beside = (sidecar(file.path, suffix) for suffix in (".json", ".txt"))
+        beside = [sidecar(file.path, suffix) for suffix in (".json", *TEXTS)] + [description_path(file.path)]
         stats = [_stat(file.on_disk), *(None if path is None else _stat(path) for path in beside)]
-        stats += filter(None, [_stat(description_path(file.path))])
+        # the rest only where it is there, as in folders made before it was read
+        stats = stats[:3] + list(filter(None, stats[3:]))
         sources.append(Source(file, stats))
     return sources
 

@@ -1,4 +1,4 @@
-"""Decode MP4, WebM, Matroska and AAC with PyAV, the extra `av`, for what libsndfile does not read.
+"""Decode MP4, WebM, Matroska, AAC and WMA with PyAV, the extra `av`, for what libsndfile does not read.
 
 Samples: float32 [samples, channels], full scale -1..1.
 """
@@ -22,6 +22,7 @@ _FORMATS = (
     (rb"....(ftyp|moov|mdat|wide)", "an MP4 or M4A file", "mov"),
     (rb"\xff[\xf0\xf1\xf8\xf9]", "an AAC file", "aac"),
     (rb"\x1aE\xdf\xa3", "a WebM or Matroska file", "matroska"),
+    (rb"0&\xb2u\x8ef\xcf\x11", "a WMA file", "asf"),
 )
 _PREROLL = 1.0  # seconds decoded before the first sample after a seek: codecs overlap their blocks
 _UNKNOWN_FRAMES = 2**62  # as libsndfile gives for a header without a length

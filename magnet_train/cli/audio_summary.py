@@ -8,6 +8,7 @@ from itertools import islice
 from datamodules.tokenize.audio_files import AudioFile, Listing
 from datamodules.tokenize.captions import (
     CAPTION_FIELDS,
+    TEXTS,
     CaptionColumn,
     CaptionError,
     CaptionRule,
@@ -103,4 +104,4 @@ def _require_captions(source: str, listing: Listing, template: CaptionRule | Non
 def _has_caption(file: AudioFile) -> bool:
     if any(str(file.fields.get(name, "")).strip() for name in CAPTION_FIELDS):
         return True
-    return file.cell is None and any(sidecar(file.path, suffix) for suffix in (".json", ".txt"))
+    return file.cell is None and any(sidecar(file.path, suffix) for suffix in (".json", *TEXTS))

@@ -35,10 +35,10 @@ def test_a_folder_is_listed_in_order(tmp_path: Path) -> None:
 
 
 def test_other_files_are_left_alone_but_other_audio_is_reported(tmp_path: Path) -> None:
-    for name in ("._a.wav", "cover.jpg", "b.wma", "notes.txt"):
+    for name in ("._a.wav", "cover.jpg", "b.ac3", "notes.txt"):
         put(tmp_path, name)
     (file,) = list_audio(tmp_path)
-    assert file.path.name == "b.wma"
+    assert file.path.name == "b.ac3"
     assert "convert it" in str(file.problem)
 
 

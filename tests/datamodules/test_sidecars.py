@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datamodules.tokenize.audio_files import AudioFile
 from datamodules.tokenize.captions import CaptionColumn, CaptionError, CaptionTemplate, describe, find_caption
 from datamodules.tokenize.sidecars import parse_sidecar
+from datamodules.tokenize.sources import take_stats
 
 SIDE_STEP = """# Side-Step
 caption: A dreamy lo-fi track
@@ -108,6 +110,52 @@ def test_the_caption_alone_is_the_text(tmp_path: Path) -> None:
     assert found.fields["bpm"] == 86  # the .json goes first
     assert found.fields["lyrics"].startswith("[Verse]\nKey")
     assert "caption" not in found.fields
+
+
+def test_caption_and_lyrics_in_two_files(tmp_path: Path) -> None:
+    """The second convention of Side-Step."""
+    audio = tmp_path / "a.wav"
+    audio.touch()
+    (tmp_path / "a.caption.txt").write_text("Key: a calm\nsong\n")
+    (tmp_path / "a.lyrics.txt").write_text("[Verse]\ncaption: of my heart\n\n[Chorus]\n")
+    found = find_caption(audio, {})
+    lyrics = "[Verse]\ncaption: of my heart\n\n[Chorus]"
+    assert found == ({"text": "Key: a calm song", "lyrics": lyrics}, ".caption.txt")
+    # fields in a .txt are added, a plain one holds the lyrics if there are no others
+    (tmp_path / "a.txt").write_text("caption: another\nbpm: 85")
+    assert describe(audio, {}) == {"text": "Key: a calm song", "lyrics": lyrics, "bpm": "85"}
+    (tmp_path / "a.txt").write_text("la la\nla")
+    assert describe(audio, {}) == {"text": "Key: a calm song", "lyrics": lyrics}
+    (tmp_path / "a.lyrics.txt").unlink()
+    assert describe(audio, {}) == {"text": "Key: a calm song", "lyrics": "la la\nla"}
+    # the .json goes first, and an empty file says nothing
+    (tmp_path / "a.json").write_text('{"text": "from JSON", "lyrics": "[Instrumental]"}')
+    assert describe(audio, {}) == {"text": "from JSON", "lyrics": "[Instrumental]"}
+    (tmp_path / "a.json").unlink()
+    (tmp_path / "a.caption.txt").write_text(" \n")
+    assert find_caption(audio, {}) == ({"text": "la la la"}, ".txt")
+
+
+def test_lyrics_alone_are_no_caption(tmp_path: Path) -> None:
+    audio = tmp_path / "a.wav"
+    audio.touch()
+    (tmp_path / "a.lyrics.txt").write_text("la la")
+    with pytest.raises(CaptionError, match="no caption: none of"):
+        describe(audio, {})
+    assert describe(audio, {"text": "x"}) == {"text": "x", "lyrics": "la la"}
+
+
+def test_the_sources_of_a_growing_folder_name_them(tmp_path: Path) -> None:
+    """Without them, a source is what it was before they were read."""
+    audio = tmp_path / "a.wav"
+    audio.touch()
+    (tmp_path / "a.txt").write_text("x")
+    (before,) = take_stats([AudioFile(audio, "a.wav")])
+    assert [stat and stat[0] for stat in before.stats] == [0, None, 1]
+    (tmp_path / "a.caption.txt").write_text("four")
+    (tmp_path / "a.lyrics.txt").write_text("three")
+    (after,) = take_stats([AudioFile(audio, "a.wav")])
+    assert [stat and stat[0] for stat in after.stats] == [0, None, 1, 4, 5]
 
 
 def test_fields_without_a_caption(tmp_path: Path) -> None:

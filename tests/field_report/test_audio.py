@@ -129,7 +129,7 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
     (audio / "empty.mp3").touch()
     (audio / "page.mp3").write_text("<!DOCTYPE html><html>" + "not found " * 999)
     (audio / "song.m4a").write_bytes(bytes(99))
-    (audio / "song2.wma").write_bytes(bytes(99))
+    (audio / "song2.ape").write_bytes(bytes(99))
     caption(audio)
     assert tokenize(audio) == 0
     assert list(clips(audio)) == ["folder.wav/inner.flac", "good.wav"]
@@ -144,7 +144,7 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
         "empty.mp3": "is empty (0 bytes)",
         "page.mp3": "is a web page; download it again",
         "song.m4a": "Format not recognised",
-        "song2.wma": "wma is not read: convert it",
+        "song2.ape": "ape is not read: convert it",
     }.items():
         assert words in reasons.pop(name)
     assert not reasons

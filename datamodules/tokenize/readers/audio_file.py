@@ -25,6 +25,8 @@ AV_SUFFIXES = (
     ".weba",
     ".mka",
     ".mkv",
+    ".wma",
+    ".asf",
 )  # the extra `av`
 
 

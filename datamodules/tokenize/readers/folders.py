@@ -21,8 +21,6 @@ from magnet_train.storage.plain_text import printable
 _UNREAD_SUFFIXES = (
     *(
         ".ac3",
-        ".wma",
-        ".asf",
         ".avi",
         ".amr",
         ".wv",

@@ -378,11 +378,11 @@ def test_the_bar_counts_audio(mixed: Path) -> None:
 
 
 def test_the_remedy_for_sound_that_is_not_read(mixed: Path, tmp_path: Path, capsys: Any) -> None:
-    for name in ("a.wma", "b.WMA", "c.ac3"):
+    for name in ("a.ape", "b.APE", "c.ac3"):
         (mixed / name).write_bytes(b"x")
     assert tokenize("--audio", mixed, "--out", tmp_path / "shards") == 0
     printed = capsys.readouterr().out
-    assert '2 wma files not read; to convert all in a folder: for f in *.wma; do ffmpeg -i "$f"' in printed
+    assert '2 ape files not read; to convert all in a folder: for f in *.ape; do ffmpeg -i "$f"' in printed
     assert "1 ac3 file not read" in printed
 
 
