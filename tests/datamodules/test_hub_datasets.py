@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -12,17 +13,29 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from datamodules.tokenize.audio_files import local_source
 from magnet_train.errors import UserError
 
 COMMIT = "a" * 40
+
+
+def noise() -> bytes:
+    """Return six seconds as a wav."""
+    file = io.BytesIO()
+    soundfile.write(file, 0.3 * np.random.default_rng(0).standard_normal(48_000), 8_000, format="WAV")
+    return file.getvalue()
+
+
 FILES = {
     "README.md": b"# Songs\n",
     "data/metadata.csv": b"file_name,text\na.wav,one\n",
     "data/a.wav": b"RIFF",
     "other/b.wav": b"RIFFRIFF",
+    "sound/noise.wav": noise(),
 }
 
 
@@ -81,13 +94,17 @@ def listed(hub: str, cache: Path, name: str) -> subprocess.CompletedProcess[str]
         "import sys; from datamodules.tokenize.audio_files import list_audio, local_source\n"
         "print([(file.name, dict(file.fields)) for file in list_audio(local_source(sys.argv[1]))])"
     )
+    return run_python(hub, cache, "-c", code, name)
+
+
+def run_python(hub: str, cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
     settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
     return subprocess.run(
-        [sys.executable, "-c", code, name],
+        [sys.executable, *words],
         env=os.environ | settings | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -102,6 +119,19 @@ def test_a_folder_of_a_data_set(hub: str, tmp_path: Path, revision: str) -> None
     assert set(Hub.asked) == {"data/metadata.csv", "data/a.wav"}
     again = listed("http://127.0.0.1:9", tmp_path, name)  # where nothing listens
     assert again.stdout == expected, again.stderr
+
+
+def test_a_codec_from_a_folder_of_a_data_set(hub: str, tmp_path: Path) -> None:
+    name, out = "hf://datasets/someone/songs/sound", tmp_path / "codec"
+    words = ["-m", "magnet_train", "codec", "--audio", name, "--out", str(out), "--steps", "2"]
+    small = ["--sample_rate", "8000", "--codebooks", "2", "--card", "16", "--minutes", "0.1"]
+    done = run_python(hub, tmp_path / "cache", *words, *small)
+    assert done.returncode == 0, done.stderr
+    assert set(Hub.asked) == {"sound/noise.wav"}
+    assert (
+        f"magnet-train codec --audio {name} --out"
+        in json.loads((out / "training.json").read_text())["command"]
+    )
 
 
 def test_what_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:

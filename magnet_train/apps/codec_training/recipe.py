@@ -160,7 +160,9 @@ class DecoderTraining:
     def _draw(self) -> Tensor:
         """Return random crops of random clips, float [BATCH, samples]."""
         crop = CROP_FRAMES * self.recipe.hop
-        picked = [self._clips[int(number)] for number in torch.multinomial(self._drawn_as_often, BATCH)]
+        few = len(self._clips) < BATCH  # of a few seconds of sound
+        numbers = torch.multinomial(self._drawn_as_often, BATCH, replacement=few)
+        picked = [self._clips[int(number)] for number in numbers]
         starts = [int(torch.randint(len(clip) - crop + 1, ())) for clip in picked]
         return torch.stack([clip[start : start + crop] for clip, start in zip(picked, starts, strict=True)])
 

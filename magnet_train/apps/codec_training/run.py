@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from datamodules.tokenize.audio_files import local_source
 from magnet_train.apps.codec_training.excerpts import CLIP_FRAMES, FRAMES_PER_ENTRY, Excerpts, draw_excerpts
 from magnet_train.apps.codec_training.measures import Measured, measure
 from magnet_train.apps.codec_training.page import GOOD_FOR, rows_of, write_page
@@ -54,15 +55,15 @@ def recipe_of(sample_rate: int, codebooks: int, card: int) -> Recipe:
 
 
 def make_codec(
-    audio: Path, out: Path, recipe: Recipe, minutes: float, steps: int | None = None, seed: int = 0
+    audio: str, out: Path, recipe: Recipe, minutes: float, steps: int | None = None, seed: int = 0
 ) -> Measured | None:
     """Make a codec, and print what it does to files that it was not made from.
 
     Args:
-        audio: Folder of audio, searched recursively, or a list as for `tokenize`.
+        audio: Folder of audio, searched recursively, or a list, here or at hf://datasets/, as for `tokenize`.
         out: Folder to write; must be empty or missing.
         recipe: From `recipe_of`.
-        minutes: Wall time of everything; the number of steps follows from the time of the first ones.
+        minutes: Wall time of everything after the download; the number of steps follows from the time of the first ones.
         steps: Number of optimizer steps instead; the same number, seed, minutes and threads give the same codec.
         seed: Decides what is drawn from the folder, the codebooks and the training.
 
@@ -70,14 +71,15 @@ def make_codec(
         The measures; None if no file could be held out.
 
     Raises:
-        UserError: The folder holds too little sound, or `out` cannot be written.
+        UserError: The folder cannot be downloaded or holds too little sound, or `out` cannot be written.
     """
+    source = local_source(audio)
     begin = time.monotonic()
     needed = recipe.card * FRAMES_PER_ENTRY / FRAME_RATE
     wanted = max(needed + CLIP_FRAMES, min(MOST_SECONDS, SECONDS_PER_MINUTE * minutes))
     with on_signal(signal.SIGTERM, _interrupt), whole_folder(out) as partial:
         with _Progress(begin + 60 * minutes) as progress:
-            excerpts = draw_excerpts(audio, recipe, wanted, seed, progress.show("read"))
+            excerpts = draw_excerpts(source, recipe, wanted, seed, progress.show("read"))
             torch.manual_seed(seed)
             model = start_codec(excerpts.clips[:FIT_CLIPS], recipe, progress.show("codebooks"))
             training = DecoderTraining(model, [excerpts.clips], recipe)
@@ -124,9 +126,9 @@ def _record(
     }
 
 
-def _command(audio: Path, out: Path, record: dict[str, Any]) -> str:
+def _command(audio: str, out: Path, record: dict[str, Any]) -> str:
     """Return the command that makes the same codec again, on the same machine and with as many threads."""
-    words = ["magnet-train", "codec", "--audio", str(audio), "--out", str(out)]
+    words = ["magnet-train", "codec", "--audio", audio, "--out", str(out)]
     for name in ("sample_rate", "codebooks", "card", "minutes", "steps", "seed"):
         words += [f"--{name}", str(record[name])]
     return shlex.join(words)

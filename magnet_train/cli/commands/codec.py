@@ -29,8 +29,9 @@ def minutes(text: str) -> float:
 class CodecRequest:
     """The options of `codec`."""
 
-    audio: Path = option(
-        "folder of audio on this machine, searched recursively, or a table, as for tokenize; needs no captions",
+    audio: str = option(
+        "folder of audio, searched recursively, or a table, here or at hf://datasets/OWNER/NAME, as for tokenize; needs no "
+        "captions",
         required=True,
         metavar="DIR|FILE",
     )

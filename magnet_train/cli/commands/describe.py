@@ -26,6 +26,7 @@ from datamodules.tokenize.description import (
 from magnet_train.cli.console import ProgressBar, count, duration, escape, table
 from magnet_train.cli.options import DeviceOptions, declare, option, whole_number
 from magnet_train.errors import UserError, require_extra
+from magnet_train.storage.hub import DATASETS
 from magnet_train.storage.plain_text import printable
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _MOST_ROWS = 100
 class DescribeRequest(DeviceOptions):
     """The options of `describe`; raises `UserError` for one of --clap and --tags alone."""
 
-    folder: Path = option(
+    folder: str = option(
         "folder of audio files, of any format that tokenize reads, searched recursively",
         positional=True,
         metavar="DIR",
@@ -95,10 +96,17 @@ class _Work:
 def run(request: DescribeRequest) -> None:
     """Describe every file that is not yet described; raises `UserError` if none can be."""
     require_extra("librosa", "describe", "describe")
-    if not request.folder.is_dir():
-        raise UserError(f"{request.folder} is not a folder; name the folder that holds your audio files.")
-    with Console(stderr=True).status(f"looking through {escape(str(request.folder))}"):
-        files = _each_once(list_audio(request.folder))
+    folder = Path(request.folder)
+    if request.folder.startswith(DATASETS):
+        repository = "/".join(request.folder.removeprefix(DATASETS).split("/")[:2])
+        raise UserError(
+            f"describe writes beside the files, and {request.folder} is not on this machine; download it first with "
+            f"`hf download {repository} --repo-type dataset --local-dir FOLDER`, and name that folder."
+        )
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; name the folder that holds your audio files.")
+    with Console(stderr=True).status(f"looking through {escape(str(folder))}"):
+        files = _each_once(list_audio(folder))
     listeners = request.listeners()
     work = _plan(files, listeners)
     before = sum(isinstance(found, Description) for found in work.done.values())
@@ -114,7 +122,7 @@ def run(request: DescribeRequest) -> None:
     except KeyboardInterrupt as stop:
         stopped = f"described {written} of {count(total, 'file')}; the same command goes on with the rest"
         raise KeyboardInterrupt(stopped) from stop
-    _report(request.folder, {name: work.done[name] for name in files}, before)
+    _report(folder, {name: work.done[name] for name in files}, before)
 
 
 def _each_once(clips: Iterable[AudioFile]) -> dict[str, AudioFile]:

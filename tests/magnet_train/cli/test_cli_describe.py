@@ -256,6 +256,10 @@ def test_a_folder_without_anything_usable(tmp_path, capsys):
     ("words", "said"),
     [
         (["nowhere"], "nowhere is not a folder"),
+        (
+            ["hf://datasets/someone/songs/data"],
+            "download it first with `hf download someone/songs --repo-type dataset --local-dir FOLDER`",
+        ),
         (["{0}"], "holds no audio"),
         (["{0}", "--clap", "x"], "--clap NAME and --tags FILE belong together"),
         (["{0}", "--tags", "x"], "--clap NAME and --tags FILE belong together"),
