@@ -29,6 +29,10 @@ LEAST_CONFIDENCE = {
 }  # of an estimate to rely on; docs/data.md says what they were chosen on
 _ONSET_HOP, _CHROMA_HOP = 256, 2048  # samples
 _FEWEST_BEATS = 6
+# What librosa takes for a beat may be another fraction of it, since its tempi are drawn to 120.
+_BEATS_PER_TRACKED = (1 / 2, 2 / 3, 3 / 4, 4 / 5, 1, 5 / 4, 4 / 3, 3 / 2, 2)
+_SLOWEST, _FASTEST = 50, 210  # bpm
+_USUAL, _OCTAVES = 118, 0.9  # bpm, standard deviation of what is expected before listening
 # How well each note above the tonic fits a major and a minor key, as listeners rated it.
 # Source: Krumhansl and Kessler 1982.
 _PROFILES = np.array(
@@ -49,10 +53,13 @@ class Estimate(NamedTuple):
 
 
 def estimate_tempo(audio: Floats) -> Estimate | None:
-    """Return the tempo (bpm) of the beats that librosa tracks, None with fewer than six.
+    """Return the tempo (bpm), None where librosa tracks fewer than six beats.
 
-    Confidence is the correlation of the onset strength with itself one beat later. It does not tell a tempo from its
-    double or its half.
+    Of the tempi that stand in a simple ratio to librosa's, it is the one at which the loudest moments fall on beats of
+    equal strength, little falls between them, and all of it repeats a bar later.
+
+    Confidence is the correlation of the accents with themselves a bar later, times the lead on the next best
+    tempo: often its double or its half.
     """
     _compile()
     return _estimate_tempo(audio)
@@ -89,10 +96,68 @@ def _estimate_tempo(audio: Floats) -> Estimate | None:
     _, beats = beat_track(onset_envelope=onsets, sr=RATE, hop_length=_ONSET_HOP)
     if len(beats) < _FEWEST_BEATS:
         return None
-    period = float(np.polyfit(np.arange(len(beats)), beats, 1)[0])  # frames; a line through all beats
-    lags = round(period) + np.arange(-1, 2)
-    repeats = max(float(np.corrcoef(onsets[:-lag], onsets[lag:])[0, 1]) for lag in lags)
-    return Estimate(60 * RATE / _ONSET_HOP / period, max(0.0, repeats))
+    tracked, first = map(
+        float, np.polyfit(np.arange(len(beats)), beats, 1)
+    )  # frames; a line through all beats
+    accents = _accents(audio)
+    readings = [_read_tempo(accents, tracked, first, ratio) for ratio in _BEATS_PER_TRACKED]
+    ranked = sorted((found for found in readings if _SLOWEST <= found.bpm <= _FASTEST), reverse=True)
+    if not ranked:
+        return None
+    best, second = ranked[0], ranked[1].score if len(ranked) > 1 else 0.0
+    lead = 1 - second / best.score
+    return Estimate(best.bpm, max(0.0, best.repetition) * lead)
+
+
+class _Reading(NamedTuple):
+    """A tempo that a recording may have."""
+
+    score: float
+    bpm: float
+    repetition: float  # correlation of the accents with themselves a bar later
+
+
+def _accents(audio: Floats) -> Floats:
+    """Return by how much the level rises in each frame: drums count by their loudness, not by their spectrum."""
+    from librosa.feature import rms
+
+    level = rms(y=audio, frame_length=4 * _ONSET_HOP, hop_length=_ONSET_HOP)[0]
+    rises: Floats = np.convolve(np.maximum(0, np.diff(level, prepend=0)), (1, 2, 1), "same")
+    return rises
+
+
+def _read_tempo(accents: Floats, tracked: float, first: float, ratio: float) -> _Reading:
+    """Score the tempo whose beats are `ratio` tracked ones apart (frames), of which one falls on frame `first`."""
+    period = ratio * tracked
+    beats = next((beats for beats in (4, 2) if 4 * beats * tracked <= len(accents)), 1)
+    lag, repetition = _repetition(accents, beats * period)
+    if abs(lag - beats * period) > 1.5:  # frames: librosa lost its way
+        period = lag / beats
+    phases = first + tracked * np.arange(0, max(ratio, 1), 0.5)
+    on_beat, phase = max((float(_at(accents, period, phase).mean()), phase) for phase in phases)
+    between = float(_at(accents, period, phase + period / 2).mean())
+    strengths = _at(accents, period, phase)
+    weaker, stronger = sorted((strengths[::2].mean(), strengths[1::2].mean()))
+    bpm = 60 * RATE / _ONSET_HOP / period
+    usual = np.exp(-0.5 * (np.log2(bpm / _USUAL) / _OCTAVES) ** 2)
+    empty = 1 - 0.5 * min(1.0, between / max(on_beat, 1e-9))
+    even = 0.3 + weaker / max(stronger, 1e-9)
+    return _Reading(float(usual * empty * even * max(0.05, repetition) ** 2), bpm, repetition)
+
+
+def _repetition(accents: Floats, lag: float) -> tuple[int, float]:
+    """Return the lag (frames) near `lag` at which accents correlate best with themselves, and that correlation."""
+    near = max(2, round(0.02 * lag))
+    lags = range(round(lag) - near, min(round(lag) + near, len(accents) - 20) + 1)
+    found = {lag: float(np.corrcoef(accents[:-lag], accents[lag:])[0, 1]) for lag in lags}
+    best = max(found, key=lambda lag: found[lag], default=round(lag))
+    return best, found.get(best, 0.0)
+
+
+def _at(accents: Floats, period: float, phase: float) -> Floats:
+    """Return the strongest accent near each beat."""
+    places = np.arange(phase % period, len(accents) - 3, period).round().astype(int)
+    return np.array([accents[max(0, place - 3) : place + 4].max() for place in places])
 
 
 def _estimate_key(audio: Floats) -> Estimate:

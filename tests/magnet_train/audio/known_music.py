@@ -44,15 +44,52 @@ def drums(bpm: float, seconds: float = SECONDS, seed: int = 0) -> Floats:
     """Kick on one and three, snare on two and four, hi-hat on every eighth."""
     rng = np.random.default_rng(seed)
     audio = _noise(seconds, 0.001, seed)
-    time = np.arange(round(0.2 * RATE)) / RATE
-    hat = 0.15 * np.exp(-time / 0.015) * rng.standard_normal(len(time))
-    snare = 0.5 * np.exp(-time / 0.05) * rng.standard_normal(len(time))
-    kick = 0.8 * np.exp(-time / 0.06) * np.sin(2 * np.pi * (50 * time + 1.8 * (1 - np.exp(-time / 0.03))))
+    kick, snare, hat = _drum_kit(rng)
     for eighth, start in enumerate(np.arange(0.05, seconds - 0.1, 30 / bpm)):
         _add(audio, start, hat)
         if eighth % 2 == 0:
             _add(audio, start, snare if eighth % 4 else kick)
     return audio
+
+
+PATTERNS = {  # sixteenths of a bar of kick, snare and hi-hat
+    "rock": ("x.......x.......", "....x.......x...", "x.x.x.x.x.x.x.x."),
+    "rock with sixteenths": ("x.......x.x.....", "....x.......x...", "xxxxxxxxxxxxxxxx"),
+    "house": ("x...x...x...x...", "....x.......x...", "..x...x...x...x."),
+    "kick on every beat": ("x...x...x...x...", "................", "................"),
+    "techno": ("x...x...x...x...", "................", "xxxxxxxxxxxxxxxx"),
+    "breakbeat": ("x.x.......xx....", "....x..x.x..x..x", "x.x.x.x.x.x.x.x."),
+    "drum and bass": ("x.........x.....", "....x.......x...", "x.x.x.x.x.x.x.x."),
+    "hip hop": ("x..x......x..x..", "....x.......x...", "x.x.x.x.x.x.x.x."),
+    "without hi-hat": ("x.......x.x.....", "....x.......x...", "................"),
+    "funk": ("x.x...x...x..x..", "....x..x.x..x...", "xxxxxxxxxxxxxxxx"),
+    # no constant of the estimate was chosen on those below
+    "disco": ("x...x...x...x...", "....x.......x...", "x.xxx.xxx.xxx.xx"),
+    "reggaeton": ("x...x...x...x...", "...x..x....x..x.", "x.x.x.x.x.x.x.x."),
+    "two step": ("x.........x.....", "....x.......x...", "..x...x...x...x."),
+    "bossa nova": ("x..xx..xx..xx..x", "x..x..x...x..x..", "x.x.x.x.x.x.x.x."),
+    "ballad": ("x.....x.x.......", "....x.......x..x", "x.x.x.x.x.x.x.x."),
+}
+
+
+def groove(name: str, bpm: float, seconds: float = SECONDS, seed: int = 0) -> Floats:
+    """One of `PATTERNS`, played with uneven strength."""
+    rng = np.random.default_rng(seed)
+    audio = _noise(seconds, 0.001, seed)
+    for step, start in enumerate(np.arange(0.05, seconds - 0.1, 15 / bpm)):
+        for voice, pattern in zip(_drum_kit(rng), PATTERNS[name], strict=True):
+            if pattern[step % 16] == "x":
+                _add(audio, start, rng.uniform(0.8, 1) * voice)
+    return audio
+
+
+def _drum_kit(rng: np.random.Generator) -> tuple[npt.NDArray[np.float64], ...]:
+    """Kick, snare and hi-hat."""
+    time = np.arange(round(0.2 * RATE)) / RATE
+    hat = 0.15 * np.exp(-time / 0.015) * rng.standard_normal(len(time))
+    snare = 0.5 * np.exp(-time / 0.05) * rng.standard_normal(len(time))
+    kick = 0.8 * np.exp(-time / 0.06) * np.sin(2 * np.pi * (50 * time + 1.8 * (1 - np.exp(-time / 0.03))))
+    return kick, snare, hat
 
 
 def chords(key: str, progression: int, bpm: float = 100, cents: float = 0, partials: int = 6) -> Floats:

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from known_music import PROGRESSIONS, chords, clicks, drums, noise, random_clicks
+from known_music import PATTERNS, PROGRESSIONS, chords, clicks, drums, groove, noise, random_clicks
 
 from magnet_train.audio.tempo_and_key import KEYS, LEAST_CONFIDENCE, RATE, estimate_key, estimate_tempo
 
@@ -19,14 +19,27 @@ TEMPI = (60, 70, 80, 90, 100, 110, 120, 128, 140, 150, 160, 174, 180)
 def test_the_tempo_of_clicks(bpm):
     value, confidence = estimate_tempo(clicks(bpm))
     assert value == pytest.approx(bpm, rel=0.002)
-    assert confidence > 0.75
+    assert confidence > 0.55
 
 
-@pytest.mark.parametrize("bpm", [100, 120, 140])
+@pytest.mark.parametrize("bpm", [70, 90, 100, 120, 140, 160, 174])
 def test_the_tempo_of_drums(bpm):
     value, confidence = estimate_tempo(drums(bpm))
     assert value == pytest.approx(bpm, rel=0.002)
-    assert confidence > 0.7
+    assert confidence > 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "bpm"), [("house", 128), ("techno", 80), ("hip hop", 90), ("drum and bass", 174), ("ballad", 70)]
+)
+def test_the_tempo_of_a_groove(name, bpm):
+    """Librosa takes these for twice or half as fast, or for 4/3 of it."""
+    assert estimate_tempo(groove(name, bpm)).value == pytest.approx(bpm, rel=0.005)
+
+
+def test_a_syncopated_snare_is_not_relied_on():
+    """What could be of another tempo has a low confidence: here the snare falls beside the beat."""
+    assert estimate_tempo(groove("reggaeton", 120)).confidence < LEAST_CONFIDENCE["bpm"]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -78,6 +91,21 @@ def test_accuracy():
         octaves = np.isclose(ratios, 2, rtol=0.01) | np.isclose(ratios, 0.5, rtol=0.01)
         print(f"\n{name}: {exact.sum()} of {len(TEMPI)} exact, {octaves.sum()} an octave off", end="")
         assert (exact | octaves).all()
+        assert exact.sum() == len(TEMPI)
+    found = [
+        (estimate_tempo(groove(name, bpm, seed=seed)), bpm)
+        for name in PATTERNS
+        for seed, bpm in enumerate(TEMPI)
+    ]
+    exact = np.array([abs(estimate.value / bpm - 1) < 0.01 for estimate, bpm in found])
+    relied_on = np.array([estimate.confidence >= LEAST_CONFIDENCE["bpm"] for estimate, _ in found])
+    print(
+        f"\ngrooves: {exact.sum()} of {len(exact)} exact; of {relied_on.sum()} relied on {exact[relied_on].sum()}, the "
+        f"last five patterns {exact[-5 * len(TEMPI) :].sum()} of {5 * len(TEMPI)}",
+        end="",
+    )
+    assert exact.mean() > 0.8
+    assert exact[relied_on].mean() > 0.93
     rng = np.random.default_rng(0)
     right, relied_on, relative = [], [], []
     for key in KEYS:
