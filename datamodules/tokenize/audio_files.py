@@ -78,6 +78,6 @@ def make_key(name: str, start: float | None, part: str, keys: set[str]) -> str:
     while key in keys or len(key) > _MAX_KEY_LENGTH:
         digest = hashlib.blake2b(part.encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
         key = f"{key[: _MAX_KEY_LENGTH - 13]}-{digest}"
-        part += "+"  # the same path and part twice
+        part += f"+{len(keys)}"  # the same path and part again, perhaps thousands of times
     keys.add(key)
     return key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,18 @@ def test_other_files_are_left_alone_but_other_audio_is_reported(tmp_path: Path) 
     (file,) = list_audio(tmp_path)
     assert file.path.name == "b.ac3"
     assert "convert it" in str(file.problem)
+
+
+def test_a_file_that_is_listed_thousands_of_times(tmp_path: Path) -> None:
+    """In linear time; 4,000 rows once took 20 s."""
+    put(tmp_path, "a.wav")
+    rows = tmp_path / "list.jsonl"
+    rows.write_text('{"path": "a.wav", "text": "x"}\n' * 4_000)
+    begin = time.process_time()
+    files = list_audio(rows)
+    assert time.process_time() - begin < 3
+    assert len({file.key for file in files}) == 4_000
+    assert [file.problem for file in files] == [None, *["duplicate: listed before"] * 3_999]
 
 
 def test_keys_are_safe_and_unique(tmp_path: Path) -> None:
