@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 
-from magnet_train.decoding import DecodingConfig
+from magnet_train.decoding import DecodingConfig, StepProfile
 from magnet_train.decoding.config import MOST_STEPS
 from magnet_train.errors import UserError
 from magnet_train.storage.weight_checks import require_backed
@@ -32,6 +32,7 @@ KEY, FORMAT = "magnet_train", 1
 RAW_WEIGHTS, AVERAGING_STATE = "current_model_state", "averaging_state"  # keys of EMAWeightAveraging
 SETTINGS = ("lm", "text", "codec", "decoding", "segment_duration")
 ORIGIN = ("licence", "data", "base", "adapter")
+STEPS_PROFILE = "steps_profile"  # in `training`, if `export --profile` measured one
 
 LONGEST_CLIP = 86_400.0  # s, a day: more would fit into neither memory nor a WAV file
 HIGHEST_RATE = 1_000_000  # Hz
@@ -119,6 +120,8 @@ def bundle_from_record(
     if facts["adapter"]:
         _require_adapter(facts["adapter"], weights, where)
     _require_text(record["text"], record["lm"], where)
+    if STEPS_PROFILE in facts["training"]:
+        StepProfile.from_record(facts["training"][STEPS_PROFILE], record["lm"]["n_q"], where)
     more |= {name: dict(value) for name, value in facts.items()}
     try:
         return ModelBundle(

@@ -11,7 +11,9 @@ import yaml
 from huggingface_hub import metadata_load
 
 from magnet_train.checkpoints.audiocraft.names import THEIR_STORE
-from magnet_train.checkpoints.bundle import UNSPECIFIED, ModelBundle
+from magnet_train.checkpoints.bundle import STEPS_PROFILE, UNSPECIFIED, ModelBundle
+from magnet_train.decoding import StepProfile
+from magnet_train.decoding.step_profile import LOSS
 
 RELEASED = "CC-BY-NC-4.0"
 RELEASED_NOTE = f"the weights that Meta released for MAGNeT are {RELEASED}: not for commercial use"
@@ -75,9 +77,14 @@ def facts(model: ModelBundle) -> Iterator[tuple[str, str]]:
     sha256 = f"sha256 `{codec.sha256}`" if codec.sha256 else "hash unknown"
     yield "codec", f"`{codec.id}`, {tokens}, {sha256}"
     yield "text encoder", describe_text(model.text)
-    for name, record in (("training", model.training), ("data", model.data), ("adapter", model.adapter)):
+    training = {name: fact for name, fact in model.training.items() if name != STEPS_PROFILE}
+    for name, record in (("training", training), ("data", model.data), ("adapter", model.adapter)):
         if record:
             yield name, _listed(record)
+    if STEPS_PROFILE in model.training:
+        profile = StepProfile.from_record(model.training[STEPS_PROFILE], lm["n_q"], model.source)
+        chosen = (f"{quality} {' '.join(map(str, profile.choose(quality)))}" for quality in LOSS)
+        yield "passes", f"{', '.join(chosen)}, measured on {profile.clips} clips"
     if base:
         licence = base.get("licence", UNSPECIFIED)
         sha256 = f"sha256 of its weights `{base.get('weights_sha256')}`"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from magnet_train.errors import UserError, first_line
 
@@ -53,8 +53,8 @@ def declare(request: type[Any]) -> Callable[[argparse.ArgumentParser], None]:
             if one_of:
                 required = settings.pop("required", False)
                 if one_of not in sections:
-                    sections[one_of] = parser.add_mutually_exclusive_group(required=required)
-            sections[group or one_of].add_argument(name, **settings)
+                    sections[one_of] = sections[group].add_mutually_exclusive_group(required=required)
+            sections[one_of or group].add_argument(name, **settings)
 
     return add_arguments
 
@@ -175,8 +175,15 @@ class SamplerOptions:
 
     steps: tuple[int, ...] | None = sampler_option(
         "decoding steps, one number per codebook",
+        one_of="passes",
         type=numbers(int, "whole numbers, like 20,10,10,10"),
         metavar="20,10,10,10",
+    )
+    quality: Literal["draft", "normal", "best"] | None = sampler_option(
+        "decoding steps that the model's step profile gives (see export --profile); it was measured with the spread "
+        "arrangement, and is a guide for the others",
+        one_of="passes",
+        choices=["draft", "normal", "best"],
     )
     temperature: float | None = sampler_option(
         "sampling temperature at the first step of a codebook", metavar="T"
@@ -210,9 +217,11 @@ class SamplerOptions:
 
     def decoding(self, magnet: Magnet) -> DecodingConfig:
         """Return the model's own settings with the given ones in their place; raises `UserError` if they do not fit."""
-        constant = self.constant_temperature
+        constant, steps = self.constant_temperature, self.steps
+        if self.quality is not None:
+            steps = magnet.decoding_for(self.quality).decoding_steps
         given = {
-            "decoding_steps": self.steps,
+            "decoding_steps": steps,
             "temperature": self.temperature,
             "anneal_temperature": None if constant is None else not constant,
             "top_p": 0.0 if self.top_p is None and self.top_k is not None else self.top_p,  # top_p goes first

@@ -4,6 +4,7 @@ from magnet_train.decoding.config import DecodingConfig, DecodingStep, decoding_
 from magnet_train.decoding.generate import LogitsAtFrames, LogitsFn, Progress, Rescorer, generate_tokens
 from magnet_train.decoding.likelihood import log_likelihood
 from magnet_train.decoding.sampling import clip_generators
+from magnet_train.decoding.step_profile import StepProfile
 
 __all__ = [
     "DecodingConfig",
@@ -12,6 +13,7 @@ __all__ = [
     "LogitsFn",
     "Progress",
     "Rescorer",
+    "StepProfile",
     "clip_generators",
     "decoding_schedule",
     "generate_tokens",

@@ -24,15 +24,18 @@ from magnet_train.checkpoints.export import save_export
 from magnet_train.checkpoints.load import read_model
 from magnet_train.codecs import Codec
 from magnet_train.codecs.chunked import decode_loop, samples_per_frame
-from magnet_train.decoding import DecodingConfig, LogitsAtFrames, Progress
+from magnet_train.decoding import DecodingConfig, LogitsAtFrames, Progress, StepProfile
 from magnet_train.decoding.editing import plan_edit, splice
+from magnet_train.decoding.step_profile import Quality
 from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
 from magnet_train.pipeline.inputs import as_audio, as_captions, as_loop_seconds, as_region
 from magnet_train.pipeline.parts import ModelParts
+from magnet_train.pipeline.passes import chosen_passes, measure_passes
 from magnet_train.pipeline.request import ClipRequest, encode_prompt, guided_logits, make_tokens
 from magnet_train.storage.hub import upload_folder
 from magnet_train.text import TextEncoder
+from magnet_train.tokens import CodecInfo
 
 if TYPE_CHECKING:
     from magnet_train.pipeline.musicgen import RescoringModel
@@ -108,6 +111,11 @@ class Magnet:
     def codec(self) -> Codec:
         """The codec, loaded when first used; raises `UserError` if it cannot be found or has other tokens."""
         return self._parts.codec
+
+    @property
+    def codec_info(self) -> CodecInfo:
+        """The codec of the tokens, without loading it."""
+        return self._parts.bundle.codec
 
     @property
     def sample_rate(self) -> int:
@@ -331,6 +339,30 @@ class Magnet:
     def logits_fn(self, texts: Sequence[str | None]) -> LogitsAtFrames:
         """Return the `logits_fn` that the decoder calls for clips about B captions, each read alone."""
         return guided_logits(self._parts, texts)
+
+    def measure_passes(
+        self, clips: Sequence[tuple[str | None, Tensor]], progress: Progress | None = None
+    ) -> StepProfile:
+        """Measure how likely real clips are with 1 to 32 passes of each codebook, and keep the result with the model.
+
+        It takes 63 passes for each codebook and clip, without guidance.
+
+        Args:
+            clips: Two or more captions, each with its tokens int64 [K, T]; best of clips that were not trained on.
+            progress: Called after each pass with (passes done, passes in all).
+
+        Raises:
+            UserError: There are too few clips, or the model gives one the probability 0.
+        """
+        return measure_passes(self._parts, clips, progress)
+
+    def decoding_for(self, quality: Quality) -> DecodingConfig:
+        """Return the model's settings with the passes that its profile gives for a quality.
+
+        Raises:
+            UserError: No profile was measured, or on other weights.
+        """
+        return replace(self.decoding, decoding_steps=chosen_passes(self._parts, quality))
 
     def unknown_words(self, texts: Sequence[str | None]) -> list[str]:
         """List the words of captions that a text encoder with a vocabulary of whole words lacks."""

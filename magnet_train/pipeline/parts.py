@@ -150,7 +150,7 @@ class ModelParts:
         ):  # where the base lay on this machine is private: two parts of its path stay
             base["source"] = "/".join(Path(str(base.get("source"))).parts[-2:])
         weights = {
-            tensor_name: _as_stored(tensor, bundle.weights.get(tensor_name))
+            tensor_name: _as_stored(tensor.cpu(), bundle.weights.get(tensor_name))
             for tensor_name, tensor in self.trained().state_dict().items()
         }
         return replace(

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from magnet_train.cli.options import AdapterOptions, SamplerOptions, declare, flag, option
+from magnet_train.cli.console import ProgressBar
+from magnet_train.cli.options import AdapterOptions, DeviceOptions, SamplerOptions, declare, flag, option
+from magnet_train.errors import UserError
+
+if TYPE_CHECKING:
+    from magnet_train.pipeline.magnet import Magnet
+
+MEASURED = 32  # clips
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,11 @@ class ExportRequest(SamplerOptions, AdapterOptions):
         default="magnet",
     )
     raw: bool = flag("take the trained weights instead of their moving average")
+    profile: Path | None = option(
+        "measure how many passes each codebook needs, on up to 32 clips of this folder of shards that the model was not "
+        "trained on, and store it for generate --quality",
+        metavar="VAL_SHARDS",
+    )
     licence: str | None = option(
         "licence for the model card, an SPDX id such as CC-BY-4.0 (default: that of the base model)",
         metavar="ID",
@@ -43,8 +55,11 @@ def run(request: ExportRequest) -> None:
     from magnet_train.models.transformer import count_parameters
     from magnet_train.pipeline.magnet import Magnet
 
-    magnet = Magnet.from_pretrained(request.checkpoint, raw=request.raw)
+    device = "cpu" if request.profile is None else DeviceOptions(device=None).chosen_device()
+    magnet = Magnet.from_pretrained(request.checkpoint, device, request.raw)
     request.add_adapter(magnet)
+    if request.profile is not None:
+        _measure_passes(magnet, request.profile)
     magnet.decoding = request.decoding(magnet)
     magnet.save_pretrained(request.out, licence=request.licence, format=request.format)
     kinds = {"ema": ", averaged weights", "raw": ", raw weights"}
@@ -59,3 +74,26 @@ def run(request: ExportRequest) -> None:
         print(f"try it: audiocraft.models.MAGNeT.get_pretrained('{request.out}')")
     else:
         print(f"try it: magnet-train generate --model {request.out} --text '...' --out clips")
+
+
+def _measure_passes(magnet: Magnet, shards: Path) -> None:
+    """Measure the step profile on clips of a folder of shards, evenly spread, and print what it chooses."""
+    import numpy as np
+    import torch
+
+    from datamodules.shards.reading import ShardReader
+    from magnet_train.decoding.step_profile import LOSS
+
+    reader = ShardReader(shards)
+    remedy = f"give shards of codec {magnet.codec_info.id}"
+    magnet.codec_info.require_same_tokens(reader.manifest.codec, "the model", str(shards), remedy)
+    numbers = np.linspace(0, len(reader) - 1, min(len(reader), MEASURED)).astype(np.int64)
+    clips = []
+    for sample in reader.read(numbers):
+        if isinstance(sample, UserError):
+            raise sample
+        clips.append((sample.metadata.get("text"), torch.from_numpy(sample.tokens.astype(np.int64))))
+    with ProgressBar("measuring passes", "passes") as bar:
+        profile = magnet.measure_passes(clips, bar.update)
+    for quality in LOSS:
+        print(f"--quality {quality}: {','.join(map(str, profile.choose(quality)))} passes")
