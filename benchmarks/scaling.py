@@ -32,6 +32,7 @@ CONFIGS = ("base", "band", "trainer/cpu")
 SEEN, UNSEEN, VALIDATION = 120, 96, 120  # clips
 BATCH = 40  # clips generated at a time
 CLIPS_PER_MINUTE = 60 / 3.2
+PLOT = Path(__file__).parents[1] / "docs" / "pictures" / "scaling.png"
 
 Scores = dict[str, float]
 
@@ -149,6 +150,34 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
     return summary
 
 
+def draw(summary: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Draw the share of whole clips that are right over what each question varies."""
+    from matplotlib.figure import Figure
+
+    axis = {"minutes of audio": "minutes", "steps": "steps", "size": "dim"}
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for cell, (question, rows) in zip(
+        figure.subplots(1, len(summary), squeeze=False)[0], summary.items(), strict=True
+    ):
+        for kind, colour in (("seen", "#1f618d"), ("unseen", "#ca6f1e")):
+            values = [row[kind]["whole clip"] for row in rows]
+            cell.plot(
+                [row[axis[question]] for row in rows],
+                values,
+                "o-",
+                color=colour,
+                label=f"{kind} combinations",
+            )
+        cell.set(xscale="log", xlabel=question, ylim=(0, 1.05))
+        ticks = [row[axis[question]] for row in rows]
+        cell.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        cell.minorticks_off()
+        cell.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("clips right in every attribute")
+    figure.axes[0].legend(frameon=False, fontsize=9, loc="lower right")
+    figure.savefig(path, dpi=130)
+
+
 def _rounded(scores: Scores) -> Scores:
     return {name: round(value, 4) for name, value in scores.items()}
 
@@ -161,13 +190,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/scaling"), help="folder of shards and runs")
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 6), help="seeds of each run")
     parser.add_argument("--results", type=Path, default=RESULTS / "scaling.json", help="JSON file to write")
+    parser.add_argument("--plot", type=Path, default=PLOT, help="picture to draw")
     args = parser.parse_args()
     variants = list(dict.fromkeys(variant for variants in QUESTIONS.values() for variant in variants))
     runs: list[dict[str, Any]] = []
     for variant, seed in track([(v, seed) for seed in range(args.seeds) for v in variants], "scaling"):
         runs.append(run_one(args.work, variant, seed))
         write_json(args.results, {"hardware": hardware(), "summary": summarise(runs), "runs": runs})
-    print(f"wrote {args.results}")
+    draw(summarise(runs), args.plot)
+    print(f"wrote {args.results} and {args.plot}")
 
 
 if __name__ == "__main__":
