@@ -28,7 +28,7 @@ from magnet_train.apps.quickstart.band.oracle import accuracy, chance, read_clip
 from magnet_train.apps.quickstart.band.world import BandWorld
 from magnet_train.apps.quickstart.report import read_metrics
 
-CONFIGS = ("base", "band", "trainer/cpu")
+CONFIGS = ("base", "quickstart", "band", "trainer/cpu")
 SEEN, UNSEEN, VALIDATION = 120, 96, 120  # clips
 BATCH = 40  # clips generated at a time
 CLIPS_PER_MINUTE = 60 / 3.2
