@@ -63,12 +63,13 @@ PATTERNS = {  # sixteenths of a bar of kick, snare and hi-hat
     "hip hop": ("x..x......x..x..", "....x.......x...", "x.x.x.x.x.x.x.x."),
     "without hi-hat": ("x.......x.x.....", "....x.......x...", "................"),
     "funk": ("x.x...x...x..x..", "....x..x.x..x...", "xxxxxxxxxxxxxxxx"),
-    # no constant of the estimate was chosen on those below
+    # those below were written after the method
     "disco": ("x...x...x...x...", "....x.......x...", "x.xxx.xxx.xxx.xx"),
     "reggaeton": ("x...x...x...x...", "...x..x....x..x.", "x.x.x.x.x.x.x.x."),
     "two step": ("x.........x.....", "....x.......x...", "..x...x...x...x."),
     "bossa nova": ("x..xx..xx..xx..x", "x..x..x...x..x..", "x.x.x.x.x.x.x.x."),
     "ballad": ("x.....x.x.......", "....x.......x..x", "x.x.x.x.x.x.x.x."),
+    "punk": ("x...x...x...x...", "..x...x...x...x.", "x.x.x.x.x.x.x.x."),
 }
 
 

@@ -101,11 +101,11 @@ def test_accuracy():
     relied_on = np.array([estimate.confidence >= LEAST_CONFIDENCE["bpm"] for estimate, _ in found])
     print(
         f"\ngrooves: {exact.sum()} of {len(exact)} exact; of {relied_on.sum()} relied on {exact[relied_on].sum()}, the "
-        f"last five patterns {exact[-5 * len(TEMPI) :].sum()} of {5 * len(TEMPI)}",
+        f"last six patterns {exact[-6 * len(TEMPI) :].sum()} of {6 * len(TEMPI)}",
         end="",
     )
     assert exact.mean() > 0.8
-    assert exact[relied_on].mean() > 0.93
+    assert exact[relied_on].mean() > 0.9
     rng = np.random.default_rng(0)
     right, relied_on, relative = [], [], []
     for key in KEYS:
