@@ -1,8 +1,8 @@
 """Compare temperatures, guidance, arrangements and passes of decoding on the quickstart's band.
 
-    magnet-train quickstart --preset band --out runs/band --fit --trainer.max_steps 1000
-    magnet-train export --checkpoint runs/band/run/last.ckpt --out runs/band/model --profile runs/band/shards/validation
-    python benchmarks/decoding.py --model runs/band/model
+    magnet-train quickstart --out runs/quickstart
+    magnet-train export --checkpoint runs/quickstart/run/last.ckpt --out my_model --profile runs/quickstart/shards/validation
+    python benchmarks/decoding.py --model my_model
 
 One frozen model decodes the same captions with the same seeds; each row changes one thing of the settings that the model
 has. The oracle hears the clips; each row is compared with the model's own settings, clip by clip. Likeness is the share of
