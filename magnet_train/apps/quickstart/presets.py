@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +14,9 @@ import numpy.typing as npt
 from magnet_train.apps.quickstart.band import oracle as band_oracle
 from magnet_train.apps.quickstart.band.captions import ATTRIBUTES
 from magnet_train.apps.quickstart.band.world import BandWorld
+from magnet_train.apps.quickstart.synthetic import Audio, Scores
 from magnet_train.apps.quickstart.tones import oracle as tones_oracle
 from magnet_train.apps.quickstart.tones.world import ToneWorld
-
-Audio = npt.NDArray[np.float32]  # [samples], mono
-Scores = dict[str, float]  # by attribute, 0..1
 
 
 class Caption(Protocol):
@@ -85,7 +83,18 @@ class Preset:
     loop: tuple[str, ...]  # words of `generate` that make a loop
 
 
-TONES = {"pitch": 0.95, "timbre": 0.95, "rhythm": 0.90}
+TONES = Preset(
+    world=partial(ToneWorld, "default"),
+    oracle=tones_oracle,
+    codec="quickstart",
+    configs=("base", "quickstart", "trainer/cpu"),
+    training=1400,
+    validation=160,
+    goals={"pitch": 0.95, "timbre": 0.95, "rhythm": 0.90},
+    unseen_goal=0.85,
+    example="a calm flute on low do",
+    loop=("--text", "a fast clarinet on sol", "--loop"),
+)
 PRESETS = {
     "band": Preset(
         world=BandWorld,
@@ -107,28 +116,11 @@ PRESETS = {
             "125",
         ),
     ),
-    "tones": Preset(
-        world=partial(ToneWorld, "default"),
-        oracle=tones_oracle,
-        codec="quickstart",
-        configs=("base", "quickstart", "trainer/cpu"),
-        training=1400,
-        validation=160,
-        goals=TONES,
-        unseen_goal=0.85,
-        example="a calm flute on low do",
-        loop=("--text", "a fast clarinet on sol", "--loop"),
-    ),
-    "full": Preset(
+    "tones": TONES,
+    "full": replace(
+        TONES,
         world=partial(ToneWorld, "full"),
-        oracle=tones_oracle,
-        codec="quickstart",
         configs=("base", "quickstart", "quickstart_full", "trainer/cpu"),
-        training=1400,
-        validation=160,
-        goals=TONES,
-        unseen_goal=0.85,
         example="first a calm flute on low do, then fast hiss",
-        loop=("--text", "a fast clarinet on sol", "--loop"),
     ),
 }

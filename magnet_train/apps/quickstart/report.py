@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from magnet_train.apps.quickstart.presets import Caption, Preset, Scores
+from magnet_train.apps.quickstart.presets import Caption, Preset
+from magnet_train.apps.quickstart.synthetic import Scores
 from magnet_train.storage.atomic_io import atomic_write
 
 Floats = npt.NDArray[np.floating]

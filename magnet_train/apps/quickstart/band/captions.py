@@ -7,14 +7,13 @@ stands in it, since "a" is a root.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-T = TypeVar("T")
+from magnet_train.apps.quickstart.synthetic import pick
 
 ATTRIBUTES = ("parts", "tempo", "pattern", "hats", "root", "line")
 
@@ -127,13 +126,13 @@ def bass_scores(*, unseen: bool = False) -> list[Score]:
 
 def draw_score(parts: str, rng: np.random.Generator, *, unseen: bool = False) -> Score:
     """Return a random score of "drums", "bass" or "both"; if `unseen`, each part is one that training never shows."""
-    drums = _pick(drum_scores(unseen=unseen), rng)
+    drums = pick(drum_scores(unseen=unseen), rng)
     basses = bass_scores(unseen=unseen)
     if parts == "drums":
         return drums
     if parts == "bass":
-        return _pick(basses, rng)
-    bass = _pick([bass for bass in basses if bass.tempo == drums.tempo], rng)
+        return pick(basses, rng)
+    bass = pick([bass for bass in basses if bass.tempo == drums.tempo], rng)
     return Score(drums.tempo, drums.pattern, drums.hats, bass.root, bass.line)
 
 
@@ -141,15 +140,11 @@ def caption_for(score: Score, rng: np.random.Generator) -> Caption:
     """Return a random caption of a score."""
     drums = bass = ""
     if score.pattern:
-        words = {"pattern": _pick(PATTERNS[score.pattern], rng), "hats": _pick(HATS[score.hats], rng)}
-        drums = _pick(DRUM_PHRASES, rng).format(**words)
+        words = {"pattern": pick(PATTERNS[score.pattern], rng), "hats": pick(HATS[score.hats], rng)}
+        drums = pick(DRUM_PHRASES, rng).format(**words)
     if score.root:
-        words = {"line": _pick(LINES[score.line], rng), "root": _pick(ROOTS[score.root], rng)}
-        bass = _pick(BASS_PHRASES, rng).format(**words)
-    parts = _pick(JOINS, rng).format(drums=drums, bass=bass) if drums and bass else drums or bass
-    text = _pick(TEMPO_PHRASES, rng).format(parts=parts, tempo=_pick(TEMPOS[score.tempo], rng))
+        words = {"line": pick(LINES[score.line], rng), "root": pick(ROOTS[score.root], rng)}
+        bass = pick(BASS_PHRASES, rng).format(**words)
+    parts = pick(JOINS, rng).format(drums=drums, bass=bass) if drums and bass else drums or bass
+    text = pick(TEMPO_PHRASES, rng).format(parts=parts, tempo=pick(TEMPOS[score.tempo], rng))
     return Caption(text, score)
-
-
-def _pick(choices: Sequence[T], rng: np.random.Generator) -> T:
-    return choices[int(rng.integers(len(choices)))]

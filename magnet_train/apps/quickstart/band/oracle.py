@@ -27,6 +27,7 @@ from magnet_train.apps.quickstart.band.captions import (
 )
 from magnet_train.apps.quickstart.band.instruments import SAMPLE_RATE
 from magnet_train.apps.quickstart.band.world import SAMPLES, play
+from magnet_train.apps.quickstart.synthetic import shuffled_accuracy
 
 Floats = npt.NDArray[np.floating]
 
@@ -72,13 +73,8 @@ def accuracy(captions: Sequence[Caption], readings: Sequence[Score]) -> dict[str
 
 
 def chance(captions: Sequence[Caption], readings: Sequence[Score], seed: int = 0) -> dict[str, float]:
-    """Return the accuracy of clips against shuffled captions, the mean of 20 shuffles."""
-    rng = np.random.default_rng(seed)
-    scores = []
-    for _ in range(20):
-        order = rng.permutation(len(captions))
-        scores.append(accuracy([captions[int(number)] for number in order], readings))
-    return {name: float(np.mean([score[name] for score in scores])) for name in ATTRIBUTES}
+    """Return the accuracy of clips against shuffled captions."""
+    return shuffled_accuracy(accuracy, captions, readings, seed)
 
 
 def _hear_drums(audio: Floats) -> Score:
@@ -121,13 +117,10 @@ def _drum_features(audio: Floats) -> Floats:
     Returns:
         Float [frames * 3], the three of a frame side by side.
     """
-    loudness = np.stack(
-        [
-            _loudness(audio, window, low, high)
-            for window, (low, high) in ((KICK_WINDOW, KICK), (WINDOW, SNARE), (WINDOW, HAT))
-        ],
-        axis=1,
-    )
+    power, frequency = _spectrogram(audio, WINDOW)
+    bands = [_loudness(*_spectrogram(audio, KICK_WINDOW), KICK)]
+    bands += [_loudness(power, frequency, band) for band in (SNARE, HAT)]
+    loudness = np.stack(bands, axis=1)
     loudest = loudness.max(axis=0)
     heard = loudest > (0, SNARE_HEARD, HATS_HEARD * loudest[0])
     relative = loudness * heard / np.maximum(loudest, 1e-9)
@@ -147,10 +140,10 @@ def _unit(features: Floats) -> Floats:
     return np.asarray(features.ravel() / max(1e-9, float(np.sqrt((features**2).sum()))))
 
 
-def _loudness(audio: Floats, window: int, low: float, high: float) -> Floats:
+def _loudness(power: Floats, frequency: Floats, band: tuple[float, float]) -> Floats:
     """Return the loudness of a band (Hz), [frames]."""
-    power, frequency = _spectrogram(audio, window)
-    return np.asarray(np.sqrt(power[:, (frequency >= low) & (frequency < high)].sum(axis=1)))
+    within = (frequency >= band[0]) & (frequency < band[1])
+    return np.asarray(np.sqrt(power[:, within].sum(axis=1)))
 
 
 def _spectrogram(audio: Floats, window: int) -> tuple[Floats, Floats]:

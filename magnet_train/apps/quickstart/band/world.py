@@ -6,20 +6,13 @@ with a bar.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from rich.progress import track
 
 from magnet_train.apps.quickstart.band.captions import Caption, Score, caption_for, draw_score
 from magnet_train.apps.quickstart.band.instruments import SAMPLE_RATE, Floats, bass, hat, in_room, kick, snare
-from magnet_train.audio import encode_wav
-from magnet_train.storage.atomic_io import explain_disk_errors
-
-Audio = npt.NDArray[np.float32]
+from magnet_train.apps.quickstart.synthetic import Audio, SyntheticWorld
 
 FRAME = SAMPLE_RATE // 50  # samples in a token frame
 SAMPLES = 160 * FRAME  # in a clip
@@ -40,17 +33,16 @@ LINES = {  # (sixteenth of the bar, length in sixteenths, semitones above the ro
     "walking": ((0, 4, 0), (4, 4, 4), (8, 4, 7), (12, 4, 9)),
 }
 PARTS = ("drums", "bass", "both")
-SPLITS = ("train", "validation", "test")  # each has its own random streams, so that no two share a clip
 
 
-class BandWorld:
+class BandWorld(SyntheticWorld):
     """Captions and clips, each a pure function of (seed, split, number); `seed` at least 0."""
 
     sample_rate = SAMPLE_RATE
     seconds = SAMPLES / SAMPLE_RATE
 
     def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+        super().__init__(seed)
 
     def captions(self, count: int, split: str = "train", *, unseen: bool = False) -> list[Caption]:
         """Return the first `count` captions of one of `SPLITS`; `unseen` ones are of the combinations held out."""
@@ -67,23 +59,6 @@ class BandWorld:
         """Yield the first `count` captions of a split, each with its clip, float32 [samples]."""
         for index, caption in enumerate(self.captions(count, split, unseen=unseen)):
             yield caption, play(caption.score, self._rng(index, split, stream=2 + unseen))
-
-    def write(self, folder: Path, count: int, split: str) -> None:
-        """Write the first `count` clips of a split as SPLIT-N.wav (16 bit) with SPLIT-N.json beside each.
-
-        Raises:
-            UserError: The disk is full, or the folder is not writable.
-        """
-        with explain_disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            clips = track(self.clips(count, split), "synthesise", total=count)
-            for index, (caption, audio) in enumerate(clips):
-                path = folder / f"{split}-{index:05d}.wav"
-                path.write_bytes(encode_wav(audio, SAMPLE_RATE))
-                path.with_suffix(".json").write_text(json.dumps(caption.to_dict()) + "\n", encoding="utf-8")
-
-    def _rng(self, index: int, split: str, stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, SPLITS.index(split), stream, index])
 
 
 def play(score: Score, rng: np.random.Generator | None = None) -> Audio:

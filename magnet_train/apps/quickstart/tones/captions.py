@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from magnet_train.apps.quickstart.synthetic import pick
+
 ATTRIBUTES = ("pitch", "timbre", "rhythm")
 
 # Each value with its three synonyms.
@@ -98,10 +100,10 @@ def seen_events() -> list[Event]:
 def describe(event: Event, rng: np.random.Generator) -> str:
     """Return a random phrase for an event, with a random synonym for each value."""
     phrases = TONE_PHRASES if event.pitch else NOISE_PHRASES
-    return _pick(phrases, rng).format(
-        pitch=_pick(PITCHES[event.pitch], rng) if event.pitch else "",
-        timbre=_pick(TIMBRES[event.timbre], rng),
-        rhythm=_pick(RHYTHMS[event.rhythm], rng),
+    return pick(phrases, rng).format(
+        pitch=pick(PITCHES[event.pitch], rng) if event.pitch else "",
+        timbre=pick(TIMBRES[event.timbre], rng),
+        rhythm=pick(RHYTHMS[event.rhythm], rng),
     )
 
 
@@ -112,8 +114,4 @@ def caption_for(events: Sequence[Event], rng: np.random.Generator) -> Caption:
     if len(events) != 2:
         raise ValueError(f"a caption describes one event or two, not {len(events)}")
     first, second = (describe(event, rng) for event in events)
-    return Caption(_pick(PAIR_PHRASES, rng).format(first=first, second=second), tuple(events))
-
-
-def _pick(choices: Sequence[str], rng: np.random.Generator) -> str:
-    return choices[int(rng.integers(len(choices)))]
+    return Caption(pick(PAIR_PHRASES, rng).format(first=first, second=second), tuple(events))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from magnet_train.apps.quickstart.synthetic import shuffled_accuracy
 from magnet_train.apps.quickstart.tones.captions import ATTRIBUTES, PITCHES, Caption, Event
 from magnet_train.apps.quickstart.tones.world import PERIOD, SAMPLE_RATE, WINDOW, note_frequency
 
@@ -80,13 +81,8 @@ def accuracy(captions: Sequence[Caption], readings: Readings) -> dict[str, float
 
 
 def chance(captions: Sequence[Caption], readings: Readings, seed: int = 0) -> dict[str, float]:
-    """Return the accuracy of clips against shuffled captions, the mean of 20 shuffles."""
-    rng = np.random.default_rng(seed)
-    scores = []
-    for _ in range(20):
-        order = rng.permutation(len(captions))
-        scores.append(accuracy([captions[int(number)] for number in order], readings))
-    return {attribute: float(np.mean([score[attribute] for score in scores])) for attribute in ATTRIBUTES}
+    """Return the accuracy of clips against shuffled captions."""
+    return shuffled_accuracy(accuracy, captions, readings, seed)
 
 
 def evenness(captions: Sequence[Caption], clips: Iterable[Floats]) -> float:

@@ -6,15 +6,13 @@ Shapes: audio float32 [samples], mono, 8 kHz, within -1..1. A clip lasts one win
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import track
 
+from magnet_train.apps.quickstart.synthetic import Audio, SyntheticWorld
 from magnet_train.apps.quickstart.tones.captions import (
     HELD_OUT,
     PITCHES,
@@ -23,10 +21,7 @@ from magnet_train.apps.quickstart.tones.captions import (
     caption_for,
     seen_events,
 )
-from magnet_train.audio import encode_wav
-from magnet_train.storage.atomic_io import explain_disk_errors
 
-Audio = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 SAMPLE_RATE = 8000  # Hz
@@ -38,8 +33,6 @@ PERIOD = {"slow": 21 * FRAME, "fast": 9 * FRAME}  # samples from pulse to pulse:
 DUTY = 0.55  # share of a period that sounds
 EDGE = 64  # samples (8 ms) of fade at each end of a pulse, so that it does not click
 NOISE_WEIGHT = 3.0  # how often a noise event is drawn, against a tonal one: only 3 of 75 are noise
-
-SPLITS = ("train", "validation", "test")  # each has its own random streams, so that no two share a clip
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ def note_frequency(pitch: str) -> float:
     return float(LOWEST * 2 ** (SEMITONES[pitch] / 12))
 
 
-class ToneWorld:
+class ToneWorld(SyntheticWorld):
     """Captions and clips, each a pure function of (seed, split, number).
 
     `preset` is a key of `PRESETS`, `seed` at least 0.
@@ -83,7 +76,7 @@ class ToneWorld:
 
     def __init__(self, preset: str = "default", seed: int = 0) -> None:
         self.preset = PRESETS[preset]
-        self.seed = seed
+        super().__init__(seed)
 
     @property
     def seconds(self) -> float:
@@ -108,20 +101,6 @@ class ToneWorld:
         audio += 0.002 * rng.standard_normal(len(audio))
         return audio.astype(np.float32)
 
-    def write(self, folder: Path, count: int, split: str) -> None:
-        """Write the first `count` clips of a split as SPLIT-N.wav (16 bit) with SPLIT-N.json beside each.
-
-        Raises:
-            UserError: The disk is full, or the folder is not writable.
-        """
-        with explain_disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            clips = track(self.clips(count, split), "synthesise", total=count)
-            for index, (caption, audio) in enumerate(clips):
-                path = folder / f"{split}-{index:05d}.wav"
-                path.write_bytes(encode_wav(audio, SAMPLE_RATE))
-                path.with_suffix(".json").write_text(json.dumps(caption.to_dict()) + "\n", encoding="utf-8")
-
     def _caption(self, index: int, split: str, unseen: bool) -> Caption:
         rng = self._rng(index, split, stream=int(unseen))
         count = 1 + int(rng.random() < self.preset.pairs)
@@ -133,9 +112,6 @@ class ToneWorld:
         # Without replacement: two equal events would sound like one.
         picked = rng.choice(len(choices), size=count, replace=False, p=weights / weights.sum())
         return caption_for([choices[int(number)] for number in picked], rng)
-
-    def _rng(self, index: int, split: str, stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, SPLITS.index(split), stream, index])
 
 
 def _render_event(event: Event, samples: int, preset: Preset, rng: np.random.Generator) -> Floats:
