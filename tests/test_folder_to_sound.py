@@ -157,7 +157,8 @@ def test_own_codec_and_own_words_to_sound_without_a_network(music, tmp_path):
 
     magnet_train("tokenize", "--audio", str(music), "--out", shards, "--codec", codec)
     assert "18 clips" in magnet_train("verify", shards).stdout
-    small = ["-c", "configs/base.yaml", "-c", "configs/text/words.yaml", "-c", "configs/trainer/cpu.yaml"]
+    configs = ("base", "first_model", "text/words", "trainer/cpu")
+    small = [word for name in configs for word in ("-c", f"configs/{name}.yaml")]
     small += ["--data.shards", shards, "--data.batch_size", "4", "--data.segment_duration", "2"]
     small += [
         "--model.lm.dim",
