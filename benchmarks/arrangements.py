@@ -26,10 +26,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from harness.quickstart_world import RESULTS, generate_and_read, hardware, scores, whole_clips, write_json
+from harness.tones.captions import Caption
+from harness.tones.oracle import Readings
+from harness.tones.world import PRESETS, ToneWorld
 from magnet_train import DecodingConfig, Magnet
-from magnet_train.apps.quickstart.tones.captions import Caption
-from magnet_train.apps.quickstart.tones.oracle import Readings
-from magnet_train.apps.quickstart.tones.world import PRESETS, ToneWorld
 from magnet_train.decoding import log_likelihood
 
 BATCH = 40  # clips decoded at a time

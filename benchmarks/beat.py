@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from harness.quickstart_world import RESULTS, hardware, write_json
+from harness.tones.captions import Caption
+from harness.tones.oracle import accuracy, evenness, read_clips
+from harness.tones.world import PRESETS, ToneWorld
 from magnet_train import Magnet
-from magnet_train.apps.quickstart.tones.captions import Caption
-from magnet_train.apps.quickstart.tones.oracle import accuracy, evenness, read_clips
-from magnet_train.apps.quickstart.tones.world import PRESETS, ToneWorld
 from magnet_train.codecs.chunked import decode_loop
 
 LONG = 4  # times the model's clips

@@ -32,7 +32,7 @@ from harness.quickstart_world import (
     tokenize,
     write_json,
 )
-from magnet_train.apps.quickstart.tones.world import SAMPLE_RATE, ToneWorld
+from harness.tones.world import SAMPLE_RATE, ToneWorld
 
 SEED = 0
 FINE_TUNING = 240  # clips of the six combinations, 5 minutes of audio

@@ -28,10 +28,10 @@ from harness.quickstart_world import (
     scores,
     write_json,
 )
+from harness.tones.oracle import read_clips
+from harness.tones.world import PRESETS, ToneWorld
 from magnet_train import Magnet
 from magnet_train.apps.quickstart.report import read_metrics
-from magnet_train.apps.quickstart.tones.oracle import read_clips
-from magnet_train.apps.quickstart.tones.world import PRESETS, ToneWorld
 
 PRECISIONS = ("32-true", "bf16-mixed")
 POINTS = 6  # validations of a run

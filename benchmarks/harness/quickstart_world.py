@@ -14,10 +14,10 @@ import torch
 
 import magnet_train
 from harness.timing import cpu_name
+from harness.tones.captions import ATTRIBUTES, Caption
+from harness.tones.oracle import Readings, accuracy, expected_windows, read_clips
+from harness.tones.world import ToneWorld
 from magnet_train import Magnet
-from magnet_train.apps.quickstart.tones.captions import ATTRIBUTES, Caption
-from magnet_train.apps.quickstart.tones.oracle import Readings, accuracy, expected_windows, read_clips
-from magnet_train.apps.quickstart.tones.world import ToneWorld
 from magnet_train.cli.main import main as magnet_train_command
 from magnet_train.errors import UserError
 

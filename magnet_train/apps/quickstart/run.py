@@ -21,7 +21,7 @@ from rich.progress import track
 
 from magnet_train.apps.quickstart.demonstrations import demonstrate
 from magnet_train.apps.quickstart.page import Example, write_page
-from magnet_train.apps.quickstart.presets import PRESETS, Caption, Preset, World
+from magnet_train.apps.quickstart.presets import Caption, Preset
 from magnet_train.apps.quickstart.report import (
     Floats,
     Report,
@@ -30,6 +30,7 @@ from magnet_train.apps.quickstart.report import (
     draw_spectrograms,
     read_metrics,
 )
+from magnet_train.apps.quickstart.synthetic import SyntheticWorld
 from magnet_train.cli.main import main
 from magnet_train.codecs import Codec, load_codec
 from magnet_train.errors import UserError
@@ -42,13 +43,13 @@ SHOWN = 6  # captions on the page
 
 
 def run_quickstart(
-    out: Path, preset: str, seed: int, overwrite: bool, fit_options: Sequence[str] = ()
+    out: Path, preset: Preset, seed: int, overwrite: bool, fit_options: Sequence[str] = ()
 ) -> Report:
     """Synthesise clips, train on them, generate and score.
 
     Args:
         out: Folder for all files; must be empty unless `overwrite`.
-        preset: A key of `presets.PRESETS`.
+        preset: World, oracle, codec and configuration.
         seed: Seed of the clips, the training and the generation.
         overwrite: Remove the files of an earlier run from `out`.
         fit_options: Further options of `fit`, such as `--trainer.max_steps 100`.
@@ -57,15 +58,14 @@ def run_quickstart(
         UserError: `out` is not empty or cannot be written to, or a command failed.
         SystemExit: With 2, for wrong `fit_options`.
     """
-    chosen = PRESETS[preset]
-    fit = _fit_command(out, chosen, seed, fit_options)
+    fit = _fit_command(out, preset, seed, fit_options)
     _check_options(fit)
     _empty_folder(out, overwrite)
     started = time.monotonic()
 
-    world, oracle = chosen.world(seed), chosen.oracle
-    _make_shards(out, world, chosen.codec, "train", chosen.training)
-    _make_shards(out, world, chosen.codec, "validation", chosen.validation)
+    world, oracle = preset.world(seed), preset.oracle
+    _make_shards(out, world, preset.codec, "train", preset.training)
+    _make_shards(out, world, preset.codec, "validation", preset.validation)
     run_command(*fit)
 
     seen, unseen = world.captions(SEEN, "test"), world.captions(UNSEEN, "test", unseen=True)
@@ -73,7 +73,7 @@ def run_quickstart(
     of_unseen = _generate(out, seed, "unseen", "--prompts", _write_prompts(out, "unseen", unseen))
     unconditional = _generate(out, seed, "unconditional", "--unconditional", str(UNCONDITIONAL))
 
-    codec = load_codec(chosen.codec)
+    codec = load_codec(preset.codec)
     real = [audio for _, audio in world.clips(SEEN, "test")]
     decoded = through_codec(codec, real)
     readings = oracle.read_clips(generated)
@@ -96,8 +96,8 @@ def run_quickstart(
     rows = list(zip(seen, real, decoded, generated, strict=True))[:SHOWN]
     draw_spectrograms(rows, world.sample_rate, out / "clips.png")
     examples = [Example(caption.text, *clips) for caption, *clips in rows]
-    _make_page(out, seed, report, chosen, examples, codec)
-    _print_result(out, report, chosen)
+    _make_page(out, seed, report, preset, examples, codec)
+    _print_result(out, report, preset)
     return report
 
 
@@ -156,7 +156,7 @@ def _empty_folder(out: Path, overwrite: bool) -> None:
             )
 
 
-def _make_shards(out: Path, world: World, codec: str, split: str, clips: int) -> None:
+def _make_shards(out: Path, world: SyntheticWorld, codec: str, split: str, clips: int) -> None:
     """Write captioned audio, and turn it into tokens by the commands."""
     folder, shards = out / "audio" / split, str(out / "shards" / split)
     world.write(folder, clips, split)
