@@ -1,4 +1,4 @@
-"""Repeat the paper's two ablations on the quickstart world: restricted context, and spans of 3 frames.
+"""Repeat the paper's two ablations on synthetic tones: restricted context, and spans of 3 frames.
 
     python benchmarks/ablations.py --work runs/ablations
 

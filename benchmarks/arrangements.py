@@ -1,6 +1,6 @@
 """Compare span arrangements and temperatures of decoding, at several numbers of steps.
 
-    magnet-train quickstart --preset full --out runs/full      # 46 minutes on one thread
+    python benchmarks/tones.py --out runs/full --preset full   # 46 minutes on one thread
     python benchmarks/arrangements.py --model runs/full/run/last.ckpt --preset full
 
 One frozen model decodes the same captions with the same seeds; only the decoding differs. The oracle reads the clips, and
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="checkpoint of a quickstart run")
+    parser.add_argument("--model", required=True, help="checkpoint of benchmarks/tones.py")
     parser.add_argument(
         "--preset", choices=sorted(PRESETS), default="full", help="the world that the model was trained on"
     )

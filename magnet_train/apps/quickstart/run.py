@@ -19,17 +19,11 @@ import soundfile
 import torch
 from rich.progress import track
 
+from magnet_train.apps.html_page import Audio
 from magnet_train.apps.quickstart.demonstrations import demonstrate
 from magnet_train.apps.quickstart.page import Example, write_page
 from magnet_train.apps.quickstart.presets import Caption, Preset
-from magnet_train.apps.quickstart.report import (
-    Floats,
-    Report,
-    draw_accuracy,
-    draw_losses,
-    draw_spectrograms,
-    read_metrics,
-)
+from magnet_train.apps.quickstart.report import Report, read_metrics
 from magnet_train.apps.quickstart.synthetic import SyntheticWorld
 from magnet_train.cli.main import main
 from magnet_train.codecs import Codec, load_codec
@@ -91,10 +85,7 @@ def run_quickstart(
         ],
     )
     report.write(out / REPORT)
-    draw_losses(metrics, codec.card, out / "losses.png")
-    draw_accuracy(report, out / "accuracy.png")
     rows = list(zip(seen, real, decoded, generated, strict=True))[:SHOWN]
-    draw_spectrograms(rows, world.sample_rate, out / "clips.png")
     examples = [Example(caption.text, *clips) for caption, *clips in rows]
     _make_page(out, seed, report, preset, examples, codec)
     _print_result(out, report, preset)
@@ -112,9 +103,9 @@ def run_command(*words: str) -> None:
 
 
 @torch.inference_mode()
-def through_codec(codec: Codec, clips: Sequence[Floats], batch: int = 40) -> list[Floats]:
+def through_codec(codec: Codec, clips: Sequence[Audio], batch: int = 40) -> list[Audio]:
     """Encode and decode clips of one length, float [samples] each."""
-    decoded: list[Floats] = []
+    decoded: list[Audio] = []
     for first in track(range(0, len(clips), batch), "through the codec"):
         audio = torch.from_numpy(np.stack(clips[first : first + batch]))[:, None]
         decoded.extend(codec.decode(codec.encode(audio))[:, 0].numpy())
@@ -148,7 +139,7 @@ def _empty_folder(out: Path, overwrite: bool) -> None:
         if overwrite and out.is_dir():
             for name in FOLDERS:
                 shutil.rmtree(out / name, ignore_errors=True)
-            for path in (out / REPORT, out / PAGE, *out.glob("*.png")):
+            for path in (out / REPORT, out / PAGE):
                 path.unlink(missing_ok=True)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(
@@ -174,7 +165,7 @@ def _write_prompts(out: Path, name: str, captions: Sequence[Caption]) -> str:
     return str(path)
 
 
-def _generate(out: Path, seed: int, name: str, *prompts: str) -> list[Floats]:
+def _generate(out: Path, seed: int, name: str, *prompts: str) -> list[Audio]:
     """Generate clips by the command, and return the audio of its files in the order of the prompts."""
     folder, model = out / "generated" / name, str(out / "run" / "last.ckpt")
     run_command("generate", "--model", model, *prompts, "--out", str(folder), "--seed", str(seed))
@@ -195,7 +186,7 @@ def _make_page(
 
 def _print_result(out: Path, report: Report, preset: Preset) -> None:
     model = shlex.quote(str(out / "run" / "last.ckpt"))
-    print(f"\nwrote {out / REPORT}, losses.png, accuracy.png and clips.png; clips are in {out / 'generated'}")
+    print(f"\nwrote {out / REPORT}; clips are in {out / 'generated'}")
     print(f"and {out / PAGE}, which plays them in any browser")
     print(report.verdict(preset))
     print(f"Try it: magnet-train generate --model {model} --text '{preset.example}' --out clips")

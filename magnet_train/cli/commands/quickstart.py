@@ -35,7 +35,7 @@ add_arguments = declare(QuickstartRequest)
 
 def run(request: QuickstartRequest) -> None:
     """Print whether the model learned; raises `UserError` if the folder is not empty or a command fails."""
-    require_extra("matplotlib", "plots", "the quickstart, which draws its results,")
+    require_extra("matplotlib", "plots", "the quickstart, which draws spectrograms,")
     from magnet_train.apps.quickstart.presets import PRESETS
     from magnet_train.apps.quickstart.run import run_quickstart
 

@@ -4,14 +4,7 @@ import json
 from dataclasses import replace
 
 from harness.tones.presets import DEFAULT as TONES
-from harness.tones.world import ToneWorld
-from magnet_train.apps.quickstart.report import (
-    Report,
-    draw_accuracy,
-    draw_losses,
-    draw_spectrograms,
-    read_metrics,
-)
+from magnet_train.apps.quickstart.report import Report, read_metrics
 
 
 def level(value):
@@ -74,15 +67,3 @@ def test_metrics_are_read_without_blanks(tmp_path):
         "0": ([19, 39], [4.4, 3.0]),
         "1": ([19, 39], [5.1, 4.2]),
     }
-
-
-def test_pictures_are_drawn(tmp_path):
-    (tmp_path / "metrics.csv").write_text(METRICS)
-    draw_losses(tmp_path / "metrics.csv", 256, tmp_path / "losses.png")
-    draw_accuracy(GOOD, tmp_path / "accuracy.png")
-    rows = [(caption, audio, audio, audio) for caption, audio in ToneWorld(seed=1).clips(2)]
-    draw_spectrograms(rows, 8000, tmp_path / "clips.png")
-    for name in ("losses", "accuracy", "clips"):
-        picture = (tmp_path / f"{name}.png").read_bytes()
-        assert picture.startswith(b"\x89PNG")
-        assert len(picture) > 10_000

@@ -73,8 +73,6 @@ def test_the_whole_chain_runs_and_reports(tmp_path, small, capfd, preset):
     assert report.n == 16
     assert len(report.val_loss_per_codebook) == 4
     assert all(4 < loss < 9 for loss in report.val_loss_per_codebook)  # uniform over 256 is 5.5
-    for picture in ("losses", "accuracy", "clips"):
-        assert (out / f"{picture}.png").stat().st_size > 10_000
     assert len(list((out / "generated" / "unconditional").glob("*.wav"))) == 16
     check_page(out, printed)
 
