@@ -1,4 +1,4 @@
-"""Repeat the paper's two ablations on the quickstart world: restricted context, and spans of 3 frames.
+"""Repeat the paper's two ablations on synthetic tones: restricted context, and spans of 3 frames.
 
     python benchmarks/ablations.py --work runs/ablations
 
@@ -37,8 +37,8 @@ from harness.quickstart_world import (
     spread_over_seeds,
     write_json,
 )
+from harness.tones.world import ToneWorld
 from magnet_train.apps.quickstart.report import read_metrics
-from magnet_train.apps.quickstart.tones.world import ToneWorld
 
 SEEN, UNSEEN = 120, 48  # test captions of combinations that training had, and of held-out ones
 

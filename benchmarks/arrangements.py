@@ -1,6 +1,6 @@
 """Compare span arrangements and temperatures of decoding, at several numbers of steps.
 
-    magnet-train quickstart --preset full --out runs/full      # 46 minutes on one thread
+    python benchmarks/tones.py --out runs/full --preset full   # 46 minutes on one thread
     python benchmarks/arrangements.py --model runs/full/run/last.ckpt --preset full
 
 One frozen model decodes the same captions with the same seeds; only the decoding differs. The oracle reads the clips, and
@@ -26,10 +26,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from harness.quickstart_world import RESULTS, generate_and_read, hardware, scores, whole_clips, write_json
+from harness.tones.captions import Caption
+from harness.tones.oracle import Readings
+from harness.tones.world import PRESETS, ToneWorld
 from magnet_train import DecodingConfig, Magnet
-from magnet_train.apps.quickstart.tones.captions import Caption
-from magnet_train.apps.quickstart.tones.oracle import Readings
-from magnet_train.apps.quickstart.tones.world import PRESETS, ToneWorld
 from magnet_train.decoding import log_likelihood
 
 BATCH = 40  # clips decoded at a time
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="checkpoint of a quickstart run")
+    parser.add_argument("--model", required=True, help="checkpoint of benchmarks/tones.py")
     parser.add_argument(
         "--preset", choices=sorted(PRESETS), default="full", help="the world that the model was trained on"
     )

@@ -1,6 +1,6 @@
 """Measure the rhythm of loops and long clips against straight clips of the same captions.
 
-    python benchmarks/beat.py --model runs/quickstart/run/last.ckpt --preset default
+    python benchmarks/beat.py --model runs/tones/run/last.ckpt --preset default
     python benchmarks/beat.py --model runs/full/run/last.ckpt --preset full
 
 Accuracy: the share of the oracle's windows with the caption's pitch, timbre and rhythm. Evenness: the share of intervals
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from harness.quickstart_world import RESULTS, hardware, write_json
+from harness.tones.captions import Caption
+from harness.tones.oracle import accuracy, evenness, read_clips
+from harness.tones.world import PRESETS, ToneWorld
 from magnet_train import Magnet
-from magnet_train.apps.quickstart.tones.captions import Caption
-from magnet_train.apps.quickstart.tones.oracle import accuracy, evenness, read_clips
-from magnet_train.apps.quickstart.tones.world import PRESETS, ToneWorld
 from magnet_train.codecs.chunked import decode_loop
 
 LONG = 4  # times the model's clips
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="checkpoint of the quickstart")
+    parser.add_argument("--model", required=True, help="checkpoint of benchmarks/tones.py")
     parser.add_argument(
         "--preset",
         choices=PRESETS,

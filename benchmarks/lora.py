@@ -1,8 +1,8 @@
-"""Measure how well a LoRA adapter teaches the quickstart's model captions that were held out of its training.
+"""Measure how well a LoRA adapter teaches a small model captions that were held out of its training.
 
     python benchmarks/lora.py --work runs/lora
 
-A base model learns the quickstart world without six of its 75 combinations of note, timbre and rhythm. An adapter is
+A base model learns the tones without six of its 75 combinations of note, timbre and rhythm. An adapter is
 then trained on clips of those six only. Before and after, the oracle reads clips of new captions of both kinds. Results
 of earlier runs are reused, so the base can also be one of `ablations.py`.
 """
@@ -32,7 +32,7 @@ from harness.quickstart_world import (
     tokenize,
     write_json,
 )
-from magnet_train.apps.quickstart.tones.world import SAMPLE_RATE, ToneWorld
+from harness.tones.world import SAMPLE_RATE, ToneWorld
 
 SEED = 0
 FINE_TUNING = 240  # clips of the six combinations, 5 minutes of audio

@@ -1,7 +1,7 @@
-"""Show that bfloat16 learns and sounds as float32 does, on the quickstart world.
+"""Show that bfloat16 learns and sounds as float32 does, on synthetic tones.
 
     python benchmarks/precision_quality.py curves --work runs/ablations          # 300 steps, three seeds: half an hour
-    python benchmarks/precision_quality.py oracle runs/quickstart/run/last.ckpt  # what the oracle hears
+    python benchmarks/precision_quality.py oracle runs/tones/run/last.ckpt  # what the oracle hears
 
 The runs of `curves` are made by `fit`, with the same clips and masks in both precisions; its shards are those of
 ablations.py, and finished runs are not repeated. The seeds of float32 among themselves show what a difference means.
@@ -28,10 +28,10 @@ from harness.quickstart_world import (
     scores,
     write_json,
 )
+from harness.tones.oracle import read_clips
+from harness.tones.world import PRESETS, ToneWorld
 from magnet_train import Magnet
 from magnet_train.apps.quickstart.report import read_metrics
-from magnet_train.apps.quickstart.tones.oracle import read_clips
-from magnet_train.apps.quickstart.tones.world import PRESETS, ToneWorld
 
 PRECISIONS = ("32-true", "bf16-mixed")
 POINTS = 6  # validations of a run
@@ -105,7 +105,7 @@ def main() -> None:
     for name, default in (("steps", 300), ("seeds", 3), ("dim", 256), ("layers", 6)):
         curve.add_argument(f"--{name}", type=int, default=default)
     hear = kinds.add_parser("oracle", help="generate in both precisions")
-    hear.add_argument("checkpoint", type=Path, help="of a quickstart")
+    hear.add_argument("checkpoint", type=Path, help="of benchmarks/tones.py")
     hear.add_argument("--preset", choices=PRESETS, default="default", help="the world of that model")
     hear.add_argument("--clips", type=int, default=240)
     for kind in (curve, hear):

@@ -49,11 +49,11 @@ from harness.quickstart_world import (
     write_json,
 )
 from harness.quickstart_world import scores as exact_scores
+from harness.tones.captions import Caption
+from harness.tones.oracle import Readings, chance, read_clips
+from harness.tones.world import ToneWorld
 from magnet_train import Magnet
 from magnet_train.apps.quickstart.run import through_codec
-from magnet_train.apps.quickstart.tones.captions import Caption
-from magnet_train.apps.quickstart.tones.oracle import Readings, chance, read_clips
-from magnet_train.apps.quickstart.tones.world import ToneWorld
 from magnet_train.codecs import load_codec, packaged_codec
 from magnet_train.masking import mask_for_stage
 from magnet_train.pipeline.musicgen import MusicgenRescorer, delayed

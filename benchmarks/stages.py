@@ -1,4 +1,4 @@
-"""Compare two ways to choose the codebook of a training step, on the quickstart world at equal steps.
+"""Compare two ways to choose the codebook of a training step, on synthetic tones at equal steps.
 
     python benchmarks/stages.py --work runs/ablations
 

@@ -32,11 +32,11 @@ from harness.quickstart_world import (
     option_words,
     write_json,
 )
+from harness.tones.captions import Caption, Event, seen_events
+from harness.tones.oracle import accuracy, chance, read_clips
+from harness.tones.world import SAMPLE_RATE, ToneWorld
 from magnet_train import Magnet
 from magnet_train.apps.quickstart.synthetic import SPLITS
-from magnet_train.apps.quickstart.tones.captions import Caption, Event, seen_events
-from magnet_train.apps.quickstart.tones.oracle import accuracy, chance, read_clips
-from magnet_train.apps.quickstart.tones.world import SAMPLE_RATE, ToneWorld
 from magnet_train.audio import write_audio
 
 SIDES = ("left", "right")

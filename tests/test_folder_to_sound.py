@@ -85,7 +85,7 @@ def test_mixed_folder_to_sound(folder, tmp_path):
 
 @pytest.mark.slow
 def test_the_quickstart_runs_through(tmp_path):
-    """With a handful of steps it cannot learn; it has to say so, and to write its report, pictures and page."""
+    """With a handful of steps it cannot learn; it has to say so, and to write its report and page."""
     out = tmp_path / "quickstart"
     told = magnet_train("quickstart", "--out", str(out), "--fit", "--trainer.max_steps", "10").stdout
     assert told.count("$ magnet-train") >= 7
@@ -104,7 +104,7 @@ def test_the_quickstart_runs_through(tmp_path):
     assert report["n"] >= 200
     assert min(report["ceiling"].values()) >= 0.95
     assert report["accuracy"]["root"] < 0.5
-    assert {"losses.png", "accuracy.png", "clips.png", "index.html"} <= {path.name for path in out.iterdir()}
+    assert (out / "index.html").is_file()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from datamodules.shards.reading import ShardReader
-from magnet_train.apps.quickstart.tones.world import ToneWorld
+from harness.tones.world import ToneWorld
 from magnet_train.cli.main import main
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_minimal.py"

@@ -1,6 +1,7 @@
-"""Train one of the small EnCodecs of the quickstart: `python tools/train_codec.py --codec band --out DIR`.
+"""Train one of the small EnCodecs in the package: `python tools/train_codec.py --codec band --out DIR`.
 
-The recipe is that of `magnet-train codec`, with the sound of the quickstart and an oracle's measurement at the end.
+The recipe is that of `magnet-train codec`, with the sound of the quickstart or of the benchmarks, and an oracle's
+measurement at the end.
 Shapes: audio float [B, 1, samples].
 
 DIR gets config.json and model.safetensors (half precision) for transformers' EncodecModel.from_pretrained, and
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +25,13 @@ from torch import Tensor
 from transformers import EncodecModel
 
 from magnet_train.apps.codec_training.recipe import DecoderTraining, Recipe, save, start_codec
-from magnet_train.apps.quickstart.presets import PRESETS, Audio
+from magnet_train.apps.quickstart.presets import PRESETS
+from magnet_train.apps.quickstart.synthetic import Audio
 
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from harness.tones.presets import QUICKSTARTS
+
+WORLDS = PRESETS | QUICKSTARTS
 GATE = 0.95  # least accuracy of each attribute after encoding and decoding
 GATE_CLIPS = 500
 GATE_SEED = 777  # not used in training
@@ -35,9 +42,7 @@ class Plan:
     """How a codec is made."""
 
     recipe: Recipe
-    presets: tuple[
-        str, ...
-    ]  # of the quickstart, whose clips it is trained on; the codebooks come from the first one
+    presets: tuple[str, ...]  # keys of WORLDS to train on; the codebooks come from the first one
     clips: int  # of each preset, to train on
     steps: int
 
@@ -58,7 +63,7 @@ PLANS = {
             max_errors=0.9,
             hits_weight=0.0,
         ),
-        presets=("full", "tones"),
+        presets=("full", "default"),
         clips=1200,
         steps=1900,
     ),
@@ -121,8 +126,8 @@ def through_codec(model: EncodecModel, clips: Sequence[Audio], batch: int = 50) 
 def ceiling(folder: Path, preset: str, clips: int = GATE_CLIPS, seed: int = GATE_SEED) -> dict[str, float]:
     """Load a codec and return the oracle's accuracy on clips encoded and decoded by it, by attribute."""
     model = EncodecModel.from_pretrained(folder, dtype=torch.float32).eval()
-    captions, audio = zip(*PRESETS[preset].world(seed).clips(clips, "test"), strict=True)
-    oracle = PRESETS[preset].oracle
+    captions, audio = zip(*WORLDS[preset].world(seed).clips(clips, "test"), strict=True)
+    oracle = WORLDS[preset].oracle
     return oracle.accuracy(captions, oracle.read_clips(through_codec(model, audio)))
 
 
@@ -175,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _clips(preset: str, count: int, seed: int) -> Tensor:
-    return torch.from_numpy(np.stack([audio for _, audio in PRESETS[preset].world(seed).clips(count)]))
+    return torch.from_numpy(np.stack([audio for _, audio in WORLDS[preset].world(seed).clips(count)]))
 
 
 if __name__ == "__main__":

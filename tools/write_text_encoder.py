@@ -1,15 +1,19 @@
-"""Write the text encoder of the quickstart: `python tools/write_text_encoder.py --out DIR`.
+"""Write the text encoder in the package: `python tools/write_text_encoder.py --out DIR`.
 
-DIR gets a word-level tokenizer of the captions' vocabulary and the configuration of a small T5. There are no weights:
+DIR gets a tokenizer with the words of the tones' captions and the configuration of a small T5. There are no weights:
 they are trained with the model.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from magnet_train.apps.quickstart.tones.captions import (
+from magnet_train.text.vocabulary import small_t5, word_tokenizer
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from harness.tones.captions import (
     NOISE_PHRASES,
     PAIR_PHRASES,
     PITCHES,
@@ -17,7 +21,6 @@ from magnet_train.apps.quickstart.tones.captions import (
     TIMBRES,
     TONE_PHRASES,
 )
-from magnet_train.text.vocabulary import small_t5, word_tokenizer
 
 WIDTH = 96
 LAYERS = 1

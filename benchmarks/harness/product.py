@@ -8,8 +8,8 @@ import torch
 from transformers import EncodecConfig, EncodecModel, T5Config, T5EncoderModel
 
 from harness.config import BenchmarkConfig
+from harness.tones.world import ToneWorld
 from magnet_train import Magnet, MagnetTransformer
-from magnet_train.apps.quickstart.tones.world import ToneWorld
 from magnet_train.checkpoints.bundle import ModelBundle
 from magnet_train.codecs import QUICKSTART, load_codec
 from magnet_train.decoding import DecodingConfig

@@ -1,4 +1,4 @@
-"""Shared by the scripts that train on the quickstart's synthetic world and let its oracle read the clips."""
+"""Shared by the scripts that train on the tones and let its oracle read the clips."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import torch
 
 import magnet_train
 from harness.timing import cpu_name
+from harness.tones.captions import ATTRIBUTES, Caption
+from harness.tones.oracle import Readings, accuracy, expected_windows, read_clips
+from harness.tones.world import ToneWorld
 from magnet_train import Magnet
-from magnet_train.apps.quickstart.tones.captions import ATTRIBUTES, Caption
-from magnet_train.apps.quickstart.tones.oracle import Readings, accuracy, expected_windows, read_clips
-from magnet_train.apps.quickstart.tones.world import ToneWorld
 from magnet_train.cli.main import main as magnet_train_command
 from magnet_train.errors import UserError
 
 RESULTS = Path(__file__).parents[1] / "results"
 CONFIGS = ("configs/base.yaml", "configs/quickstart.yaml", "configs/trainer/cpu.yaml")
-TRAINING, VALIDATION = 1400, 160  # clips, as in the quickstart
+TRAINING, VALIDATION = 1400, 160  # clips, as in harness/tones/presets.py
 BATCH = 60  # clips generated at a time
 # Two-sided 95 % points of Student's t by number of seeds.
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
@@ -40,12 +40,12 @@ def command(*words: str) -> None:
 
 
 def tokenize(audio: Path, shards: Path) -> None:
-    """Tokenize a folder with the quickstart's codec."""
+    """Tokenize a folder with the codec of the tones."""
     command("tokenize", "--audio", str(audio), "--out", str(shards), "--codec", "quickstart")
 
 
 def make_world_shards(work: Path) -> None:
-    """Write the quickstart's clips and tokenize them, unless an earlier run has."""
+    """Write the clips of the tones and tokenize them, unless an earlier run has."""
     for split, count in (("train", TRAINING), ("validation", VALIDATION)):
         shards = work / "shards" / split
         if not (shards / "manifest.json").exists():

@@ -9,7 +9,7 @@ import ablations
 import pytest
 
 from harness.quickstart_world import whole_clips
-from magnet_train.apps.quickstart.tones.captions import Caption, Event
+from harness.tones.captions import Caption, Event
 
 
 def _run(variant: str, seed: int, whole: float, loss: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from itertools import count, takewhile
 from pathlib import Path
 
 from magnet_train.apps.html_page import Html, element, joined
-from magnet_train.apps.quickstart.report import read_metrics, smoothed
+from magnet_train.apps.quickstart.report import read_metrics
 
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 34, 8, 10, 52  # margins
@@ -65,7 +65,7 @@ def draw_curves(metrics: Path, card: int) -> Html:
         colour = f"var(--line{int(codebook) % COLOURS})"
         if codebook in training:
             trained_at, trained = training[codebook]
-            drawn.append(axes.line(trained_at, smoothed(trained), "thin", colour))
+            drawn.append(axes.line(trained_at, _smoothed(trained), "thin", colour))
         drawn.append(axes.line(at, losses, "thick", colour))
         drawn += [_dot(axes.x(step), axes.y(loss), colour) for step, loss in zip(at, losses, strict=True)]
         swatch = element("span", class_="swatch", style=f"background: {colour}")
@@ -79,6 +79,15 @@ def draw_curves(metrics: Path, card: int) -> Html:
         aria_label="Loss of each codebook over the steps, in training and validation",
     )
     return element("div", joined(element("p", *legend, class_="legend"), picture), class_="chart")
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Return the exponential moving average, corrected for its start."""
+    decay, mean, weight, result = 0.9, 0.0, 0.0, []
+    for value in values:
+        mean, weight = decay * mean + (1 - decay) * value, decay * weight + 1 - decay
+        result.append(mean / weight)
+    return result
 
 
 def _ticks(limit: float) -> Iterator[float]:

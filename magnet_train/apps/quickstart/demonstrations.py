@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -80,19 +81,35 @@ def demonstrate(
         seed: `--seed`.
         loop: Words of `generate` that make a loop.
         caption: Of the long clip.
-        recordings: At least two WAV files of one length, with a .json of its caption (`text`) beside each.
+        recordings: At least two WAV files of one length, beside each a .json with its caption (`text`) and what it
+            plays. The edit gives the first one the caption of another with the same `tempo`, if there is one.
 
     Raises:
         UserError: A command failed.
     """
     generate = partial(_generate, run, out, seed)
-    first, second = (_Recording.read(path) for path in recordings[:2])
+    first, second = _Recording.read(recordings[0]), _Recording.read(_second(recordings))
     return [
         _loop(generate, loop),
         _edit(generate, first, second.caption),
         _continuation(generate, second),
         _long_clip(generate, caption, WINDOWS * second.seconds),
     ]
+
+
+def _second(recordings: Sequence[Path]) -> Path:
+    """Return the first recording that plays something else at the tempo of the first one; else the second."""
+
+    def values(path: Path) -> dict[str, Any]:
+        content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return {name: value for name, value in content.items() if name != "text"}
+
+    first = values(recordings[0])
+    for path in recordings[1:]:
+        other = values(path)
+        if other != first and other.get("tempo") == first.get("tempo"):
+            return path
+    return recordings[1]
 
 
 def _loop(generate: Generate, words: Sequence[str]) -> Demonstration:

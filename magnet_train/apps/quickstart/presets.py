@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +12,7 @@ import numpy.typing as npt
 from magnet_train.apps.quickstart.band import oracle as band_oracle
 from magnet_train.apps.quickstart.band.captions import ATTRIBUTES
 from magnet_train.apps.quickstart.band.world import BandWorld
-from magnet_train.apps.quickstart.synthetic import Audio, Scores
-from magnet_train.apps.quickstart.tones import oracle as tones_oracle
-from magnet_train.apps.quickstart.tones.world import ToneWorld
+from magnet_train.apps.quickstart.synthetic import Scores, SyntheticWorld
 
 
 class Caption(Protocol):
@@ -25,29 +21,6 @@ class Caption(Protocol):
     @property
     def text(self) -> str:
         """Return the sentence."""
-        ...
-
-
-class World(Protocol):
-    """Captions and clips, each a pure function of (seed, split, number)."""
-
-    sample_rate: int  # Hz
-
-    @property
-    def seconds(self) -> float:
-        """Seconds in a clip."""
-        ...
-
-    def captions(self, count: int, split: str = "train", *, unseen: bool = False) -> Sequence[Any]:
-        """Return the first captions of "train", "validation" or "test"; `unseen` ones are never shown in training."""
-        ...
-
-    def clips(self, count: int, split: str = "train", *, unseen: bool = False) -> Iterator[tuple[Any, Audio]]:
-        """Yield the first captions, each with its clip."""
-        ...
-
-    def write(self, folder: Path, count: int, split: str) -> None:
-        """Write the first clips as WAV, with a .json of the caption beside each."""
         ...
 
 
@@ -71,7 +44,7 @@ class Oracle(Protocol):
 class Preset:
     """A quickstart."""
 
-    world: Callable[[int], World]  # from a seed
+    world: Callable[[int], SyntheticWorld]  # from a seed
     oracle: Oracle
     codec: str
     configs: tuple[str, ...]
@@ -83,18 +56,6 @@ class Preset:
     loop: tuple[str, ...]  # words of `generate` that make a loop
 
 
-TONES = Preset(
-    world=partial(ToneWorld, "default"),
-    oracle=tones_oracle,
-    codec="quickstart",
-    configs=("base", "quickstart", "trainer/cpu"),
-    training=1400,
-    validation=160,
-    goals={"pitch": 0.95, "timbre": 0.95, "rhythm": 0.90},
-    unseen_goal=0.85,
-    example="a calm flute on low do",
-    loop=("--text", "a fast clarinet on sol", "--loop"),
-)
 PRESETS = {
     "band": Preset(
         world=BandWorld,
@@ -115,12 +76,5 @@ PRESETS = {
             "--bpm",
             "125",
         ),
-    ),
-    "tones": TONES,
-    "full": replace(
-        TONES,
-        world=partial(ToneWorld, "full"),
-        configs=("base", "quickstart", "quickstart_full", "trainer/cpu"),
-        example="first a calm flute on low do, then fast hiss",
     ),
 }

@@ -1,44 +1,18 @@
-"""The result of a quickstart run: report.json, a verdict in one sentence, and pictures.
-
-Shapes: audio float [samples].
-"""
+"""The result of a quickstart run: report.json, and a verdict in one sentence."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-import textwrap
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import matplotlib
-import numpy as np
-import numpy.typing as npt
-from matplotlib.figure import Figure
-
-from magnet_train.apps.quickstart.presets import Caption, Preset
+from magnet_train.apps.quickstart.presets import Preset
 from magnet_train.apps.quickstart.synthetic import Scores
 from magnet_train.storage.atomic_io import atomic_write
 
-Floats = npt.NDArray[np.floating]
-
 CHANCE_MARGIN = 0.15  # above chance that unconditional clips may score; more means that captions leak
-
-STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 130,
-}
-CODEBOOK_COLOURS = ("#1b4f72", "#2e86c1", "#ca6f1e", "#c0392b", "#7d3c98", "#117864", "#7e5109", "#616a6b")
-GREY = "#8a8a8a"
 
 
 @dataclass(frozen=True)
@@ -111,102 +85,3 @@ def _listed(scores: Scores) -> str:
 
 def percent(value: float) -> str:
     return f"{math.floor(100 * value)} %"  # never rounded up to a goal that was missed
-
-
-def draw_losses(metrics: Path, card: int, path: Path) -> None:
-    """Draw the loss of each codebook over the steps: thin in training (smoothed), thick in validation.
-
-    A line marks the loss of a uniform guess over the `card` entries of a codebook.
-    """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 4.6))
-        axes = figure.subplots()
-        training = read_metrics(metrics, "train/loss_codebook_")
-        for codebook, (steps, losses) in read_metrics(metrics, "val/loss_codebook_").items():
-            colour = CODEBOOK_COLOURS[int(codebook) % len(CODEBOOK_COLOURS)]
-            if codebook in training:
-                training_steps, training_losses = training[codebook]
-                axes.plot(training_steps, smoothed(training_losses), color=colour, lw=0.9, alpha=0.45)
-            axes.plot(steps, losses, color=colour, lw=2.2, marker="o", ms=4, label=f"codebook {codebook}")
-        guess = math.log(card)
-        axes.axhline(guess, color=GREY, ls=":", lw=1)
-        label = f"uniform over {card}"
-        axes.annotate(label, (0.99, guess), xycoords=("axes fraction", "data"), **_offset(0, 3, GREY, 9))
-        axes.set(xlabel="step", ylabel="loss (nats per masked token)", xlim=(0, None), ylim=(0, None))
-        axes.set_title("Loss by codebook: validation (thick), training (thin)")
-        axes.legend(frameon=False, ncols=4, loc="lower center")
-        figure.savefig(path)
-
-
-def draw_accuracy(report: Report, path: Path) -> None:
-    """Draw the accuracy of each attribute beside chance, unconditional clips, and the codec's ceiling."""
-    bars = (
-        ("chance", report.chance, "#d0d3d4", "#333333"),
-        ("no caption", report.unconditional, "#a6acaf", "#222222"),
-        ("generated", report.accuracy, "#1f618d", "white"),
-        ("combinations never shown", report.unseen, "#5dade2", "white"),
-    )
-    width, names = 0.2, list(report.accuracy)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 4.4))
-        axes = figure.subplots()
-        for place, (label, scores, colour, ink) in enumerate(bars):
-            x = [index + (place - 1.5) * width for index in range(len(names))]
-            heights = [scores[name] for name in names]
-            drawn = axes.bar(x, heights, width * 0.92, color=colour, label=label)
-            axes.bar_label(drawn, fmt="%.2f", fontsize=8, padding=-11, color=ink)
-        for index, name in enumerate(names):
-            ends = (index - 2.1 * width, index + 2.1 * width)
-            label = "ceiling (through the codec)" if index == 0 else "_"  # once in the legend
-            axes.plot(ends, [report.ceiling[name]] * 2, color="#c0392b", lw=1.4, ls="--", label=label)
-        axes.set_xticks(range(len(names)), names, fontsize=11)
-        axes.set(ylim=(0, 1.1), ylabel="accuracy")
-        axes.set_title(f"Accuracy by attribute ({report.n} generated clips, {report.minutes:.1f} minutes)")
-        figure.legend(frameon=False, ncols=5, loc="outside lower center", fontsize=9, columnspacing=1.2)
-        figure.savefig(path)
-
-
-def draw_spectrograms(
-    rows: Sequence[tuple[Caption, Floats, Floats, Floats]], sample_rate: int, path: Path
-) -> None:
-    """Draw a row of spectrograms for each caption: a real clip, the same through the codec, a generated one."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 2.0 * len(rows) + 0.6))
-        grid = figure.subplots(len(rows), 3, sharex=True, sharey=True, squeeze=False)
-        for cells, (caption, *clips) in zip(grid, rows, strict=True):
-            for cell, clip in zip(cells, clips, strict=True):
-                _draw_spectrogram(cell, clip, sample_rate)
-            cells[0].set_title("\n".join(textwrap.wrap(f"“{caption.text}”", 44)), fontsize=10)
-            cells[0].set_ylabel("kHz")
-        for cell, name in zip(grid[0], ("real", "through the codec", "generated"), strict=True):
-            style = _offset(-4, -6, "white", 10)
-            cell.annotate(name, (1, 1), xycoords="axes fraction", va="top", weight="bold", **style)
-        for cell in grid[-1]:
-            cell.set_xlabel("seconds")
-        figure.savefig(path)
-
-
-def _offset(x: float, y: float, colour: str, size: int) -> dict[str, Any]:
-    """Return the options of a right-aligned annotation, moved by (x, y) points."""
-    place = {"xytext": (x, y), "textcoords": "offset points", "ha": "right"}
-    return {**place, "color": colour, "fontsize": size}
-
-
-def _draw_spectrogram(axes: Any, audio: Floats, sample_rate: int) -> None:
-    """Draw the level over time and frequency, with a range of 70 dB."""
-    window = 256 * max(1, sample_rate // 8000)
-    hop = window // 4
-    padded = np.pad(audio, window // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop] * np.hanning(window)
-    level = 20 * np.log10(np.abs(np.fft.rfft(frames)) * 4 / window + 1e-6)
-    extent = (0, len(audio) / sample_rate, 0, sample_rate / 2000)
-    axes.imshow(level.T, origin="lower", aspect="auto", extent=extent, vmin=-75, vmax=-5, cmap="magma")
-
-
-def smoothed(values: Sequence[float]) -> list[float]:
-    """Return the exponential moving average, corrected for its start."""
-    decay, mean, weight, result = 0.9, 0.0, 0.0, []
-    for value in values:
-        mean, weight = decay * mean + (1 - decay) * value, decay * weight + 1 - decay
-        result.append(mean / weight)
-    return result

@@ -19,17 +19,12 @@ import soundfile
 import torch
 from rich.progress import track
 
+from magnet_train.apps.html_page import Audio
 from magnet_train.apps.quickstart.demonstrations import demonstrate
 from magnet_train.apps.quickstart.page import Example, write_page
-from magnet_train.apps.quickstart.presets import PRESETS, Caption, Preset, World
-from magnet_train.apps.quickstart.report import (
-    Floats,
-    Report,
-    draw_accuracy,
-    draw_losses,
-    draw_spectrograms,
-    read_metrics,
-)
+from magnet_train.apps.quickstart.presets import Caption, Preset
+from magnet_train.apps.quickstart.report import Report, read_metrics
+from magnet_train.apps.quickstart.synthetic import SyntheticWorld
 from magnet_train.cli.main import main
 from magnet_train.codecs import Codec, load_codec
 from magnet_train.errors import UserError
@@ -42,13 +37,13 @@ SHOWN = 6  # captions on the page
 
 
 def run_quickstart(
-    out: Path, preset: str, seed: int, overwrite: bool, fit_options: Sequence[str] = ()
+    out: Path, preset: Preset, seed: int, overwrite: bool, fit_options: Sequence[str] = ()
 ) -> Report:
     """Synthesise clips, train on them, generate and score.
 
     Args:
         out: Folder for all files; must be empty unless `overwrite`.
-        preset: A key of `presets.PRESETS`.
+        preset: World, oracle, codec and configuration.
         seed: Seed of the clips, the training and the generation.
         overwrite: Remove the files of an earlier run from `out`.
         fit_options: Further options of `fit`, such as `--trainer.max_steps 100`.
@@ -57,15 +52,14 @@ def run_quickstart(
         UserError: `out` is not empty or cannot be written to, or a command failed.
         SystemExit: With 2, for wrong `fit_options`.
     """
-    chosen = PRESETS[preset]
-    fit = _fit_command(out, chosen, seed, fit_options)
+    fit = _fit_command(out, preset, seed, fit_options)
     _check_options(fit)
     _empty_folder(out, overwrite)
     started = time.monotonic()
 
-    world, oracle = chosen.world(seed), chosen.oracle
-    _make_shards(out, world, chosen.codec, "train", chosen.training)
-    _make_shards(out, world, chosen.codec, "validation", chosen.validation)
+    world, oracle = preset.world(seed), preset.oracle
+    _make_shards(out, world, preset.codec, "train", preset.training)
+    _make_shards(out, world, preset.codec, "validation", preset.validation)
     run_command(*fit)
 
     seen, unseen = world.captions(SEEN, "test"), world.captions(UNSEEN, "test", unseen=True)
@@ -73,7 +67,7 @@ def run_quickstart(
     of_unseen = _generate(out, seed, "unseen", "--prompts", _write_prompts(out, "unseen", unseen))
     unconditional = _generate(out, seed, "unconditional", "--unconditional", str(UNCONDITIONAL))
 
-    codec = load_codec(chosen.codec)
+    codec = load_codec(preset.codec)
     real = [audio for _, audio in world.clips(SEEN, "test")]
     decoded = through_codec(codec, real)
     readings = oracle.read_clips(generated)
@@ -91,13 +85,10 @@ def run_quickstart(
         ],
     )
     report.write(out / REPORT)
-    draw_losses(metrics, codec.card, out / "losses.png")
-    draw_accuracy(report, out / "accuracy.png")
     rows = list(zip(seen, real, decoded, generated, strict=True))[:SHOWN]
-    draw_spectrograms(rows, world.sample_rate, out / "clips.png")
     examples = [Example(caption.text, *clips) for caption, *clips in rows]
-    _make_page(out, seed, report, chosen, examples, codec)
-    _print_result(out, report, chosen)
+    _make_page(out, seed, report, preset, examples, codec)
+    _print_result(out, report, preset)
     return report
 
 
@@ -112,9 +103,9 @@ def run_command(*words: str) -> None:
 
 
 @torch.inference_mode()
-def through_codec(codec: Codec, clips: Sequence[Floats], batch: int = 40) -> list[Floats]:
+def through_codec(codec: Codec, clips: Sequence[Audio], batch: int = 40) -> list[Audio]:
     """Encode and decode clips of one length, float [samples] each."""
-    decoded: list[Floats] = []
+    decoded: list[Audio] = []
     for first in track(range(0, len(clips), batch), "through the codec"):
         audio = torch.from_numpy(np.stack(clips[first : first + batch]))[:, None]
         decoded.extend(codec.decode(codec.encode(audio))[:, 0].numpy())
@@ -148,7 +139,7 @@ def _empty_folder(out: Path, overwrite: bool) -> None:
         if overwrite and out.is_dir():
             for name in FOLDERS:
                 shutil.rmtree(out / name, ignore_errors=True)
-            for path in (out / REPORT, out / PAGE, *out.glob("*.png")):
+            for path in (out / REPORT, out / PAGE):
                 path.unlink(missing_ok=True)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(
@@ -156,7 +147,7 @@ def _empty_folder(out: Path, overwrite: bool) -> None:
             )
 
 
-def _make_shards(out: Path, world: World, codec: str, split: str, clips: int) -> None:
+def _make_shards(out: Path, world: SyntheticWorld, codec: str, split: str, clips: int) -> None:
     """Write captioned audio, and turn it into tokens by the commands."""
     folder, shards = out / "audio" / split, str(out / "shards" / split)
     world.write(folder, clips, split)
@@ -174,7 +165,7 @@ def _write_prompts(out: Path, name: str, captions: Sequence[Caption]) -> str:
     return str(path)
 
 
-def _generate(out: Path, seed: int, name: str, *prompts: str) -> list[Floats]:
+def _generate(out: Path, seed: int, name: str, *prompts: str) -> list[Audio]:
     """Generate clips by the command, and return the audio of its files in the order of the prompts."""
     folder, model = out / "generated" / name, str(out / "run" / "last.ckpt")
     run_command("generate", "--model", model, *prompts, "--out", str(folder), "--seed", str(seed))
@@ -195,7 +186,7 @@ def _make_page(
 
 def _print_result(out: Path, report: Report, preset: Preset) -> None:
     model = shlex.quote(str(out / "run" / "last.ckpt"))
-    print(f"\nwrote {out / REPORT}, losses.png, accuracy.png and clips.png; clips are in {out / 'generated'}")
+    print(f"\nwrote {out / REPORT}; clips are in {out / 'generated'}")
     print(f"and {out / PAGE}, which plays them in any browser")
     print(report.verdict(preset))
     print(f"Try it: magnet-train generate --model {model} --text '{preset.example}' --out clips")

@@ -1,4 +1,4 @@
-"""What the worlds of the quickstart share: random streams by split, the files of a split, and the score of chance."""
+"""What synthetic worlds share: random streams by split, the files of a split, and the score of chance."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ class SyntheticWorld(ABC):
     """Captions and clips, each a pure function of (seed, split, number); `seed` at least 0."""
 
     sample_rate: int  # Hz
+    seconds: float  # in a clip
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+
+    @abstractmethod
+    def captions(self, count: int, split: str = "train", *, unseen: bool = False) -> Sequence[Any]:
+        """Return the first `count` captions of one of `SPLITS`; `unseen` ones are never shown in training."""
 
     @abstractmethod
     def clips(self, count: int, split: str = "train", *, unseen: bool = False) -> Iterator[tuple[Any, Audio]]:

@@ -16,9 +16,8 @@ class QuickstartRequest:
 
     out: Path = option("output folder", default=Path("runs/quickstart"), metavar="DIR")
     preset: str = option(
-        "band: drums and bass in clips of 3.2 s, up to 10 minutes on two cores; tones: one sound in 1.28 s, about 5 "
-        "minutes; full: one or two sounds at irregular times in 2.56 s, takes longer",
-        choices=("band", "tones", "full"),
+        "band: drums and bass in clips of 3.2 s, up to 10 minutes on two cores",
+        choices=("band",),
         default="band",
     )
     seed: int = option("seed of clips, training and generation", type=whole_number(0), default=0)
@@ -36,7 +35,8 @@ add_arguments = declare(QuickstartRequest)
 
 def run(request: QuickstartRequest) -> None:
     """Print whether the model learned; raises `UserError` if the folder is not empty or a command fails."""
-    require_extra("matplotlib", "plots", "the quickstart, which draws its results,")
+    require_extra("matplotlib", "plots", "the quickstart, which draws spectrograms,")
+    from magnet_train.apps.quickstart.presets import PRESETS
     from magnet_train.apps.quickstart.run import run_quickstart
 
-    run_quickstart(request.out, request.preset, request.seed, request.overwrite, request.fit)
+    run_quickstart(request.out, PRESETS[request.preset], request.seed, request.overwrite, request.fit)

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from datamodules.shards.reading import ShardReader
-from magnet_train.apps.quickstart.tones.world import ToneWorld
+from harness.tones.world import ToneWorld
 from magnet_train.cli.main import main
 
 NOWHERE = "nobody/nothing"  # a hub id that is in no cache

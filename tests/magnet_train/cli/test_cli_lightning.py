@@ -153,7 +153,7 @@ def test_every_config_goes_through_the_real_parser(config, token_shards, capsys)
 def test_overlays_are_short_and_say_what_they_are(config):
     lines = config.read_text().splitlines()
     assert lines[0].startswith("# ")
-    assert config.name in ("base.yaml", "quickstart.yaml", "quickstart_full.yaml") or len(lines) <= 15
+    assert config.name in ("base.yaml", "quickstart.yaml") or len(lines) <= 15
 
 
 def test_configs_are_found_from_any_folder(token_shards, tmp_path, monkeypatch):

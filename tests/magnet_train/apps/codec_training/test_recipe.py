@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import EncodecModel
 
+from harness.tones.world import FRAME, ToneWorld
 from magnet_train.apps.codec_training import SAMPLE_RATES
 from magnet_train.apps.codec_training.initialization import (
     fit_centres,
@@ -18,7 +19,6 @@ from magnet_train.apps.codec_training.initialization import (
 from magnet_train.apps.codec_training.losses import codec_loss, flatness, tonality
 from magnet_train.apps.codec_training.recipe import LATENTS, RATE, learning_rate, with_errors
 from magnet_train.apps.codec_training.run import recipe_of
-from magnet_train.apps.quickstart.tones.world import FRAME, ToneWorld
 from train_codec import PLANS
 
 

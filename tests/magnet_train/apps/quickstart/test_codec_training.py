@@ -1,4 +1,4 @@
-"""The quickstart's codecs: the tool makes them with the recipe of `magnet-train codec`."""
+"""The packaged codecs: the tool makes them with the recipe of `magnet-train codec`."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def test_the_script_writes_a_codec_that_loads(tmp_path, capsys, name):
     assert "steps in" in capsys.readouterr().out
     record = json.loads((tmp_path / "training.json").read_text())
     assert set(record["ceiling"]) == set(train_codec.PLANS[name].presets)
-    first = {"quickstart": ("tones", "pitch"), "band": ("band", "root")}[name]
+    first = {"quickstart": ("default", "pitch"), "band": ("band", "root")}[name]
     assert record["ceiling"][first[0]][first[1]] > 0.9  # the first steps keep the initialization
     assert oct((tmp_path / "model.safetensors").stat().st_mode & 0o777) == "0o644"  # others may read it
     model = EncodecModel.from_pretrained(tmp_path)

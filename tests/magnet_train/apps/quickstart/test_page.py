@@ -116,6 +116,11 @@ def test_everything_is_on_the_page_in_its_order(read: Reader) -> None:
         "ceiling 92 %",
     ):
         assert score in read.text, score
+    bars = [
+        found["style"] for tag, found in read.elements if tag in ("i", "b")
+    ]  # score, then ceiling, of each
+    assert bars[::2] == [f"width: {share}%" for share in (98.4, 90, 20, 25, 50, 40, 10, 12.5)]
+    assert bars[1::2] == ["left: 100%"] * 4 + ["left: 92%"] * 4
     assert [name for name in read.text if name in ("real", "through the codec", "generated")][2:] == [
         *("real", "through the codec", "generated") * 2
     ]
@@ -287,6 +292,22 @@ def test_demonstrations_run_the_commands_that_they_show(tmp_path: Path) -> None:
     assert len(before.audio) == 1.6 * RATE
     assert before.marked == after.marked == ((pytest.approx(0.3), pytest.approx(0.7)),)
     assert "slow drums" in edit.explanation
+
+
+def test_the_edit_keeps_the_tempo(tmp_path: Path) -> None:
+    recordings = []
+    for number, (tempo, pattern) in enumerate(
+        (("94", "rock"), ("75", "house"), ("94", "rock"), ("94", "house"))
+    ):
+        recordings.append(tmp_path / f"{number}.wav")
+        soundfile.write(recordings[-1], tone(0.5), RATE)
+        values = {"text": f"caption {number}", "tempo": tempo, "pattern": pattern}
+        recordings[-1].with_suffix(".json").write_text(json.dumps(values))
+    _, edit, _, _ = demonstrate(FakeGenerate(), tmp_path / "out", 0, (), "two", recordings)
+    assert f"--edit {recordings[0]}" in edit.command
+    assert "--text 'caption 3'" in edit.command
+    _, edit, _, _ = demonstrate(FakeGenerate(), tmp_path / "none", 0, (), "two", recordings[:3])
+    assert "--text 'caption 1'" in edit.command
 
 
 def test_a_report_without_any_score_of_an_attribute_is_not_hidden(page: Path) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import tones
+from harness.tones.presets import QUICKSTARTS
+from harness.tones.world import ToneWorld
 from magnet_train.apps.quickstart import run
 from magnet_train.apps.quickstart.presets import PRESETS
 from magnet_train.apps.quickstart.report import Report
 from magnet_train.apps.quickstart.run import run_command, through_codec
-from magnet_train.apps.quickstart.tones.world import ToneWorld
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
 from magnet_train.errors import UserError
@@ -27,8 +29,9 @@ def small(monkeypatch):
     """Few clips, so that a run takes seconds."""
     for name, count in (("SEEN", 16), ("UNSEEN", 6), ("UNCONDITIONAL", 16)):
         monkeypatch.setattr(run, name, count)
-    for name, preset in PRESETS.items():
-        monkeypatch.setitem(PRESETS, name, replace(preset, training=24, validation=8))
+    for presets in (PRESETS, QUICKSTARTS):
+        for name, preset in presets.items():
+            monkeypatch.setitem(presets, name, replace(preset, training=24, validation=8))
 
 
 FEW_STEPS = ["--fit", "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
@@ -51,11 +54,15 @@ def check_page(out, printed):
 
 
 @pytest.mark.parametrize(
-    "preset", ["band", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tones", "full"))]
+    "preset", ["band", *(pytest.param(name, marks=pytest.mark.slow) for name in QUICKSTARTS)]
 )
 def test_the_whole_chain_runs_and_reports(tmp_path, small, capfd, preset):
     out = tmp_path / "quickstart"
-    assert main(["quickstart", "--out", str(out), "--preset", preset, "--seed", "3", *FEW_STEPS]) == 0
+    words = ["--out", str(out), "--preset", preset, "--seed", "3", *FEW_STEPS]
+    if preset in QUICKSTARTS:
+        tones.main(words)
+    else:
+        assert main(["quickstart", *words]) == 0
     printed = capfd.readouterr().out
     for command in ("tokenize --audio", "verify", "fit -c configs/base.yaml", "generate --model"):
         assert f"\n$ magnet-train {command}" in printed
@@ -66,8 +73,6 @@ def test_the_whole_chain_runs_and_reports(tmp_path, small, capfd, preset):
     assert report.n == 16
     assert len(report.val_loss_per_codebook) == 4
     assert all(4 < loss < 9 for loss in report.val_loss_per_codebook)  # uniform over 256 is 5.5
-    for picture in ("losses", "accuracy", "clips"):
-        assert (out / f"{picture}.png").stat().st_size > 10_000
     assert len(list((out / "generated" / "unconditional").glob("*.wav"))) == 16
     check_page(out, printed)
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, T5EncoderModel
 
 import write_text_encoder
-from magnet_train.apps.quickstart.tones.world import PRESETS, ToneWorld
+from harness.tones.world import PRESETS, ToneWorld
 from magnet_train.codecs import packaged_codec
 
 PACKAGED = packaged_codec().with_name("text")

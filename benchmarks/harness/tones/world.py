@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from magnet_train.apps.quickstart.synthetic import Audio, SyntheticWorld
-from magnet_train.apps.quickstart.tones.captions import (
+from harness.tones.captions import (
     HELD_OUT,
     PITCHES,
     Caption,
@@ -21,6 +20,7 @@ from magnet_train.apps.quickstart.tones.captions import (
     caption_for,
     seen_events,
 )
+from magnet_train.apps.quickstart.synthetic import Audio, SyntheticWorld
 
 Floats = npt.NDArray[np.float64]
 
@@ -76,12 +76,8 @@ class ToneWorld(SyntheticWorld):
 
     def __init__(self, preset: str = "default", seed: int = 0) -> None:
         self.preset = PRESETS[preset]
+        self.seconds = self.preset.seconds
         super().__init__(seed)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds in a clip."""
-        return self.preset.seconds
 
     def captions(self, count: int, split: str = "train", *, unseen: bool = False) -> list[Caption]:
         """Return the first `count` captions of one of `SPLITS`; `unseen` ones are of the combinations held out."""

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.tones.captions import ATTRIBUTES, PITCHES, Caption, Event
+from harness.tones.world import PERIOD, SAMPLE_RATE, WINDOW, note_frequency
 from magnet_train.apps.quickstart.synthetic import shuffled_accuracy
-from magnet_train.apps.quickstart.tones.captions import ATTRIBUTES, PITCHES, Caption, Event
-from magnet_train.apps.quickstart.tones.world import PERIOD, SAMPLE_RATE, WINDOW, note_frequency
 
 Floats = npt.NDArray[np.floating]
 Readings = list[list[Event]]  # of each clip, one event per window

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from magnet_train.apps.quickstart.tones.captions import PITCHES, Caption, Event
-from magnet_train.apps.quickstart.tones.oracle import evenness
+from harness.tones.captions import PITCHES, Caption, Event
+from harness.tones.oracle import evenness
 
 
 def pulse_train(period: int, count: int) -> np.ndarray:

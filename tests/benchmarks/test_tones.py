@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from magnet_train.apps.quickstart.tones.captions import (
+from harness.tones.captions import (
     HELD_OUT,
     PITCHES,
     RHYTHMS,
@@ -17,8 +17,8 @@ from magnet_train.apps.quickstart.tones.captions import (
     caption_for,
     seen_events,
 )
-from magnet_train.apps.quickstart.tones.oracle import expected_windows, read_clip, read_window
-from magnet_train.apps.quickstart.tones.world import PRESETS, SAMPLE_RATE, WINDOW, ToneWorld
+from harness.tones.oracle import expected_windows, read_clip, read_window
+from harness.tones.world import PRESETS, SAMPLE_RATE, WINDOW, ToneWorld
 from write_text_encoder import vocabulary
 
 
