@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 import nbformat
@@ -43,4 +44,7 @@ def test_notebook_runs(notebook, tmp_path, monkeypatch):
     pictures = pictures_of(notebook)
     assert len(pictures) == PICTURES
     assert all(picture.startswith(PNG_START) and len(picture) > LEAST_BYTES for picture in pictures)
+    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    loss, guess = map(float, re.search(r"last 25 steps: (.+) nats.*guess: (.+)", printed).groups())
+    assert 1 < loss < guess - 1  # else the curve is outside the picture
     assert list(tmp_path.iterdir()) == []
