@@ -61,7 +61,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, allowed: Tensor |
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: Window) -> Tensor:
     """Attend to neighbouring frames, block by block, each with C more keys on both sides; all are [B, T, D].
 
-    Gives the result of `attention` with `masking.context_mask`, but time and memory grow with T instead of T².
+    Gives the result of `attention` with a banded mask [T, T], but time and memory grow with T instead of T².
     """
     batch, num_frames, dim = q.shape
     halo, allowed = window

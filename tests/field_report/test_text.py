@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.shards.writer import ShardWriter
 from datamodules.tokenize.audio_files import list_audio
 from datamodules.tokenize.captions import CaptionError, CaptionTemplate, describe
 from datamodules.tokenize.report import read_report
+from harness.shard_writer import ShardWriter
 from magnet_train.cli.main import main
 from magnet_train.cli.prompts import read_prompts
 from magnet_train.errors import UserError
