@@ -31,13 +31,13 @@ _TAGS = {  # name in tinytag -> name in the metadata
     "license": "license",
 }
 _CAPTION_TAGS = ("genre", "moods", "title", "artist")  # joined to a caption; the comment if all are missing
-_MOST_BYTES = 2**24  # of a file with a caption
+_MOST_BYTES = 2**24  # of a sidecar
 _WIDE_FORMAT = re.compile(r"\d{3}")
 _CONVERSIONS: dict[str, Callable[[str], str]] = {"s": str, "r": repr, "a": ascii}
 
 
 class CaptionError(ValueError):
-    """Why a file has no caption: a kind ("no caption") and, after a colon, details."""
+    """A file has no caption; the message is a kind ("no caption") and, after a colon, details."""
 
 
 class CaptionTemplate:
@@ -127,11 +127,11 @@ def _format(value: Any, format_spec: str) -> str | None:
 
 
 class CaptionColumn:
-    """Make captions of one field of every file, even where there are others.
+    """Take captions from one field, whatever other caption fields a file has.
 
     Args:
-        name: Of the field.
-        template: For files in which it is empty.
+        name: The field.
+        template: Makes the caption of a file whose field is empty.
     """
 
     def __init__(self, name: str, template: CaptionTemplate | None = None) -> None:
@@ -170,10 +170,10 @@ def find_caption(
 ) -> Described:
     """Collect the metadata of an audio file and find its caption.
 
-    The fields `listed` take precedence over the `.json` beside the file, that over its text files, and those over the file's
-    tags. Last come those of `magnet-train describe`, which hold for a `whole` file and not for a part. The caption is
-    the first of `text`, `description` and `caption` that is filled in, or always the field of a `CaptionColumn`. Without
-    one the template makes it, and without a template the tags for genre, mood, title and artist, or the comment.
+    Precedence of fields: `listed`, the `.json` beside the file, its text files, its tags, and last those of
+    `magnet-train describe`, which hold for a `whole` file only. The caption is the first of `text`, `description` and
+    `caption` that is filled in; a `CaptionColumn` names another field. Without a caption the template makes it, and
+    without a template the tags genre, mood, title and artist, or the comment.
 
     Raises:
         CaptionError: There is no caption, or it cannot be read.
@@ -200,10 +200,8 @@ def find_caption(
         return _described(fields, template.fill(fields), template.origin)
     if "description" in tags:
         return _described(fields, str(tags["description"]), "tag description", without="description")
-    names = [name for name in _CAPTION_TAGS if name in tags] or [
-        name for name in ("comment",) if name in tags
-    ]
-    if names:
+    names = [name for name in _CAPTION_TAGS if name in tags]
+    if names := names or (["comment"] if "comment" in tags else []):
         return _described(fields, as_words([tags[name] for name in names]), f"tags {', '.join(names)}")
     if listed or own or texts:
         raise CaptionError(f"no caption: none of {', '.join(CAPTION_FIELDS)} is filled in")
@@ -242,11 +240,13 @@ def sidecar(path: str | Path, suffix: str) -> Path | None:
     """Return the file beside `path` with that suffix, in lower or upper case; None if there is none."""
     stem = os.path.splitext(path)[0]
     spellings = (stem + spelling for spelling in (suffix, suffix.upper(), suffix.title()))
-    return next((Path(name) for name in spellings if os.path.isfile(name)), None)  # a name too long is none
+    return next(
+        (Path(name) for name in spellings if os.path.isfile(name)), None
+    )  # isfile: False for a name that is too long
 
 
 def _read_beside(source: FileSource, suffix: str, parse: Callable[[str], Any]) -> Any:
-    """Parse the sidecar of a file with that suffix; None if there is none, as for a file within another."""
+    """Parse the sidecar of a file with that suffix; None without one, as for a file stored in a table."""
     beside = None if isinstance(source, StoredBytes) else sidecar(source, suffix)
     if beside is None:
         return None
@@ -262,7 +262,7 @@ def _read_texts(source: FileSource, suffixes: Iterable[str]) -> dict[str, str]:
 
 
 def _read_computed(source: FileSource) -> dict[str, Any]:
-    """Read what `magnet-train describe` computed; a caption is not for it to give."""
+    """Read what `magnet-train describe` computed, without fields that would replace a caption."""
     if isinstance(source, StoredBytes):
         return {}
     path = Path(source)

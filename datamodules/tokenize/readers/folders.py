@@ -19,22 +19,9 @@ from magnet_train.storage.plain_text import printable
 
 # Formats that ffmpeg reads and we do not.
 _UNREAD_SUFFIXES = (
-    *(
-        ".ac3",
-        ".avi",
-        ".amr",
-        ".wv",
-        ".ape",
-        ".tta",
-        ".tak",
-        ".mpc",
-        ".dsf",
-        ".dff",
-        ".ra",
-        ".mp2",
-    ),
-)
-UNREAD = " is not read"  # after a suffix, the kind of their reason
+    ".ac3", ".avi", ".amr", ".wv", ".ape", ".tta", ".tak", ".mpc", ".dsf", ".dff", ".ra", ".mp2",
+)  # fmt: skip
+UNREAD = " is not read"  # ends the kind of their reason: "avi is not read"
 NEEDS_AV = 'pip install "magnet-train[av]" reads it'
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _EXAMPLES = 3
