@@ -225,7 +225,7 @@ def _explain_missing(folder: Path) -> str:
     if not folder.is_dir():
         return f"no folder at {folder}; make one with `magnet-train tokenize --audio DIR --out {folder}`."
     if (folder / JOB_NAME).exists():
-        return f"{folder} is unfinished; run the same tokenize command again to complete it."
+        return f"{folder} is unfinished; give the tokenize command that began it again to complete it."
     if any(folder.glob("*.tar")):
         return (
             f"{folder} holds tars but no {MANIFEST_NAME}; if they are token shards from elsewhere, index "

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from magnet_train.decoding import Progress
+from magnet_train.decoding.generate import Progress, part_of
 
 # Parts of a window. A model ends a window as its training clips ended, so the next window generates the last frames
 # again. Windows overlap by 3/8 to 3/4, which leaves room to begin on a beat.
@@ -72,7 +72,7 @@ def continue_tokens(
         made = make(
             prompt=_part(tokens, begin, window),
             keep=frames < done[:, None],
-            progress=_part_of(progress, windows, estimate),
+            progress=part_of(progress, windows, estimate),
         )
         tokens.scatter_(2, frames[:, None].expand_as(made), made)
         windows += 1
@@ -128,12 +128,6 @@ def _frames(start: Tensor, count: int) -> Tensor:
 def _part(tokens: Tensor, start: Tensor, count: int) -> Tensor:
     """Return `count` frames of each clip, [B, K, count]."""
     return tokens.gather(2, _frames(start, count)[:, None].expand(-1, tokens.shape[1], -1))
-
-
-def _part_of(progress: Progress | None, number: int, parts: int) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(number * total + done, parts * total)
 
 
 def find_repeat(pattern: Tensor, search: Tensor) -> Tensor:

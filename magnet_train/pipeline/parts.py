@@ -15,9 +15,9 @@ from magnet_train.checkpoints.bundle import UNSPECIFIED, ModelBundle, load_weigh
 from magnet_train.checkpoints.load import read_bundle
 from magnet_train.codecs import PACKAGED, QUICKSTART, Codec, load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig
-from magnet_train.errors import UserError, first_line
+from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
-from magnet_train.models.precision import compute_dtype, dtype_name
+from magnet_train.models.precision import compute_dtype, dtype_name, usable_device
 from magnet_train.text import TextEncoder, text_encoder_from_spec
 
 
@@ -37,7 +37,7 @@ class ModelParts:
 
     def __init__(self, bundle: ModelBundle, device: str, precision: str) -> None:
         self.bundle = bundle
-        self.device = _device(device)
+        self.device = usable_device(device)
         self.lm = _build_lm(bundle)
         self.dtype = compute_dtype(precision, self.device, self.lm.dim)
         frozen_t5 = bundle.text.get("kind") == "t5" and bundle.text.get("trainable") is False
@@ -145,9 +145,7 @@ class ModelParts:
             _ = self.codec  # raises if the codec is gone or has changed since it made the tokens
             codec_folder = Path(codec_id)
         base = dict(bundle.base)
-        if base and not base.get(
-            "hub"
-        ):  # where the base lay on this machine is private: two parts of its path stay
+        if base and not base.get("hub"):  # a path of this machine is private: its last two parts stay
             base["source"] = "/".join(Path(str(base.get("source"))).parts[-2:])
         weights = {
             tensor_name: _as_stored(tensor.cpu(), bundle.weights.get(tensor_name))
@@ -170,13 +168,6 @@ def _as_stored(tensor: Tensor, stored: Tensor | None) -> Tensor:
         return tensor
     narrow = tensor.to(stored.dtype)
     return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch raises the latter when it was built without CUDA
-        raise UserError(f"device {name} cannot be used ({first_line(error)[:80]}); try cpu.") from error
 
 
 def _build_lm(bundle: ModelBundle) -> MagnetTransformer:

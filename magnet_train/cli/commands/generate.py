@@ -91,7 +91,7 @@ def _plan_records(
                 "file": name + suffix,
                 "id": prompt.id,
                 "text": prompt.text,
-                # a prompt with a seed of its own is made as alone
+                # a prompt with its own seed is made as if alone
                 "seed": request.seed if prompt.seed is None else prompt.seed,
                 "index": number if prompt.seed is None else 0,
                 "model": request.model,
@@ -120,7 +120,7 @@ def _name_of(prompt: Prompt) -> str:
 
 
 def _make_missing(maker: ClipMaker, out: Path, records: list[Record]) -> tuple[int, float]:
-    """Make and write the clips that are missing; return their number and the seconds of audio."""
+    """Make and write the missing clips; return their number and the seconds of audio."""
     from magnet_train.models.memory import FittingBatches
 
     seconds, size, clips = 0.0, maker.batch_size, len(records)

@@ -1,8 +1,8 @@
 """Tokenize captioned audio into shards; files that cannot be used are listed in report.jsonl.
 
-Stopped at any moment, the same command resumes. Under torchrun or srun the files are divided among the processes. The
-result has the same bytes either way. If files or captions have changed since, the same command adds shards for what is
-new, and replaces those that lose samples or get other captions, without reading their audio.
+After an interruption the same command resumes. Under torchrun or srun the files are divided among the processes. The
+result has the same bytes either way. If files or captions have changed since, the same command adds shards for new files
+and rewrites those that lose samples or get other captions, without reading their audio again.
 """
 
 # Shapes: tokens int64 [K, T], blocks of audio [channels, samples].
@@ -90,7 +90,7 @@ class TokenizeRequest(DeviceOptions):
     overwrite: bool = flag("remove the shards in --out, finished or not, and start again")
 
     def caption_rule(self) -> CaptionRule | None:
-        """Return how captions are made, None for those that are found; raises `UserError` for a bad template."""
+        """Return how captions are made, None to take them as found; raises `UserError` for a bad template."""
         template = None if self.caption_template is None else CaptionTemplate(self.caption_template)
         return template if self.caption_from is None else CaptionColumn(self.caption_from, template)
 
@@ -99,7 +99,7 @@ add_arguments = declare(TokenizeRequest)
 
 
 def run(request: TokenizeRequest) -> None:
-    """Tokenize every usable file, the rest of an earlier run, or what changed since.
+    """Tokenize every usable file that an earlier run has not tokenized.
 
     Raises:
         UserError: Nothing usable, a folder in use or begun with other settings, no room, or a bad file with --strict.
@@ -145,7 +145,9 @@ def run(request: TokenizeRequest) -> None:
             raise
     finished = _finish(job, template, request.strict)
     if finished is None:
-        print(f"rank {ranks.rank} of {ranks.ranks} has done its share; {request.out} is ready when all have")
+        print(
+            f"rank {ranks.rank} of {ranks.ranks} has done its share; {request.out} is complete once every rank has"
+        )
     else:
         outcome = "was finished before:" if before else "now has"
         _print_summary(request.out, finished, outcome if grows else None)
@@ -247,7 +249,7 @@ class TokenizeProgress:
         self.skip(1)
 
     def _read_headers(self) -> None:
-        from magnet_train.audio.recording import header_seconds
+        from magnet_train.audio.recording import header_of
 
         ends = [0.0]
         for file in self._files:
@@ -255,7 +257,7 @@ class TokenizeProgress:
                 return
             seconds = 0.0
             if file.problem is None:
-                whole = header_seconds(file.path)
+                whole, _ = header_of(file.path)
                 seconds = (whole if file.end is None else min(whole, file.end)) - (file.start or 0.0)
             ends.append(ends[-1] + max(0.0, seconds))
         self.ends = ends

@@ -176,7 +176,7 @@ def test_what_cannot_be_read_is_named_and_left_out(folders, evaluate, capsys):
     assert code == 0
     reasons = {Path(file["path"]).name: file["reason"] for file in found["generated"]["left_out"]}
     assert reasons.keys() == {"broken.wav", "empty.wav", "song.m4a", "nan.wav"}
-    assert "not numbers" in reasons["nan.wav"]
+    assert "NaN or infinite" in reasons["nan.wav"]
     assert "convert it" in reasons["song.m4a"]
     assert found["measures"] == whole["measures"]
     assert "left out 4 generated files" in capsys.readouterr().out
