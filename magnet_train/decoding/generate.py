@@ -28,7 +28,7 @@ def part_of(progress: Progress | None, number: int, parts: int) -> Progress | No
 
 
 class LogitsFn(Protocol):
-    """The contract between the decoder and a model, which a plain function fulfils too."""
+    """The contract between the decoder and a model; a plain function fulfils it as well."""
 
     def __call__(self, tokens: Tensor, stage: int, cfg_coef: float, /) -> Tensor:
         """Return guided logits of one codebook.

@@ -1,7 +1,7 @@
 """Sliding window: clips longer than the training clips, and seamless loops.
 
-A model whose training clips begin on the beat has learned that frame 0 is one. A window that begins elsewhere in a clip
-or loop has to be moved by a whole number of beats, which `find_repeat` finds.
+A model whose training clips begin on a beat has learned that frame 0 is a beat. So a window that begins elsewhere in a
+clip or loop has to begin a whole number of beats later; `find_repeat` finds such frames.
 
 Shapes: B clips, K codebooks, T frames of a clip, W frames of a window, D features of a frame, N frames of a pattern,
 S frames that are searched.
@@ -45,8 +45,8 @@ def continue_tokens(
 ) -> Tensor:
     """Fill clips from left to right, each window overlapping the one before; return int64 [B, K, T].
 
-    A model takes the first frame of a window for the beginning of a clip, so each window begins where the sound
-    resembles the beginning of the window before: on a beat, if there is one.
+    To the model the first frame of a window is the beginning of a clip. So each window begins where the sound resembles
+    the beginning of the previous window: on a beat, if there is one.
 
     Args:
         given: int64 [B, K, T].

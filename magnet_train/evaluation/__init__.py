@@ -1,4 +1,4 @@
-"""Measures of generated against real sound, with and without pretrained models."""
+"""Measures that compare generated with real sound, with and without pretrained models."""
 
 from magnet_train.evaluation.measures import (
     ClapScore,

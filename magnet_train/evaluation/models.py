@@ -1,4 +1,4 @@
-"""The pretrained models that judge audio, and clips cut into their windows.
+"""The pretrained models of evaluation, and clips cut into their windows.
 
 CLAP embeds audio and captions, an audio spectrogram transformer (AST) tags audio. Both are loaded from a folder or the
 hub: no pickle, no remote code, no missing weights. Transformers is imported when a model is loaded.
@@ -34,7 +34,7 @@ _FRAME_SECONDS, _HOPS_PER_SECOND = 0.025, 100  # of AST's spectrogram
 
 @dataclass(frozen=True)
 class Origin:
-    """Identifies a model in a report."""
+    """Identity of a model in a report."""
 
     id: str  # folder or hub id, as given
     revision: str | None  # commit on the hub; None for a folder
@@ -82,7 +82,7 @@ class Clap:
             ValueError: A window is longer, and would be cut at random.
         """
         spectrograms = _features(self, [window.double().numpy() for window in windows], "input_features")
-        # for models that fuse parts of long audio, the extractor would mark one window as longer, at random
+        # for models that fuse parts of long audio, the extractor would mark a random window as longer
         whole = torch.zeros(len(windows), 1, dtype=torch.bool, device=self.model.device)
         output = self.model.get_audio_features(spectrograms, is_longer=whole)
         return _unit_rows(output.pooler_output)
@@ -186,7 +186,7 @@ def weights_sha256(folder: Path) -> str:
 
 
 def _features(model: Clap | AudioTagger, audio: Sequence[npt.NDArray[Any]], name: str) -> Tensor:
-    """Return what the model's extractor makes of windows; raises `ValueError` for one that it would cut."""
+    """Return the extractor's features of windows; raises `ValueError` for a window that it would cut."""
     if any(len(window) > model.window_samples for window in audio):
         raise ValueError(f"a window must have at most {model.window_samples} samples")
     features = model.extractor(audio, sampling_rate=model.sample_rate, return_tensors="np")[name]
@@ -237,14 +237,14 @@ def through_windows(
     """Run a model on the windows of clips.
 
     Args:
-        clips: The blocks of each.
-        model: Takes windows, gives float64 [windows, D].
+        clips: Blocks of audio of each clip.
+        model: Turns windows into float64 [windows, D].
         size: Samples in a window.
-        batch_size: Windows per call of the model, also of several clips.
+        batch_size: Windows per call of the model; a batch may hold windows of several clips.
         clip_done: Called after each clip was read.
 
     Returns:
-        Of each clip float64 [W, D], or the UserError that reading it raised.
+        For each clip float64 [W, D], or the UserError that reading it raised.
     """
     rows: list[list[Floats]] = [[] for _ in clips]
     errors: dict[int, UserError] = {}

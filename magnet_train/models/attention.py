@@ -111,14 +111,14 @@ class SelfAttention(Projections):
 
 
 class TextStates(NamedTuple):
-    """A text as the model reads it: states that each layer projects."""
+    """Text states as input of every layer, which projects them."""
 
     states: Tensor  # float [R, S, D]
     readable: Tensor | None  # bool [R, 1, 1, S]; None: all of them
 
 
 class TextMemory(NamedTuple):
-    """A text as one layer reads it: keys and values, [R, S, D], or folded, [R, H, S, D]."""
+    """Keys and values of a text in one layer, [R, S, D], or folded, [R, H, S, D]."""
 
     keys: Tensor
     values: Tensor

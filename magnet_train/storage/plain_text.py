@@ -30,7 +30,7 @@ def decode_text(data: bytes) -> str:
         if data.startswith(mark):
             raise ValueError(f"it is in {name}; save it as UTF-8")
     if data.count(0) * 4 > len(data):  # every other byte of Latin letters
-        raise ValueError("it is in UTF-16, or no text at all; save it as UTF-8")
+        raise ValueError("it is in UTF-16, or not text; save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -95,7 +95,7 @@ def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("slow".encode("utf-16"), "UTF-16; save it as UTF-8"),
-        ("slow".encode("utf-16-le"), "UTF-16, or no text at all; save it as UTF-8"),
+        ("slow".encode("utf-16-le"), "UTF-16, or not text; save it as UTF-8"),
         ("slow piano".encode("utf-32"), "UTF-32; save it as UTF-8"),
         ("café".encode("latin-1"), "byte 4 is not UTF-8, .* Latin-1; save it as UTF-8"),
     ],

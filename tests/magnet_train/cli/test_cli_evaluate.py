@@ -149,7 +149,7 @@ def test_windows_that_memory_does_not_hold_go_in_smaller_batches(folders, evalua
     monkeypatch.setattr(Clap, "embed_audio", embed_in_little_memory)
     code, found = evaluate(folders, "--batch_size", "6")
     assert code == 0
-    assert found["notes"].count("Memory does not suffice for 6 windows at once; going on with 3.") == 1
+    assert found["notes"].count("Memory does not suffice for 6 windows at once; continuing with 3.") == 1
     distance = found["measures"]["fad_clap"]["distance"]
     assert distance == pytest.approx(whole["measures"]["fad_clap"]["distance"], abs=1e-5)
     assert found["measures"].keys() == whole["measures"].keys()
