@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from datamodules.shards.writer import metadata_bytes
-from datamodules.tokenize.captions import as_words
+from datamodules.tokenize.caption_rules import as_words
 
 Schema: TypeAlias = dict[str, str]  # field -> type
 _TEXT, _MIXED = "text", "mixed"

@@ -6,12 +6,10 @@ from collections import Counter
 from itertools import islice
 
 from datamodules.tokenize.audio_files import AudioFile, Listing
+from datamodules.tokenize.caption_rules import CaptionColumn, CaptionError, CaptionRule
 from datamodules.tokenize.captions import (
     CAPTION_FIELDS,
     TEXTS,
-    CaptionColumn,
-    CaptionError,
-    CaptionRule,
     Described,
     find_caption,
     sidecar,

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from datamodules.shards.writer import metadata_bytes
 from datamodules.tokenize.audio_files import AudioFile
-from datamodules.tokenize.captions import CaptionError, CaptionRule, describe
+from datamodules.tokenize.caption_rules import CaptionError, CaptionRule
+from datamodules.tokenize.captions import describe
 from magnet_train.audio import AudioStream, WrongScaleError, audio_seconds
 from magnet_train.audio.recording import require_audio_file
 from magnet_train.codecs import Codec

@@ -24,7 +24,8 @@ from magnet_train.audio.tempo_and_key import LEAST_CONFIDENCE, RATE, Estimate, e
 from magnet_train.cli.clip_reading import MeasuredStream, Unusable
 from magnet_train.cli.console import count
 from magnet_train.errors import UserError
-from magnet_train.evaluation.models import Clap, through_windows
+from magnet_train.evaluation.models import Clap
+from magnet_train.evaluation.windows import through_windows
 from magnet_train.storage.plain_text import lines_of, read_text
 
 LONGEST = 120.0  # seconds analysed, from the middle of a file

@@ -15,7 +15,8 @@ import pytest
 import soundfile
 
 from datamodules.tokenize.audio_files import list_audio
-from datamodules.tokenize.captions import CaptionError, CaptionTemplate, describe
+from datamodules.tokenize.caption_rules import CaptionError, CaptionTemplate
+from datamodules.tokenize.captions import describe
 from datamodules.tokenize.report import read_report
 from harness.shard_writer import ShardWriter
 from magnet_train.cli.main import main

@@ -13,7 +13,8 @@ from pathlib import Path, PurePath
 from torch import Tensor
 
 from datamodules.tokenize.audio_files import AudioFile, list_audio
-from datamodules.tokenize.captions import CaptionError, describe
+from datamodules.tokenize.caption_rules import CaptionError
+from datamodules.tokenize.captions import describe
 from datamodules.tokenize.report import Skipped
 from magnet_train.audio.recording import require_audio_file
 from magnet_train.cli.clip_folder import RESULTS, Record

@@ -25,7 +25,7 @@ from magnet_train.cli.evaluation.training_clips import (
 from magnet_train.errors import UserError
 from magnet_train.evaluation import AudioTagger, Clap, ClapScore, Fad, PairedDivergence
 from magnet_train.evaluation.measures import Floats, measure_clap_score, measure_divergence, measure_fad
-from magnet_train.evaluation.models import as_noise, through_windows
+from magnet_train.evaluation.windows import as_noise, through_windows
 from magnet_train.models.memory import FittingBatches, is_full_memory
 
 FAD, CLAP_SCORE, KL = "fad_clap", "clap_score", "kl_ast"
