@@ -65,6 +65,12 @@ class ClipMaker:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
 
+    def suffix(self, recording: str | None) -> str:
+        """Return the suffix of a clip's file; `recording` is a key of `edits`."""
+        return (
+            f".{self._request.format or 'wav'}" if recording is None else self.edits[recording].format.suffix
+        )
+
     def make(self, batch: list[Record], progress: Callable[[int, int], None]) -> list[Tensor]:
         """Make the clips of some records; `write` puts those of an edit into its region."""
         from magnet_train.decoding.generate import part_of

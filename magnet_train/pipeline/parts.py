@@ -135,15 +135,6 @@ class ModelParts:
         if text_folder is None and name and (local or (self._text is not None and self._text.trainable)):
             text_folder = scratch
             self.text.save(text_folder)
-        codec_folder, codec_id = bundle.codec_folder, bundle.codec.id
-        local = not codec_id.startswith(THEIR_STORE) and (
-            Path(codec_id).is_dir() or Path(codec_id).is_absolute()
-        )
-        if codec_folder is None and codec_id in PACKAGED:
-            codec_folder = packaged_codec(codec_id)
-        elif codec_folder is None and local:
-            _ = self.codec  # raises if the codec is gone or has changed since it made the tokens
-            codec_folder = Path(codec_id)
         base = dict(bundle.base)
         if base and not base.get("hub"):  # a path of this machine is private: its last two parts stay
             base["source"] = "/".join(Path(str(base.get("source"))).parts[-2:])
@@ -155,11 +146,22 @@ class ModelParts:
             bundle,
             weights=weights,
             decoding=decoding.for_codec(self.lm.n_q, self.lm.streams),
-            codec_folder=codec_folder,
+            codec_folder=self._codec_folder(),
             text_folder=text_folder,
             licence=licence or bundle.licence,
             base=base,
         )
+
+    def _codec_folder(self) -> Path | None:
+        """Return the folder of a codec that is saved with the model; None for one on the hub."""
+        folder, name = self.bundle.codec_folder, self.bundle.codec.id
+        if folder is None and name in PACKAGED:
+            return packaged_codec(name)
+        is_local = Path(name).is_dir() or Path(name).is_absolute()
+        if folder is None and is_local and not name.startswith(THEIR_STORE):
+            _ = self.codec  # raises if the codec is gone or has changed since it made the tokens
+            return Path(name)
+        return folder
 
 
 def _as_stored(tensor: Tensor, stored: Tensor | None) -> Tensor:

@@ -83,8 +83,10 @@ def read_request(magnet: Magnet, form: dict[str, Any]) -> ClipRequest:
         raise UserError(f"the format should be one of {', '.join(FORMATS)}.")
     if request.task is Task.LOOP and form["bars"]:
         return _with_bars(request, form, longest)
-    if request.task not in (Task.CONTINUE, Task.EDIT):
-        return request
+    return _with_recording(request, form) if request.task in (Task.CONTINUE, Task.EDIT) else request
+
+
+def _with_recording(request: ClipRequest, form: dict[str, Any]) -> ClipRequest:
     if not isinstance(form["recording"], str):
         raise UserError("there is no recording yet; drop one into the field Recording.")
     request = replace(request, recording=Path(form["recording"]))

@@ -82,13 +82,12 @@ def _plan_records(
     records: list[Record] = []
     for number, (recording, version, prompt) in enumerate(clips, start=request.first_index):
         settings = {**given, "edit": recording, "negative": prompt.negative or request.negative or None}
-        suffix = f".{request.format or 'wav'}" if recording is None else maker.edits[recording].format.suffix
         name = f"{number:0{width}d}_{_name_of(prompt)}"
         if recording is not None and request.edit is not None and request.edit.is_dir():
             name = Path(recording).stem + (f"_{version}" if len(prompts) > 1 else "")
         records.append(
             {
-                "file": name + suffix,
+                "file": name + maker.suffix(recording),
                 "id": prompt.id,
                 "text": prompt.text,
                 # a prompt with its own seed is made as if alone

@@ -107,13 +107,10 @@ def run(request: TokenizeRequest) -> None:
     template = request.caption_rule()
     with Console(stderr=True).status(f"looking through {escape(request.audio)}"):
         listing = find_audio(local_source(request.audio))
-        files = listing.files
-        sources = take_stats(files)
+        sources = take_stats(listing.files)
         summary = summarize_sources(request.audio, listing, template)
-    whole = [file for file in files if file.problem is None and file.is_whole]
-    described = sum(has_description(file.path) for file in whole)
-    if described and ranks.rank == 0:
-        print(f"{described} of {count(len(files), 'file')} have fields of `describe` in a {SUFFIX}")
+    if ranks.rank == 0:
+        _print_described(listing.files)
     device = request.chosen_device(ranks.local_rank)
     codec = load_codec(request.codec, device, request.codebooks, request.stereo)
     if request.overwrite:
@@ -140,6 +137,12 @@ def run(request: TokenizeRequest) -> None:
     else:
         outcome = "was finished before:" if before else "now has"
         _print_summary(request.out, finished, outcome if grows else None)
+
+
+def _print_described(files: Sequence[AudioFile]) -> None:
+    whole = [file for file in files if file.problem is None and file.is_whole]
+    if described := sum(has_description(file.path) for file in whole):
+        print(f"{described} of {count(len(files), 'file')} have fields of `describe` in a {SUFFIX}")
 
 
 def _settings(request: TokenizeRequest, codec: Codec) -> dict[str, Any]:
