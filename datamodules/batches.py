@@ -23,14 +23,13 @@ from datamodules.shards.scan import Sample
 from magnet_train.errors import UserError
 from magnet_train.tokens import SPANS, CodecInfo, TokenBatch
 
-_RAISED = (
-    f"{UserError.__module__}.{UserError.__qualname__}: "  # before the text, in the traceback of a worker
-)
+# Before the text, in the traceback of a worker.
+_RAISED = f"{UserError.__module__}.{UserError.__qualname__}: "
 
 
 @dataclass(frozen=True)
 class BatchMaker:
-    """Collate samples; a longer one is cropped at a place that the slot decides, a shorter one padded."""
+    """Collate samples; longer ones are cropped at a place drawn from (seed, slot), shorter ones padded."""
 
     codec: CodecInfo  # gives K and card
     frames: int  # length of every row, T
@@ -47,9 +46,7 @@ class BatchMaker:
         text, key = [""] * len(slots), [""] * len(slots)
         used = np.array([sample is not None for sample in samples])
         columns = SPANS + self.frames  # of `noise`
-        words = 1 + math.ceil(
-            columns / 2
-        )  # one for the crop; each of the others gives two numbers of `noise`
+        words = 1 + math.ceil(columns / 2)  # one for the crop; the others give two numbers of `noise` each
         bits = random_bits(self.seed, np.where(used, slots, 0), self.purpose, words)
         noise = uniforms(bits[:, 1:])[:, :columns]
         noise[~used] = 0

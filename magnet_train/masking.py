@@ -1,7 +1,7 @@
-"""Masking: the cosine schedule, span masks, stage masks, the restricted context, and which codebook a clip trains.
+"""Masking: the cosine schedule, span masks, stage masks, and which codebook a clip trains.
 
-Training and decoding share the schedule. Token masks are True where masked; `context_mask` is True where attention is
-allowed. Shapes: B clips, K codebooks, T frames, L = span_len frames.
+Training and decoding share the schedule. Masks are True where masked.
+Shapes: B clips, K codebooks, T frames, L = span_len frames.
 """
 
 from __future__ import annotations
@@ -108,15 +108,6 @@ def mask_for_stage(tokens: Tensor, mask: Tensor, stage: int | Tensor, mask_id: i
         stage = stage[:, None, None]
     hidden = (codebooks > stage) | ((codebooks == stage) & mask[:, None])  # [B, K, T]
     return tokens.masked_fill(hidden, mask_id)
-
-
-def context_mask(num_frames: int, context: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return the attention mask of `context` frames on each side, bool [T, T], True where attention is allowed.
-
-    Source: arXiv 2401.04577, section 3.2.
-    """
-    frames = torch.arange(num_frames, device=device)
-    return (frames[:, None] - frames[None, :]).abs() <= context
 
 
 def least_probable_spans(scores: Tensor, span_len: int, num_masked: int) -> Tensor:

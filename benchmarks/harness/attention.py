@@ -12,7 +12,6 @@ from torch import Tensor
 
 from harness.config import BenchmarkConfig, require_close
 from harness.timing import Clock, Row, time_pair
-from magnet_train.masking import context_mask
 from magnet_train.models.attention import attention, window_of, windowed_attention
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}  # of the norm
@@ -44,6 +43,15 @@ def attention_rows(config: BenchmarkConfig, clock: Clock, batch: int, backward: 
             yield {"part": name, **pair.summary(), "error": error}
         except RuntimeError as failure:  # this card or precision has no such kernel
             yield {"part": name, "failed": str(failure).partition("\n")[0]}
+
+
+def context_mask(num_frames: int, context: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return the attention mask of `context` frames on each side, bool [T, T], True where attention is allowed.
+
+    Source: arXiv 2401.04577, section 3.2.
+    """
+    frames = torch.arange(num_frames, device=device)
+    return (frames[:, None] - frames[None, :]).abs() <= context
 
 
 def dense_attention(config: BenchmarkConfig, batch: int) -> Attend:

@@ -22,8 +22,8 @@ from torch import Tensor
 from datamodules.shards.index import open_index, write_index
 from datamodules.shards.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from datamodules.shards.scan import TokenArray
-from datamodules.shards.writer import ShardWriter
 from datamodules.token_datamodule import TokenDataModule
+from harness.shard_writer import ShardWriter
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 

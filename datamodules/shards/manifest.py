@@ -172,7 +172,7 @@ def read_codec(record: Mapping[str, Any], where: str) -> CodecInfo:
 
 
 def check_shard_name(file: str) -> None:
-    """Refuse names but those of tars in the folder itself: a foreign manifest must not point out of the folder."""
+    """Raise MalformedError unless the name is that of a tar in the folder itself: manifests may come from elsewhere."""
     fits = file.endswith(".tar") and not file.startswith(".") and "/" not in file and "\\" not in file
     if not fits or not file.isprintable() or len(file.encode()) > _MAX_NAME_LENGTH:
         raise MalformedError(f"shard name {_quote(file)}")
@@ -225,7 +225,7 @@ def _explain_missing(folder: Path) -> str:
     if not folder.is_dir():
         return f"no folder at {folder}; make one with `magnet-train tokenize --audio DIR --out {folder}`."
     if (folder / JOB_NAME).exists():
-        return f"{folder} is unfinished; give the tokenize command that began it again, and it goes on."
+        return f"{folder} is unfinished; give the tokenize command that began it again to complete it."
     if any(folder.glob("*.tar")):
         return (
             f"{folder} holds tars but no {MANIFEST_NAME}; if they are token shards from elsewhere, index "

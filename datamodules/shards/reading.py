@@ -25,12 +25,12 @@ class ShardReader:
     """Read the clips of a folder of shards by number.
 
     Opening compares the size of each tar with the manifest, so a truncated shard stops a run at its start. A pickle
-    holds only the folder's name: a spawned worker reads the index again, a forked one shares it. Where `tokenize`
-    changes the folder meanwhile, shards that stayed are read on, and others are an error.
+    holds only the folder's name: a spawned worker reads the index again, a forked one shares it. If `tokenize` changes
+    the folder meanwhile, reading a shard that it replaced is an error.
 
     Args:
         folder: Folder of shards.
-        index_sha256: Of the index that it must have; None takes any.
+        index_sha256: Hash of the index that it must have; None accepts any.
 
     Raises:
         UserError: A file is missing, of another size than in the manifest, of a later format, or the index is another.
@@ -92,7 +92,7 @@ class ShardReader:
             try:
                 file = PlainFile(self._path(shard))
             finally:
-                self._require_listed(shard)  # afterwards: an open file stays what it is
+                self._require_listed(shard)  # after opening: an open file cannot be replaced
             self._files[shard] = file
         return file.read(start, size)
 
@@ -107,8 +107,8 @@ class ShardReader:
 
     def _changed(self) -> UserError:
         return UserError(
-            f"{self.folder} was changed by tokenize while it was in use; start again (a training run: from its weights, "
-            "with --init_from)."
+            f"{self.folder} was changed by tokenize while it was in use; start again (a training run from its weights, with "
+            "--init_from)."
         )
 
     def _path(self, shard: int) -> Path:
@@ -146,7 +146,7 @@ def _check_sizes(folder: Path, manifest: Manifest) -> None:
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
-    """Return what tells one state of a file from another, None if it is missing."""
+    """Return inode, size and time of a file, which change with its content; None if it is missing."""
     try:
         found = path.stat()
     except OSError:

@@ -1,6 +1,6 @@
 """Check every byte of one shard: the one definition of a sound shard and of a sound clip.
 
-`tokenize` and `ShardWriter` take their index rows from here, `verify` its issues, and adopting foreign tars both.
+`tokenize` takes its index rows from here, `verify` its issues, and adopting foreign tars both.
 Tokens are never a pickle: the `.npy` holds integers [K, T] and nothing else.
 
 Shapes: tokens int16 or uint16 [K, T] with K codebooks and T frames.

@@ -42,7 +42,7 @@ Progress = Callable[[int, int], None]  # (shards done, shards in all)
 
 
 def verify_shards(folder: Path, *, workers: int = 1, progress: Progress | None = None) -> list[Issue]:
-    """Find everything that is wrong with a folder of shards, which `workers` processes read side by side.
+    """Find everything that is wrong with a folder of shards, read by `workers` processes in parallel.
 
     Returns:
         Issues in the order of the shards; an empty list means that every byte is as it was written.
@@ -72,7 +72,7 @@ def adopt_shards(
     Args:
         folder: Tars of KEY.npy and KEY.json.
         codec: Codec that made the tokens; None takes it from the manifest or the first sample's JSON (`codec`).
-        workers: Processes that read shards side by side.
+        workers: Processes that read shards in parallel.
         progress: Called after each shard.
 
     Raises:
@@ -96,7 +96,7 @@ def adopt_shards(
     entries, rows, issues = _scan(paths, codec, () if known is None else known.shards, workers, progress)
     if issues:
         raise UserError(
-            f"{folder}: {issues[0]} (problem 1 of {len(issues)}); repair the shards, then index them."
+            f"{folder}: {issues[0]} (problem 1 of {len(issues)}); copy or make the shards again, then index them."
         )
     if not len(rows):
         raise UserError(f"the tars in {folder} hold no samples; name another folder.")
@@ -143,7 +143,7 @@ def _scan(
 
 @contextlib.contextmanager
 def _mapping(workers: int) -> Iterator[Callable[..., Iterable[ShardScan]]]:
-    """Give `map`, or that of a pool of processes."""
+    """Yield `map`, or that of a pool of processes."""
     if workers <= 1:
         yield map
         return

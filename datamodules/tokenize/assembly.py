@@ -25,21 +25,23 @@ from datamodules.tokenize.work_unit import Outcome, WorkUnit
 from magnet_train.storage.atomic_io import atomic_write
 from magnet_train.tokens import CodecInfo
 
-Caption: TypeAlias = Callable[[AudioFile], dict[str, Any] | str]  # -> metadata, or why there is none
+Caption: TypeAlias = Callable[
+    [AudioFile], dict[str, Any] | str
+]  # -> metadata, or the reason why there is none
 _REMOVED = "removed"  # kind of reason in the report
 _SHARD_NAME = re.compile(r"(?P<number>shard-[0-9]+)(-(?P<revision>[0-9]+))?\.tar")
 
 
 class Assembly:
-    """Decide what becomes of each file, and write the shards, index, report and manifest that follow from it.
+    """Decide which files give samples, and write the shards, index, report and manifest.
 
     Args:
         folder: Folder of shards.
         codec: Codec of the tokens.
         plan: What to do about each file.
         units: The finished units of the new files, in order.
-        schema: Of the samples that the folder has; None if it has none, or no common one.
-        caption: Gives the metadata of a file whose captions changed.
+        schema: Schema of the samples in the folder; None without samples, or without a common schema.
+        caption: Reads the metadata of a file whose caption changed.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Assembly:
 
     @property
     def newly_left_out(self) -> list[Skipped]:
-        """Those of them that were not left out before."""
+        """The files left out now that were not left out before."""
         before = {entry.source.file.label for entry in self._plan.entries if entry.fate is Fate.KEPT}
         return [skipped for skipped in self.left_out if skipped.path not in before]
 
@@ -103,7 +105,7 @@ class Assembly:
             write_manifest(ready, Manifest(self._codec, tuple(entry for entry, _ in shards), digest))
 
     def _known_before(self, entry: Entry) -> Known | None:
-        """Return what is known about a file without reading it, None if it is new."""
+        """Return the record of a file that is not read again, None for a new one."""
         if entry.fate is Fate.NEW:
             return None
         source, known = entry.source, _known(entry)
@@ -114,7 +116,7 @@ class Assembly:
         return known
 
     def _schemas(self) -> tuple[Schema | None, Schema | None]:
-        """Return the schema of samples that stay, and that for those that are written; None if there is none."""
+        """Return the schemas of the samples that stay and of those to be written; None where samples have none in common."""
         schemas = [outcome.schema for _, _, decided in self._units for outcome in decided if outcome.key]
         captions = [caption for caption in self._captions.values() if isinstance(caption, dict)]
         schemas += map(schema_of, captions)
@@ -123,13 +125,13 @@ class Assembly:
             if settled is None:
                 return None, None
         elif settled is not None and not all(fits(caption, settled) for caption in captions):
-            settled = None  # all samples get other captions: also other fields, if they have any
+            settled = None  # every sample is rewritten, so the fields may change as well
         return settled, common_schema(filter(None, schemas), settled)
 
     def _old_shards(
         self, ready: Path, schema: Schema | None, settled: Schema | None, moves: dict[str, str | None]
     ) -> list[tuple[ShardEntry, IndexRows]]:
-        """List the shards of the folder, after rewriting those that lose a sample or get another caption."""
+        """List the shards of the folder; those that lose a sample or get another caption are rewritten."""
         if not (self._folder / MANIFEST_NAME).exists():
             return []
         manifest = read_manifest(self._folder)
@@ -159,7 +161,7 @@ class Assembly:
     def _new_shards(
         self, ready: Path, schema: Schema | None, moves: dict[str, str | None]
     ) -> list[tuple[ShardEntry, IndexRows]]:
-        """List the shards of the units, after rewriting those with duplicates or another schema."""
+        """List the shards of the finished units; those with duplicates or another schema are rewritten."""
         shards = []
         for unit, outcomes, decided in self._units:
             name = f"shard-{unit.number:06d}.tar"
@@ -215,7 +217,7 @@ def _known(entry: Entry) -> Known:
 
 
 def _known_of(entry: Entry, outcome: Outcome) -> Known:
-    """Return what is known about a new file by its outcome."""
+    """Return the record of a new file."""
     source = entry.source
     return Known(
         name=source.file.name,
@@ -235,7 +237,7 @@ def _known_of(entry: Entry, outcome: Outcome) -> Known:
 def _recaption(
     caption: dict[str, Any], schema: Schema | None, settled: Schema | None, _: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the new metadata of a sample; like those that stay, it gets no field that only new samples have."""
+    """Return the new metadata of a sample, without the fields that only new samples have."""
     if schema is None:
         return caption
     if settled is not None:

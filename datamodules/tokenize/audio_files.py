@@ -32,7 +32,7 @@ def list_audio(source: Path) -> list[AudioFile]:
 
 
 def find_audio(source: Path) -> Listing:
-    """List the clips to tokenize, in a fixed order; at least one, those with a `problem` included for the report.
+    """List the clips to tokenize in a fixed order, at least one; clips with a `problem` are included for the report.
 
     Args:
         source: A folder, searched recursively; a table (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`) with paths
@@ -78,6 +78,6 @@ def make_key(name: str, start: float | None, part: str, keys: set[str]) -> str:
     while key in keys or len(key) > _MAX_KEY_LENGTH:
         digest = hashlib.blake2b(part.encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
         key = f"{key[: _MAX_KEY_LENGTH - 13]}-{digest}"
-        part += f"+{len(keys)}"  # the same path and part again, perhaps thousands of times
+        part += f"+{len(keys)}"  # the same path and part may be listed thousands of times
     keys.add(key)
     return key

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from string import Formatter
 from typing import Any, NamedTuple
 
+from datamodules.tokenize.caption_rules import CaptionColumn, CaptionError, CaptionRule, as_words
 from datamodules.tokenize.description import computed_fields, description_path
 from datamodules.tokenize.sidecars import CAPTION, LYRICS, TEXT, read_texts
-from magnet_train.errors import UserError
 from magnet_train.storage.file_source import FileSource, StoredBytes
-from magnet_train.storage.plain_text import load_json, printable, read_text
+from magnet_train.storage.plain_text import load_json, read_text
 
 CAPTION_FIELDS = ("text", "description", "caption")
 TEXTS = (TEXT, CAPTION, LYRICS)  # suffixes of text files beside the audio
@@ -31,124 +29,7 @@ _TAGS = {  # name in tinytag -> name in the metadata
     "license": "license",
 }
 _CAPTION_TAGS = ("genre", "moods", "title", "artist")  # joined to a caption; the comment if all are missing
-_MOST_BYTES = 2**24  # of a file with a caption
-_WIDE_FORMAT = re.compile(r"\d{3}")
-_CONVERSIONS: dict[str, Callable[[str], str]] = {"s": str, "r": repr, "a": ascii}
-
-
-class CaptionError(ValueError):
-    """Why a file has no caption: a kind ("no caption") and, after a colon, details."""
-
-
-class CaptionTemplate:
-    """Make captions from fields, as in "{genre} with {instrument}" or "{bpm:d} bpm".
-
-    Args:
-        pattern: Text with names of fields in braces, each optionally with a Python format.
-
-    Raises:
-        UserError: It names no field, or cannot be parsed.
-    """
-
-    origin = "--caption_template"
-
-    def __init__(self, pattern: str) -> None:
-        where = f"--caption_template {pattern!r}"
-        try:
-            self._pieces = list(Formatter().parse(pattern))  # of text, field, format and conversion
-        except ValueError as error:
-            raise UserError(f"{where} cannot be parsed ({error}); close each brace.") from error
-        self._names = [name for _, name, _, _ in self._pieces if name is not None]
-        if not self._names or not all(name.isidentifier() for name in self._names):
-            raise UserError(f"{where} names no field; write one like '{{genre}} with {{instrument}}'.")
-        for _, name, format_spec, conversion in self._pieces:
-            if conversion is not None and conversion not in _CONVERSIONS:
-                raise UserError(f"{where} has the unknown conversion !{conversion}; write {{{name}}}.")
-            if format_spec and not _is_format(format_spec):
-                raise UserError(
-                    f"{where} has the format :{format_spec}, which fits neither numbers nor words; write {{{name}}} or "
-                    f"a format such as {{{name}:d}}."
-                )
-
-    def fill(self, fields: Mapping[str, Any]) -> str:
-        """Insert fields into the pattern.
-
-        Raises:
-            CaptionError: A field is missing, empty, or does not fit its format.
-        """
-        missing = [name for name in self._names if not as_words(fields.get(name))]
-        if missing:
-            raise CaptionError(f"no caption: the template wants {', '.join(missing)}")
-        text = ""
-        for literal, name, format_spec, conversion in self._pieces:
-            text += literal
-            if name is not None:
-                text += _fill_field(name, fields[name], format_spec, conversion)
-        return text
-
-
-def _is_format(format_spec: str) -> bool:
-    """Return whether a number or a word can have this format; widths of 100 and more are refused."""
-    if _WIDE_FORMAT.search(format_spec) or "{" in format_spec:
-        return False
-    return any(_format(value, format_spec) is not None for value in (1, 1.5, "word"))
-
-
-def _fill_field(name: str, value: Any, format_spec: str | None, conversion: str | None) -> str:
-    """Format a field for its place in the template; a number may be text, as in a CSV."""
-    candidates = [*_numbers(value), as_words(value)]
-    if conversion is not None:
-        candidates = [_CONVERSIONS[conversion](as_words(value))]
-    if not format_spec:
-        return str(candidates[-1])
-    formatted = next(filter(None, (_format(candidate, format_spec) for candidate in candidates)), None)
-    if formatted is None:
-        raise CaptionError(
-            f"no caption: {name} {printable(str(candidates[-1])[:40])!r} does not fit {{{name}:{format_spec}}} of the "
-            "template"
-        )
-    return formatted
-
-
-def _numbers(value: Any) -> list[int | float | str]:
-    """Return a value as numbers, a whole number first as an integer; empty if it is not a number."""
-    try:
-        number = float(value)
-        return [int(number), number] if number.is_integer() else [number]
-    except (TypeError, ValueError, OverflowError):
-        return []
-
-
-def _format(value: Any, format_spec: str) -> str | None:
-    try:
-        return format(value, format_spec)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-class CaptionColumn:
-    """Make captions of one field of every file, even where there are others.
-
-    Args:
-        name: Of the field.
-        template: For files in which it is empty.
-    """
-
-    def __init__(self, name: str, template: CaptionTemplate | None = None) -> None:
-        self.name, self._template = name, template
-        self.origin = f"--caption_from {name}"
-
-    def fill(self, fields: Mapping[str, Any]) -> str:
-        """Return the field as text; raises `CaptionError` if it is missing or empty."""
-        text = as_words(fields.get(self.name))
-        if not text and self._template is not None:
-            return self._template.fill(fields)
-        if not text:
-            raise CaptionError(f"no caption: {self.name} is empty")
-        return text
-
-
-CaptionRule = CaptionTemplate | CaptionColumn
+_MOST_BYTES = 2**24  # of a sidecar
 
 
 class Described(NamedTuple):
@@ -170,10 +51,10 @@ def find_caption(
 ) -> Described:
     """Collect the metadata of an audio file and find its caption.
 
-    The fields `listed` take precedence over the `.json` beside the file, that over its text files, and those over the file's
-    tags. Last come those of `magnet-train describe`, which hold for a `whole` file and not for a part. The caption is
-    the first of `text`, `description` and `caption` that is filled in, or always the field of a `CaptionColumn`. Without
-    one the template makes it, and without a template the tags for genre, mood, title and artist, or the comment.
+    Precedence of fields: `listed`, the `.json` beside the file, its text files, its tags, and last those of
+    `magnet-train describe`, which hold for a `whole` file only. The caption is the first of `text`, `description` and
+    `caption` that is filled in; a `CaptionColumn` names another field. Without a caption the template makes it, and
+    without a template the tags genre, mood, title and artist, or the comment.
 
     Raises:
         CaptionError: There is no caption, or it cannot be read.
@@ -200,23 +81,12 @@ def find_caption(
         return _described(fields, template.fill(fields), template.origin)
     if "description" in tags:
         return _described(fields, str(tags["description"]), "tag description", without="description")
-    names = [name for name in _CAPTION_TAGS if name in tags] or [
-        name for name in ("comment",) if name in tags
-    ]
-    if names:
+    names = [name for name in _CAPTION_TAGS if name in tags]
+    if names := names or (["comment"] if "comment" in tags else []):
         return _described(fields, as_words([tags[name] for name in names]), f"tags {', '.join(names)}")
     if listed or own or texts:
         raise CaptionError(f"no caption: none of {', '.join(CAPTION_FIELDS)} is filled in")
     raise CaptionError("no caption: no .json or .txt beside it, and no tags in it")
-
-
-def as_words(value: Any) -> str:
-    """Format a field as text: lists are joined by commas, None is empty."""
-    if value is None:
-        return ""
-    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):
-        return ", ".join(filter(None, map(as_words, value)))
-    return " ".join(str(value).split())
 
 
 def _described(fields: Mapping[str, Any], text: str, origin: str, without: str | None = None) -> Described:
@@ -242,11 +112,13 @@ def sidecar(path: str | Path, suffix: str) -> Path | None:
     """Return the file beside `path` with that suffix, in lower or upper case; None if there is none."""
     stem = os.path.splitext(path)[0]
     spellings = (stem + spelling for spelling in (suffix, suffix.upper(), suffix.title()))
-    return next((Path(name) for name in spellings if os.path.isfile(name)), None)  # a name too long is none
+    return next(
+        (Path(name) for name in spellings if os.path.isfile(name)), None
+    )  # isfile: False for a name that is too long
 
 
 def _read_beside(source: FileSource, suffix: str, parse: Callable[[str], Any]) -> Any:
-    """Parse the sidecar of a file with that suffix; None if there is none, as for a file within another."""
+    """Parse the sidecar of a file with that suffix; None without one, as for a file stored in a table."""
     beside = None if isinstance(source, StoredBytes) else sidecar(source, suffix)
     if beside is None:
         return None
@@ -262,7 +134,7 @@ def _read_texts(source: FileSource, suffixes: Iterable[str]) -> dict[str, str]:
 
 
 def _read_computed(source: FileSource) -> dict[str, Any]:
-    """Read what `magnet-train describe` computed; a caption is not for it to give."""
+    """Read what `magnet-train describe` computed, without fields that would replace a caption."""
     if isinstance(source, StoredBytes):
         return {}
     path = Path(source)

@@ -1,9 +1,8 @@
 """Replace the state of a folder of shards by the next one, so that a kill at any moment leaves one of the two.
 
-The next state is written into `.tokenize/ready.partial`, which is renamed to `ready` when complete. From then on every
-run of the job carries on with moving it into the folder: first the new tars, which the present manifest does not list,
-then the manifest, then its index (readers find it in `ready` meanwhile) and the rest. At the end, the tars that were
-replaced are removed.
+The next state is written into `.tokenize/ready.partial`, which is renamed to `ready` when complete. From then on, every
+run of the job continues to move it into the folder: first the new tars, which the present manifest does not list, then
+the manifest, then its index (until then readers find it in `ready`) and the rest. Last, replaced tars are removed.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write, explain_disk_errors, publish, sync
 from magnet_train.storage.plain_text import parse_object
 
-_MOVES_NAME = "moves.json"  # what `next_state` was given
+_MOVES_NAME = "moves.json"  # the argument `moves` of `next_state`
 
 
 @contextlib.contextmanager
 def next_state(folder: Path, moves: Mapping[str, str | None]) -> Iterator[Path]:
-    """Give a folder for the files of the next state; if the block succeeds, `roll_forward` moves them into `folder`.
+    """Yield a folder for the files of the next state; if the block succeeds, `roll_forward` moves them into `folder`.
 
     Args:
         folder: Folder of shards.
-        moves: By the name of a shard: the tar in `.tokenize` that becomes it, or None to remove it; may be filled
+        moves: Name of a shard -> the tar in `.tokenize` that becomes it, or None to remove the shard; may be filled
             within the block.
     """
     ready = (folder / NEXT_INDEX_NAME).parent
@@ -59,13 +58,13 @@ def roll_forward(folder: Path) -> None:
     """Move a complete next state into the folder, if there is one; the caller holds the lock of the folder.
 
     Raises:
-        UserError: The folder cannot be written to, and the next call carries on; or the next state is not one of ours.
+        UserError: The folder cannot be written to (the next call continues), or the next state is damaged.
     """
     work, ready = folder / WORK_NAME, (folder / NEXT_INDEX_NAME).parent
     if not ready.exists():
         return
     with explain_disk_errors(folder):
-        # without it all is moved, and a process was killed while it removed what is left
+        # without this file everything was moved, and a process was killed while it removed `ready`
         moves = _read_moves(ready / _MOVES_NAME) if (ready / _MOVES_NAME).exists() else {}
         if (ready / MANIFEST_NAME).exists():
             for name, unit in moves.items():
@@ -84,7 +83,7 @@ def roll_forward(folder: Path) -> None:
 
 
 def _read_moves(path: Path) -> dict[str, Any]:
-    """Read what `next_state` was given; refuse names out of the folder, which may be from elsewhere."""
+    """Read `moves` of `next_state`; refuse names that lead out of the folder, which may come from elsewhere."""
     try:
         moves = parse_object(read_whole(path, MAX_MANIFEST_BYTES))
         for name in (*moves, *(unit for unit in moves.values() if unit is not None)):

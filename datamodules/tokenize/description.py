@@ -1,7 +1,6 @@
-"""`NAME.describe.json` beside an audio file: what `magnet-train describe` computed of it.
+"""`NAME.describe.json` beside an audio file: what `magnet-train describe` computed from it.
 
-`fields` are those that can be relied on. tokenize adds them to the metadata of the clip; everything that a person wrote
-goes before them.
+`tokenize` adds its `fields`, the reliable estimates, to the metadata of the clip. What a person wrote takes precedence.
 """
 
 from __future__ import annotations
@@ -24,21 +23,20 @@ _MOST_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of an audio file, as JSON primitives."""
+    """The contents of `NAME.describe.json`, as JSON primitives."""
 
     bytes: int  # size of the audio file
     modified_ns: int  # its time of modification
     fields: Mapping[str, Any]  # bpm, key, loudness, duration, tags, generated_caption
-    uncertain: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # estimates of too low a confidence for `fields`
+    # Estimates whose confidence is too low for `fields`.
+    uncertain: Mapping[str, Any] = field(default_factory=dict)
     confidence: Mapping[str, Any] = field(default_factory=dict)  # of each estimate; of each tag
-    seconds_heard: float | None = None  # of a file that was too long to be heard whole
-    tagged_with: str | None = None  # hash of the model and the list that the tags are from
-    captioned_with: str | None = None  # hash of the model and the prompt that the generated caption is from
+    seconds_heard: float | None = None  # length of the analysed part; None for the whole file
+    tagged_with: str | None = None  # hash of the CLAP model and the list of tags
+    captioned_with: str | None = None  # hash of the captioner and its prompt
 
     def is_of(self, audio: Path) -> bool:
-        """Return whether the audio file is the one that was described, by its size and time; `OSError` if it is gone."""
+        """Return whether the file is unchanged since it was described, by size and time; `OSError` if it is gone."""
         found = audio.stat()
         return (found.st_size, found.st_mtime_ns) == (self.bytes, self.modified_ns)
 
@@ -58,7 +56,7 @@ def read_description(audio: Path) -> Description | None:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no description, or damaged.
+        ValueError: It is damaged, or not a description.
     """
     if not has_description(audio):
         return None
@@ -83,9 +81,9 @@ def write_description(audio: Path, description: Description) -> None:
 
 
 def computed_fields(audio: Path) -> dict[str, Any]:
-    """Return the fields that describe a file for tokenize, {} without a description or with that of another version.
+    """Return the fields that `tokenize` adds; {} without a description, or if the file has changed since.
 
-    The size of the file decides, since copies have another time.
+    Sizes are compared and times are not, since a copy has another time.
 
     Raises:
         OSError, ValueError: As for `read_description`.

@@ -1,8 +1,8 @@
 """Tokenize job: fill a folder of shards from a list of files, with any number of processes and restarts.
 
-The new files are split into units of a fixed number, and each unit makes its own shard. So the bytes do not depend
-on which process makes a shard, nor on interruptions. Finished shards stay in `.tokenize` until all are complete.
-Given again with other files, the same job adds shards for new ones, and replaces those that lose samples or captions.
+New files are split into units of a fixed size, and each unit makes its own shard. So the bytes depend neither on the
+process that makes a shard nor on interruptions. Finished shards stay in `.tokenize` until all are complete.
+Run again on a changed list of files, the job adds shards for new ones and rewrites those whose samples changed.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ShardJob:
     Args:
         folder: Where the shards go; made if it is missing.
         codec: Codec that makes the tokens.
-        settings: Everything else that decides the bytes, as JSON primitives; stored in the folder, and the same in
+        settings: Everything else that the bytes depend on, as JSON primitives; stored in the folder, and the same in
             every process and after every restart.
         sources: The files.
         files_per_shard: Number of files that make one shard.
@@ -123,16 +123,16 @@ class ShardJob:
         except UserError:
             if self._begun.get("sources_sha256") != self._settings["sources_sha256"]:
                 raise
-            self.plan = Plan([], [])  # finished by a version that could not let it grow
+            self.plan = Plan([], [])  # finished by a version that did not record its files
 
     @property
     def is_usable(self) -> bool:
-        """Whether the folder holds shards that can be used, though perhaps not of the present files."""
+        """Whether the folder holds shards that can be used; they may be of an earlier list of files."""
         return (self.folder / MANIFEST_NAME).exists()
 
     @property
     def complete(self) -> bool:
-        """Whether the folder holds the present files."""
+        """Whether the folder holds exactly the present files."""
         return self.is_usable and self.plan.is_empty
 
     def units(self, rank: int = 0, ranks: int = 1) -> Iterator[tuple[WorkUnit, list[AudioFile]]]:
@@ -153,7 +153,7 @@ class ShardJob:
         The process that finds all units finished does this; if it is killed, the next one repeats it.
 
         Args:
-            caption: Gives the metadata of a file whose captions changed.
+            caption: Reads the metadata of a file whose caption changed.
             strict: Raise for the first file that is left out.
 
         Returns:
@@ -212,7 +212,7 @@ class ShardJob:
 def unusable(path: str, reason: str) -> UserError:
     """Return the error with which strict mode stops at a file."""
     return UserError(
-        f"{printable(path)} cannot be used ({printable(reason)}); run again without --strict to go on without it, "
+        f"{printable(path)} cannot be used ({printable(reason)}); run again without --strict to leave it out, "
         "or correct it and start again with --overwrite."
     )
 

@@ -1,4 +1,4 @@
-"""What a folder of shards needs so that it holds the files of a list: new samples, others removed, new captions."""
+"""Plan the update of a folder of shards to a list of files: samples to add, to remove and to recaption."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datamodules.tokenize.sources import Known, Source
 
 
 class Fate(Enum):
-    """What is to be done about a file."""
+    """What to do about a file."""
 
     NEW = "read and encode it"
     KEPT = "nothing"
@@ -25,14 +25,14 @@ class Entry(NamedTuple):
 
     fate: Fate
     source: Source
-    known: Known | None  # what was known about it, None if it is new
+    known: Known | None  # its record in `sources.jsonl.gz`, None if it is new
 
 
 class Plan(NamedTuple):
     """What to do about each file."""
 
     entries: list[Entry]  # in the order of the list
-    gone: list[Known]  # files that are not in the list any more, and those whose audio changed
+    gone: list[Known]  # files that are no longer in the list, and those whose audio changed
 
     @property
     def new(self) -> list[Source]:
@@ -71,7 +71,7 @@ def make_plan(before: Sequence[Known], sources: Sequence[Source]) -> Plan:
     gone = [known for rest in waiting.values() for known in rest]
     for fate, (source, known) in zip(fates, pairs, strict=True):
         if fate is Fate.KEPT and _is_duplicate(known) and known.audio not in audio:
-            fate = Fate.NEW  # the sample of the same audio goes
+            fate = Fate.NEW  # the sample with the same audio will be removed
         if fate is Fate.NEW:
             file = source.file
             key = make_key(file.name, file.start, file.name + file.segment, keys)
@@ -89,7 +89,7 @@ def _fate(source: Source, known: Known | None) -> Fate:
         return Fate.KEPT
     if known.key is not None:
         return Fate.RECAPTIONED
-    # what was left out may be usable with another caption, unless it is a duplicate
+    # a file that was left out may be usable with another caption, unless it is a duplicate
     return Fate.KEPT if known.problem is not None or _is_duplicate(known) else Fate.NEW
 
 

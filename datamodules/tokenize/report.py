@@ -25,7 +25,7 @@ class Report(NamedTuple):
     """Contents of `report.jsonl`."""
 
     left_out: list[Skipped]  # files that gave no sample
-    partial: list[Skipped]  # files that gave a sample of their readable part; marked with `kept` in the file
+    partial: list[Skipped]  # files of which only a part could be read; `kept` in the file
 
 
 def summarize(left_out: Sequence[Skipped]) -> str:

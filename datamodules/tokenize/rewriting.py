@@ -1,4 +1,4 @@
-"""Copy a shard without some of its samples, or with other metadata: tokens and all other bytes stay."""
+"""Copy a shard without some of its samples, or with new metadata; all other bytes stay the same."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def copy_samples(source: Path, target: IO[bytes], edits: Mapping[str, Edit | Non
 
     Args:
         source: A tar that `tokenize` made.
-        target: Where the new one goes.
-        edits: By key: None drops the sample; a function gives its new metadata.
+        target: The new tar.
+        edits: Key -> None to drop the sample, or a function that returns its new metadata.
         codec: Codec of the tokens.
 
     Raises:

@@ -1,7 +1,7 @@
 """One schema for the JSON of all samples of a folder: the same fields, each of one type.
 
-Tables (`datasets`, Arrow, pandas) take the types of columns from the first samples, where a field that is missing or
-null has none.
+Libraries (`datasets`, Arrow, pandas) infer the types of columns from the first samples, where missing and null fields
+have no type.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from datamodules.shards.writer import metadata_bytes
-from datamodules.tokenize.captions import as_words
+from datamodules.tokenize.caption_rules import as_words
 
 Schema: TypeAlias = dict[str, str]  # field -> type
 _TEXT, _MIXED = "text", "mixed"
@@ -25,8 +25,8 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "[text]": lambda value: [str(part) for part in _as_list(value)],
 }
 _ABSENT = {"start": 0.0}  # else ""
-_LONGEST_TYPE = 4096  # characters of the type of an object; one with more fields becomes text
-# A folder with more fields keeps its JSON as it is: all of them in each sample would take too much room.
+_LONGEST_TYPE = 4096  # characters; an object with a longer type becomes text
+# With more fields the JSON stays as it is: every field in every sample would take too much space.
 _MOST_FIELDS = 256
 
 
@@ -36,13 +36,13 @@ def schema_of(metadata: Mapping[str, Any]) -> Schema:
 
 
 def common_schema(samples: Iterable[Schema], settled: Schema | None = None) -> Schema | None:
-    """Return the schema for samples with these ones; None if they have too many different fields.
+    """Join the schemas of samples; None if they have too many different fields.
 
-    A field that all samples have, with one type, keeps it (integers and floats together are floats). Others are text.
+    A field keeps its type if all samples have it with that type (integers and floats become floats). Others are text.
 
     Args:
-        samples: What `schema_of` returned for each.
-        settled: Schema of other samples in the folder, whose fields and types are kept.
+        samples: The schema of each sample.
+        settled: Schema of samples that stay in the folder; its fields and types are kept.
     """
     samples = list(samples)
     types: Schema = {}
@@ -51,7 +51,7 @@ def common_schema(samples: Iterable[Schema], settled: Schema | None = None) -> S
         found.update(sample.keys())
         for name, kind in sample.items():
             types[name] = _join(types.setdefault(name, kind), kind)
-    number = len(samples) if settled is None else -1  # then no new field is in all samples
+    number = len(samples) if settled is None else -1  # samples that stay lack every new field
     common = {
         name: kind if kind != _MIXED and (found[name] == number or name in _ABSENT) else _TEXT
         for name, kind in types.items()
@@ -61,7 +61,7 @@ def common_schema(samples: Iterable[Schema], settled: Schema | None = None) -> S
 
 
 def fits(metadata: Mapping[str, Any], schema: Schema) -> bool:
-    """Return whether a schema has all fields of a sample, with types that allow their values."""
+    """Return whether a schema has every field of a sample, with a type that its value can be converted to."""
     return all(
         name in schema and (value is None or _convert(value, schema[name]) is not None)
         for name, value in metadata.items()
@@ -71,7 +71,7 @@ def fits(metadata: Mapping[str, Any], schema: Schema) -> bool:
 def conform(metadata: dict[str, Any], schema: Schema) -> dict[str, Any]:
     """Return metadata with the fields and types of a schema; unchanged if the result would be too large.
 
-    Text that is absent is "", and a value that its type does not allow is None.
+    A missing text is "", and a value that cannot be converted is None.
     """
     conformed = {
         name: _convert(metadata.get(name, _ABSENT.get(name, "" if kind == _TEXT else None)), kind)

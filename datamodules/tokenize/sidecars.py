@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 CAPTION, LYRICS, TEXT = ".caption.txt", ".lyrics.txt", ".txt"
-_KEYS = {  # as they write them -> name in the metadata
+_KEYS = {  # key in the file -> name in the metadata
     **{name: name for name in ("caption", "lyrics", "genre", "bpm", "key", "language", "duration", "repeat")},
     **{name: name for name in ("is_instrumental", "custom_tag", "prompt_override")},
     **{"keyscale": "key", "scale": "key", "tempo": "bpm", "lang": "language", "repeats": "repeat"},
@@ -22,7 +22,7 @@ _KEY = re.compile(r"\s*([A-Za-z_]+)\s*:(.*)")
 
 
 def read_texts(texts: Mapping[str, str]) -> dict[str, str]:
-    """Return the fields of all text files beside a recording, with its caption as `caption`.
+    """Return the fields in all text files beside a recording, with the caption as `caption`.
 
     A plain `.txt` beside a `.caption.txt` holds the lyrics, as in older folders of ACE-Step.
 
@@ -40,7 +40,7 @@ def read_texts(texts: Mapping[str, str]) -> dict[str, str]:
 def parse_sidecar(text: str) -> dict[str, str]:
     """Return the fields of a text, with its caption as `caption`; a text without keys or tags is the caption.
 
-    Lyrics keep their lines, and are the rest of the text after their key.
+    Lyrics are the whole rest of the text after their key, with its line breaks.
     """
     fields = _tagged(text) if text.lstrip().startswith("<") else _keyed(text)
     if fields is None:

@@ -18,31 +18,33 @@ from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import atomic_write
 
 SOURCES_NAME = "sources.jsonl.gz"
-# Of `tokenize.json`, what may change when a folder grows.
+# Keys of `tokenize.json` that may change when a folder grows.
 STATE = ("files", "sources_sha256", "next_shard", "fields")
 
 
 class Source(NamedTuple):
-    """A file to tokenize, and size and time (ns) of the audio, its `.json` and `.txt`; then of what else lies beside it."""
+    """A file to tokenize, with size and time of it and of its sidecars."""
 
     file: AudioFile
-    stats: list[list[int] | None]
+    stats: list[
+        list[int] | None
+    ]  # [bytes, ns] of the audio, `.json` and `.txt` (None if missing), then of other sidecars
 
     @property
     def line(self) -> bytes:
-        """What identifies the file and its captions, as JSON."""
+        """The file and the state of its captions as a line of JSON, for `fingerprint`."""
         file = self.file
         record = (file.name, file.start, file.end, dict(file.fields), self.stats)
         return json.dumps(record).encode() + b"\n"
 
     @property
     def fields(self) -> Any:
-        """The other fields of its line in a list, as they are read from JSON."""
+        """The remaining fields of its row, as they come back from JSON."""
         return json.loads(json.dumps(dict(self.file.fields)))
 
 
 class Known(NamedTuple):
-    """What is known about a file of a finished folder: its line in `sources.jsonl.gz`."""
+    """Record of a file in a finished folder: its line in `sources.jsonl.gz`."""
 
     name: str
     start: float | None
@@ -68,7 +70,7 @@ def take_stats(files: Iterable[AudioFile]) -> list[Source]:
     for file in files:
         beside = [sidecar(file.path, suffix) for suffix in (".json", *TEXTS)] + [description_path(file.path)]
         stats = [_stat(file.on_disk), *(None if path is None else _stat(path) for path in beside)]
-        # the rest only where it is there, as in folders made before it was read
+        # Only the first three are listed when missing, as in folders from before the others were read.
         stats = stats[:3] + list(filter(None, stats[3:]))
         sources.append(Source(file, stats))
     return sources
@@ -127,7 +129,7 @@ def write_job(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def require_same(folder: Path, begun: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Require the settings that a folder was begun with; its files may be others.
+    """Require the settings that a folder was begun with; its files may have changed.
 
     Raises:
         UserError: They differ; names both values.

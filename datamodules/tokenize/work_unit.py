@@ -46,10 +46,10 @@ class WorkUnit:
     """Fill one shard of a job, continuing where an earlier process stopped; `with` opens its files in `folder`.
 
     Args:
-        folder: Where its files lie.
-        number: Of the shard.
+        folder: Folder of its files.
+        number: Number of the shard.
         codec: Codec that makes the tokens.
-        files: Identifies its files, so that a changed list of files does not go on with it.
+        files: Hash of its list of files; a changed list begins another unit.
 
     Raises:
         UserError: Another process is writing this shard, or the folder cannot be written to.
@@ -116,7 +116,7 @@ class WorkUnit:
         self._note(Outcome(path, None, None, reason, self._end, 0))
 
     def finish(self) -> None:
-        """Close the tar, read it back and mark the shard as finished; a UserError says what the disk did wrong."""
+        """Close the tar, read it back and mark the shard as finished; a UserError says what failed on the disk."""
         with explain_disk_errors(self.tar_path):
             self._tar.write(end_of_archive(self._end))
             for open_file in (self._tar, self._journal):

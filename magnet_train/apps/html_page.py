@@ -56,15 +56,15 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
 
 
 def picture(jpeg: bytes, description: str) -> Html:
-    """Return a picture; `description` is for those who do not see it."""
+    """Return a picture; `description` is its alternative text."""
     return element("img", src=_address("image/jpeg", jpeg), alt=description)
 
 
 def player(audio: Audio, sample_rate: int, name: str, *, loop: bool = False) -> Html:
-    """Return a player, which begins again at the end with `loop`; `name` is for those who do not see it.
+    """Return an audio player, which repeats with `loop`; `name` is its label for screen readers.
 
-    A WAV of 16 bits: Chromium's players of FLAC fail when a listener moves to another place, and not every browser plays
-    Ogg. Samples beyond full scale are clipped.
+    The sound is a 16-bit WAV: Chromium fails to seek in FLAC, and not every browser plays Ogg. Samples beyond full
+    scale are clipped.
     """
     address = _address("audio/wav", encode_wav(np.clip(audio, -1, 1), sample_rate))
     return element("audio", controls=True, preload="metadata", loop=loop, aria_label=name, src=address)

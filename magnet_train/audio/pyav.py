@@ -17,7 +17,7 @@ from magnet_train.storage.file_source import FileSource, open_source
 
 Samples = npt.NDArray[np.float32]
 
-# First bytes, what such a file is, and the demuxer of ffmpeg that reads it; none follows references to other files.
+# First bytes, kind of file, and ffmpeg's demuxer for it; none of these follows references to other files.
 _FORMATS = (
     (rb"....(ftyp|moov|mdat|wide)", "an MP4 or M4A file", "mov"),
     (rb"\xff[\xf0\xf1\xf8\xf9]", "an AAC file", "aac"),
@@ -25,11 +25,11 @@ _FORMATS = (
     (rb"0&\xb2u\x8ef\xcf\x11", "a WMA file", "asf"),
 )
 _PREROLL = 1.0  # seconds decoded before the first sample after a seek: codecs overlap their blocks
-_UNKNOWN_FRAMES = 2**62  # as libsndfile gives for a header without a length
+_UNKNOWN_FRAMES = 2**62  # what libsndfile reports for a header without a length
 
 
 def needs_av(start: bytes) -> bool:
-    """Return whether a file with these first bytes (8 or more) is one for `AvFile`."""
+    """Return whether a file with these first bytes (8 or more) is to be opened with `AvFile`."""
     return _format_of(start) is not None
 
 
@@ -45,7 +45,7 @@ class AvFile:
         UserError: PyAV is not installed, or the file cannot be decoded or has no audio.
     """
 
-    subtype = "COMPRESSED"  # not floats, whose scale would be checked
+    subtype = "COMPRESSED"  # unlike "FLOAT", its scale is not checked
 
     def __init__(self, source: FileSource) -> None:
         self._source = source
@@ -81,9 +81,8 @@ class AvFile:
         self.samplerate = int(self._stream.codec_context.sample_rate or 0)
         self.channels = int(self._stream.codec_context.channels or 0)
         self._has_exact_times = name == "mov"  # Matroska rounds them to 1 ms
-        self.frames = (
-            self._count() if name != "aac" else _UNKNOWN_FRAMES
-        )  # ffmpeg guesses it from the bitrate
+        # For AAC ffmpeg guesses the length from the bit rate.
+        self.frames = self._count() if name != "aac" else _UNKNOWN_FRAMES
 
     def _unreadable(self, reason: str) -> UserError:
         return UserError(f"cannot read {self._source} as audio ({reason}); download it again or convert it.")

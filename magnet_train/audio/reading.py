@@ -32,11 +32,11 @@ class WrongScaleError(UserError):
 
 
 class _Levels:
-    """The range of the samples so far, and whether floats are integers in disguise."""
+    """Range of the samples so far, and whether all floats are whole numbers."""
 
     def __init__(self) -> None:
         self.peak = 0.0  # of floats alone
-        self.swing = 0.0  # distance of the lowest from the highest sample of a channel
+        self.swing = 0.0  # largest peak-to-peak range of a channel
         self.samples = self.at_full_scale = 0  # in all channels
         self._range: Samples | None = None  # lowest and highest sample of each channel, [2, channels]
         self._integers = True
@@ -137,12 +137,12 @@ class AudioStream:
 
     @property
     def swing(self) -> float:
-        """Distance of the lowest from the highest sample of a channel so far; 0 for a constant of any level."""
+        """Largest peak-to-peak range of a channel so far; 0 for a constant of any level."""
         return self._levels.swing
 
     @property
     def full_scale(self) -> float:
-        """Share of the samples so far that are at full scale or beyond, as clipping leaves them; 0..1."""
+        """Share of the samples so far at or beyond full scale, where clipping leaves them; 0..1."""
         return self._levels.at_full_scale / max(1, self._levels.samples)
 
     @property
@@ -176,7 +176,7 @@ class AudioStream:
             self._seconds += len(samples) / rate
             self._digest.update(samples.data)
             if not np.isfinite(samples).all():
-                raise UserError(f"{self.path} contains samples that are not numbers; render it again.")
+                raise UserError(f"{self.path} contains samples that are NaN or infinite; render it again.")
             self._levels.add(samples, _is_float(file))
             if self._levels.peak > _LARGEST_FLOAT and not self._rescale:
                 raise self._wrong_scale(self._levels)

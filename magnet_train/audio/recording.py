@@ -56,6 +56,15 @@ _BEGINNINGS = (
     (rb"wvpk", "a WavPack file", _CONVERT),
     (rb"version https://git-lfs", "a git-lfs pointer and not the file itself", _DOWNLOAD),
 )
+_UNREADABLE = (
+    soundfile.SoundFileError,
+    UserError,
+    OSError,
+    ArithmeticError,
+    ValueError,
+    TypeError,
+    MemoryError,
+)
 # Messages of libsndfile that do not give the reason.
 _REASONS = {
     "SF_INFO struct incomplete": "its header has an impossible sample rate, number of channels or length",
@@ -116,14 +125,14 @@ def explained(path: FileSource) -> Iterator[None]:
 
 
 class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is skipped by mypy
-    """A file without the seek that soundfile adds to each read: in an MP3 the two frames after a seek are noise."""
+    """A file without the seek that soundfile adds to each read: after a seek, two frames of an MP3 are noise."""
 
     def seekable(self) -> bool:
         return False
 
 
 class Recording:
-    """An audio file and its parts, each of which can be decoded; raises `UserError` if there is no such file."""
+    """An audio file and its separately decodable parts; raises `UserError` if there is no such file."""
 
     def __init__(self, path: FileSource) -> None:
         self.path = path
@@ -186,11 +195,6 @@ def audio_seconds(path: FileSource) -> float:
     return total
 
 
-def header_seconds(path: FileSource) -> float:
-    """Return the duration that the first header of a file gives, without a scan; 0 if it gives no plausible one."""
-    return header_of(path)[0]
-
-
 def header_of(path: FileSource) -> tuple[float, int]:
     """Return duration (s) and rate (Hz) that the first header of a file gives, without a scan; 0 if not plausible."""
     if _why_not_a_file(path) is not None:
@@ -198,15 +202,7 @@ def header_of(path: FileSource) -> tuple[float, int]:
     try:
         with _open_whole(path, _starts_as_av(path)) as file:
             seconds, rate = file.frames / file.samplerate, int(file.samplerate)
-    except (
-        soundfile.SoundFileError,
-        UserError,
-        OSError,
-        ArithmeticError,
-        ValueError,
-        TypeError,
-        MemoryError,
-    ):
+    except _UNREADABLE:
         return 0.0, 0
     return float(seconds) if seconds <= _LONGEST else 0.0, rate
 

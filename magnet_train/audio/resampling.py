@@ -65,7 +65,7 @@ def resample(audio: Tensor, ratio: Fraction) -> Tensor:
 
 
 def stretch_loop(audio: Tensor, samples: int) -> Tensor:
-    """Resample a loop float32 [..., samples] to another number of samples; it stays seamless, being taken as periodic."""
+    """Resample a loop float32 [..., samples] to another number of samples as a periodic signal: it stays seamless."""
     length = audio.shape[-1]
     if samples == length:
         return audio
@@ -86,7 +86,7 @@ def integrated_loudness(audio: Tensor, sample_rate: int) -> float:
     peak = float(audio.abs().max()) if audio.numel() else 0.0
     if peak == 0:
         return -math.inf
-    # torchaudio clips what its filters give at full scale
+    # torchaudio clips the output of its filters at full scale
     scale = min(1.0, LOUDNESS_PEAK / peak)
     measured = float(loudness(audio.repeat(1, -(-block // audio.shape[-1])) * scale, sample_rate))
     return -math.inf if math.isnan(measured) else measured - 20 * math.log10(scale)

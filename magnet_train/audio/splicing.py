@@ -41,13 +41,13 @@ Samples = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class SampleFormat:
-    """The samples of a recording, and how they are written again without a change."""
+    """Format of a recording's samples, and of a file that holds them unchanged."""
 
     path: Path
     sample_rate: int  # Hz
     channels: int
     samples: int  # of each channel
-    dtype: str  # what holds them exactly
+    dtype: str  # numpy type that holds them exactly
     container: str  # WAV, RF64 or FLAC
     subtype: str  # libsndfile's name for the type of the written samples
 
@@ -66,10 +66,9 @@ class SampleFormat:
 
 
 def sample_format(path: str | Path, container: str | None = None) -> SampleFormat:
-    """Return the samples of a recording and how to write them again.
+    """Return the format of a recording's samples and of a file for them.
 
-    WAV and FLAC keep container and type of sample; from others, which lose something whenever they are written, the
-    decoded samples are kept in a WAV.
+    WAV and FLAC keep container and sample type. The decoded samples of lossy formats go into a WAV.
 
     Args:
         path: The recording.
@@ -110,7 +109,7 @@ def write_spliced(path: str | Path, source: SampleFormat, part: Tensor, begin: i
         source: The recording and its format.
         part: float32 [channels, samples] at the recording's rate, full scale -1..1.
         begin: Its first sample in the recording.
-        weight: float32 [samples]: 0 keeps the recording's sample, 1 takes that of the part, between them they mix.
+        weight: float32 [samples], weight of the part: 0 keeps the recording's sample, 1 replaces it.
 
     Raises:
         UserError: The recording breaks off, the disk is full, or the folder cannot be written to.
@@ -129,7 +128,7 @@ def write_spliced(path: str | Path, source: SampleFormat, part: Tensor, begin: i
         if place < source.samples - _MISSING * source.sample_rate:
             raise UserError(
                 f"{source.path} breaks off after {place / source.sample_rate:.1f} s of "
-                f"{source.samples / source.sample_rate:.1f} s; save it again, as far as it can be read."
+                f"{source.samples / source.sample_rate:.1f} s; save its readable part as another file."
             )
         sink.forget_time()
 
@@ -199,7 +198,7 @@ class _Sink:
         return self._file.tell()
 
     def forget_time(self) -> None:
-        """Zero the time of day in the peak chunk that libsndfile gives a WAV of floats, so that equal files are equal."""
+        """Zero the time in the PEAK chunk that libsndfile writes into a float WAV, so that equal audio gives equal files."""
         self._file.flush()
         with open(self._file.name, "rb") as written:
             head = written.read(256)

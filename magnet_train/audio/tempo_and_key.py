@@ -23,16 +23,14 @@ KEYS = tuple(
     for mode in ("major", "minor")
     for tonic in ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 )
-LEAST_CONFIDENCE = {
-    "bpm": 0.3,
-    "key": 0.1,
-}  # of an estimate to rely on; docs/data.md says what they were chosen on
+# Of a reliable estimate; docs/data.md says on which data they were chosen.
+LEAST_CONFIDENCE = {"bpm": 0.3, "key": 0.1}
 _ONSET_HOP, _CHROMA_HOP = 256, 2048  # samples
 _FEWEST_BEATS = 6
-# What librosa takes for a beat may be another fraction of it, since its tempi are drawn to 120.
+# librosa prefers tempi near 120, so what it tracks may be a fraction or a multiple of a beat.
 _BEATS_PER_TRACKED = (1 / 2, 2 / 3, 3 / 4, 4 / 5, 1, 5 / 4, 4 / 3, 3 / 2, 2)
 _SLOWEST, _FASTEST = 50, 210  # bpm
-_USUAL, _OCTAVES = 118, 0.9  # bpm, standard deviation of what is expected before listening
+_USUAL, _OCTAVES = 118, 0.9  # log-normal prior of the tempo: median (bpm), standard deviation (octaves)
 # How well each note above the tonic fits a major and a minor key, as listeners rated it.
 # Source: Krumhansl and Kessler 1982.
 _PROFILES = np.array(
@@ -41,12 +39,12 @@ _PROFILES = np.array(
         [6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17],
     ]
 )
-_LEAST_CORRELATION = 0.65  # with a profile; drums do not reach it, chords do
-_LEAST_CONTRAST = 0.1  # spread of the notes' strengths by their mean; that of noise is up to 0.08
+_LEAST_CORRELATION = 0.65  # of the chroma with a key profile; chords reach it, drums do not
+_LEAST_CONTRAST = 0.1  # standard deviation of the chroma divided by its mean; up to 0.08 for noise
 
 
 class Estimate(NamedTuple):
-    """A value, and how far it can be relied on: 0 not at all, up to 1."""
+    """A value and its confidence, 0..1."""
 
     value: float | str
     confidence: float
@@ -55,21 +53,21 @@ class Estimate(NamedTuple):
 def estimate_tempo(audio: Floats) -> Estimate | None:
     """Return the tempo (bpm), None where librosa tracks fewer than six beats.
 
-    Of the tempi that stand in a simple ratio to librosa's, it is the one at which the loudest moments fall on beats of
-    equal strength, little falls between them, and all of it repeats a bar later.
+    Candidates are simple ratios of librosa's tempo. A candidate scores by how strong and even the accents on its beats
+    are, how weak those between them, and how well the accents repeat after a bar.
 
-    Confidence is the correlation of the accents with themselves a bar later, times the lead on the next best
-    tempo: often its double or its half.
+    The confidence is the autocorrelation of the accents at a bar, times the relative lead of the best score over the
+    second best, which is often that of the double or half tempo.
     """
     _compile()
     return _estimate_tempo(audio)
 
 
 def estimate_key(audio: Floats) -> Estimate:
-    """Return the key, one of `KEYS`, whose profile correlates best with the mean strength of the twelve notes.
+    """Return the key, one of `KEYS`, whose profile correlates best with the mean chroma.
 
-    Confidence is by how much the second best of the 24 correlates less. It is 0 if the best correlates less than 0.65,
-    as for drums, or if all notes are about equally strong, as in noise.
+    The confidence is the lead in correlation over the second best of the 24 keys. It is 0 if the best correlation is
+    below 0.65, as for drums, or if all notes are about equally strong, as in noise.
     """
     _compile()
     return _estimate_key(audio)
@@ -77,9 +75,9 @@ def estimate_key(audio: Floats) -> Estimate:
 
 @cache
 def _compile() -> None:
-    """Let numba compile what librosa uses, on a first clip, or load it.
+    """Compile librosa's numba functions on a first clip, or load them from numba's cache.
 
-    One process at a time: two that compile together can spoil numba's files, and every later process would crash.
+    One process at a time: two that compile together can corrupt the cache, and every later process would crash.
     """
     clicks = np.zeros(6 * RATE, dtype=np.float32)
     clicks[:: RATE // 2] = 1
@@ -96,9 +94,8 @@ def _estimate_tempo(audio: Floats) -> Estimate | None:
     _, beats = beat_track(onset_envelope=onsets, sr=RATE, hop_length=_ONSET_HOP)
     if len(beats) < _FEWEST_BEATS:
         return None
-    tracked, first = map(
-        float, np.polyfit(np.arange(len(beats)), beats, 1)
-    )  # frames; a line through all beats
+    # Frames between beats and the frame of the first, by a line through all beats.
+    tracked, first = map(float, np.polyfit(np.arange(len(beats)), beats, 1))
     accents = _accents(audio)
     readings = [_read_tempo(accents, tracked, first, ratio) for ratio in _BEATS_PER_TRACKED]
     ranked = sorted((found for found in readings if _SLOWEST <= found.bpm <= _FASTEST), reverse=True)
@@ -110,15 +107,15 @@ def _estimate_tempo(audio: Floats) -> Estimate | None:
 
 
 class _Reading(NamedTuple):
-    """A tempo that a recording may have."""
+    """A candidate tempo."""
 
     score: float
     bpm: float
-    repetition: float  # correlation of the accents with themselves a bar later
+    repetition: float  # autocorrelation of the accents at a bar
 
 
 def _accents(audio: Floats) -> Floats:
-    """Return by how much the level rises in each frame: drums count by their loudness, not by their spectrum."""
+    """Return the rise in level at each frame, so that drums count by loudness and not by spectrum."""
     from librosa.feature import rms
 
     level = rms(y=audio, frame_length=4 * _ONSET_HOP, hop_length=_ONSET_HOP)[0]
@@ -127,11 +124,11 @@ def _accents(audio: Floats) -> Floats:
 
 
 def _read_tempo(accents: Floats, tracked: float, first: float, ratio: float) -> _Reading:
-    """Score the tempo whose beats are `ratio` tracked ones apart (frames), of which one falls on frame `first`."""
+    """Score the tempo with a beat at frame `first` and a beat every `ratio * tracked` frames."""
     period = ratio * tracked
     beats = next((beats for beats in (4, 2) if 4 * beats * tracked <= len(accents)), 1)
     lag, repetition = _repetition(accents, beats * period)
-    if abs(lag - beats * period) > 1.5:  # frames: librosa lost its way
+    if abs(lag - beats * period) > 1.5:  # frames: librosa's beats drifted
         period = lag / beats
     phases = first + tracked * np.arange(0, max(ratio, 1), 0.5)
     on_beat, phase = max((float(_at(accents, period, phase).mean()), phase) for phase in phases)
@@ -146,7 +143,7 @@ def _read_tempo(accents: Floats, tracked: float, first: float, ratio: float) -> 
 
 
 def _repetition(accents: Floats, lag: float) -> tuple[int, float]:
-    """Return the lag (frames) near `lag` at which accents correlate best with themselves, and that correlation."""
+    """Return the lag (frames) near `lag` with the largest autocorrelation, and that autocorrelation."""
     near = max(2, round(0.02 * lag))
     lags = range(round(lag) - near, min(round(lag) + near, len(accents) - 20) + 1)
     found = {lag: float(np.corrcoef(accents[:-lag], accents[lag:])[0, 1]) for lag in lags}

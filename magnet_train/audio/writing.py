@@ -38,8 +38,8 @@ def write_audio(
         path: The file: .flac, .mp3, .ogg (Vorbis), else WAV; missing parent folders are created.
         audio: float [channels, samples], channels 1 or 2.
         sample_rate: Hz.
-        loudness: Scale to this loudness (LUFS, ITU-R BS.1770), or as near to it as a peak of -1 dB of full scale
-            allows; silence stays as it is.
+        loudness: Scale to this loudness (LUFS, ITU-R BS.1770), or less where a peak would exceed -1 dB of full
+            scale; silence stays as it is.
 
     Returns:
         The loudness reached, None if none was asked for or the audio is silent.

@@ -1,4 +1,4 @@
-"""What tokenize is about to read: the layout, where captions come from, examples, and what is not read."""
+"""Summary of the input of `tokenize`: layout, source of the captions, examples, and what is not read."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections import Counter
 from itertools import islice
 
 from datamodules.tokenize.audio_files import AudioFile, Listing
+from datamodules.tokenize.caption_rules import CaptionColumn, CaptionError, CaptionRule
 from datamodules.tokenize.captions import (
     CAPTION_FIELDS,
     TEXTS,
-    CaptionColumn,
-    CaptionError,
-    CaptionRule,
     Described,
     find_caption,
     sidecar,
@@ -19,19 +17,19 @@ from datamodules.tokenize.captions import (
 from magnet_train.audio.recording import require_audio_file
 from magnet_train.cli.console import count
 from magnet_train.errors import UserError
-from magnet_train.storage.plain_text import printable
+from magnet_train.storage.plain_text import few, printable
 
 _EXAMPLES = 3
-_TRIED = 20  # files, to find the examples
+_TRIED = 20  # files searched for examples
 _WIDTH = 80  # characters of a caption
-_COLUMNS = 12  # named
+_COLUMNS = 12  # listed
 
 
 def summarize_sources(source: str, listing: Listing, template: CaptionRule | None) -> str:
     """Describe a listing in a few lines.
 
     Raises:
-        UserError: The column of the captions is empty for most files, or there is none of the name that was asked for.
+        UserError: The caption column is empty for most files, or the named one does not exist.
     """
     _require_captions(source, listing, template)
     usable = (file for file in listing.files if file.problem is None)
@@ -71,22 +69,17 @@ def _origins(listing: Listing, found: list[Described]) -> str:
     if origins:
         return f"from {', '.join(origins)}"
     columns = _names(listing)
-    choices = (
-        f"; name a column with --caption_from or use several in --caption_template: {columns}"
-        if columns
-        else ""
-    )
+    advice = "name a column with --caption_from or use several in --caption_template"
+    choices = f"; {advice}: {columns}" if columns else ""
     return f"none in the first {count(min(_TRIED, len(listing.files)), 'file')}{choices}"
 
 
 def _names(listing: Listing) -> str:
-    more = len(listing.columns) - _COLUMNS
-    named = ", ".join(map(printable, listing.columns[:_COLUMNS]))
-    return named + (f" and {more} more" if more > 0 else "")
+    return printable(few(listing.columns, _COLUMNS))
 
 
 def _require_captions(source: str, listing: Listing, template: CaptionRule | None) -> None:
-    """Refuse a list whose captions are mostly empty, unless it was said where captions come from."""
+    """Refuse a table whose caption column is mostly empty, unless an option says where captions come from."""
     column = next((name for name in CAPTION_FIELDS if name in listing.columns), None)
     if column is None or template is not None:
         return

@@ -28,7 +28,7 @@ PROMPT = (
     "Describe this audio in one sentence for a catalogue: what is heard, its genre and mood, its instruments. "
     "Answer with the sentence alone."
 )
-_WINDOW = 30  # seconds that are heard of a file, from its middle; longer audio most of these models would cut
+_WINDOW = 30  # seconds analysed, from the middle of a file; most of these models would cut longer audio
 _MOST_TOKENS = 128
 FILES = (*SETTINGS, "*.jinja", *WEIGHTS)  # chat templates are Jinja, which transformers renders in a sandbox
 
@@ -44,7 +44,7 @@ class Captioner:
         self._window = min(_WINDOW, getattr(processor.feature_extractor, "chunk_length", _WINDOW))
         stored = model.generation_config
         tokens = {name: getattr(stored, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-        # else the folder could ask for random words, or for a thousand beams
+        # instead of the folder's own settings, which could ask for sampling or a thousand beams
         model.generation_config = GenerationConfig(
             do_sample=False,
             max_new_tokens=_MOST_TOKENS,
@@ -53,7 +53,7 @@ class Captioner:
 
     @classmethod
     def from_pretrained(cls, name: str, device: str) -> Self:
-        """Load from a folder or a hub id; no code of it is run. The model hears a window of silence as a trial.
+        """Load from a folder or a hub id, without running its code, and try the model on a window of silence.
 
         Raises:
             UserError: It is not an audio language model with processor and chat template, or cannot be read.
@@ -88,11 +88,11 @@ class Captioner:
         return captioner
 
     def has_heard(self, description: Description) -> bool:
-        """Return whether a description holds this model's answer."""
+        """Return whether a description holds this model's caption."""
         return description.captioned_with == self._identity
 
     def hear(self, path: Path, description: Description) -> Description:
-        """Return a description with another caption; raises `UserError` if the file cannot be read."""
+        """Return a description with this model's caption; raises `UserError` if the file cannot be read."""
         stream = AudioStream(path, self._rate, 1, *excerpt(path, self._window))
         caption = self.caption(torch.cat(list(stream), dim=-1)[0].numpy())
         fields = {name: value for name, value in description.fields.items() if name != GENERATED_CAPTION}

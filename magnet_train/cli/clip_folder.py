@@ -38,7 +38,7 @@ class ClipFolder:
             write(file)
             with explain_disk_errors(self.path / RESULTS):
                 line = json.dumps(record).encode() + b"\n"
-                while line:  # a disk that is nearly full takes a part
+                while line:  # a nearly full disk may accept only a part
                     line = line[self._results.write(line) or 0 :]
                 os.fsync(self._results.fileno())
         except BaseException:
@@ -52,7 +52,7 @@ class ClipFolder:
 def in_background() -> Iterator[Callable[[Callable[[], None]], None]]:
     """Yield a function that runs work in a thread, so that clips are written while the next ones are made.
 
-    It waits for the work before, whose error it raises: at most one piece is under way. The block ends after the last.
+    Each call waits for the previous work and raises its error. The block ends when the last work has ended.
     """
     with ThreadPoolExecutor(1) as thread:
         running: Future[None] | None = None
@@ -72,7 +72,7 @@ def in_background() -> Iterator[Callable[[Callable[[], None]], None]]:
 
 @contextmanager
 def open_clip_folder(folder: Path, planned: Sequence[Record]) -> Iterator[ClipFolder]:
-    """Begin a folder of clips, or resume one that the same command began; a new folder goes if no clip is made.
+    """Begin a folder of clips, or resume one that the same command began; a new folder without clips is removed.
 
     `planned` has the lines of results.jsonl without `seconds`. Raises `UserError` for a folder that holds other clips,
     is in use by another command, or cannot be written to.
@@ -95,7 +95,9 @@ def open_clip_folder(folder: Path, planned: Sequence[Record]) -> Iterator[ClipFo
 def _resume(results: FileIO, path: Path, planned: Sequence[Record]) -> int:
     """Compare the finished clips with the planned ones, drop a torn last line, and return the number of finished ones."""
     results.seek(0)
-    whole = results.read().split(b"\n")[:-1]  # behind the last newline is what a killed process was writing
+    whole = results.read().split(b"\n")[
+        :-1
+    ]  # after the last newline: the line that a killed process was writing
     refusal = UserError(
         f"{path.parent} holds clips of another command (or of another model or recording under the same name); choose "
         "another --out, or remove it to begin again."
@@ -106,7 +108,7 @@ def _resume(results: FileIO, path: Path, planned: Sequence[Record]) -> int:
     for line, record in zip(whole, planned, strict=False):
         if _without_length(line) != json.loads(json.dumps(record)):
             raise refusal
-        if not (path.parent / record["file"]).is_file():  # somebody removed it: resume from here
+        if not (path.parent / record["file"]).is_file():  # removed: resume from here
             break
         done += 1
     results.truncate(sum(len(line) + 1 for line in whole[:done]))

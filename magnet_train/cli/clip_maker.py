@@ -10,7 +10,6 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from magnet_train.pipeline.file_edit import FileEdit
     from magnet_train.pipeline.magnet import Magnet
 
-TOLERANCE = 0.05  # LU by which a clip may miss its loudness unmentioned
+TOLERANCE = 0.05  # LU below the target that are not reported
 
 
 class ClipMaker:
@@ -46,7 +45,7 @@ class ClipMaker:
         # on a CPU one by one, so that each is saved as soon as it is done
         self.batch_size = 1 if magnet.device.type == "cpu" else request.batch_size
         self.edits = _read_edits(magnet, request)
-        # Of what makes the clips and stands in no record: weights, recording, length, device.
+        # Of what the clips depend on and no record holds: weights, recording, length, device.
         self._digest = digest = hashlib.sha256(magnet.weights_sha256().encode())
         digest.update(json.dumps([request.seconds, magnet.device.type]).encode())
         if not self.edits:
@@ -56,7 +55,7 @@ class ClipMaker:
                 self._settings |= {"bars": request.bars, "bpm": request.bpm}
             if prompt is not None:
                 digest.update(prompt.numpy().tobytes())
-        self._quieter: list[float] = []  # LUFS of clips whose peaks forbid the loudness asked for
+        self._quieter: list[float] = []  # LUFS of clips whose peaks do not allow the requested loudness
 
     def fingerprint(self, recording: str | None) -> str:
         """Return a hash of the model and of the recording, a key of `edits`, that a clip is made from."""
@@ -66,14 +65,22 @@ class ClipMaker:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
 
+    def suffix(self, recording: str | None) -> str:
+        """Return the suffix of a clip's file; `recording` is a key of `edits`."""
+        return (
+            f".{self._request.format or 'wav'}" if recording is None else self.edits[recording].format.suffix
+        )
+
     def make(self, batch: list[Record], progress: Callable[[int, int], None]) -> list[Tensor]:
-        """Make the clips of some records; those of an edit are what `write` puts into its region."""
+        """Make the clips of some records; `write` puts those of an edit into its region."""
+        from magnet_train.decoding.generate import part_of
+
         clips: list[Tensor] = []
         parts = [list(part) for _, part in groupby(batch, key=lambda record: record.get("edit"))]
         for number, records in enumerate(parts):
             edit = self.edits.get(records[0].get("edit", ""))
             make = self._magnet.generate if edit is None else edit.make
-            seen = partial(_show_part, progress, number, len(parts))
+            seen = part_of(progress, number, len(parts))
             texts = [record["text"] for record in records]
             clips += make(texts, progress=seen, **self._settings, **_own_settings(records))
         return clips
@@ -96,7 +103,7 @@ class ClipMaker:
             self._quieter.append(reached)
 
     def notes(self) -> Iterator[str]:
-        """Say what a listener would not expect of the written clips."""
+        """Yield remarks on the written clips: loudness not reached, lengths of bars, what an edit kept."""
         if self._quieter:
             yield (
                 f"{count(len(self._quieter), 'clip')} stayed below {self._request.loudness:g} LUFS (the lowest at "
@@ -143,9 +150,9 @@ def _read_edits(magnet: Magnet, request: GenerateRequest) -> dict[str, FileEdit]
 
 
 def _read_prompt(magnet: Magnet, request: GenerateRequest) -> Tensor | None:
-    """Read --prompt, but never much more than a clip can use: a small file may hold days of silence.
+    """Read --prompt up to a second beyond the end of the clip: a small file may hold days of silence.
 
-    It is cut a second behind the end of its clip, where it is still refused for leaving nothing to make.
+    A prompt of that length is still refused for leaving nothing to generate.
     """
     import torch
 
@@ -177,8 +184,3 @@ def _describe_bars(magnet: Magnet, bars: int, bpm: float) -> str:
     cents = -1200 * math.log2(samples / made)
     shift = f", for which the pitch changed by {cents:+.1f} cents" if samples != made else ""
     return f"{count(bars, 'bar')} at {bpm:g} bpm are {samples:,} samples of {magnet.sample_rate:,} Hz{shift}"
-
-
-def _show_part(progress: Callable[[int, int], None], number: int, parts: int, done: int, total: int) -> None:
-    """Show `done` of `total` steps of part `number` of a batch, whose `parts` are taken to be of one size."""
-    progress(number * total + done, parts * total)

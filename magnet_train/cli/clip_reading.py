@@ -16,7 +16,8 @@ from torch import Tensor
 
 from datamodules.shards.writer import metadata_bytes
 from datamodules.tokenize.audio_files import AudioFile
-from datamodules.tokenize.captions import CaptionError, CaptionRule, describe
+from datamodules.tokenize.caption_rules import CaptionError, CaptionRule
+from datamodules.tokenize.captions import describe
 from magnet_train.audio import AudioStream, WrongScaleError, audio_seconds
 from magnet_train.audio.recording import require_audio_file
 from magnet_train.codecs import Codec
@@ -24,13 +25,13 @@ from magnet_train.codecs.chunked import samples_per_frame
 from magnet_train.errors import UserError
 from magnet_train.storage.file_source import FileSource
 
-_ALREADY_CUT = 1.0  # seconds by which a file found by its id may exceed its clip and still be that clip alone
-_LATE = 0.1  # seconds by which a clip may end behind its file: lists round, and mp3 pads
+_ALREADY_CUT = 1.0  # s by which a file found by id may exceed its clip and still count as the clip itself
+_LATE = 0.1  # s by which a clip may end after its file: lists round times, and mp3 pads
 SILENCE = 1e-4  # largest sample, -80 dB of full scale
 
 
 class Unusable(Exception):  # noqa: N818  # a verdict on a file, not an error of the program
-    """The reason why a file is left out: a kind ("silent") and, after a colon, details."""
+    """A file is left out; the message is a kind ("silent") and, after a colon, details."""
 
 
 class MeasuredStream(AudioStream):
@@ -48,7 +49,7 @@ class MeasuredStream(AudioStream):
 
     @property
     def silence(self) -> str | None:
-        """Why the clip counts as silent, None if it does not."""
+        """The reason why the clip counts as silent, None if it does not."""
         if self.peak == 0:
             return "silent"
         if self.peak < SILENCE:
@@ -122,10 +123,10 @@ def read_metadata(file: AudioFile, template: CaptionRule | None) -> dict[str, An
 
 
 def segment(file: AudioFile, source: FileSource) -> tuple[float, float | None]:
-    """Return start and end of a clip in `source`, its file (s), where an end of None is that of the file.
+    """Return start and end (s) of a clip in its file `source`; an end of None is that of the file.
 
-    Most downloads of MusicCaps and AudioCaps are cut already, and those that are not may end early. The times of any
-    other list are taken literally, and raise `Unusable` beyond the end of the file.
+    Most downloads of MusicCaps and AudioCaps are already cut, and uncut ones may end early. Times in other lists are
+    taken literally; `Unusable` is raised for times beyond the end of the file.
     """
     start, end = file.start or 0.0, file.end
     if file.start is None and end is None:

@@ -20,7 +20,7 @@ from magnet_train.errors import UserError
 
 
 def analyses(files: Collection[AudioFile], workers: int) -> Iterator[tuple[AudioFile, Description | str]]:
-    """Yield what `analyse` finds of each file, in the order in which they are done; one worker is this process.
+    """Yield the result of `analyse` for each file as it is finished; with one worker, in this process.
 
     Raises:
         UserError: A process died.

@@ -1,4 +1,4 @@
-"""What `describe` computes of one file: tempo, key, loudness and length, and the nearest tags by CLAP.
+"""Description of one audio file: tempo, key, loudness and length, and the nearest tags by CLAP.
 
 Shapes: audio float32 [channels, samples].
 """
@@ -24,10 +24,11 @@ from magnet_train.audio.tempo_and_key import LEAST_CONFIDENCE, RATE, Estimate, e
 from magnet_train.cli.clip_reading import MeasuredStream, Unusable
 from magnet_train.cli.console import count
 from magnet_train.errors import UserError
-from magnet_train.evaluation.models import Clap, through_windows
+from magnet_train.evaluation.models import Clap
+from magnet_train.evaluation.windows import through_windows
 from magnet_train.storage.plain_text import lines_of, read_text
 
-LONGEST = 120.0  # seconds that are heard of a file, from its middle
+LONGEST = 120.0  # seconds analysed, from the middle of a file
 MOST_TAGS = 5
 _LOUDNESS_RATE = 48_000  # Hz, for which BS.1770 gives its filters
 _BATCH = 16  # windows per call of CLAP
@@ -35,7 +36,7 @@ _MOST_BYTES = 2**20  # of a list of tags
 
 
 def analyse(path: Path) -> Description | str:
-    """Describe an audio file without tags; a reason if it is broken, silent or too short."""
+    """Describe an audio file without tags, or return the reason why it is unreadable, silent or too short."""
     try:
         return _analyse(path)
     except Unusable as error:
@@ -49,7 +50,7 @@ def _analyse(path: Path) -> Description:
     start, end = excerpt(path)
     recording = Recording(path)
     with recording.open(recording.parts[0]) as file:
-        channels = min(2, file.channels)  # mono read as stereo would be 3 dB louder
+        channels = min(2, file.channels)  # mono read as stereo would measure 3 LU louder
     stream = MeasuredStream(path, _LOUDNESS_RATE, channels, start, end)
     audio = torch.cat(list(stream), dim=-1)
     seconds = audio.shape[-1] / _LOUDNESS_RATE
@@ -76,7 +77,7 @@ def _analyse(path: Path) -> Description:
 
 
 def excerpt(path: Path, longest: float = LONGEST) -> tuple[float, float | None]:
-    """Return start and end of the part of a file that is heard (s); an end of None is that of the file."""
+    """Return start and end of the analysed part of a file (s); an end of None is that of the file."""
     seconds = audio_seconds(path)
     if seconds <= longest:
         return 0.0, None
@@ -106,20 +107,20 @@ def _short(number: float) -> float:
 
 
 class Listener(Protocol):
-    """A model that hears a file and adds to its description."""
+    """A model that adds to the description of a file."""
 
     def has_heard(self, description: Description) -> bool:
-        """Return whether a description holds what this model hears."""
+        """Return whether a description holds this model's result."""
 
     def hear(self, path: Path, description: Description) -> Description:
-        """Return the description with what this model hears; raises `UserError` if the file cannot be read."""
+        """Return the description with this model's result; raises `UserError` if the file cannot be read."""
 
 
 class Tagger:
-    """Find the nearest of a list of tags by CLAP.
+    """Zero-shot tagging: the tags of a list whose CLAP embeddings are nearest to that of a file.
 
-    The confidence of a tag is its probability among the list: a softmax over the similarities of the file's mean
-    embedding with all tags, scaled as in the model's training. A tag is relied on from twice chance, at most 0.5.
+    The confidence of a tag is its probability, a softmax over the similarities of the file's mean embedding with all
+    tags, scaled as in the model's training. Tags of at least twice the probability of chance, or of 0.5, are kept.
     """
 
     def __init__(self, clap: Clap, tags: Sequence[str]) -> None:
@@ -135,7 +136,7 @@ class Tagger:
         return description.tagged_with == self._identity
 
     def hear(self, path: Path, description: Description) -> Description:
-        """Return a description with other tags; raises `UserError` if the file cannot be read."""
+        """Return a description with this model's tags; raises `UserError` if the file cannot be read."""
         stream = AudioStream(path, self._clap.sample_rate, 1, *excerpt(path))
         (windows,) = through_windows([stream], self._clap.embed_audio, self._clap.window_samples, _BATCH)
         if isinstance(windows, UserError):
@@ -161,7 +162,7 @@ def _with_tags(fields: Any, tags: list[str]) -> dict[str, Any]:
 
 
 def read_tags(path: Path) -> list[str]:
-    """Read a list of tags, one on each line; raises `UserError` if there are fewer than two different ones."""
+    """Read a list of tags, one on each line; raises `UserError` unless there are two different ones or more."""
     try:
         lines = lines_of(read_text(path, _MOST_BYTES))
     except (OSError, ValueError) as error:

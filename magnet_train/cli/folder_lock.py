@@ -1,4 +1,4 @@
-"""One `fit` or `generate` at a time per folder: a file lock that dies with its process."""
+"""One `fit` or `generate` at a time per folder: a file lock that the kernel releases with its process."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from magnet_train.cli.options import (
 from magnet_train.errors import UserError
 from magnet_train.storage.plain_text import is_text
 
-QUIETEST = -60  # LUFS that can be asked for
+QUIETEST = -60  # lowest --loudness (LUFS)
 
 
 @dataclass(frozen=True)

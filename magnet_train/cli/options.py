@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-from magnet_train.errors import UserError, first_line
+from magnet_train.errors import UserError
 
 if TYPE_CHECKING:
     from magnet_train.decoding import DecodingConfig
@@ -121,15 +121,11 @@ class DeviceOptions:
         """Return the named device, else CUDA (the GPU of `local_rank`), else the CPU; `UserError` if unusable."""
         import torch
 
+        from magnet_train.models.precision import usable_device
+
         gpus = torch.cuda.device_count()
         default = "cpu" if not gpus else "cuda" if local_rank is None else f"cuda:{local_rank % gpus}"
-        device = self.device or default
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
-            raise UserError(
-                f"--device {device} cannot be used ({first_line(error)}); choose cpu or cuda."
-            ) from error
+        usable_device(device := self.device or default, "--device")
         return device
 
 
@@ -141,14 +137,14 @@ class ModelOptions(AdapterOptions, DeviceOptions):
         "exported folder, .ckpt of `fit`, audiocraft model, or hub id", required=True, metavar="PATH"
     )
     precision: str = option(
-        "number format of the transformer; auto: bfloat16 where the device is faster in it (on a CPU only from dim 256 on), "
-        "else float32",
+        "number format of the transformer; auto: bfloat16 where the device computes faster with it (on a CPU for models of "
+        "dim 256 and more), else float32",
         choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",
     )
 
     compile: bool = flag(
-        "compile the transformer first, which takes tens of seconds on a GPU and minutes on a CPU: worth it for many clips"
+        "compile the transformer first: tens of seconds on a GPU, minutes on a CPU; worth it for many clips"
     )
 
     def load(self) -> Magnet:
@@ -180,8 +176,8 @@ class SamplerOptions:
         metavar="20,10,10,10",
     )
     quality: Literal["draft", "normal", "best"] | None = sampler_option(
-        "decoding steps that the model's step profile gives (see export --profile); it was measured with the spread "
-        "arrangement, and is a guide for the others",
+        "decoding steps by the model's step profile (see export --profile), which was measured with the arrangement "
+        "spread and is only a guide for the others",
         one_of="passes",
         choices=["draft", "normal", "best"],
     )

@@ -14,11 +14,11 @@ _MOST_CLIPS = 1_000_000  # of one command
 
 @dataclass(frozen=True)
 class Prompt:
-    """A caption, None for a clip without one, its id in results.jsonl, and what else is its own."""
+    """A clip to generate, as a line of a prompts file describes it."""
 
-    text: str | None
-    id: str
-    seed: int | None = None  # as if the clip were made alone with this seed
+    text: str | None  # caption; None for a clip without one
+    id: str  # in results.jsonl
+    seed: int | None = None  # makes the clip as if it were alone, with this seed
     negative: str | None = None
 
 
@@ -41,7 +41,7 @@ def read_prompts(texts: Sequence[str] | None, file: Path | None, unconditional: 
     for number, prompt in enumerate(prompts, start=1):
         if not (prompt.text or "").strip():
             raise UserError(f"caption {number} of {where} is empty; write one, or use --unconditional N.")
-        if not is_text(prompt.text or ""):  # bytes of the command line that are not UTF-8 arrive so
+        if not is_text(prompt.text or ""):  # as Python decodes bytes of the command line that are not UTF-8
             raise UserError(f"caption {number} of {where} is not text in UTF-8; write it again.")
     if not prompts:
         raise UserError(f"{where} holds no caption; write one per line.")

@@ -6,7 +6,8 @@ from importlib import resources
 from pathlib import Path
 
 from magnet_train.codecs.protocol import Codec
-from magnet_train.errors import UserError, first_line
+from magnet_train.errors import UserError
+from magnet_train.models.precision import usable_device
 from magnet_train.storage.hub import find_folder, unreadable
 from magnet_train.storage.plain_text import load_json, read_text
 from magnet_train.tokens import CodecInfo
@@ -48,10 +49,7 @@ def load_codec(
         from magnet_train.codecs.stereo import StereoCodec
 
         codec = StereoCodec(codec)
-    try:
-        return codec.to(device)
-    except (RuntimeError, AssertionError) as error:  # the second where torch was built without CUDA
-        raise UserError(f"device {device} cannot be used ({first_line(error)}); try cpu.") from error
+    return codec.to(usable_device(device))
 
 
 def _load(name: str) -> Codec:

@@ -28,8 +28,8 @@ def encode_blocks(
 ) -> Tensor:
     """Encode one clip or track that arrives in blocks of any lengths; long audio is encoded in chunks.
 
-    Each chunk is encoded with context on both sides, whose tokens are dropped. So its tokens equal those of one
-    encoding of the whole, except for what the codec hears beyond the context; docs/codecs.md has measurements.
+    Each chunk is encoded with context on both sides, whose tokens are dropped. So its tokens equal those of encoding the
+    whole at once, unless the codec's receptive field exceeds the context; docs/codecs.md has measurements.
 
     Args:
         codec: Encodes float [1, channels, samples] to int64 [1, K, T].

@@ -90,8 +90,8 @@ class EncodecCodec(PretrainedCodec):
 def load_published(name: str) -> EncodecCodec:
     """Load the published weights `name`, a key of `WEIGHTS`, which are downloaded once.
 
-    The 48 kHz model was trained on audio of normalised loudness, with the scale stored beside the tokens. A token
-    model has no place for a scale, so the audio is encoded at its own loudness.
+    The 48 kHz model was trained on audio of normalised loudness, with the scale stored beside the tokens. Token models
+    cannot use a scale, so the audio is encoded at its own loudness.
 
     Raises:
         UserError: The weights cannot be found, or are not those of this model.

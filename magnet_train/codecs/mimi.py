@@ -19,7 +19,7 @@ class MimiCodec(PretrainedCodec):
 
     model_class, config_class = MimiModel, MimiConfig
     context_seconds = (
-        10.0  # the window of its attention; 2 s change one token in a thousand, see docs/codecs.md
+        10.0  # the window of its attention; with 2 s one token in 1,000 differs, see docs/codecs.md
     )
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What the codecs of transformers share: loading from a folder or hub id, and whole frames in and out."""
+"""Base class of transformers' codecs: loading from a folder or hub id, padding to whole frames."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class Layout(NamedTuple):
-    """Audio and tokens of a codec, as its configuration describes them."""
+    """Audio format and token layout of a codec, read from its configuration."""
 
     sample_rate: int  # Hz
     channels: int
@@ -77,7 +77,7 @@ class PretrainedCodec(Codec):
 
     @torch.no_grad()
     def _try(self) -> None:
-        """Encode and decode two frames: weights of the right shapes can still belong to other strides."""
+        """Encode and decode two frames as a trial: weights of the right shapes may belong to other strides."""
         try:
             tokens = self._encode(torch.zeros(1, self.channels, 2 * self.hop))
             audio = self._decode(tokens)
@@ -95,7 +95,7 @@ class PretrainedCodec(Codec):
     @staticmethod
     @abstractmethod
     def layers(config: Any) -> int:
-        """Count the layers that a configuration describes, or fewer; each has weights of its own."""
+        """Return a lower bound of the layers with weights that a configuration describes."""
 
     def _encode(self, audio: Tensor) -> Tensor:
         """Encode audio of whole frames, [B, channels, samples], with all codebooks."""

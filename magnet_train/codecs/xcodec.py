@@ -1,4 +1,4 @@
-"""X-Codec, whose tokens also hold what a speech model hears, in transformers' format.
+"""X-Codec, whose tokens also encode features of a speech model, in transformers' format.
 
 Source: arXiv 2408.17175.
 """

@@ -22,8 +22,13 @@ from magnet_train.masking import at_frames
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
+def part_of(progress: Progress | None, number: int, parts: int) -> Progress | None:
+    """Return the progress of part `number` of `parts` equal ones, reported to that of the whole."""
+    return None if progress is None else lambda done, total: progress(number * total + done, parts * total)
+
+
 class LogitsFn(Protocol):
-    """The contract between the decoder and a model, which a plain function fulfils too."""
+    """The contract between the decoder and a model; a plain function fulfils it as well."""
 
     def __call__(self, tokens: Tensor, stage: int, cfg_coef: float, /) -> Tensor:
         """Return guided logits of one codebook.

@@ -31,8 +31,8 @@ def log_likelihood(
     """Return the log-likelihood of tokens under the decoder, with its steps, temperature and guidance.
 
     With the "spread" arrangement the order depends on no token, and the frames of a step are sampled independently, so
-    the likelihood of a clip is a product over steps. It is that of the order that starts at the frame drawn by
-    `generator` for each clip and codebook.
+    the likelihood of a clip is a product over steps. `generator` draws the frame at which the order starts, for each
+    clip and codebook.
 
     Args:
         logits_fn: See `LogitsFn`; called once per step.

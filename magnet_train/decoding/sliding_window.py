@@ -1,7 +1,7 @@
 """Sliding window: clips longer than the training clips, and seamless loops.
 
-A model whose training clips begin on the beat has learned that frame 0 is one. A window that begins elsewhere in a clip
-or loop has to be moved by a whole number of beats, which `find_repeat` finds.
+A model whose training clips begin on a beat has learned that frame 0 is a beat. So a window that begins elsewhere in a
+clip or loop has to begin a whole number of beats later; `find_repeat` finds such frames.
 
 Shapes: B clips, K codebooks, T frames of a clip, W frames of a window, D features of a frame, N frames of a pattern,
 S frames that are searched.
@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from magnet_train.decoding import Progress
+from magnet_train.decoding.generate import Progress, part_of
 
 # Parts of a window. A model ends a window as its training clips ended, so the next window generates the last frames
 # again. Windows overlap by 3/8 to 3/4, which leaves room to begin on a beat.
@@ -45,8 +45,8 @@ def continue_tokens(
 ) -> Tensor:
     """Fill clips from left to right, each window overlapping the one before; return int64 [B, K, T].
 
-    A model takes the first frame of a window for the beginning of a clip, so each window begins where the sound
-    resembles the beginning of the window before: on a beat, if there is one.
+    To the model the first frame of a window is the beginning of a clip. So each window begins where the sound resembles
+    the beginning of the previous window: on a beat, if there is one.
 
     Args:
         given: int64 [B, K, T].
@@ -72,7 +72,7 @@ def continue_tokens(
         made = make(
             prompt=_part(tokens, begin, window),
             keep=frames < done[:, None],
-            progress=_part_of(progress, windows, estimate),
+            progress=part_of(progress, windows, estimate),
         )
         tokens.scatter_(2, frames[:, None].expand_as(made), made)
         windows += 1
@@ -128,12 +128,6 @@ def _frames(start: Tensor, count: int) -> Tensor:
 def _part(tokens: Tensor, start: Tensor, count: int) -> Tensor:
     """Return `count` frames of each clip, [B, K, count]."""
     return tokens.gather(2, _frames(start, count)[:, None].expand(-1, tokens.shape[1], -1))
-
-
-def _part_of(progress: Progress | None, number: int, parts: int) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(number * total + done, parts * total)
 
 
 def find_repeat(pattern: Tensor, search: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The step profile of a model: how likely real clips are with few and with many passes, codebook by codebook.
+"""The step profile of a model: the likelihood of real clips by number of decoding steps, codebook by codebook.
 
-The likelihood of a codebook is given the real tokens of those below it, so it depends on the passes of that codebook alone,
-and a profile is one short curve for each.
+The likelihood of a codebook is conditioned on the real tokens of those below, so it depends on the steps of that codebook
+alone, and a profile is one short curve per codebook. A pass is one step of one codebook.
 
 Shapes: N clips, B clips of a batch, K codebooks, T frames, L numbers of passes.
 """
@@ -23,24 +23,24 @@ from magnet_train.decoding.sampling import clip_generators
 from magnet_train.errors import UserError
 
 Quality = Literal["draft", "normal", "best"]
-# Nats a frame of each codebook that may be lost.
+# Nats per frame of each codebook that a quality may lose.
 LOSS: dict[Quality, float] = {"draft": 0.05, "normal": 0.01, "best": 0.0}
 PASSES = (1, 2, 4, 8, 16, 32)
 _MOST_COLUMNS = 100  # of a record
-# What is scored: the decoder without guidance and top_p. In parity mode a codebook may have no steps.
+# The decoder that is scored, without guidance and top_p. In parity mode a codebook may have no steps.
 _SCORED = DecodingConfig(span_arrangement="spread", top_p=0.0, max_cfg_coef=1.0, parity=True)
 
 
 @dataclass(frozen=True)
 class StepProfile:
-    """Nats a frame of real clips by codebook and passes.
+    """Negative log-likelihood of real clips by codebook and passes.
 
     Args:
-        passes: L numbers of passes, rising.
-        nats: [K][L], negative log-likelihood (nats a frame), mean over clips.
-        std_error: [K][L], standard error of the difference from the lowest value of its curve, on the same clips.
+        passes: L numbers of passes, ascending.
+        nats: [K][L], mean over clips (nats per frame).
+        std_error: [K][L], standard error of the difference from the lowest value of the codebook, on the same clips.
         clips: N.
-        sha256: Of the weights that were measured.
+        sha256: Hash of the measured weights.
     """
 
     passes: tuple[int, ...]
@@ -54,7 +54,7 @@ class StepProfile:
         """Summarise the nats of two clips or more, float64 [N, K, L] of `nats_by_passes`.
 
         Raises:
-            UserError: One is not finite.
+            UserError: A number is not finite.
         """
         if not bool(nats.isfinite().all()):
             raise UserError("the model gives a real clip the probability 0; train it further, then measure.")
@@ -69,7 +69,7 @@ class StepProfile:
 
     @classmethod
     def from_record(cls, record: object, n_q: int, where: str) -> Self:
-        """Check the record of a file, and return it.
+        """Read and check a record of `to_dict`.
 
         Raises:
             UserError: It is not a profile of `n_q` codebooks.
@@ -84,7 +84,7 @@ class StepProfile:
         return cls(tuple(record["passes"]), nats, errors, record["clips"], record["sha256"])
 
     def choose(self, quality: Quality) -> tuple[int, ...]:
-        """Return `decoding_steps`: of each codebook the fewest passes that lose at most `LOSS` and a standard error."""
+        """Return `decoding_steps`: for each codebook the fewest passes that lose at most `LOSS` plus a standard error."""
         return tuple(
             next(
                 passes
@@ -104,13 +104,13 @@ def nats_by_passes(
     first_index: int = 0,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Return the negative log-likelihood of clips, float64 [B, K, L] in nats a frame, with each of `PASSES`.
+    """Return the negative log-likelihood of clips with each number of `PASSES`, float64 [B, K, L] (nats per frame).
 
     Args:
         logits_fn: Called 63 times for each codebook.
         tokens: int64 [B, K, T], ids 0..card-1.
         card: Entries in each codebook, and the mask id.
-        first_index: Number of the first clip; with it the first frame is drawn, the same for all numbers of passes.
+        first_index: Index of the first clip, from which its decoding order is drawn, the same for all numbers of passes.
         progress: Called after each pass with (passes done, passes in all).
     """
     batch, n_q, num_frames = tokens.shape

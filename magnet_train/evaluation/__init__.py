@@ -1,4 +1,4 @@
-"""Measures of generated against real sound, with and without pretrained models."""
+"""Measures that compare generated with real sound, with and without pretrained models."""
 
 from magnet_train.evaluation.measures import (
     ClapScore,
@@ -12,9 +12,10 @@ from magnet_train.evaluation.measures import (
     measure_divergence,
     measure_fad,
 )
-from magnet_train.evaluation.models import AudioTagger, Clap, as_noise, cut, through_windows
+from magnet_train.evaluation.models import AudioTagger, Clap
 from magnet_train.evaluation.nearest import NearestClip, NearestSearch
 from magnet_train.evaluation.sound import ClipSound, measure_clip
+from magnet_train.evaluation.windows import as_noise, cut, through_windows
 
 __all__ = [
     "AudioTagger",

@@ -86,9 +86,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class EqualSizes:
-    """Distances of three sets of `clips` clips each, all to the same other `reference_clips` of the reference.
+    """Distances of three sets of `clips` clips each from the same `reference_clips` other clips of the reference.
 
-    Each is averaged over `splits` random draws of the clips.
+    Each is averaged over `splits` random splits.
     """
 
     clips: int
@@ -129,15 +129,15 @@ def measure_fad(
 ) -> Fad:
     """Compare generated with real sound by their embeddings.
 
-    A distance alone says little, since few clips make it large. So it is measured again at equal sizes: equally many
-    generated clips, real clips and clips of noise, drawn at random, against the remaining clips of the reference. A
-    perfect model gets the distance of the real clips. Clips are split, never the windows of one.
+    A distance alone says little, since it is large for few clips. So it is also measured at equal sizes: equally many
+    generated clips, real clips and clips of noise, drawn at random, each against the rest of the reference. A perfect
+    model gets the distance of the real clips. The windows of a clip stay together.
 
     Args:
-        generated: float [W, D] of each clip.
-        reference: The same of real clips.
-        noise: The same of noise in the place of each generated clip; None leaves it out.
-        seed: Of the splits.
+        generated: Embeddings float [W, D] of each generated clip.
+        reference: Embeddings of each real clip.
+        noise: Embeddings of noise in place of each generated clip; None leaves it out.
+        seed: Seed of the splits.
 
     Raises:
         UserError: Fewer than 2 clips on a side.
@@ -160,10 +160,10 @@ def measure_fad(
 
 
 class Comparable(Protocol):
-    """A summary of a set of clips."""
+    """A summary of a set of clips, with a distance."""
 
     def distance(self, other: Self) -> float:
-        """Return the distance to that of another set."""
+        """Return the distance from the summary of another set."""
 
 
 def at_equal_sizes(
@@ -176,11 +176,11 @@ def at_equal_sizes(
     """Compare equally many generated and real clips with the rest of the reference; None with too few clips.
 
     Args:
-        summarize: Makes of the numbers of some clips what has a distance.
-        generated: The numbers of each clip.
-        reference: The same of real clips.
-        noise: The same of noise in the place of each generated clip; None leaves it out.
-        seed: Of the splits.
+        summarize: Turns the vectors of some clips into a summary.
+        generated: Vectors of each generated clip.
+        reference: Vectors of each real clip.
+        noise: Vectors of noise in place of each generated clip; None leaves it out.
+        seed: Seed of the splits.
     """
     clips = min(len(generated), len(reference) // 2)
     if clips < _LEAST:
@@ -223,10 +223,10 @@ def measure_clap_score(
     A long clip gets the mean of the cosines of its windows: averaging embeddings first would favour long clips.
 
     Args:
-        audio: Of each clip float [W, D], each row of unit length.
-        text: Of their captions float [n, D], each row of unit length.
+        audio: Embeddings float [W, D] of each clip, rows of unit length.
+        text: Embeddings float [n, D] of their captions, rows of unit length.
         captions: The n captions, to find equal ones.
-        seed: Of the interval.
+        seed: Seed of the interval.
 
     Raises:
         UserError: There are no clips.

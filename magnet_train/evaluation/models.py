@@ -1,15 +1,14 @@
-"""The pretrained models that judge audio, and clips cut into their windows.
+"""The pretrained models of evaluation.
 
 CLAP embeds audio and captions, an audio spectrogram transformer (AST) tags audio. Both are loaded from a folder or the
 hub: no pickle, no remote code, no missing weights. Transformers is imported when a model is loaded.
-Shapes: W windows of mono audio, n captions, D dimensions of CLAP (512), C classes (527 of AudioSet); blocks of audio
-float32 [1, samples] or [samples].
+Shapes: W windows of mono audio, n captions, D dimensions of CLAP (512), C classes (527 of AudioSet).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -34,7 +33,7 @@ _FRAME_SECONDS, _HOPS_PER_SECOND = 0.025, 100  # of AST's spectrogram
 
 @dataclass(frozen=True)
 class Origin:
-    """Identifies a model in a report."""
+    """Identity of a model in a report."""
 
     id: str  # folder or hub id, as given
     revision: str | None  # commit on the hub; None for a folder
@@ -82,7 +81,7 @@ class Clap:
             ValueError: A window is longer, and would be cut at random.
         """
         spectrograms = _features(self, [window.double().numpy() for window in windows], "input_features")
-        # for models that fuse parts of long audio, the extractor would mark one window as longer, at random
+        # for models that fuse parts of long audio, the extractor would mark a random window as longer
         whole = torch.zeros(len(windows), 1, dtype=torch.bool, device=self.model.device)
         output = self.model.get_audio_features(spectrograms, is_longer=whole)
         return _unit_rows(output.pooler_output)
@@ -186,7 +185,7 @@ def weights_sha256(folder: Path) -> str:
 
 
 def _features(model: Clap | AudioTagger, audio: Sequence[npt.NDArray[Any]], name: str) -> Tensor:
-    """Return what the model's extractor makes of windows; raises `ValueError` for one that it would cut."""
+    """Return the extractor's features of windows; raises `ValueError` for a window that it would cut."""
     if any(len(window) > model.window_samples for window in audio):
         raise ValueError(f"a window must have at most {model.window_samples} samples")
     features = model.extractor(audio, sampling_rate=model.sample_rate, return_tensors="np")[name]
@@ -196,76 +195,3 @@ def _features(model: Clap | AudioTagger, audio: Sequence[npt.NDArray[Any]], name
 def _unit_rows(embeddings: Tensor) -> Floats:
     array: Floats = F.normalize(embeddings.double(), dim=-1).cpu().numpy()
     return array
-
-
-def cut(blocks: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Cut mono audio into consecutive windows of `size` samples.
-
-    A remainder at the end is a window of its own if it is at least half as long as one, or all there is. A shorter
-    one is dropped: the models fill up short windows, so a fraction of a second would count as much as ten seconds.
-    """
-    rest = torch.empty(0)
-    first = True
-    for block in blocks:
-        rest = torch.cat([rest, block.reshape(-1)])
-        while len(rest) >= size:
-            yield rest[:size]
-            rest, first = rest[size:], False
-    if len(rest) and (first or 2 * len(rest) >= size):
-        yield rest
-
-
-def as_noise(blocks: Iterable[Tensor], name: str, seed: int) -> Iterator[Tensor]:
-    """Replace audio by white noise of the same length and, block by block, the same root mean square.
-
-    The noise depends on the seed and on the clip's name, not on the other clips.
-    """
-    digest = hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    rng = np.random.default_rng(int.from_bytes(digest, "big"))
-    for block in blocks:
-        noise = torch.from_numpy(rng.standard_normal(block.shape[-1], dtype=np.float32))
-        yield noise * block.square().mean().sqrt()
-
-
-def through_windows(
-    clips: Sequence[Iterable[Tensor]],
-    model: Callable[[Sequence[Tensor]], Floats],
-    size: int,
-    batch_size: int,
-    clip_done: Callable[[], None] = lambda: None,
-) -> list[Floats | UserError]:
-    """Run a model on the windows of clips.
-
-    Args:
-        clips: The blocks of each.
-        model: Takes windows, gives float64 [windows, D].
-        size: Samples in a window.
-        batch_size: Windows per call of the model, also of several clips.
-        clip_done: Called after each clip was read.
-
-    Returns:
-        Of each clip float64 [W, D], or the UserError that reading it raised.
-    """
-    rows: list[list[Floats]] = [[] for _ in clips]
-    errors: dict[int, UserError] = {}
-    waiting: list[tuple[int, Tensor]] = []
-
-    def flush() -> None:
-        if waiting:
-            results = model([window for _, window in waiting])
-            for (clip, _), row in zip(waiting, results, strict=True):
-                rows[clip].append(row)
-            waiting.clear()
-
-    for index, blocks in enumerate(clips):
-        try:
-            for window in cut(blocks, size):
-                waiting.append((index, window))
-                if len(waiting) == batch_size:
-                    flush()
-        except UserError as error:  # its windows that the model has seen already are dropped
-            errors[index] = error
-            waiting[:] = [(clip, window) for clip, window in waiting if clip != index]
-        clip_done()
-    flush()
-    return [errors[index] if index in errors else np.stack(found) for index, found in enumerate(rows)]

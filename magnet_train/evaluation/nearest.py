@@ -1,8 +1,8 @@
-"""The nearest training clip in tokens: are generated clips copies of what the model was trained on?
+"""The nearest training clip in token space, which shows whether generated clips are copies of training data.
 
-Two clips are compared by their first codebook, which holds most of what is heard. The distance of a clip from a training
-clip is the share of its frames whose token differs, at the best of all alignments in time: 0 for a part of the
-training clip, about 1 for clips that have nothing in common. Frames that lie outside the training clip differ.
+Clips are compared by their first codebook, which carries most of the sound. The distance of a clip from a training clip
+is the share of its frames whose token differs, at the best alignment in time: 0 for a part of the training clip, about
+1 for unrelated clips. Frames outside the training clip count as different.
 
 Shapes: tokens of the first codebook, integers [T]; n clips to be compared.
 """
@@ -19,9 +19,9 @@ import numpy.typing as npt
 Tokens = npt.NDArray[np.integer[Any]]
 
 _PIECE = 2048  # frames of a training clip that are compared at a time
-_MOST_CELLS = 2**22  # alignments of clips that are counted at a time
-_MOST_EQUAL = 2**21  # pairs of equal tokens that are listed at a time, unless one frame has more
-_LOW = 0.05  # quantile of the distances that is reported, beside the median
+_MOST_CELLS = 2**22  # alignments of clips counted at a time
+_MOST_EQUAL = 2**21  # pairs of equal tokens listed at a time, unless one frame has more
+_LOW = 0.05  # quantile reported beside the median
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class NearestClip:
 
 
 class NearestSearch:
-    """Find the nearest of many training clips, which are given one by one, for each of n clips.
+    """Find the nearest training clip of each of n clips; training clips are added one by one.
 
-    Memory is bounded whatever is given, but for the n clips themselves. Time is proportional to the number of pairs of
-    equal tokens, which for random tokens is a small part of all pairs of frames.
+    Memory is bounded, apart from the n clips. Time is proportional to the number of pairs of equal tokens, for random
+    tokens a small part of all pairs of frames.
 
     Args:
         clips: Tokens of each clip, one frame or more.
@@ -53,12 +53,12 @@ class NearestSearch:
 
     @property
     def found(self) -> list[NearestClip]:
-        """The nearest training clip of each clip, the first of equally near ones; needs one training clip."""
+        """The nearest training clip of each clip, the first of equally near ones; call `add` before."""
         return [nearest for group in self._groups for nearest in group.found()]
 
 
 def _parts(clips: Sequence[Tokens]) -> Iterator[Sequence[Tokens]]:
-    """Divide clips so that the alignments of each part with a piece of a training clip can be counted at a time."""
+    """Divide clips into parts of at most `_MOST_CELLS` alignments with a piece of a training clip."""
     first, longest = 0, 0
     for number, clip in enumerate(clips):
         longest = max(longest, len(clip))
@@ -119,7 +119,7 @@ class _Group:
 
 
 def _runs(sizes: npt.NDArray[np.int64]) -> Iterator[slice]:
-    """Divide a list of sizes into runs that add up to `_MOST_EQUAL` at most, where no single one is larger."""
+    """Divide a list of sizes into runs with a sum of at most `_MOST_EQUAL`, or of a single larger size."""
     ends = np.cumsum(sizes)
     first = 0
     while first < len(sizes):

@@ -20,34 +20,32 @@ from magnet_train.audio.resampling import integrated_loudness, ratio_of, resampl
 from magnet_train.audio.tempo_and_key import LEAST_CONFIDENCE, RATE, estimate_tempo
 from magnet_train.evaluation.measures import EqualSizes, Floats, at_equal_sizes, bootstrap_interval
 
-_FRAME = 0.05  # seconds, of the level that tells silence
+_FRAME = 0.05  # seconds, of the frames whose level is compared with `_SILENT`
 _SILENT = 1e-3  # root mean square of a frame below which it is silent: -60 dB of full scale
 _TILT_RANGE = 100.0, 0.9  # Hz, and of the highest frequency
 _LEAST_SECONDS = 2.0  # of a clip to have a tempo: six beats at 180 bpm
 _TOLERANCE = 0.04  # by which a tempo may differ
-_MULTIPLES = (0.5, 1.0, 2.0)  # an estimate does not tell a tempo from its double or its half
+_MULTIPLES = (0.5, 1.0, 2.0)  # an estimate may be the double or the half of the tempo
 
 
 @dataclass(frozen=True)
 class ClipSound:
-    """Numbers of one clip in mono."""
+    """Measurements of one clip in mono."""
 
     silent_frames: float  # share of frames of 50 ms with a level below -60 dB of full scale
     loudness: float | None  # LUFS, ITU-R BS.1770; None for silence, as are the next two
-    spectrum: (
-        Floats | None
-    )  # [MEL_BANDS], dB: of the mean power in each band, with a mean of 0 over the bands
+    spectrum: Floats | None  # [MEL_BANDS], dB: mean power in each band, normalised to mean 0 over the bands
     tilt: float | None  # dB per octave, from 100 Hz up; 0 for white, -3 for pink noise
-    tempo: float | None = None  # bpm; None without beats to rely on
+    tempo: float | None = None  # bpm; None without a reliable estimate
 
 
 def measure_clip(audio: Tensor, sample_rate: int, with_tempo: bool = False) -> tuple[ClipSound, Tensor]:
-    """Return the numbers of a clip, one sample or more, and its log-mel spectrum.
+    """Return the measurements of a clip, one sample or more, and its log-mel spectrum.
 
     Args:
         audio: float32 [samples].
         sample_rate: Hz.
-        with_tempo: Estimate the tempo, which takes librosa.
+        with_tempo: Estimate the tempo, which needs librosa.
     """
     missing = round(MEL_WINDOW * sample_rate) - len(audio)
     levels = log_mel(torch.nn.functional.pad(audio, (0, max(0, missing))), sample_rate)
@@ -98,18 +96,18 @@ class Levels:
 
     mean: float
     std: float
-    clips: int  # that have the number
+    clips: int  # with a measurement
 
     @classmethod
     def of(cls, numbers: Sequence[float | None]) -> Self | None:
-        """Summarize the numbers that are there; None without any."""
+        """Summarize the numbers that are not None; None without any."""
         found = np.array([number for number in numbers if number is not None])
         return cls(float(found.mean()), float(found.std()), len(found)) if len(found) else None
 
 
 @dataclass(frozen=True)
 class SideSound:
-    """Numbers of all clips of a side; shares are 0..1."""
+    """Measurements of all clips of a side; shares are 0..1."""
 
     clips: int
     loudness: Levels | None  # LUFS
@@ -117,13 +115,13 @@ class SideSound:
     silent_frames: float  # mean share
     silent_clips: float  # share
     tilt: Levels | None  # dB per octave
-    with_tempo: float | None  # share with beats to rely on; None if no tempo was estimated
+    with_tempo: float | None  # share with a reliable tempo; None if none was estimated
 
 
 def summarize_side(
     clips: Sequence[ClipSound], full_scale: Sequence[float], silent: Sequence[bool], with_tempo: bool
 ) -> SideSound:
-    """Summarize the clips of a side, one at least, with each one's share of samples at full scale and silence."""
+    """Summarize one clip or more, given for each its share of samples at full scale and whether it is silent."""
     return SideSound(
         clips=len(clips),
         loudness=Levels.of([clip.loudness for clip in clips]),
@@ -153,7 +151,7 @@ class MeanSpectrum:
 
 @dataclass(frozen=True)
 class SpectrumDistance:
-    """How far the average spectra of the sides are apart (dB), whatever their loudness; 0 or more."""
+    """Distance of the average spectra of both sides, without their loudness (dB); 0 or more."""
 
     distance: float  # of all generated from all real clips
     generated_clips: int
@@ -189,7 +187,7 @@ class PairedDistance:
 def summarize_pairs(
     own: Sequence[float], chance: Sequence[float], other_real: Sequence[float], seed: int = 0
 ) -> PairedDistance | None:
-    """Summarize the distances of n pairs, and n - 1 with the reference before; None without pairs."""
+    """Summarize distances of n pairs, and n - 1 from the reference of the pair before; None without pairs."""
     if not own:
         return None
     others = [float(np.mean(values)) if values else None for values in (chance, other_real)]
@@ -198,19 +196,19 @@ def summarize_pairs(
 
 @dataclass(frozen=True)
 class TempoAgreement:
-    """Share of clips whose tempo is within 4 % of the one asked for, its half or its double; 0..1, larger is better."""
+    """Share of clips whose tempo is within 4 % of the requested one, its half or its double; 0..1, larger is better."""
 
     share: float
     interval: tuple[float, float] | None  # 95 %, see `bootstrap_interval`
-    clips: int  # for which a tempo was asked for
-    chance: float | None  # with the tempo asked for in another clip; None for one clip
-    real: float | None  # of the reference; None if no tempo was asked for there
+    clips: int  # with a requested tempo
+    chance: float | None  # with the tempo requested of another clip; None for one clip
+    real: float | None  # of the reference; None if no tempo was requested there
 
 
 def measure_tempo(
     found: Sequence[float | None], asked: Sequence[float], real: float | None, seed: int = 0
 ) -> TempoAgreement | None:
-    """Compare the tempi of n clips (bpm; None without beats, which never agrees) with those asked for; None for n = 0."""
+    """Compare the tempi of n clips (bpm; None never agrees) with the requested ones; None for n = 0."""
     if not found:
         return None
     agrees = tempo_agrees(found, asked)
@@ -222,7 +220,7 @@ def measure_tempo(
 
 
 def tempo_agrees(found: Sequence[float | None], asked: Sequence[float]) -> npt.NDArray[np.bool_]:
-    """Return of each clip whether its tempo is as asked for, bool [n]."""
+    """Return whether the tempo of each clip is the requested one, bool [n]."""
     tempi = np.array([np.nan if tempo is None else tempo for tempo in found])
     ratio = tempi / np.asarray(asked, dtype=np.float64)
     off = np.min([np.abs(ratio / multiple - 1) for multiple in _MULTIPLES], axis=0)

@@ -61,7 +61,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, allowed: Tensor |
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: Window) -> Tensor:
     """Attend to neighbouring frames, block by block, each with C more keys on both sides; all are [B, T, D].
 
-    Gives the result of `attention` with `masking.context_mask`, but time and memory grow with T instead of T².
+    Gives the result of `attention` with a banded mask [T, T], but time and memory grow with T instead of T².
     """
     batch, num_frames, dim = q.shape
     halo, allowed = window
@@ -111,14 +111,14 @@ class SelfAttention(Projections):
 
 
 class TextStates(NamedTuple):
-    """A text as the model reads it: states that each layer projects."""
+    """Text states as input of every layer, which projects them."""
 
     states: Tensor  # float [R, S, D]
     readable: Tensor | None  # bool [R, 1, 1, S]; None: all of them
 
 
 class TextMemory(NamedTuple):
-    """A text as one layer reads it: keys and values, [R, S, D], or folded, [R, H, S, D]."""
+    """Keys and values of a text in one layer, [R, S, D], or folded, [R, H, S, D]."""
 
     keys: Tensor
     values: Tensor

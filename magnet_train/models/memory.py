@@ -1,4 +1,4 @@
-"""Batches that fit into the memory of a device: from the first one on that does not, they are half as large."""
+"""Batches that fit into the memory of a device: a batch that does not fit is halved."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def is_full_memory(error: BaseException) -> bool:
 
 
 class FittingBatches:
-    """Cuts work into batches, and halves them as often as memory does not suffice.
+    """Cut work into batches, and halve the batch size whenever memory does not suffice.
 
     Args:
-        size: Items in a batch, at first.
-        items: What they are, in the plural.
-        say: Takes a sentence without a full stop about smaller batches, once they fit.
-        least: Batches of this size are not halved.
+        size: First batch size.
+        items: Name of the items, in the plural.
+        say: Called with a sentence without a full stop, once smaller batches fit.
+        least: Smallest batch size.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class FittingBatches:
         self._said = size
 
     def run(self, items: Sequence[_Item], work: Callable[[Sequence[_Item]], _Result]) -> Iterator[_Result]:
-        """Yield the result of `work` for each batch, in order; raises torch's error where the smallest does not fit."""
+        """Yield the result of `work` for each batch, in order; raises torch's error if the smallest batch does not fit."""
         done = 0
         while done < len(items):
             batch = items[done : done + self.size]
@@ -48,7 +48,7 @@ class FittingBatches:
                 continue  # behind the handler, whose traceback holds the tensors of the attempt
             if self.size < self._said:
                 self._say(
-                    f"memory does not suffice for {self._said} {self._items} at once; going on with {self.size}"
+                    f"memory does not suffice for {self._said} {self._items} at once; continuing with {self.size}"
                 )
                 self._said = self.size
             yield result

@@ -1,4 +1,4 @@
-"""The number format that a model computes in: float32, or 16 bits where the hardware multiplies them faster."""
+"""Device and number format of a model: float32, or 16 bits where the hardware multiplies them faster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, first_line
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LEAST_DIM = 256  # below this a CPU gains nothing: at dim 128 bfloat16 takes as long, at 256 half the time
@@ -37,6 +37,15 @@ def compute_dtype(precision: str, device: torch.device, dim: int) -> torch.dtype
     if dtype == torch.bfloat16 and device.type == "cuda" and not has_fast_bfloat16(device):
         raise UserError(f"{device} cannot multiply bfloat16; use float16 or float32.")
     return dtype
+
+
+def usable_device(name: str, option: str = "device") -> torch.device:
+    """Return a device by name; raises `UserError`, which calls it by the name of its `option`, if it cannot be used."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+        reason = first_line(error)[:80]
+        raise UserError(f"{option} {name} cannot be used ({reason}); choose cpu or cuda.") from error
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -1,4 +1,4 @@
-"""Edit an audio file: the region is made at the model's rate and channels, the rest stays as it is in the file.
+"""Edit an audio file: a region is generated at the model's rate and channels, and the rest of the file stays.
 
 Shapes: B versions, T frames of the clip that the model sees; audio float32 [channels, samples].
 """
@@ -23,12 +23,12 @@ from magnet_train.errors import UserError
 from magnet_train.pipeline.inputs import as_region
 from magnet_train.pipeline.magnet import Magnet
 
-_AROUND = 1.0  # seconds that are read on both sides of the clip, so that it is resampled as in the whole file
-_MOST_GAIN = 2.0  # of a channel above the mean of both
+_AROUND = 1.0  # seconds read on both sides of the clip, so that it is resampled as in the whole file
+_MOST_GAIN = 2.0  # of a channel relative to the mean of both
 
 
 class FileEdit:
-    """A region of an audio file that a model makes again; the file keeps its rate, channels and type of sample.
+    """Regenerate a region of an audio file, which keeps its rate, channels and sample type.
 
     Args:
         magnet: The model.
@@ -47,13 +47,12 @@ class FileEdit:
         self.seconds = self.format.samples / self.format.sample_rate
         if self.seconds > LONGEST_CLIP:
             raise UserError(
-                f"{path} is longer than {LONGEST_CLIP:,.0f} s; cut out the part to edit with its surroundings."
+                f"{path} is longer than {LONGEST_CLIP:,.0f} s; cut out the part to edit, with some seconds on both sides."
             )
         self._magnet, codec = magnet, magnet.codec
         self._hop = samples_per_frame(codec)
-        self._ratio = ratio_of(
-            self.format.sample_rate, codec.sample_rate
-        )  # samples of the file for one of the model
+        # Samples of the file for one of the model.
+        self._ratio = ratio_of(self.format.sample_rate, codec.sample_rate)
         self._samples = math.ceil(self.format.samples / self._ratio)  # at the model's rate
         try:
             length = self._samples / codec.sample_rate
@@ -63,14 +62,14 @@ class FileEdit:
 
     @property
     def mono_in_stereo(self) -> bool:
-        """Whether a mono model makes the region of a stereo file, with one sound for both channels."""
+        """Whether the model is mono and the file stereo, so that both channels of the region have the same sound."""
         return (self._magnet.codec.channels, self.format.channels) == (1, 2)
 
     def make(self, texts: Sequence[str | None], **settings: Any) -> Tensor:
         """Make B versions of the clip around the region, [B, channels, T * samples a frame] for `write`.
 
-        `settings` are those of `Magnet.edit` from `seed` on. In a stereo file each channel of what a mono model makes
-        gets the level that the channel has in the clip.
+        `settings` are those of `Magnet.edit` from `seed` on. In a stereo file, each channel of a mono model's output
+        is scaled to the level of that channel in the clip.
         """
         channels = 2 if self.mono_in_stereo else self._magnet.codec.channels
         clip = self._read(channels)
@@ -90,7 +89,7 @@ class FileEdit:
             UserError: The recording breaks off, or the file cannot be written.
         """
         begin, end = self._edit.clip_first * self._hop, self._edit.clip_end * self._hop
-        aligned = begin - begin % self._ratio.denominator  # where samples of both rates meet
+        aligned = begin - begin % self._ratio.denominator  # where samples of both rates coincide
         part = torch.nn.functional.pad(made, (begin - aligned, 0))
         if self._ratio != 1:
             part = resample(part, 1 / self._ratio)
@@ -108,13 +107,15 @@ class FileEdit:
         rate, ratio = self._magnet.codec.sample_rate, self._ratio
         begin = self._edit.clip_first * self._hop
         end = min(self._edit.clip_end * self._hop, self._samples)
-        lead = max(0, begin - round(_AROUND * rate)) // ratio.denominator  # where samples of both rates meet
+        lead = (
+            max(0, begin - round(_AROUND * rate)) // ratio.denominator
+        )  # where samples of both rates coincide
         start = lead * ratio.numerator / self.format.sample_rate
         stop = float(Fraction(end) * ratio / self.format.sample_rate) + _AROUND
         stream = AudioStream(self.format.path, rate, channels, start, stop)
         audio = torch.cat(list(stream), dim=-1)[:, begin - lead * ratio.denominator :][:, : end - begin]
         if (missing := end - begin - audio.shape[-1]) > _AROUND / 10 * rate:
             raise UserError(
-                f"{self.format.path} breaks off before the end of the region; save it again, as far as it can be read."
+                f"{self.format.path} breaks off before the end of the region; save its readable part as another file."
             )
         return torch.nn.functional.pad(audio, (0, missing))

@@ -84,9 +84,7 @@ def as_bars(bars: object, bpm: object) -> float:
             f"bars is {bars!r} and bpm {bpm!r}; give a whole number of bars and a tempo."
         ) from error
     if number < 1 or not SLOWEST <= tempo <= FASTEST:
-        raise UserError(
-            f"{number} bars at {tempo:g} bpm: use at least 1 bar, and {SLOWEST} to {FASTEST} bpm."
-        )
+        raise UserError(f"{number} bars at {tempo:g} bpm: use 1 bar or more, and {SLOWEST} to {FASTEST} bpm.")
     return as_seconds(number * BEATS * 60 / tempo)
 
 
@@ -111,7 +109,7 @@ def as_seconds(seconds: object) -> float:
 def as_audio(audio: object, channels: int, name: str, most_dims: int) -> Tensor:
     """Return a tensor or numpy array called `name` as finite float32 [channels, samples].
 
-    Where `most_dims` is 3, [B, channels, samples] is accepted as well, and [samples] for one channel. Integers are
+    If `most_dims` is 3, [B, channels, samples] is accepted as well; [samples] is accepted for one channel. Integers are
     divided by their full scale.
     """
     tensor = _as_tensor(audio, f"{name} is {type(audio).__name__}; give a tensor or numpy array of samples")

@@ -137,7 +137,7 @@ class Magnet:
         return weights_sha256(self._parts.trained().state_dict())
 
     def compile(self) -> float:
-        """Compile the transformer's layers, and make a first clip with them; worth its time before many clips.
+        """Compile the transformer's layers, and generate a first clip with them; worthwhile before many clips.
 
         Returns:
             Seconds that it took: tens on a GPU, minutes on a CPU.
@@ -189,21 +189,20 @@ class Magnet:
 
         Args:
             texts: B captions; None or "" makes a clip without one.
-            seconds: Length; the model's segment_duration when None. Longer clips are made window by window, each
-                in sight of about half of the one before, from a beat on.
+            seconds: Length; the model's segment_duration when None. Longer clips are made window by window; each
+                window begins on a beat and overlaps the previous one by about half.
             seed: Makes the result repeatable on the same kind of device, 0..2^63-1; one for all clips, or one for each.
             decoding: Settings of the decoder; the model's own when None.
             prompt: Audio [channels, samples] or [B, channels, samples] at `sample_rate` to continue; a tensor or
                 numpy array.
-            loop: Make seamless loops: straight clips whose ends, one span each, are made again in sight of each
-                other.
+            loop: Make seamless loops: one span at each end of a clip is generated again, with the other end as context.
             progress: Called as progress(steps done, steps in all).
-            rescorer: A second model that helps to rank spans, `musicgen.MusicgenRescorer` for one, with weight
+            rescorer: A second model that helps to rank spans, such as `musicgen.MusicgenRescorer`, with weight
                 `decoding.rescorer_weight`; on the same device.
             first_index: Index of the first clip; the others follow. Clip 7 of a batch is made alone with its
                 caption, the same seed and 7. Or an index for each clip.
-            negative: Caption from which guidance leads away, for all clips or for each; None or "" leads away from
-                the prediction without a text.
+            negative: Negative caption, for all clips or for each; it replaces the prediction without a text in
+                classifier-free guidance. None or "" keeps that.
             bars: Length of a loop in bars of four beats, in place of `seconds`; needs `bpm`. The loop is stretched by
                 at most half a frame, so that it has exactly the nearest number of samples and stays seamless.
             bpm: Tempo of the bars, 20..999 beats per minute.
@@ -323,7 +322,7 @@ class Magnet:
         """Generate tokens [B, K, T]; as `generate`, but `prompt` is int64 [B, K, P].
 
         `keep`, bool [B, P] or [B, K, P], is true for the tokens of the prompt that stay; None keeps all. In parity mode
-        the batch is made as the reference makes it, whose released models see the padding behind a shorter caption.
+        the model sees the padding after shorter captions, as the released models do in the reference implementation.
         """
         seconds, decoding = self.segment_duration if seconds is None else seconds, decoding or self.decoding
         request = ClipRequest(
@@ -337,18 +336,18 @@ class Magnet:
         return make_tokens(self._parts, request)
 
     def logits_fn(self, texts: Sequence[str | None]) -> LogitsAtFrames:
-        """Return the `logits_fn` that the decoder calls for clips about B captions, each read alone."""
+        """Return the decoder's `logits_fn` for clips with B captions, each encoded alone."""
         return guided_logits(self._parts, texts)
 
     def measure_passes(
         self, clips: Sequence[tuple[str | None, Tensor]], progress: Progress | None = None
     ) -> StepProfile:
-        """Measure how likely real clips are with 1 to 32 passes of each codebook, and keep the result with the model.
+        """Measure the likelihood of real clips with 1 to 32 decoding steps of each codebook, and store it with the model.
 
-        It takes 63 passes for each codebook and clip, without guidance.
+        That takes 63 forward passes for each codebook and clip, without guidance.
 
         Args:
-            clips: Two or more captions, each with its tokens int64 [K, T]; best of clips that were not trained on.
+            clips: Two or more captions, each with its tokens int64 [K, T]; preferably of held-out clips.
             progress: Called after each pass with (passes done, passes in all).
 
         Raises:
@@ -357,7 +356,7 @@ class Magnet:
         return measure_passes(self._parts, clips, progress)
 
     def decoding_for(self, quality: Quality) -> DecodingConfig:
-        """Return the model's settings with the passes that its profile gives for a quality.
+        """Return the model's settings with the decoding steps that its step profile gives for a quality.
 
         Raises:
             UserError: No profile was measured, or on other weights.

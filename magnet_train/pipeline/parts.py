@@ -15,9 +15,9 @@ from magnet_train.checkpoints.bundle import UNSPECIFIED, ModelBundle, load_weigh
 from magnet_train.checkpoints.load import read_bundle
 from magnet_train.codecs import PACKAGED, QUICKSTART, Codec, load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig
-from magnet_train.errors import UserError, first_line
+from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
-from magnet_train.models.precision import compute_dtype, dtype_name
+from magnet_train.models.precision import compute_dtype, dtype_name, usable_device
 from magnet_train.text import TextEncoder, text_encoder_from_spec
 
 
@@ -37,7 +37,7 @@ class ModelParts:
 
     def __init__(self, bundle: ModelBundle, device: str, precision: str) -> None:
         self.bundle = bundle
-        self.device = _device(device)
+        self.device = usable_device(device)
         self.lm = _build_lm(bundle)
         self.dtype = compute_dtype(precision, self.device, self.lm.dim)
         frozen_t5 = bundle.text.get("kind") == "t5" and bundle.text.get("trainable") is False
@@ -135,19 +135,8 @@ class ModelParts:
         if text_folder is None and name and (local or (self._text is not None and self._text.trainable)):
             text_folder = scratch
             self.text.save(text_folder)
-        codec_folder, codec_id = bundle.codec_folder, bundle.codec.id
-        local = not codec_id.startswith(THEIR_STORE) and (
-            Path(codec_id).is_dir() or Path(codec_id).is_absolute()
-        )
-        if codec_folder is None and codec_id in PACKAGED:
-            codec_folder = packaged_codec(codec_id)
-        elif codec_folder is None and local:
-            _ = self.codec  # raises if the codec is gone or has changed since it made the tokens
-            codec_folder = Path(codec_id)
         base = dict(bundle.base)
-        if base and not base.get(
-            "hub"
-        ):  # where the base lay on this machine is private: two parts of its path stay
+        if base and not base.get("hub"):  # a path of this machine is private: its last two parts stay
             base["source"] = "/".join(Path(str(base.get("source"))).parts[-2:])
         weights = {
             tensor_name: _as_stored(tensor.cpu(), bundle.weights.get(tensor_name))
@@ -157,11 +146,22 @@ class ModelParts:
             bundle,
             weights=weights,
             decoding=decoding.for_codec(self.lm.n_q, self.lm.streams),
-            codec_folder=codec_folder,
+            codec_folder=self._codec_folder(),
             text_folder=text_folder,
             licence=licence or bundle.licence,
             base=base,
         )
+
+    def _codec_folder(self) -> Path | None:
+        """Return the folder of a codec that is saved with the model; None for one on the hub."""
+        folder, name = self.bundle.codec_folder, self.bundle.codec.id
+        if folder is None and name in PACKAGED:
+            return packaged_codec(name)
+        is_local = Path(name).is_dir() or Path(name).is_absolute()
+        if folder is None and is_local and not name.startswith(THEIR_STORE):
+            _ = self.codec  # raises if the codec is gone or has changed since it made the tokens
+            return Path(name)
+        return folder
 
 
 def _as_stored(tensor: Tensor, stored: Tensor | None) -> Tensor:
@@ -170,13 +170,6 @@ def _as_stored(tensor: Tensor, stored: Tensor | None) -> Tensor:
         return tensor
     narrow = tensor.to(stored.dtype)
     return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch raises the latter when it was built without CUDA
-        raise UserError(f"device {name} cannot be used ({first_line(error)[:80]}); try cpu.") from error
 
 
 def _build_lm(bundle: ModelBundle) -> MagnetTransformer:

@@ -1,4 +1,4 @@
-"""The passes of each codebook, by the quality that is asked for: measured on real clips, and kept with the model.
+"""Decoding steps of each codebook for a quality: measured on real clips, and stored with the model.
 
 Shapes: K codebooks, T frames.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 from magnet_train.checkpoints.adapter import weights_sha256
 from magnet_train.checkpoints.bundle import STEPS_PROFILE
 from magnet_train.decoding import Progress, StepProfile
+from magnet_train.decoding.generate import part_of
 from magnet_train.decoding.step_profile import Quality, nats_by_passes
 from magnet_train.errors import UserError
 from magnet_train.pipeline.parts import ModelParts
@@ -23,7 +24,7 @@ from magnet_train.pipeline.request import guided_logits
 def measure_passes(
     model: ModelParts, clips: Sequence[tuple[str | None, Tensor]], progress: Progress | None
 ) -> StepProfile:
-    """Measure a model, and put the profile into the facts of its bundle; see `Magnet.measure_passes`."""
+    """Measure the step profile of a model and store it in its bundle; see `Magnet.measure_passes`."""
     if len(clips) < 2:
         raise UserError(f"a step profile needs 2 clips or more, not {len(clips)}; give more.")
     frames, nats = max(1, model.bundle.codec.frames(model.bundle.segment_duration)), []
@@ -34,7 +35,7 @@ def measure_passes(
                 tokens[None, :, :frames].to(model.device),
                 card=model.lm.card,
                 first_index=number,
-                progress=_of_clip(progress, number, len(clips)),
+                progress=part_of(progress, number, len(clips)),
             )
         )
     profile = StepProfile.of(torch.cat(nats), _numbers_sha256(model.trained().state_dict()))
@@ -56,9 +57,5 @@ def chosen_passes(model: ModelParts, quality: Quality) -> tuple[int, ...]:
 
 
 def _numbers_sha256(weights: Mapping[str, Tensor]) -> str:
-    """Hash weights whatever their type is in the file: 16-bit ones are float32 in the model."""
+    """Hash weights as float32, the type of the model, whatever their type in the file."""
     return weights_sha256({name: tensor.float() for name, tensor in weights.items()})
-
-
-def _of_clip(progress: Progress | None, number: int, clips: int) -> Progress | None:
-    return None if progress is None else lambda done, total: progress(number * total + done, clips * total)

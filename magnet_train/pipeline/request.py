@@ -50,7 +50,7 @@ class ClipRequest:
     keep: Tensor | None = None
     loop: bool = False
     negative: str | Sequence[str | None] | None = None
-    as_reference: bool = False  # make the batch at once, with the padding behind a shorter caption visible
+    as_reference: bool = False  # make the batch at once, with the padding after shorter captions visible
 
     def checked(self, model: ModelParts) -> ClipRequest:
         """Return the request with each argument in its type.
@@ -194,7 +194,7 @@ def guided_logits(
     negative: Sequence[str | None] | None = None,
     padding: bool = False,
 ) -> LogitsAtFrames:
-    """Return the `logits_fn` of captions, each read alone, or with the `padding` of its batch visible."""
+    """Return the `logits_fn` of captions, each encoded alone, or with the `padding` of its batch visible."""
     if negative is not None and not any(negative):
         negative = None
     with torch.no_grad():

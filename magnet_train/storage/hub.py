@@ -12,6 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from magnet_train.errors import UserError, first_line
+from magnet_train.storage.plain_text import few
 
 if TYPE_CHECKING:
     import torch
@@ -126,10 +127,10 @@ def load_pretrained(
         kind: Class of the model.
         folder: From `find_folder`, with the same `name` and `what`, for messages.
         model_type: That config.json must have; None takes any.
-        remedy: For another type.
+        remedy: Remedy in the error for another type.
         check: Called before memory is allocated for the model.
         optional: Prefix of the names of weights that may be missing.
-        dtype: Of the weights; None for float32.
+        dtype: Type of the weights; None for float32.
 
     Raises:
         UserError: The model is of another type, cannot be read, or lacks weights.
@@ -162,10 +163,7 @@ def load_pretrained(
         logging.set_verbosity(verbosity)
     missing = sorted(key for key in report["missing_keys"] if not (optional and key.startswith(optional)))
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UserError(
-            f"{what} {name} lacks the weights {', '.join(missing[:3])}{more}; save it again, or choose another."
-        )
+        raise UserError(f"{what} {name} lacks the weights {few(missing)}; save it again, or choose another.")
     return model.eval()
 
 

@@ -123,7 +123,7 @@ def read_cell(cell: Cell, name: str) -> FileSource:
 
 
 class _Cells:
-    """One column of a table, whose rows are read in order; going back begins again with the row group."""
+    """One column of a table, read row by row; going back restarts at the beginning of the row group."""
 
     def __init__(self, path: Path, column: str) -> None:
         self._table, self._column = ParquetTable(path), column
@@ -161,7 +161,7 @@ class _Cells:
 
 @lru_cache(maxsize=4)  # tables are read one after another
 def _cells(path: Path, column: str, changed: int) -> _Cells:
-    """Return the cells of a table as it was at a time, so that one that is replaced is opened again."""
+    """Return the cells of a table that was last `changed` then, so that a replaced table is opened again."""
     return _Cells(path, column)
 
 

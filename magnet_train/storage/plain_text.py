@@ -7,6 +7,7 @@ import json
 import math
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def decode_text(data: bytes) -> str:
         if data.startswith(mark):
             raise ValueError(f"it is in {name}; save it as UTF-8")
     if data.count(0) * 4 > len(data):  # every other byte of Latin letters
-        raise ValueError("it is in UTF-16, or no text at all; save it as UTF-8")
+        raise ValueError("it is in UTF-16, or not text; save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -101,6 +102,12 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(map(_escape_hidden, text))
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """Join names with commas, the first `most` of them: "a, b, c and 2 more"."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _escape_hidden(character: str) -> str:

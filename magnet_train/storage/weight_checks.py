@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from magnet_train.errors import UserError
+from magnet_train.storage.plain_text import few
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_NAMED = 3  # weights that an error lists
-_BYTES_OF_A_LAYER = 64  # at least: its name, shape and numbers in the file
+_BYTES_OF_A_LAYER = 64  # in a file, at least: name, shape and numbers
 
 
 def require_backed(weights: Mapping[str, Tensor], where: str) -> None:
@@ -20,7 +20,7 @@ def require_backed(weights: Mapping[str, Tensor], where: str) -> None:
     wrong = [name for name, tensor in weights.items() if not _is_backed(tensor)]
     if wrong:
         raise UserError(
-            f"{where} holds {_few(wrong)} as something other than dense floating-point numbers; save the model again."
+            f"{where} holds {few(wrong)} as something other than dense floating-point numbers; save the model again."
         )
 
 
@@ -35,7 +35,7 @@ def require_finite(weights: Mapping[str, Tensor], where: str) -> None:
     wrong = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if wrong:
         raise UserError(
-            f"{where} has NaN or infinite numbers in {_few(wrong)}; take a checkpoint from before the training broke "
+            f"{where} has NaN or infinite numbers in {few(wrong)}; take a checkpoint from before the training broke "
             "down, or copy the file again."
         )
 
@@ -73,8 +73,3 @@ def require_modest(
         ) from error
     if numbers > size:  # a number takes at least a byte
         raise too_large
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

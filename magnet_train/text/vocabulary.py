@@ -22,7 +22,7 @@ def learn_words(captions: Iterable[str], where: str) -> list[str]:
     """Return the words and punctuation marks of captions in lower case, sorted; at most the `MOST_WORDS` most frequent.
 
     Args:
-        captions: Those of all clips; empty ones do not count.
+        captions: Captions of all clips; empty ones are skipped.
         where: The shards, for messages.
 
     Raises:

@@ -25,7 +25,6 @@ from magnet_train.models.transformer import count_parameters
 if TYPE_CHECKING:
     from magnet_train.training.finetune import TrainableParameters
 
-DATASHEET_PEAK = {"H100": 989e12, "H200": 989e12}  # FLOP/s, dense bf16, from NVIDIA's data sheets
 FLOAT = 4  # bytes; mixed precision keeps weights, gradients and moments in float32 as well
 CAPTION_TOKENS = 32
 

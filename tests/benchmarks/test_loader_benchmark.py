@@ -13,7 +13,6 @@ import torch
 
 from datamodules.shards.index import write_index
 from datamodules.shards.manifest import Manifest, ShardEntry, read_manifest, write_manifest
-from datamodules.shards.writer import ShardWriter
 from harness.loader_measurements import measure_pair, measure_plain_read, measure_workers
 from harness.loader_opening import measure_opening
 from harness.loader_pipelines import (
@@ -26,6 +25,7 @@ from harness.loader_pipelines import (
     ours,
     require_same_clips,
 )
+from harness.shard_writer import ShardWriter
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from datamodules.shards.manifest import read_manifest
-from datamodules.shards.writer import ShardWriter
 from harness.loader_pipelines import make_shards
+from harness.shard_writer import ShardWriter
 from magnet_train.cli.main import main
 
 QUICK = ["--rounds", "2", "--workers", "0", "--batch", "16", "4"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from slurm_cluster import Slurm, catches, wait_until
 
-from datamodules.shards.writer import ShardWriter
+from harness.shard_writer import ShardWriter
 from magnet_train.codecs import load_codec
 
 ROOT = Path(__file__).parents[2]

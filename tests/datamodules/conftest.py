@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules.shards.writer import ShardWriter
+from harness.shard_writer import ShardWriter
 from magnet_train.tokens import CodecInfo
 
 CODEC = CodecInfo(id="tiny", sha256="ab" * 32, sample_rate=16000, channels=1, frame_rate=50.0, n_q=4, card=64)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.tokenize.captions import CaptionError, CaptionTemplate, describe
+from datamodules.tokenize.caption_rules import CaptionError, CaptionTemplate
+from datamodules.tokenize.captions import describe
 from magnet_train.errors import UserError
 
 TAGS = {"title": "Blue", "artist": "Some One", "genre": "Rock"}

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from datamodules.tokenize.audio_files import AudioFile
-from datamodules.tokenize.captions import CaptionError, CaptionTemplate, describe
+from datamodules.tokenize.caption_rules import CaptionError, CaptionTemplate
+from datamodules.tokenize.captions import describe
 from datamodules.tokenize.description import (
     Description,
     description_path,

@@ -338,7 +338,7 @@ _SOUND: dict[str, Path] = {}
 
 
 def _make(folder: Path) -> Path:
-    from datamodules.shards.writer import ShardWriter
+    from harness.shard_writer import ShardWriter
 
     with ShardWriter(folder, CODEC) as writer:
         for number in range(3):

@@ -12,7 +12,7 @@ import pytest
 
 from datamodules.shards.reading import ShardReader
 from datamodules.shards.verify import verify_shards
-from datamodules.shards.writer import ShardWriter
+from harness.shard_writer import ShardWriter
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.tokenize.audio_files import AudioFile
-from datamodules.tokenize.captions import CaptionColumn, CaptionError, CaptionTemplate, describe, find_caption
+from datamodules.tokenize.caption_rules import CaptionColumn, CaptionError, CaptionTemplate
+from datamodules.tokenize.captions import describe, find_caption
 from datamodules.tokenize.sidecars import parse_sidecar
 from datamodules.tokenize.sources import take_stats
 

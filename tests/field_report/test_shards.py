@@ -29,7 +29,7 @@ from datamodules.shards.remote import ShardCache
 from datamodules.shards.scan import MAX_CAPTION_LENGTH
 from datamodules.shards.tar import walk_tar
 from datamodules.shards.verify import adopt_shards, verify_shards
-from datamodules.shards.writer import ShardWriter
+from harness.shard_writer import ShardWriter
 from magnet_train.cli.main import main
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo

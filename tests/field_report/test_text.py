@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.shards.writer import ShardWriter
 from datamodules.tokenize.audio_files import list_audio
-from datamodules.tokenize.captions import CaptionError, CaptionTemplate, describe
+from datamodules.tokenize.caption_rules import CaptionError, CaptionTemplate
+from datamodules.tokenize.captions import describe
 from datamodules.tokenize.report import read_report
+from harness.shard_writer import ShardWriter
 from magnet_train.cli.main import main
 from magnet_train.cli.prompts import read_prompts
 from magnet_train.errors import UserError
@@ -95,7 +96,7 @@ def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("slow".encode("utf-16"), "UTF-16; save it as UTF-8"),
-        ("slow".encode("utf-16-le"), "UTF-16, or no text at all; save it as UTF-8"),
+        ("slow".encode("utf-16-le"), "UTF-16, or not text; save it as UTF-8"),
         ("slow piano".encode("utf-32"), "UTF-32; save it as UTF-8"),
         ("café".encode("latin-1"), "byte 4 is not UTF-8, .* Latin-1; save it as UTF-8"),
     ],

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.shards.writer import ShardWriter
+from harness.shard_writer import ShardWriter
 from magnet_train.cli.main import main
 from magnet_train.tokens import CodecInfo
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from datamodules import StreamingDataModule, TokenDataModule
-from datamodules.shards.writer import ShardWriter
+from harness.shard_writer import ShardWriter
 from magnet_train.cli.folder_lock import LOCK, folder_lock
 from magnet_train.cli.main import main
 from magnet_train.cli.ranks import is_first_process

@@ -22,7 +22,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from datamodules.shards.writer import ShardWriter
+from harness.shard_writer import ShardWriter
 from magnet_train.codecs import load_codec, packaged_codec
 from magnet_train.decoding import DecodingConfig
 from magnet_train.models import MagnetTransformer

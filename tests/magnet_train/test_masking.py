@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from harness.attention import context_mask
 from magnet_train.masking import (
-    context_mask,
     least_probable_spans,
     mask_for_stage,
     mask_rate,

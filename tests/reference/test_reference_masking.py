@@ -6,9 +6,10 @@ import pytest
 import torch
 from recorded import read_json, read_tensors
 
+from harness.attention import context_mask
 from magnet_train.decoding import DecodingConfig, decoding_schedule
 from magnet_train.decoding.sampling import filter_probs
-from magnet_train.masking import context_mask, least_probable_spans, mask_rate, span_count_table, span_mask
+from magnet_train.masking import least_probable_spans, mask_rate, span_count_table, span_mask
 
 RECORDED = read_json("masking.json")
 

@@ -10,24 +10,15 @@ from typing import Any
 from magnet_train.storage.file_source import FileSource
 from magnet_train.storage.parquet import Cell, read_cell
 
-SUFFIXES = (  # that libsndfile reads
-    *(".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".aifc", ".w64", ".caf", ".au"),
-    *(".wave", ".rf64", ".oga", ".snd"),  # other names of these formats
-)
+# Read by libsndfile; those after .au are other names of the same formats.
+SUFFIXES = (
+    ".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".aifc", ".w64", ".caf", ".au", ".wave", ".rf64", ".oga",
+    ".snd",
+)  # fmt: skip
+# Read with the extra `av`.
 AV_SUFFIXES = (
-    ".m4a",
-    ".m4b",
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".aac",
-    ".webm",
-    ".weba",
-    ".mka",
-    ".mkv",
-    ".wma",
-    ".asf",
-)  # the extra `av`
+    ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".aac", ".webm", ".weba", ".mka", ".mkv", ".wma", ".asf",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,8 +29,8 @@ class AudioFile:
     name: str  # its path as listed
     start: float | None = None  # of the clip (s), None at the beginning
     end: float | None = None  # of the clip (s), None at the end
-    fields: Mapping[str, Any] = field(default_factory=dict)  # the others of its line in the list
-    problem: str | None = None  # why it cannot be used, as far as can be known without opening it
+    fields: Mapping[str, Any] = field(default_factory=dict)  # the remaining fields of its row
+    problem: str | None = None  # why it cannot be used, if that shows without opening it
     by_id: bool = False  # found by the id of MusicCaps or AudioCaps: the whole video, or the clip cut from it
     key: str = ""  # its name in the shards: unique, and safe as a member of a tar; `list_audio` sets it
     cell: Cell | None = None  # where a parquet holds it, None for a file of its own

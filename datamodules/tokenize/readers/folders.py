@@ -15,29 +15,15 @@ from datamodules.tokenize.readers.naming import MISSING
 from datamodules.tokenize.readers.tables import TABLE_SUFFIXES
 from datamodules.tokenize.readers.walk import walk
 from magnet_train.errors import UserError
-from magnet_train.storage.plain_text import printable
+from magnet_train.storage.plain_text import few, printable
 
 # Formats that ffmpeg reads and we do not.
 _UNREAD_SUFFIXES = (
-    *(
-        ".ac3",
-        ".avi",
-        ".amr",
-        ".wv",
-        ".ape",
-        ".tta",
-        ".tak",
-        ".mpc",
-        ".dsf",
-        ".dff",
-        ".ra",
-        ".mp2",
-    ),
-)
-UNREAD = " is not read"  # after a suffix, the kind of their reason
+    ".ac3", ".avi", ".amr", ".wv", ".ape", ".tta", ".tak", ".mpc", ".dsf", ".dff", ".ra", ".mp2",
+)  # fmt: skip
+UNREAD = " is not read"  # ends the kind of their reason: "avi is not read"
 NEEDS_AV = 'pip install "magnet-train[av]" reads it'
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-_EXAMPLES = 3
 
 
 def audio_below(folder: Path) -> Iterator[str]:
@@ -71,7 +57,7 @@ def read_folder(folder: Path) -> Listing:
         return _naming(unread, read_parquets(folder, parquets))
     if not audio:
         kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
-        named = f", and {_few(tables)} is read if you name it" if tables else ""
+        named = f", and {printable(few(tables))} is read if you name it" if tables else ""
         raise UserError(f"{folder} holds no audio ({kinds}){named}; name the folder that holds your files.")
     stems = {os.path.splitext(file.name)[0] for file in audio}
     metadata = [name for name in tables if PurePath(name).name in _METADATA]
@@ -81,7 +67,7 @@ def read_folder(folder: Path) -> Listing:
 
 def _naming(unread: Sequence[str], listing: Listing) -> Listing:
     """Add a note on tables that are not read."""
-    note = f"not read: {_few(unread)}; to read a table, give it as --audio"
+    note = f"not read: {printable(few(unread))}; to read a table, give it as --audio"
     return replace(listing, notes=[*listing.notes, note]) if unread else listing
 
 
@@ -135,7 +121,7 @@ def _with_metadata(folder: Path, audio: Sequence[AudioFile], tables: Sequence[st
         replace(row, problem=row.problem or f"{MISSING}: there is no such file in the folder") for row in lost
     ]
     if without:
-        notes.append(f"without a row in {_few(used)}: {without} of {len(audio)} files")
+        notes.append(f"without a row in {printable(few(used))}: {without} of {len(audio)} files")
     return Listing(files, f"an AudioFolder ({', '.join(used)})", tuple(columns), notes)
 
 
@@ -160,8 +146,3 @@ def _unread(name: str) -> str | None:
 def _suffix(name: str) -> str:
     """Return the suffix in small letters, that of the table for one that is gzipped."""
     return os.path.splitext(name.lower().removesuffix(".gz"))[1]
-
-
-def _few(names: Sequence[str]) -> str:
-    more = len(names) - _EXAMPLES
-    return ", ".join(map(printable, names[:_EXAMPLES])) + (f" and {more} more" if more > 0 else "")

@@ -32,14 +32,15 @@ class Layout(NamedTuple):
 
     name: str
     columns: tuple[str, ...]  # the first one that a table has names the files
-    needs: str | None = None  # another column, without which it is not this layout
-    kind: str | None = None  # of the table, None for any
-    is_id: bool = False  # whether `columns` hold ids, and not paths
+    needs: str | None = None  # a second column that the layout requires
+    kind: str | None = None  # `Table.kind` that it requires, None for any
+    is_id: bool = False  # whether `columns` hold ids instead of paths
     lists_more: bool = (
-        False  # whether its table lists more than people have, so rows without a file are counted
+        False  # whether few users have all files of its table; rows without one are only counted
     )
     times: Callable[[Fields, str], Times] = take_times
     convert: Callable[[Fields], Fields] = dict  # to our names of fields
+    # (folder of the table, path in the row, fields) -> path relative to the folder.
     locate: Callable[[Path, str, Fields], str] = lambda folder, name, fields: name
 
 
@@ -131,11 +132,8 @@ def read_table(source: Path, audio_below: Names) -> Listing:
         raise UserError(f"{source} has no lines; write one with path and text for each file.")
     rows = table.rows if first is None else chain([first], table.rows)
     column = _file_column(table)
-    notes = (
-        [f"not read: columns {', '.join(table.other_columns)} of {source.name}"]
-        if table.other_columns
-        else []
-    )
+    unread = ", ".join(table.other_columns)
+    notes = [f"not read: columns {unread} of {source.name}"] if unread else []
     if column is not None:
         name, files = "a parquet", [_in_cell(table, column, number, row) for number, row in enumerate(rows)]
     else:

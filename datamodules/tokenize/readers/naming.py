@@ -1,4 +1,4 @@
-"""The file that a row of a table means: by its path, or by an id that is the name of a file."""
+"""Find the audio file of a table's row, by its path or by an id that is the name of a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datamodules.tokenize.readers.clip_times import Times, take_times
 from magnet_train.errors import UserError
 from magnet_train.storage.plain_text import printable, unusable
 
-MISSING = "missing"  # the kind of a problem
+MISSING = "missing"  # kind of reason in the report
 _QUOTED = 80  # characters of a refused path in an error
 _MAX_NAME_BYTES = 255
 _AUDIOCAPS_SECONDS = 10.0  # length of its clips, which have a start only

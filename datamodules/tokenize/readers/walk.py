@@ -48,7 +48,7 @@ def walk(folder: Path, suffixes: tuple[str, ...]) -> list[tuple[str, str | None]
 def _visit(
     top: str, link: str, visited: set[str], problems: dict[str, str | None]
 ) -> Iterator[tuple[str, str, bool]]:
-    """Yield the entries of a folder and of those below it that were not visited before: name, path, and if a folder."""
+    """Yield (name, path, is a folder) of the entries below a folder, leaving out folders that were visited before."""
 
     def name_of(path: str) -> str:
         return os.path.normpath(os.path.join(link, os.path.relpath(path, top)))

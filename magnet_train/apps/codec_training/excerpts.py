@@ -25,13 +25,13 @@ from magnet_train.errors import UserError
 CLIP_FRAMES = 48
 PIECE_FRAMES = 10 * CLIP_FRAMES  # read at a time
 HELD_OUT_FILES, HELD_OUT_SHARE, HELD_OUT_SECONDS = 8, 0.1, 10.0
-HELD_OUT_FRAMES = 12  # of an excerpt, at least
+HELD_OUT_FRAMES = 12  # least length of an excerpt
 FEW_FILES = 5  # fewer: the end of each is held out, instead of whole files
-FRAMES_PER_ENTRY = 10  # of a codebook, at least
-SILENT_SHARE = 0.02  # of the clips
-SILENCE = 2e-3  # distance of the lowest from the highest sample of a silent clip, at most
+FRAMES_PER_ENTRY = 10  # least number of training frames per codebook entry
+SILENT_SHARE = 0.02  # silent clips added, as a share of the others
+SILENCE = 2e-3  # largest peak-to-peak range of a silent clip
 LEAST_CARD = 16
-# k-means groups frames by their loudness in bands: by waveform, each phase of one sound would be a group of its own.
+# Sounds are told apart by their loudness in bands: by waveform, each phase of one sound would count as another.
 BANDS, SOUND_WINDOW, SOUND_FRAMES, SAME_SOUND_DB = 24, 0.04, 2000, 3.0
 ENTRIES_PER_SOUND = 16
 
@@ -47,12 +47,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Excerpts:
-    """What was drawn from a folder."""
+    """Clips and held-out excerpts drawn from a folder."""
 
-    clips: Tensor  # to train on, float [N, samples], in random order; a few are silent, so that silence has a code
-    seconds: float  # of sound in them
+    clips: Tensor  # training clips, float [N, samples], in random order; a few are silent, so that silence has a code
+    seconds: float  # of sound in `clips`
     held_out: dict[str, Tensor]  # file -> excerpt, float [samples], a whole number of frames
-    files: int  # that were listed
+    files: int  # number of files listed
     left_out: dict[str, str]  # file -> reason
 
 
@@ -63,10 +63,10 @@ def draw_excerpts(
 
     Args:
         folder: Searched recursively; or a list of files, as for `tokenize`.
-        recipe: Gives rate, and how much is needed.
-        seconds: Of clips, at most.
-        seed: Decides what is drawn.
-        report: Called with the share that is read, 0..1.
+        recipe: Gives the sample rate, and how much sound is needed.
+        seconds: Sound to draw, at most.
+        seed: Seed of the draw.
+        report: Called with the share that was read, 0..1.
 
     Raises:
         UserError: No file can be read, all have a lower rate, or there is too little sound or too little variety.
@@ -121,7 +121,7 @@ def _excerpts(
 
 
 def _spans(folder: Path, sample_rate: int, left_out: dict[str, str]) -> tuple[list[Span], int]:
-    """Return the usable files by their headers, and the number of all."""
+    """Return the files that their headers show to be usable, as spans, and the number of all files."""
     spans, rates = [], [0]
     files = list_audio(folder)
     for file in files:
@@ -158,7 +158,7 @@ def _header(file: AudioFile) -> tuple[float, int]:
 
 
 def _split(spans: Sequence[Span], rng: np.random.Generator) -> tuple[list[Span], list[Span]]:
-    """Return spans to train on, and those that are held out: of other files, as far as there are enough."""
+    """Divide spans into training and held-out ones; by file, or with few files by time within each."""
     files: defaultdict[Path, list[Span]] = defaultdict(list)  # a list may name several parts of a file
     for span in spans:
         files[span.file.path].append(span)
@@ -175,7 +175,7 @@ def _split(spans: Sequence[Span], rng: np.random.Generator) -> tuple[list[Span],
 def _pieces(spans: Sequence[Span], rng: np.random.Generator) -> Iterator[Span]:
     """Cut spans into pieces of a few seconds, in random order."""
     seconds = PIECE_FRAMES / FRAME_RATE
-    clip = CLIP_FRAMES / FRAME_RATE  # the least that the last piece of a file has
+    clip = CLIP_FRAMES / FRAME_RATE  # the last piece of a file is at least a clip long
     counts = np.array([1 + max(0, int((span.end - span.start - clip) / seconds)) for span in spans])
     ends = counts.cumsum()
     for number in rng.permutation(ends[-1]).tolist():
@@ -207,7 +207,7 @@ def _read(span: Span, recipe: Recipe, left_out: dict[str, str]) -> Tensor | None
 
 
 def _clips(audio: Tensor, hop: int) -> Sequence[Tensor]:
-    """Cut audio into clips; a sound that is shorter is followed by silence."""
+    """Cut audio into clips; audio shorter than a clip is padded with silence."""
     samples = CLIP_FRAMES * hop
     if len(audio) < samples:
         return [torch.nn.functional.pad(audio, (0, samples - len(audio)))]
@@ -246,7 +246,7 @@ def _require_variety(folder: Path, clips: Tensor, recipe: Recipe) -> None:
 
 
 def _count_sounds(clips: Tensor, sample_rate: int, enough: int) -> int:
-    """Count spectra that differ, of at most `SOUND_FRAMES` evenly spread frames; stops at `enough`."""
+    """Count different spectra among at most `SOUND_FRAMES` evenly spread frames, up to `enough`."""
     window = round(SOUND_WINDOW * sample_rate)
     frames = clips.unfold(1, window, window).flatten(0, 1)
     frames = frames[:: max(1, len(frames) // SOUND_FRAMES)] * torch.hann_window(window)

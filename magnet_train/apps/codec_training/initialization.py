@@ -93,7 +93,7 @@ def initialize_from_mdct(model: Any, analysis: Tensor, synthesis: Tensor) -> Non
     for layer in (*model.encoder.layers, *model.decoder.layers):
         if _is_lstm(layer):
             for parameter in layer.lstm.parameters():
-                parameter.zero_().requires_grad_(False)  # it adds 0 to its input then
+                parameter.zero_().requires_grad_(False)  # the layer then returns its input
 
 
 @torch.no_grad()
@@ -132,13 +132,13 @@ def fit_centres(vectors: Tensor, count: int, iterations: int) -> Tensor:
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Return the index of the closest code of each vector, int64 [N]."""
     norms = codebook.square().sum(dim=1)
-    few = torch.split(vectors, 2048)  # whose distances stay in the cache
-    # without the constant |vector|^2
+    few = torch.split(vectors, 2048)  # so that the distances stay in the cache
+    # squared distances without the constant |vector|^2
     return torch.cat([torch.addmm(norms, part, codebook.T, alpha=-2).argmin(dim=1) for part in few])
 
 
 def run_layers(part: Any, x: Tensor) -> Tensor:
-    """Run an encoder or decoder without its LSTM, whose zero weights would only take a tenth of the time."""
+    """Run an encoder or decoder without its LSTM, whose zero weights only cost a tenth of the time."""
     for layer in part.layers:
         if not _is_lstm(layer):
             x = layer(x)
@@ -166,10 +166,10 @@ def _set(conv: Any, taps: dict[int, Tensor]) -> None:
 
 
 def _lengthen(conv: Any) -> None:
-    """Scale up the directions of a weight-normalised convolution, which only slows down their change.
+    """Scale up the directions of a weight-normalised convolution, so that they change slowly.
 
-    Adam moves each element by about the learning rate, the many zeros as well. Directions with small elements would
-    be lost within a few dozen steps.
+    Adam moves every element by about the learning rate, zeros included, so directions with small elements would be
+    lost within a few dozen steps.
     """
     direction = conv.parametrizations.weight.original1
     root_mean_square = direction.square().mean(dim=(1, 2), keepdim=True).sqrt()

@@ -1,6 +1,6 @@
 """Reconstruction loss of the small EnCodec: waveform for tones, spectrum and loudness for noise.
 
-Shapes: audio and output float [B, samples]; tonality float [B], .05 for white noise to 1 for a tone.
+Shapes: audio and output float [B, samples]; tonality float [B], from 0.05 for white noise to 1 for a tone.
 `scale` multiplies all windows: 1 at 8 kHz, 2 at 16 kHz.
 """
 
@@ -34,14 +34,14 @@ def is_noise(audio: Tensor, scale: int = 1) -> Tensor:
 def codec_loss(output: Tensor, audio: Tensor, scale: int = 1, hits_weight: float = 0.0) -> Tensor:
     """Return the reconstruction loss, a scalar.
 
-    The waveform of noise does not fit into 32 bits per frame, and the best guess at it is silence. So for noise the
+    A few codes per frame cannot hold the waveform of noise, and the best guess at it is silence. So for noise the
     waveform counts less, and the power in bands and the loudness over time count more.
 
     Args:
         output: Output of the decoder, [B, samples].
         audio: Input of the encoder, [B, samples].
-        scale: Of the windows.
-        hits_weight: Of the power in bands over time.
+        scale: Factor of the windows.
+        hits_weight: Weight of the power in bands over time.
     """
     tonal = tonality(audio, scale)
     noisy = 2.5 - 2 * tonal

@@ -1,4 +1,4 @@
-"""What a codec does to audio that it has not seen: distances and correlations between a clip and its decoded tokens.
+"""Reconstruction quality of a codec on held-out audio: distances and correlations of clips and their decoded tokens.
 
 Shapes: audio float [samples], spectra float [bins, frames].
 """
@@ -27,10 +27,10 @@ class Measured:
     log_mel: float  # dB
     onset: float  # correlation, -1..1
     chroma: float
-    onset_by_chance: float | None  # against the original of another excerpt, if there is one
+    onset_by_chance: float | None  # with the original of another excerpt; None with one excerpt
     chroma_by_chance: float | None
     entries_used: list[int]  # of each codebook
-    frames: int  # in which they were counted
+    frames: int  # in which the entries were counted
 
 
 def measure(codec: Codec, excerpts: Mapping[str, Tensor]) -> tuple[Measured, dict[str, Tensor]]:
@@ -68,7 +68,7 @@ def si_sdr(output: Tensor, audio: Tensor) -> float:
 
 
 def _onsets(levels: Tensor) -> Tensor:
-    """Return how much louder the bands become at each frame, [frames - 1]."""
+    """Return the onset strength, the mean rise in level over the bands, [frames - 1]."""
     return levels.clamp(min=levels.max() - MEL_RANGE_DB).diff(dim=1).clamp(min=0).mean(dim=0)
 
 

@@ -24,7 +24,7 @@ GOOD_FOR = (
 
 
 def rows_of(measured: Measured) -> list[tuple[str, str, str]]:
-    """Return the measures in words: what, how much, and what chance gives."""
+    """Return (measure, value, value by chance) in words."""
     used = ", ".join(map(str, measured.entries_used))
     return [
         ("waveform: SI-SDR", f"{measured.si_sdr:.1f} dB", ""),
@@ -53,7 +53,7 @@ def write_page(
         f"{rate} Hz mono, {record['frame_rate']} frames a second, {record['codebooks']} codebooks of "
         f"{record['card']} entries; made from {minutes:.1f} minutes of {record['files']} files in {steps:,} steps."
     )
-    measures = element("p", "None held sound.")
+    measures = element("p", "No held-out file has sound.")
     if measured is not None:
         measures = table(("", "median", "by chance"), rows_of(measured))
     html_page.write_page(
@@ -62,7 +62,7 @@ def write_page(
         element("h1", title),
         element("p", summary),
         element("p", GOOD_FOR),
-        element("h2", "Files that it was not made from"),
+        element("h2", "Held-out files"),
         measures,
         *(_players(name, originals[name], decoded[name], rate) for name in list(decoded)[:PLAYED_FILES]),
         element("h2", "Make it again"),

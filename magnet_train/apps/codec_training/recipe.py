@@ -1,10 +1,10 @@
-"""The recipe of a small EnCodec: an MDCT for the encoder, k-means for the codebooks, a trained decoder.
+"""How a small EnCodec is made: an MDCT as the encoder, codebooks by k-means, a trained decoder.
 
 Shapes: audio float [B, 1, samples], clips float [N, samples], latents float [B, dims, frames] at 50 Hz,
 codes int64 [K, B, frames].
 
-The encoder is a fixed transform and the codebooks are clusters of its output. Only the decoder is trained, on partly
-wrong codes. With a trained encoder real clips sounded as good, but fewer generated ones had the timbre of their caption.
+Only the decoder is trained, on partly wrong codes. With a trained encoder real clips sounded as good, but fewer
+generated ones had the timbre of their caption.
 """
 
 from __future__ import annotations
@@ -34,25 +34,29 @@ LATENTS = 64  # dimensions: principal components of the MDCT's bins
 PROJECTION_CLIPS = 600
 BATCH, CROP_FRAMES = 12, 24  # clips per step, length of each
 RATE = 2e-3  # peak learning rate
-WARM_UP = 0.04  # share of the steps; without it the decoder's initialization would be lost
+WARM_UP = 0.04  # share of the steps; without warm-up the decoder's initialization is lost
 TRIAL_STEPS = 12  # to time a step
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes of a codec, and how it is made."""
+    """Sizes of a codec and settings of its training."""
 
     sample_rate: int  # Hz, a multiple of `FRAME_RATE`
     codebooks: int
     card: int
     ratios: tuple[int, int]  # decoder's upsampling: from frames to phase vectors, and from these to samples
     whitening: float  # exponent of the loudness that a bin of the MDCT is divided by
-    vectors: int  # of the k-means of the codebooks, at most
+    vectors: int  # most vectors for the k-means of the codebooks
     iterations: int  # of the k-means
-    noise_share: float  # of the noise, used for k-means: its frames all differ and would take many codes
-    noise_weight: float  # how much more often noise is drawn than tones: it is rare and hardest to encode
+    noise_share: (
+        float  # share of the noisy clips used for k-means: their frames all differ and would take many codes
+    )
+    noise_weight: (
+        float  # how much more often noise is drawn than tones in training: it is rare and hardest to encode
+    )
     max_errors: float  # largest share of the finer codes that are replaced while the decoder trains
-    hits_weight: float  # of the power in bands over time, which keeps short noises beside tones
+    hits_weight: float  # weight of the power in bands over time, which keeps short noises beside tones
 
     @property
     def hop(self) -> int:
@@ -101,7 +105,7 @@ def start_codec(
         model, *fit_projection(clips[:PROJECTION_CLIPS], recipe.hop, LATENTS, recipe.whitening)
     )
     with torch.no_grad():
-        few = torch.split(clips[:, None], 50)  # all at once would take 5 GB
+        few = torch.split(clips[:, None], 50)  # at once they would take 5 GB
         latents = torch.cat([run_layers(model.encoder, part) for part in few]).transpose(1, 2)
         used = ~is_noise(clips, recipe.scale) | (torch.rand(len(latents)) < recipe.noise_share)
         latents = latents[used].flatten(0, 1)
@@ -139,7 +143,7 @@ class DecoderTraining:
             report(step, loss.item())
 
     def seconds_per_step(self) -> float:
-        """Time a few steps, which change neither weights nor random state."""
+        """Time a few steps without changing weights or random state."""
         with torch.random.fork_rng():
             for step in range(TRIAL_STEPS):
                 if step == 2:  # the first ones allocate memory
@@ -175,15 +179,14 @@ def learning_rate(done: float) -> float:
 def with_errors(codes: Tensor, most: float) -> Tensor:
     """Replace some codes by those of other clips and frames, all but those of the first codebook.
 
-    A model of the tokens makes errors, which a decoder trained on correct codes turns into harmonics that a sine
-    does not have.
+    A token model makes errors, which a decoder trained on correct codes would turn into spurious harmonics.
 
     Args:
         codes: int64 [K, B, frames].
-        most: Largest share that is replaced.
+        most: Largest share of a clip's codes to replace.
 
     Returns:
-        int64 [K, B, frames]; the replaced share differs between clips, up to `most`.
+        int64 [K, B, frames]; the replaced share is drawn for each clip from 0..`most`.
     """
     _, clips, frames = codes.shape
     wrong = torch.rand(codes.shape) < most * torch.rand(clips)[:, None]

@@ -1,4 +1,4 @@
-"""Make a codec from a folder: draw audio, fit, train for the minutes that are left, measure, write the folder whole."""
+"""Make a codec from a folder: draw audio, fit, train for the remaining minutes, measure, and write the folder whole."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from magnet_train.codecs import load_codec
 from magnet_train.storage.plain_text import printable
 
 REPORT, PAGE = "training.json", "report.html"
-LARGEST_RATIO = 21  # of the last layer of the decoder, which has channels for no more
-SECONDS_PER_MINUTE = 180.0  # of audio to train on, for each minute of work
-MOST_SECONDS = 1800.0  # more changes a codec of this size little
-FIT_CLIPS = 1200  # from which transform and codebooks come
+LARGEST_RATIO = 21  # upsampling of the last decoder layer, which has channels for no more
+SECONDS_PER_MINUTE = 180.0  # of training audio per minute of wall time
+MOST_SECONDS = 1800.0  # more audio hardly improves a codec of this size
+FIT_CLIPS = 1200  # to fit transform and codebooks
 MAX_ERRORS = 0.9
-MEASURING = 0.05  # share of the time
+MEASURING = 0.05  # share of the wall time
 
 
 def recipe_of(sample_rate: int, codebooks: int, card: int) -> Recipe:
@@ -57,15 +57,15 @@ def recipe_of(sample_rate: int, codebooks: int, card: int) -> Recipe:
 def make_codec(
     audio: str, out: Path, recipe: Recipe, minutes: float, steps: int | None = None, seed: int = 0
 ) -> Measured | None:
-    """Make a codec, and print what it does to files that it was not made from.
+    """Make a codec, and print its reconstruction quality on held-out files.
 
     Args:
         audio: Folder of audio, searched recursively, or a list, here or at hf://datasets/, as for `tokenize`.
         out: Folder to write; must be empty or missing.
         recipe: From `recipe_of`.
-        minutes: Wall time of everything after the download; the number of steps follows from the time of the first ones.
+        minutes: Wall time after the download; the number of steps follows from the time of the first ones.
         steps: Number of optimizer steps instead; the same number, seed, minutes and threads give the same codec.
-        seed: Decides what is drawn from the folder, the codebooks and the training.
+        seed: Seed of the drawn excerpts, of the codebooks and of training.
 
     Returns:
         The measures; None if no file could be held out.
@@ -127,7 +127,7 @@ def _record(
 
 
 def _command(audio: str, out: Path, record: dict[str, Any]) -> str:
-    """Return the command that makes the same codec again, on the same machine and with as many threads."""
+    """Return the command that makes the same codec again, given the same machine and number of threads."""
     words = ["magnet-train", "codec", "--audio", audio, "--out", str(out)]
     for name in ("sample_rate", "codebooks", "card", "minutes", "steps", "seed"):
         words += [f"--{name}", str(record[name])]
@@ -144,11 +144,9 @@ def _print_result(
         files = count(len(excerpts.left_out), "file")
         print(printable(f"left out {files}, for example {name} ({reason}); all are in {out / REPORT}"))
     if measured is None:
-        print("not measured: no other file than those that it was made from holds sound")
+        print("not measured: no held-out file has sound")
     else:
-        filled = table(
-            f"{count(len(excerpts.held_out), 'excerpt')} that it was not made from", "", "", "by chance"
-        )
+        filled = table(count(len(excerpts.held_out), "held-out excerpt"), "", "", "by chance")
         for row in rows_of(measured):
             filled.add_row(*row)
         Console().print(filled)
@@ -158,7 +156,7 @@ def _print_result(
 
 
 class _Progress(ProgressBar):
-    """A bar with the phase and the time left of the whole."""
+    """A progress bar with the phase and the total time left."""
 
     def __init__(self, deadline: float) -> None:
         super().__init__("codec", "steps", total=1.0)

@@ -1,8 +1,8 @@
 """Refuse requests that gradio would accept and the page never sends.
 
-gradio checks paths, file sizes and sessions. It also answers under any host name that points to this machine and,
-outside of localhost, requests from other sites' pages; it fetches any URL for a client, reads messages of any length
-and accepts uploads until the disk is full.
+gradio checks paths, file sizes and sessions. But it answers under any host name that points to this machine and, outside
+of localhost, accepts requests from other sites' pages; it fetches any URL for a client, reads messages of any length and
+accepts uploads until the disk is full.
 """
 
 from __future__ import annotations

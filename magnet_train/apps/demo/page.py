@@ -12,7 +12,8 @@ from urllib.parse import quote
 import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta, traverse
 
-from magnet_train.apps.demo.form import IMMEDIATE, MAX_CLIPS, as_sentence, build_form, read_request
+from magnet_train.apps.demo.form import IMMEDIATE, as_sentence, build_form
+from magnet_train.apps.demo.request import MAX_CLIPS, read_request
 from magnet_train.apps.demo.service import Cancelled, Clip, ClipService
 from magnet_train.checkpoints.bundle import UNSPECIFIED
 from magnet_train.checkpoints.card import note_on

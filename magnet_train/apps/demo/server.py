@@ -25,7 +25,7 @@ OFF = ("share", "show_error", "run_history", "enable_monitoring", "mcp_server", 
 
 
 def free_port(host: str, port: int) -> int:
-    """Return the port, or any free one for 0, after a check that it can be bound, before anything slow is done.
+    """Return the port, or a free one for 0, after checking that it can be bound; called before the model is loaded.
 
     Raises:
         UserError: The port is taken or not permitted, or the host is not an address of this machine.

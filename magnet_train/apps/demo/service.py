@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from magnet_train import __version__
-from magnet_train.apps.demo.form import ClipRequest, Task, recording_seconds
+from magnet_train.apps.demo.request import ClipRequest, Task, recording_seconds
 from magnet_train.audio import AudioStream, draw_spectrogram, read_audio, write_audio
 from magnet_train.pipeline.file_edit import FileEdit
 from magnet_train.pipeline.magnet import Magnet

@@ -1,6 +1,5 @@
-"""Parts of an audio file that libsndfile does not find by itself.
-
-Recordings joined end to end, samples beyond a count that is too small, and truncated ends.
+"""Parts of an audio file that libsndfile does not find by itself: recordings joined end to end, samples beyond a count
+that is too small, and truncated ends.
 """
 
 from __future__ import annotations

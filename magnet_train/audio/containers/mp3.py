@@ -18,7 +18,7 @@ _BIT_RATES = {  # kbit/s of layer III by index
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG 2 and 2.5
 }
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-_SURE = 3  # frames in a row that tell a sync word from chance
+_SURE = 3  # consecutive frames that confirm a sync word
 _FURTHEST_SYNC = 2**20  # bytes that are searched for the next frame
 _COUNTS_END = 60  # bytes of a frame within which a header counts the frames
 _VBRI_PLACE = 36
@@ -57,7 +57,7 @@ class _Stream:
     cut: bool = False  # whether the last frame is truncated
 
     def part(self, start: int, end: int) -> Part:
-        """Make a part of the stream, with a frame before it that counts its frames if its own does not."""
+        """Make a part of the stream; unless its header counts all frames, a frame with a Xing header goes before it."""
         if self.promised is not None and self.frames <= self.promised:
             return Part(start, end)
         counts = b"Xing" + (1).to_bytes(4, "big") + self.frames.to_bytes(4, "big")

@@ -1,7 +1,7 @@
 """Make a small EnCodec from a folder of audio, on a CPU and without a network.
 
-`tokenize --codec DIR` takes it like any other codec. Its report.html plays files that it was not made from, before and
-after, with measures.
+`tokenize --codec DIR` takes it like any other codec. Its report.html plays held-out files before and after the codec,
+with measures of quality.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class CodecRequest:
         metavar="N",
     )
     seed: int = option(
-        "decides which parts of the files are used, the codebooks and the training",
+        "seed of the excerpts drawn from the files, of the codebooks and of training",
         type=whole_number(0, 2**32 - 1),
         default=0,
         metavar="N",

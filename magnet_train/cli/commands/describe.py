@@ -1,7 +1,7 @@
 """Compute tempo, key, loudness and length of the audio files in a folder, or let models tag and caption them.
 
-The results lie beside each file as NAME.describe.json, which `tokenize` reads; no other file is changed. Stopped at any
-moment, the same command continues with what is missing, and with files that have changed.
+The results lie beside each file as NAME.describe.json, which `tokenize` reads; no other file is changed. The same
+command again describes only what is missing or has changed, also after an interruption.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class DescribeRequest(DeviceOptions):
         metavar="FILE",
     )
     captioner: str | None = option(
-        "folder or hub id of an audio language model of transformers, such as Qwen/Qwen2-Audio-7B-Instruct; what it "
-        "says is the field generated_caption, for --caption_template of tokenize",
+        "folder or hub id of an audio language model of transformers, such as Qwen/Qwen2-Audio-7B-Instruct; its caption "
+        "becomes the field generated_caption, for --caption_template of tokenize",
         metavar="NAME",
     )
     workers: int = option("processes that analyse files", type=whole_number(1), default=2, metavar="N")
@@ -64,7 +64,7 @@ class DescribeRequest(DeviceOptions):
             raise UserError("--clap NAME and --tags FILE belong together; give both, or neither.")
 
     def listeners(self) -> list[Listener]:
-        """Load the models that are asked for; raises `UserError` if one, or the tags, cannot be read."""
+        """Load the requested models; raises `UserError` if a model or the tags cannot be read."""
         listeners: list[Listener] = []
         if self.clap is not None and self.tags is not None:
             from magnet_train.cli.describing import Tagger, read_tags
@@ -86,11 +86,15 @@ add_arguments = declare(DescribeRequest)
 
 @dataclass
 class _Work:
-    """Files by what is to be done, and those that are done."""
+    """What is to be done, and what is done."""
 
-    analyse: list[AudioFile] = field(default_factory=list)
-    hear: dict[str, Description] = field(default_factory=dict)  # by name
-    done: dict[str, Description | str] = field(default_factory=dict)  # by name; or why not
+    analyse: list[AudioFile] = field(default_factory=list)  # files without a valid description
+    hear: dict[str, Description] = field(
+        default_factory=dict
+    )  # by name; descriptions that lack a model's result
+    done: dict[str, Description | str] = field(
+        default_factory=dict
+    )  # by name; or the reason why there is none
 
 
 def run(request: DescribeRequest) -> None:
@@ -120,7 +124,7 @@ def run(request: DescribeRequest) -> None:
                 work.done[name] = description
                 bar.advance()
     except KeyboardInterrupt as stop:
-        stopped = f"described {written} of {count(total, 'file')}; the same command goes on with the rest"
+        stopped = f"described {written} of {count(total, 'file')}; the same command continues with the rest"
         raise KeyboardInterrupt(stopped) from stop
     _report(folder, {name: work.done[name] for name in files}, before)
 
@@ -139,7 +143,9 @@ def _plan(files: Mapping[str, AudioFile], listeners: Sequence[Listener]) -> _Wor
     work = _Work()
     for name, file in files.items():
         if file.problem is not None or file.cell is not None:
-            work.done[name] = file.problem or "a row of a table, not a file: nothing can lie beside it"
+            work.done[name] = (
+                file.problem or "it is stored in a table, where no description can lie beside it"
+            )
             continue
         try:
             known = read_description(file.path)
@@ -196,20 +202,13 @@ def _report(folder: Path, done: Mapping[str, Description | str], before: int) ->
     print("tokenize reads them, and captions can use them: --caption_template '{key}, {bpm:.0f} bpm'")
     if any(GENERATED_CAPTION in found.fields for found in described.values()):
         print(
-            f"files without a caption of their own get the generated one with --caption_template '{{{GENERATED_CAPTION}}}'"
+            f"to caption files that have no caption with the generated one: --caption_template '{{{GENERATED_CAPTION}}}'"
         )
 
 
 def _table(folder: Path, described: Mapping[str, Description]) -> Table:
     captions = {name: str(found.fields.get(GENERATED_CAPTION, "")) for name, found in described.items()}
-    columns = (
-        "bpm",
-        "key",
-        "LUFS",
-        "length",
-        "tags",
-        *(["generated caption"] if any(captions.values()) else []),
-    )
+    columns = ["bpm", "key", "LUFS", "length", "tags"] + ["generated caption"] * any(captions.values())
     filled = table(escape(str(folder)), "file", *columns, right=("LUFS", "length"))
     for name, found in list(described.items())[:_MOST_ROWS]:
         loudness = found.fields.get("loudness")
@@ -224,9 +223,8 @@ def _table(folder: Path, described: Mapping[str, Description]) -> Table:
         )
     more = len(described) - _MOST_ROWS
     filled.caption_justify = "left"
-    filled.caption = (
-        f"... and {count(more, 'more file')}\n" if more > 0 else ""
-    ) + "In parentheses the confidence; dim and with a question mark: too low, not used."
+    rest = f"... and {count(more, 'more file')}\n" if more > 0 else ""
+    filled.caption = f"{rest}Confidence in parentheses; dim with a question mark: too low, not used."
     return filled
 
 
@@ -242,7 +240,7 @@ def _length(found: Description) -> str:
     seconds = found.fields.get("duration")
     if not isinstance(seconds, (int, float)):
         return ""
-    heard = "" if found.seconds_heard is None else f", {duration(found.seconds_heard)} heard"
+    heard = "" if found.seconds_heard is None else f", {duration(found.seconds_heard)} analysed"
     return duration(seconds) + heard
 
 

@@ -1,9 +1,9 @@
-"""Compare generated with real audio: FAD-CLAP, CLAP score and KL-AST, each with the values of chance and real audio; and
-log-mel distance, spectrum, tempo, loudness, clipping and silence, which need no models. With --shards, the distance from
-the nearest training clips shows whether clips are copies.
+"""Compare generated with real audio: FAD-CLAP, CLAP score and KL-AST, each with its value for chance and for real audio;
+and log-mel distance, spectrum, tempo, loudness, clipping and silence, which need no models. With --shards, the distance
+from the nearest training clips shows whether clips are copies.
 
-A measure that cannot be computed is reported with the reason; the exit code is 1 only if none can be. The numbers of
-models come from others than those of papers (VGGish, LAION's CLAP, PaSST), so compare them only with one another.
+A measure that cannot be computed is reported with the reason; the exit code is 1 only if none can be. FAD, CLAP score
+and KL use other models than papers do (VGGish, LAION's CLAP, PaSST), so compare them only with one another.
 """
 
 from __future__ import annotations

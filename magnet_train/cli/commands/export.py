@@ -13,7 +13,7 @@ from magnet_train.errors import UserError
 if TYPE_CHECKING:
     from magnet_train.pipeline.magnet import Magnet
 
-MEASURED = 32  # clips
+MEASURED = 32  # clips of a step profile
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class ExportRequest(SamplerOptions, AdapterOptions):
     )
     raw: bool = flag("take the trained weights instead of their moving average")
     profile: Path | None = option(
-        "measure how many passes each codebook needs, on up to 32 clips of this folder of shards that the model was not "
-        "trained on, and store it for generate --quality",
+        "measure how many decoding steps each codebook needs, on up to 32 clips of this folder of held-out shards, and "
+        "store the result for generate --quality",
         metavar="VAL_SHARDS",
     )
     licence: str | None = option(

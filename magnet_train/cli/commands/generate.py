@@ -82,16 +82,15 @@ def _plan_records(
     records: list[Record] = []
     for number, (recording, version, prompt) in enumerate(clips, start=request.first_index):
         settings = {**given, "edit": recording, "negative": prompt.negative or request.negative or None}
-        suffix = f".{request.format or 'wav'}" if recording is None else maker.edits[recording].format.suffix
         name = f"{number:0{width}d}_{_name_of(prompt)}"
         if recording is not None and request.edit is not None and request.edit.is_dir():
             name = Path(recording).stem + (f"_{version}" if len(prompts) > 1 else "")
         records.append(
             {
-                "file": name + suffix,
+                "file": name + maker.suffix(recording),
                 "id": prompt.id,
                 "text": prompt.text,
-                # a prompt with a seed of its own is made as alone
+                # a prompt with its own seed is made as if alone
                 "seed": request.seed if prompt.seed is None else prompt.seed,
                 "index": number if prompt.seed is None else 0,
                 "model": request.model,
@@ -120,7 +119,7 @@ def _name_of(prompt: Prompt) -> str:
 
 
 def _make_missing(maker: ClipMaker, out: Path, records: list[Record]) -> tuple[int, float]:
-    """Make and write the clips that are missing; return their number and the seconds of audio."""
+    """Make and write the missing clips; return their number and the seconds of audio."""
     from magnet_train.models.memory import FittingBatches
 
     seconds, size, clips = 0.0, maker.batch_size, len(records)

@@ -1,27 +1,25 @@
 """Tokenize captioned audio into shards; files that cannot be used are listed in report.jsonl.
 
-Stopped at any moment, the same command resumes. Under torchrun or srun the files are divided among the processes. The
-result has the same bytes either way. If files or captions have changed since, the same command adds shards for what is
-new, and replaces those that lose samples or get other captions, without reading their audio.
+After an interruption the same command resumes. Under torchrun or srun the files are divided among the processes. The
+result has the same bytes either way. If files or captions have changed since, the same command adds shards for new files
+and rewrites those that lose samples or get other captions, without reading their audio again.
 """
 
-# Shapes: tokens int64 [K, T], blocks of audio [channels, samples].
+# Shapes: tokens int64 [K, T].
 
 from __future__ import annotations
 
 import functools
 import sys
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from datamodules.tokenize.audio_files import AudioFile, find_audio, local_source, suffixes_not_read
-from datamodules.tokenize.captions import CaptionColumn, CaptionRule, CaptionTemplate
+from datamodules.tokenize.caption_rules import CaptionColumn, CaptionRule, CaptionTemplate
 from datamodules.tokenize.description import SUFFIX, has_description
 from datamodules.tokenize.job import Finished, NothingUsableError, ShardJob, clear_shards, unusable
 from datamodules.tokenize.readers.audio_file import AV_SUFFIXES
@@ -30,15 +28,14 @@ from datamodules.tokenize.report import REPORT_NAME, Skipped, few_of, summarize
 from datamodules.tokenize.sources import take_stats
 from datamodules.tokenize.work_unit import WorkUnit
 from magnet_train.cli.audio_summary import summarize_sources
-from magnet_train.cli.console import ProgressBar, count, duration, escape
+from magnet_train.cli.console import count, duration, escape
 from magnet_train.cli.options import DeviceOptions, declare, flag, option, whole_number
 from magnet_train.cli.ranks import Ranks, read_ranks
+from magnet_train.cli.tokenize_progress import TokenizeProgress
 from magnet_train.errors import UserError
 from magnet_train.storage.plain_text import printable
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from magnet_train.cli.clip_reading import Clip
     from magnet_train.codecs import Codec
 
@@ -90,7 +87,7 @@ class TokenizeRequest(DeviceOptions):
     overwrite: bool = flag("remove the shards in --out, finished or not, and start again")
 
     def caption_rule(self) -> CaptionRule | None:
-        """Return how captions are made, None for those that are found; raises `UserError` for a bad template."""
+        """Return how captions are made, None to take them as found; raises `UserError` for a bad template."""
         template = None if self.caption_template is None else CaptionTemplate(self.caption_template)
         return template if self.caption_from is None else CaptionColumn(self.caption_from, template)
 
@@ -99,39 +96,28 @@ add_arguments = declare(TokenizeRequest)
 
 
 def run(request: TokenizeRequest) -> None:
-    """Tokenize every usable file, the rest of an earlier run, or what changed since.
+    """Tokenize every usable file that an earlier run has not tokenized.
 
     Raises:
         UserError: Nothing usable, a folder in use or begun with other settings, no room, or a bad file with --strict.
     """
     from magnet_train.codecs import load_codec
-    from magnet_train.codecs.chunked import CHUNK_SECONDS
 
     ranks = read_ranks()
     template = request.caption_rule()
     with Console(stderr=True).status(f"looking through {escape(request.audio)}"):
         listing = find_audio(local_source(request.audio))
-        files = listing.files
-        sources = take_stats(files)
+        sources = take_stats(listing.files)
         summary = summarize_sources(request.audio, listing, template)
-    whole = [file for file in files if file.problem is None and file.is_whole]
-    described = sum(has_description(file.path) for file in whole)
-    if described and ranks.rank == 0:
-        print(f"{described} of {count(len(files), 'file')} have fields of `describe` in a {SUFFIX}")
+    if ranks.rank == 0:
+        _print_described(listing.files)
     device = request.chosen_device(ranks.local_rank)
     codec = load_codec(request.codec, device, request.codebooks, request.stereo)
     if request.overwrite:
         if ranks.ranks > 1:
             raise UserError(f"--overwrite is for one process; remove {request.out} before starting several.")
         clear_shards(request.out)
-    settings = {
-        "caption_template": request.caption_template,
-        "chunk_seconds": CHUNK_SECONDS,
-        "context_seconds": codec.context_seconds,
-        **({"rescale": True} if request.rescale else {}),
-        **({"caption_from": request.caption_from} if request.caption_from is not None else {}),
-    }
-    job = ShardJob(request.out, codec.info, settings, sources, request.files_per_shard)
+    job = ShardJob(request.out, codec.info, _settings(request, codec), sources, request.files_per_shard)
     before, grows = job.complete, job.is_usable
     if not before:
         if ranks.rank == 0:
@@ -145,10 +131,31 @@ def run(request: TokenizeRequest) -> None:
             raise
     finished = _finish(job, template, request.strict)
     if finished is None:
-        print(f"rank {ranks.rank} of {ranks.ranks} has done its share; {request.out} is ready when all have")
+        print(
+            f"rank {ranks.rank} of {ranks.ranks} has done its share; {request.out} is complete once every rank has"
+        )
     else:
         outcome = "was finished before:" if before else "now has"
         _print_summary(request.out, finished, outcome if grows else None)
+
+
+def _print_described(files: Sequence[AudioFile]) -> None:
+    whole = [file for file in files if file.problem is None and file.is_whole]
+    if described := sum(has_description(file.path) for file in whole):
+        print(f"{described} of {count(len(files), 'file')} have fields of `describe` in a {SUFFIX}")
+
+
+def _settings(request: TokenizeRequest, codec: Codec) -> dict[str, Any]:
+    """Return the settings that the bytes of the shards depend on, beside codec and files."""
+    from magnet_train.codecs.chunked import CHUNK_SECONDS
+
+    return {
+        "caption_template": request.caption_template,
+        "chunk_seconds": CHUNK_SECONDS,
+        "context_seconds": codec.context_seconds,
+        **({"rescale": True} if request.rescale else {}),
+        **({"caption_from": request.caption_from} if request.caption_from is not None else {}),
+    }
 
 
 def _work(
@@ -200,78 +207,6 @@ def _fill(
             unit.add(label, clip.file.key, array, clip.metadata, digest, shortfall)
         progress.finish()
     unit.finish()
-
-
-class TokenizeProgress:
-    """The bar of a process's share: seconds of audio, multiple of real time, time left; hidden on all but rank 0.
-
-    A thread reads the lengths of all files from their headers meanwhile; until then the bar counts files.
-    """
-
-    def __init__(self, files: Sequence[AudioFile], sample_rate: int, ranks: Ranks) -> None:
-        share = "" if ranks.ranks == 1 else f" (rank 0 of {ranks.ranks})"
-        self.bar = ProgressBar(f"tokenize{share}", "files", hidden=ranks.rank > 0)
-        self.ends: list[float] | None = None  # seconds of the first 0, 1, 2, ... files, once all are known
-        self._files, self._sample_rate = files, sample_rate
-        self._done = 0  # files
-        self._encoded = self._of_this_clip = 0.0  # seconds, by this process
-        self._started = time.monotonic()
-        self._stop = threading.Event()
-
-    def __enter__(self) -> Self:
-        if not self.bar.hidden:
-            threading.Thread(target=self._read_headers, daemon=True).start()
-        self._show()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self.bar.stop()
-
-    def skip(self, files: int) -> None:
-        """Count files of an earlier run."""
-        self._done += files
-        self._show()
-
-    def count_audio(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pass the blocks of the next file on and count their audio."""
-        for block in blocks:
-            yield block
-            self._of_this_clip += block.shape[-1] / self._sample_rate
-            self._show()
-
-    def finish(self) -> None:
-        """Count the file as done, tokenized or left out."""
-        self._encoded += self._of_this_clip
-        self._of_this_clip = 0.0
-        self.skip(1)
-
-    def _read_headers(self) -> None:
-        from magnet_train.audio.recording import header_seconds
-
-        ends = [0.0]
-        for file in self._files:
-            if self._stop.is_set():
-                return
-            seconds = 0.0
-            if file.problem is None:
-                whole = header_seconds(file.path)
-                seconds = (whole if file.end is None else min(whole, file.end)) - (file.start or 0.0)
-            ends.append(ends[-1] + max(0.0, seconds))
-        self.ends = ends
-
-    def _show(self) -> None:
-        encoded = self._encoded + self._of_this_clip
-        speed = encoded / max(time.monotonic() - self._started, 1e-9)
-        rate = f"  {speed:.1f}x real time" if encoded else ""
-        files = f"{self._done} of {len(self._files)} files"
-        if self.ends is None or not self.ends[-1]:
-            self.bar.update(self._done, len(self._files), files + rate)
-            return
-        total = self.ends[-1]
-        done = min(total, self.ends[self._done] + self._of_this_clip)
-        left = f"  {duration((total - done) / speed)} left" if speed else ""
-        self.bar.update(done, total, f"{duration(done)} of {duration(total)}  {files}{rate}{left}")
 
 
 def _finish(job: ShardJob, template: CaptionRule | None, strict: bool) -> Finished | None:

@@ -1,1 +1,1 @@
-"""`evaluate`: its clips, the computation of its measures, and its report."""
+"""The command `evaluate`: reading clips, computing measures, and the report."""

@@ -13,7 +13,8 @@ from pathlib import Path, PurePath
 from torch import Tensor
 
 from datamodules.tokenize.audio_files import AudioFile, list_audio
-from datamodules.tokenize.captions import CaptionError, describe
+from datamodules.tokenize.caption_rules import CaptionError
+from datamodules.tokenize.captions import describe
 from datamodules.tokenize.report import Skipped
 from magnet_train.audio.recording import require_audio_file
 from magnet_train.cli.clip_folder import RESULTS, Record
@@ -25,11 +26,11 @@ from magnet_train.storage.plain_text import lines_of, load_json, read_text
 
 @dataclass
 class EvaluatedClip:
-    """A clip on either side; length, silence, full scale and shortfall are known once it was read."""
+    """A generated or reference clip; the fields from `seconds` to `shortfall` are set when it is read."""
 
     file: AudioFile
     name: str  # without folder and suffix, by which clips are paired
-    id: str | None = None  # of its prompt, if `generate` made it from a caption; pairs it as well
+    id: str | None = None  # of its prompt, if `generate` made it from a caption; also used for pairing
     caption: str | None = None  # its own, or that of its reference
     seconds: float = 0.0
     silent: bool = False
@@ -55,16 +56,16 @@ Pair = tuple[EvaluatedClip, EvaluatedClip]  # generated, reference
 
 @dataclass
 class Side:
-    """All clips of one side."""
+    """The generated or the reference clips."""
 
-    path: Path  # their folder or list
-    listed: list[EvaluatedClip] = field(default_factory=list)  # usable as far as their names show
+    path: Path  # folder or table
+    listed: list[EvaluatedClip] = field(default_factory=list)  # may turn out to be unusable when read
     refused: list[Skipped] = field(default_factory=list)  # the other files
     problems: list[Skipped] = field(default_factory=list)  # captions that cannot be read
 
     @property
     def clips(self) -> list[EvaluatedClip]:
-        """Clips that can be used, as far as is known."""
+        """Clips not known to be unusable."""
         return [clip for clip in self.listed if clip.problem is None]
 
     @property
@@ -115,7 +116,7 @@ def read_side(source: Path) -> Side:
 def _read_clip(file: AudioFile, source: FileSource, record: Record, problems: list[Skipped]) -> EvaluatedClip:
     """Look up the caption of a file, in what `generate` recorded of it first."""
     clip = EvaluatedClip(file, PurePath(file.name).stem)
-    # without a caption its id is a number, which does not name a reference
+    # without a caption the id is only a number, and names no reference
     clip.id = None if None in (record.get("id"), record.get("text")) else str(record["id"])
     recorded = {"text": record["text"]} if isinstance(record.get("text"), str) else {}
     try:

@@ -25,17 +25,17 @@ from magnet_train.cli.evaluation.training_clips import (
 from magnet_train.errors import UserError
 from magnet_train.evaluation import AudioTagger, Clap, ClapScore, Fad, PairedDivergence
 from magnet_train.evaluation.measures import Floats, measure_clap_score, measure_divergence, measure_fad
-from magnet_train.evaluation.models import as_noise, through_windows
+from magnet_train.evaluation.windows import as_noise, through_windows
 from magnet_train.models.memory import FittingBatches, is_full_memory
 
 FAD, CLAP_SCORE, KL = "fad_clap", "clap_score", "kl_ast"
-SOUND, TRAINING = "sound", "training_distance"  # beside the measures, in reports
+SOUND, TRAINING = "sound", "training_distance"  # keys of reports
 _T = TypeVar("_T")
 
 
 @dataclass
 class EvaluationResult:
-    """What was compared, how, and the measures that could be computed."""
+    """Inputs, settings and results of an evaluation."""
 
     generated: Side
     reference: Side
@@ -66,13 +66,13 @@ class EvaluationResult:
 
     @property
     def measures(self) -> dict[str, Fad | ClapScore | PairedDivergence]:
-        """Those of models that were computed."""
+        """The measures by models that could be computed."""
         found = {FAD: self.fad, CLAP_SCORE: self.clap_score, KL: self.kl}
         return {name: value for name, value in found.items() if value is not None}
 
     @property
     def pairs(self) -> list[Pair]:
-        """Pairs of which both clips can be used, as far as is known."""
+        """Pairs of clips not known to be unusable."""
         return [pair for pair in self.matched if all(clip.problem is None for clip in pair)]
 
     def unpaired(self, side: Side) -> list[str]:
@@ -81,7 +81,7 @@ class EvaluationResult:
         return [clip.file.name for clip in side.clips if id(clip) not in paired]
 
     def attempt(self, names: Sequence[str], compute: Callable[[], _T]) -> _T | None:
-        """Compute something, or record why these measures are missing."""
+        """Return the result of `compute`; on an error, record the reason for the measures `names` and return None."""
         try:
             return compute()
         except UserError as error:
@@ -142,7 +142,7 @@ def _measure_with_clap(result: EvaluationResult, clap: Clap) -> None:
 
 
 def _embed_all(result: EvaluationResult, clap: Clap) -> tuple[dict[int, Floats], ...]:
-    """Embed generated and real clips, and noise in the place of the generated ones."""
+    """Embed generated clips, real clips, and noise in place of the generated ones."""
     generated, reference = result.generated, result.reference
     clips = 2 * len(generated.clips) + len(reference.clips)
     with ProgressBar("FAD-CLAP", "clips", clips, transient=True) as bar:
@@ -170,7 +170,7 @@ def _divergence(result: EvaluationResult, tagger: AudioTagger) -> PairedDivergen
     with ProgressBar("KL-AST", "clips", 2 * len(pairs), transient=True) as bar:
         embed = partial(_embed, result, "--classifier", tagger, tagger.probabilities, bar)
         ours, real = embed([clip for clip, _ in pairs]), embed([clip for _, clip in pairs])
-    pairs = result.pairs  # without those that turned out to be unreadable
+    pairs = result.pairs  # without pairs that were unreadable
     return measure_divergence(
         [real[id(clip)].mean(axis=0) for _, clip in pairs],
         [ours[id(clip)].mean(axis=0) for clip, _ in pairs],
@@ -208,7 +208,7 @@ def _embed(
     clips: Sequence[EvaluatedClip],
     noise: bool = False,
 ) -> dict[int, Floats]:
-    """Run a method of the model that `option` names on clips, or on white noise as loud in their place.
+    """Run a method of the model that `option` names on clips, or on equally loud white noise in their place.
 
     Clips that cannot be used get a `problem`; raises `UserError` if the numbers of all clips are non-finite.
     """

@@ -151,7 +151,7 @@ def _notes(result: EvaluationResult) -> Iterator[str]:
 
 
 def _few(files: list[Skipped]) -> str:
-    """Name up to three files with the reasons; a reason that holds the file's name already stands alone."""
+    """Name up to three files with reasons; a reason that contains the file's name stands alone."""
     sentences = []
     for path, reason in few_of(files, 3):
         details = reason.partition(": ")[2]
@@ -160,7 +160,7 @@ def _few(files: list[Skipped]) -> str:
 
 
 def write_report(path: Path, result: EvaluationResult, command: str) -> None:
-    """Write everything that is known, numbers unrounded; raises `UserError` without room or permission."""
+    """Write the whole result with unrounded numbers; raises `UserError` without room or permission."""
     content: dict[str, Any] = {
         "format": _FORMAT,
         "command": command,

@@ -1,4 +1,4 @@
-"""Hear the clips of `evaluate` once, for the measures of sound that need no weights.
+"""Read the clips of `evaluate` once and compute the measures of sound that need no models.
 
 Shapes: audio float32 [samples]; log-mel spectra (dB) [MEL_BANDS, frames].
 """
@@ -32,28 +32,28 @@ from magnet_train.evaluation.sound import (
     tempo_agrees,
 )
 
-LONGEST = 120.0  # seconds that are heard of a clip, from its beginning
+LONGEST = 120.0  # seconds analysed, from the beginning of a clip
 _HIGHEST_RATE = 48_000  # Hz
 _BPM = re.compile(r"\b(\d{2,3}(?:\.\d+)?)[ -]?bpm\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class SoundComparison:
-    """What the clips of both sides sound like, and how they differ."""
+    """Measures of both sides and of their differences."""
 
-    sample_rate: int  # Hz, at which both sides were heard
+    sample_rate: int  # Hz, at which both sides were analysed
     generated: SideSound
     reference: SideSound
     spectrum: SpectrumDistance | None  # None if a side is silent
     log_mel: PairedDistance | None  # None without pairs
     tempo_of_caption: TempoAgreement | None  # None without captions that name a tempo, or without tempi
-    tempo_of_pair: TempoAgreement | None  # None without pairs whose reference has a tempo to rely on
+    tempo_of_pair: TempoAgreement | None  # None without pairs whose reference has a reliable tempo
     no_tempo: str | None  # why no tempo was estimated, a sentence
 
 
 @dataclass
 class _Hearing:
-    """What was heard of the clips so far, by `id(clip)`."""
+    """Measurements of the clips so far, by `id(clip)`."""
 
     sample_rate: int
     with_tempo: bool
@@ -78,7 +78,7 @@ class _Hearing:
         return levels
 
     def hear_others(self, side: Side) -> None:
-        """Measure the clips of a side that were not heard yet; raises `UserError` if none of all can be read."""
+        """Measure the remaining clips of a side; raises `UserError` if none of its clips can be read."""
         for clip in side.clips:
             if id(clip) not in self.sounds:
                 self.hear(clip)
@@ -90,7 +90,7 @@ class _Hearing:
 
 
 def compare_sound(generated: Side, reference: Side, pairs: list[Pair], seed: int) -> SoundComparison:
-    """Hear all clips; those that cannot be read get a `problem`.
+    """Read and measure all clips; those that cannot be read get a `problem`.
 
     Raises:
         UserError: No clip of a side can be read.
@@ -126,7 +126,7 @@ def _why_no_tempo() -> str | None:
 
 
 def _common_rate(sides: Iterable[Side]) -> int:
-    """Return the lower one of both sides' most common rates (Hz): above it, one side could have nothing."""
+    """Return the lower of both sides' most common sample rates (Hz): one side could have no content above it."""
     rates = []
     for side in sides:
         found = Counter(header_of(clip.file.source())[1] for clip in side.clips)
@@ -137,7 +137,7 @@ def _common_rate(sides: Iterable[Side]) -> int:
 
 
 def _hear_pairs(hearing: _Hearing, pairs: list[Pair], seed: int) -> PairedDistance | None:
-    """Hear the clips of pairs, one pair after the other so that few spectra are held at a time."""
+    """Measure the clips of pairs, pair by pair, so that few spectra are in memory at a time."""
     own, chance, other_real = [], [], []
     before: Tensor | None = None  # spectrum of the reference of the last pair
     for clip, original in pairs:
@@ -172,7 +172,7 @@ def _tempo_of_captions(
 
 
 def _asked(hearing: _Hearing, side: Side) -> tuple[list[float | None], list[float]]:
-    """Return the tempi of the clips whose captions name one, and the ones named (bpm)."""
+    """Return estimated and named tempo (bpm) of the clips whose captions name one."""
     named = [(clip, match) for clip in side.captioned if (match := _BPM.search(str(clip.caption)))]
     named = [(clip, match) for clip, match in named if float(match[1]) > 0]
     return [hearing.sounds[id(clip)].tempo for clip, _ in named], [float(match[1]) for _, match in named]

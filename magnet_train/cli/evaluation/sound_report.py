@@ -91,31 +91,31 @@ def explain_sound(sound: SoundComparison) -> Iterator[str]:
         )
     if sound.spectrum is not None:
         yield (
-            "spectrum: mean difference of the average spectra of both sides, whatever their loudness. Equal sizes: as many "
+            "spectrum: mean difference of the average spectra of both sides, without their loudness. Equal sizes: as many "
             "generated and real clips, each against the rest of the reference."
         )
     if sound.tempo_of_caption is not None or sound.tempo_of_pair is not None:
         yield (
-            "tempo: share of clips whose tempo is within 4 % of that in the caption or of the pair, of its half or of its "
+            "tempo: share of clips whose tempo is within 4 % of that of the caption or the reference, or of its half or "
             "double. Chance: the tempo of another clip."
         )
     yield (
-        "loudness, tilt: mean ± standard deviation over clips. Full scale: samples that reach it, as clipping leaves them. "
-        f"Clips are heard in mono at {sound.sample_rate} Hz, their first {LONGEST:g} s at most."
+        "loudness, tilt: mean ± standard deviation over clips. Full scale: share of samples there, a sign of clipping. "
+        f"Clips are analysed in mono at {sound.sample_rate} Hz, up to their first {LONGEST:g} s."
     )
 
 
 def explain_training(found: TrainingDistance) -> Iterator[str]:
-    """Yield how near the clips are to training clips, and which are nearest."""
+    """Yield explanations of the distances, and the nearest clips."""
     yield (
         "from training: median share of tokens of the first codebook that differ from the nearest of "
         f"{count(found.training_clips, 'training clip')}; 0 for a copy. Real sound: held-out clips. Copies: training clips "
-        "that went through the codec as generated clips did."
+        "that went through the codec once more, as generated clips do."
     )
     ours = found.generated.clips
     yield (
         f"  {found.nearer_than_held_out} of {count(ours, 'generated clip')} nearer than 95 % of the held-out ones; "
-        f"{0.05 * ours:.1f} are to be expected of a model that copies nothing."
+        f"{0.05 * ours:.1f} are expected of a model that copies nothing."
     )
     for name, near in found.nearest[:_NAMED]:
         place = f"{near.frame / found.frame_rate:z.1f} s of {printable(near.key)}"
@@ -123,7 +123,7 @@ def explain_training(found: TrainingDistance) -> Iterator[str]:
 
 
 def sound_notes(sound: SoundComparison) -> Iterator[str]:
-    """Yield what is missing."""
+    """Yield the reason for missing tempi."""
     if sound.no_tempo is not None:
         yield f"no tempo is compared: {sound.no_tempo}"
 

@@ -1,4 +1,4 @@
-"""Find the training clip that is nearest to each clip of `evaluate`, by the tokens in a folder of shards.
+"""Find the nearest training clip of each clip of `evaluate`, by the tokens in a folder of shards.
 
 Shapes: audio float32 [channels, samples]; tokens int64 [K, T], those of the first codebook alone [T].
 """
@@ -30,10 +30,10 @@ _BLOCK = 256  # clips read at a time
 
 @dataclass(frozen=True)
 class TrainingShards:
-    """What the model was trained on, what it was not, and the codec of both."""
+    """Training shards, held-out shards and their codec."""
 
     train: ShardReader
-    held_out: ShardReader | None  # None takes the reference
+    held_out: ShardReader | None  # None: the reference clips are the held-out ones
     codec: Codec
 
     @classmethod
@@ -62,25 +62,25 @@ class TrainingShards:
 
 @dataclass(frozen=True)
 class TrainingDistance:
-    """How near clips are to training clips; distances as in `magnet_train.evaluation.nearest`."""
+    """Distances from the nearest training clips, as in `magnet_train.evaluation.nearest`."""
 
     generated: TokenDistances
     held_out: TokenDistances
     held_out_source: str
     copies: TokenDistances | None  # of training clips that went through the codec, each from itself
     nearer_than_held_out: int  # generated clips that are nearer than 95 % of the held-out ones
-    frames: int  # at most, of a clip that is compared
+    frames: int  # most frames of a clip that are compared
     frame_rate: float  # Hz
     training_clips: int
     damaged_clips: int  # training clips that could not be read
-    damage: str | None  # why the first of these could not, a sentence
+    damage: str | None  # the reason for the first of these, a sentence
     nearest: list[tuple[str, NearestClip]]  # name of each generated clip and its nearest, nearest first
 
 
 def measure_training_distance(shards: TrainingShards, generated: Side, reference: Side) -> TrainingDistance:
     """Compare generated and held-out clips with all training clips.
 
-    Held-out clips are decoded and encoded once more, as generated ones are: the codec does not give back the same tokens.
+    Held-out clips are decoded and encoded again, as generated ones are, because the codec does not return the same tokens.
 
     Raises:
         UserError: No generated, no held-out or no training clip can be used.
@@ -184,7 +184,7 @@ class _Damaged(NamedTuple):
 
 
 def _search(train: ShardReader, clips: Sequence[Tokens]) -> tuple[list[NearestClip], _Damaged]:
-    """Compare all clips of shards with some clips; return the nearest of each, and which could not be read."""
+    """Return the nearest training clip of each of `clips`, and the training clips that could not be read."""
     search, damaged = NearestSearch(clips), _Damaged()
     total = len(train)
     with ProgressBar("nearest training clips", "clips", total, transient=True) as bar:

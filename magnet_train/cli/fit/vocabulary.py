@@ -1,4 +1,4 @@
-"""The vocabulary of a text encoder whose words come from the captions."""
+"""Learn the vocabulary of a text encoder from the captions of the shards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from magnet_train.training.checkpointing import peek
 
 
 def learn_vocabulary(model: pl.LightningModule, data: pl.LightningDataModule, checkpoint: str | None) -> None:
-    """Set the words of an encoder that lacks them: those of the checkpoint, else those of the captions to train on.
+    """Set the vocabulary of an encoder that lacks one: from the checkpoint, else from the training captions.
 
     Raises:
         UserError: There are no captions, all are the same, or the data cannot list them.

@@ -86,7 +86,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
         ("headerless.raw", "cannot read"),
         ("text.wav", "cannot read"),
         ("empty.wav", "no audio samples"),
-        ("nan.wav", "not numbers"),
+        ("nan.wav", "NaN or infinite"),
         ("absent.wav", "no audio file"),
     ]:
         with pytest.raises(UserError, match=reason) as caught:

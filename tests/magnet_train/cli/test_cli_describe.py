@@ -302,7 +302,7 @@ def test_stopped_at_any_moment_it_goes_on(number, tmp_path):
     _, error = process.communicate(timeout=120)
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
     if number == signal.SIGINT:
-        assert "of 6 files; the same command goes on with the rest" in error
+        assert "of 6 files; the same command continues with the rest" in error
         assert "Traceback" not in error
     early = everything(tmp_path)
     done = [path for path in early if path.name.endswith(".describe.json")]

@@ -149,7 +149,7 @@ def test_windows_that_memory_does_not_hold_go_in_smaller_batches(folders, evalua
     monkeypatch.setattr(Clap, "embed_audio", embed_in_little_memory)
     code, found = evaluate(folders, "--batch_size", "6")
     assert code == 0
-    assert found["notes"].count("Memory does not suffice for 6 windows at once; going on with 3.") == 1
+    assert found["notes"].count("Memory does not suffice for 6 windows at once; continuing with 3.") == 1
     distance = found["measures"]["fad_clap"]["distance"]
     assert distance == pytest.approx(whole["measures"]["fad_clap"]["distance"], abs=1e-5)
     assert found["measures"].keys() == whole["measures"].keys()
@@ -176,7 +176,7 @@ def test_what_cannot_be_read_is_named_and_left_out(folders, evaluate, capsys):
     assert code == 0
     reasons = {Path(file["path"]).name: file["reason"] for file in found["generated"]["left_out"]}
     assert reasons.keys() == {"broken.wav", "empty.wav", "song.m4a", "nan.wav"}
-    assert "not numbers" in reasons["nan.wav"]
+    assert "NaN or infinite" in reasons["nan.wav"]
     assert "convert it" in reasons["song.m4a"]
     assert found["measures"] == whole["measures"]
     assert "left out 4 generated files" in capsys.readouterr().out

@@ -354,7 +354,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
         contents.append({file.name: file.read_bytes() for file in out.iterdir()})
     assert contents[0] == contents[1]
     assert sizes == [5, 2, 5, 3, 2, 2, 2, 1]
-    warning = "magnet-train: warning: memory does not suffice for 5 clips at once; going on with 2."
+    warning = "magnet-train: warning: memory does not suffice for 5 clips at once; continuing with 2."
     assert [line for line in capsys.readouterr().err.splitlines() if "memory" in line] == [warning]
     most = 0
     assert generate(checkpoint, tmp_path / "none", "--unconditional", "2") == 1

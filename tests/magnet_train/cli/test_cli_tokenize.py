@@ -358,8 +358,8 @@ def test_the_bar_counts_audio(mixed: Path) -> None:
     import time
 
     from datamodules.tokenize.audio_files import list_audio
-    from magnet_train.cli.commands.tokenize import TokenizeProgress
     from magnet_train.cli.ranks import Ranks
+    from magnet_train.cli.tokenize_progress import TokenizeProgress
 
     by_name = {file.name: file for file in list_audio(mixed)}
     with TokenizeProgress(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules.shards.writer import ShardWriter
+from harness.shard_writer import ShardWriter
 from magnet_train.cli.main import main
 from magnet_train.tokens import CodecInfo
 

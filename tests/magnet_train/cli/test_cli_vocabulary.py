@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.shards.writer import ShardWriter
+from harness.shard_writer import ShardWriter
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
 from magnet_train.pipeline.magnet import Magnet

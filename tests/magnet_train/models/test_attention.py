@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from magnet_train.masking import at_frames, context_mask
+from harness.attention import context_mask
+from magnet_train.masking import at_frames
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.models.attention import (
     CrossAttention,

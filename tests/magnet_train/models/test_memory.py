@@ -25,7 +25,7 @@ def test_every_item_comes_once_and_in_order_and_it_is_said_once():
         parts = list(batches.run(range(20), limited(3, tried)))
         assert [item for part in parts for item in part] == list(range(20))
     assert tried == [16, 8, 4, *[2] * 20]
-    assert said == ["memory does not suffice for 16 clips at once; going on with 2"]
+    assert said == ["memory does not suffice for 16 clips at once; continuing with 2"]
 
 
 def test_nothing_is_said_where_nothing_fits():

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from magnet_train.apps.demo.form import ClipRequest, build_form, read_request
+from magnet_train.apps.demo.form import build_form
+from magnet_train.apps.demo.request import ClipRequest, read_request
 from magnet_train.apps.demo.service import ClipService, ModelSource
 from magnet_train.pipeline.magnet import Magnet
 

@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from magnet_train.apps.demo.form import ClipRequest, Task, build_form, read_steps
+from magnet_train.apps.demo.form import build_form
+from magnet_train.apps.demo.request import ClipRequest, Task, read_steps
 from magnet_train.apps.demo.service import ModelSource, command
 from magnet_train.errors import UserError
 from magnet_train.pipeline.magnet import Magnet

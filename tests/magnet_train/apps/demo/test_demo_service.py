@@ -14,8 +14,8 @@ import pytest
 import soundfile
 import torch
 
-from magnet_train.apps.demo.form import MAX_RECORDING, ClipRequest, recording_seconds
 from magnet_train.apps.demo.page import _failure_html
+from magnet_train.apps.demo.request import MAX_RECORDING, ClipRequest, recording_seconds
 from magnet_train.apps.demo.service import Cancelled, Clip, ClipService
 from magnet_train.cli.main import main
 from magnet_train.errors import UserError
