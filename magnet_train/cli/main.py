@@ -17,7 +17,7 @@ from pathlib import Path
 
 from magnet_train import __version__
 from magnet_train.cli.ranks import is_only_process
-from magnet_train.errors import Preempted, UserError, first_line
+from magnet_train.errors import Preempted, UserError, memory_reason
 from magnet_train.storage.plain_text import printable
 from magnet_train.training.stop_request import PREEMPTED, START_LIMIT, stop_request
 
@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _is_full_memory(error):
             raise
         _say(
-            f"error: memory does not suffice ({first_line(error)[:120]}); give smaller batches or less at once."
+            f"error: memory does not suffice ({memory_reason(error)}); give smaller batches or less at once."
         )
         return FAILURE
     except BrokenPipeError:  # `magnet-train inspect ... | head` is not an error

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 
-from magnet_train.errors import AgreedError, Preempted, UserError, first_line
+from magnet_train.errors import AgreedError, Preempted, UserError, memory_reason
 from magnet_train.models.memory import MEMORY_ERRORS, is_full_memory
 from magnet_train.storage.atomic_io import NO_ROOM, explain_disk_errors
 from magnet_train.training.checkpointing import checkpoints_of
@@ -113,7 +113,7 @@ def _explain_memory(error: BaseException) -> UserError | None:
     if not is_full_memory(error):
         return None
     return UserError(
-        f"memory does not suffice ({first_line(error)[:120]}); halve data.batch_size (in fit, --global_batch keeps the "
+        f"memory does not suffice ({memory_reason(error)}); halve data.batch_size (in fit, --global_batch keeps the "
         "clips of a step, and model.recompute_activations takes time instead of memory)."
     )
 

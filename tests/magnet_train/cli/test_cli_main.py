@@ -53,6 +53,8 @@ def test_memory_that_does_not_suffice_is_one_sentence(
     assert main(["verify", "shards"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("magnet-train: error: memory does not suffice (")
+    assert line.endswith("); give smaller batches or less at once.")
+    assert "enforce fail" not in line  # where in torch's source
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
