@@ -48,3 +48,9 @@ def require_extra(module: str, extra: str, what: str) -> None:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class name; libraries append pages of advice."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".;: ")
+
+
+def memory_reason(error: BaseException) -> str:
+    """Return the first two sentences of an error of a full memory, without the place in torch's source."""
+    sentences = first_line(error).rpartition("err == 0. ")[2].split(". ")
+    return ". ".join(sentences[:2])

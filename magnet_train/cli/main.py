@@ -17,7 +17,7 @@ from pathlib import Path
 
 from magnet_train import __version__
 from magnet_train.cli.ranks import is_only_process
-from magnet_train.errors import Preempted, UserError
+from magnet_train.errors import Preempted, UserError, memory_reason
 from magnet_train.storage.plain_text import printable
 from magnet_train.training.stop_request import PREEMPTED, START_LIMIT, stop_request
 
@@ -114,6 +114,14 @@ def _say(text: object) -> None:
     print("\n".join(map(printable, lines)), file=sys.stderr)
 
 
+def _is_full_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):  # which might leave no room for torch
+        return True
+    from magnet_train.models.memory import is_full_memory
+
+    return is_full_memory(error)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -142,6 +150,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         _say(stop.args[0] if stop.args else "interrupted")
         return INTERRUPTED
+    except (RuntimeError, MemoryError) as error:
+        if not _is_full_memory(error):
+            raise
+        _say(
+            f"error: memory does not suffice ({memory_reason(error)}); give smaller batches or less at once."
+        )
+        return FAILURE
     except BrokenPipeError:  # `magnet-train inspect ... | head` is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -11,11 +11,16 @@ import torch
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
+# Of errors without a type of their own: allocators of a CPU, the CUDA runtime, cuBLAS and cuDNN.
+_MESSAGES = ("allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+MEMORY_ERRORS = (RuntimeError, MemoryError)  # what `is_full_memory` can hold of
+
 
 def is_full_memory(error: BaseException) -> bool:
-    """Return whether torch ran out of memory; its error on a CPU has no type of its own."""
-    on_cpu = isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    return on_cpu or isinstance(error, torch.OutOfMemoryError)
+    """Return whether torch or Python ran out of memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
 
 
 class FittingBatches:
@@ -41,7 +46,7 @@ class FittingBatches:
             batch = items[done : done + self.size]
             try:
                 result = work(batch)
-            except RuntimeError as error:
+            except MEMORY_ERRORS as error:
                 if len(batch) <= self._least or not is_full_memory(error):
                     raise
                 self.size = (len(batch) + 1) // 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -155,7 +156,10 @@ class MagnetModule(pl.LightningModule):
         if self.recompute_activations:
             recompute_activations(self.lm)
         if self.compile_layers:
-            self.lm.compile_layers()
+            try:
+                self.lm.compile_layers()
+            except UserError as error:
+                warnings.warn(f"model.compile has no effect: {error}", stacklevel=2)
         if self.device_mesh is not None:
             shard(self.lm, self.text, self.device_mesh["data_parallel"], str(self.trainer.precision))
 

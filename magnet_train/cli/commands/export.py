@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from magnet_train.cli.console import ProgressBar
+from magnet_train.cli.console import ProgressBar, count
 from magnet_train.cli.options import AdapterOptions, DeviceOptions, SamplerOptions, declare, flag, option
 from magnet_train.errors import UserError
 
@@ -77,12 +77,16 @@ def run(request: ExportRequest) -> None:
 
 
 def _measure_passes(magnet: Magnet, shards: Path) -> None:
-    """Measure the step profile on clips of a folder of shards, evenly spread, and print what it chooses."""
+    """Measure the step profile on clips of a folder of shards, evenly spread, and print what it chooses.
+
+    The weights stay in float32, since they are stored; what computes with them is as in `--precision auto`.
+    """
     import numpy as np
     import torch
 
     from datamodules.shards.reading import ShardReader
     from magnet_train.decoding.step_profile import LOSS
+    from magnet_train.models.precision import compute_dtype, dtype_name
 
     reader = ShardReader(shards)
     remedy = f"give shards of codec {magnet.codec_info.id}"
@@ -93,7 +97,10 @@ def _measure_passes(magnet: Magnet, shards: Path) -> None:
         if isinstance(sample, UserError):
             raise sample
         clips.append((sample.metadata.get("text"), torch.from_numpy(sample.tokens.astype(np.int64))))
-    with ProgressBar("measuring passes", "passes") as bar:
+    device, dtype = magnet.device, compute_dtype("auto", magnet.device, magnet.lm.dim)
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+    with ProgressBar("measuring passes", "passes") as bar, mixed:
         profile = magnet.measure_passes(clips, bar.update)
+    print(f"measured on {count(len(clips), 'clip')} in {dtype_name(dtype)}")
     for quality in LOSS:
         print(f"--quality {quality}: {','.join(map(str, profile.choose(quality)))} passes")

@@ -176,14 +176,14 @@ def _report_when_stopped(folder: ClipFolder, clips: int) -> Iterator[None]:
 
 @contextmanager
 def _explain_full_memory(device: str) -> Iterator[None]:
-    """Turn torch's out-of-memory errors into one sentence."""
-    from magnet_train.models.memory import is_full_memory
+    """Turn errors of a full memory into one sentence; batches have been halved down to one clip by then."""
+    from magnet_train.models.memory import MEMORY_ERRORS, is_full_memory
 
     try:
         yield
-    except RuntimeError as error:
+    except MEMORY_ERRORS as error:
         if not is_full_memory(error):
             raise
         raise UserError(
-            f"the memory of {device} is not enough; give a smaller --batch_size or fewer --seconds."
+            f"the memory of {device} is not enough for one clip; make shorter clips, or choose another --device."
         ) from error

@@ -26,7 +26,7 @@ from magnet_train.errors import UserError
 from magnet_train.evaluation import AudioTagger, Clap, ClapScore, Fad, PairedDivergence
 from magnet_train.evaluation.measures import Floats, measure_clap_score, measure_divergence, measure_fad
 from magnet_train.evaluation.windows import as_noise, through_windows
-from magnet_train.models.memory import FittingBatches, is_full_memory
+from magnet_train.models.memory import MEMORY_ERRORS, FittingBatches, is_full_memory
 
 FAD, CLAP_SCORE, KL = "fad_clap", "clap_score", "kl_ast"
 SOUND, TRAINING = "sound", "training_distance"  # keys of reports
@@ -86,7 +86,7 @@ class EvaluationResult:
             return compute()
         except UserError as error:
             self.not_computed |= dict.fromkeys(names, str(error))
-        except RuntimeError as error:
+        except MEMORY_ERRORS as error:
             if not is_full_memory(error):
                 raise
             reason = "the memory of the device is full; give a smaller --batch_size."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import traceback
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 
-from magnet_train.errors import AgreedError, Preempted, UserError
+from magnet_train.errors import AgreedError, Preempted, UserError, memory_reason
+from magnet_train.models.memory import MEMORY_ERRORS, is_full_memory
 from magnet_train.storage.atomic_io import NO_ROOM, explain_disk_errors
 from magnet_train.training.checkpointing import checkpoints_of
 from magnet_train.training.lightning_internals import end_launched_ranks
@@ -20,7 +22,7 @@ from magnet_train.training.lightning_internals import end_launched_ranks
 GRACE = 20.0  # seconds for ranks that all know that the run is over
 _LOST_RANK = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|timed out", re.IGNORECASE)
 _OURS = ("magnet_train", "datamodules")
-LIBRARY_ERRORS = (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)
+LIBRARY_ERRORS = (MisconfigurationException, ValueError, TypeError, ImportError, *MEMORY_ERRORS)
 _CALLBACKS = ("lightning.pytorch.callbacks", "lightning.fabric.utilities.spike")
 
 
@@ -94,7 +96,7 @@ def _is_about_disk(error: OSError, run: Path) -> bool:
 
 
 def explain(error: BaseException) -> UserError | None:
-    """Return one sentence for what a library rejects because of something that the user wrote.
+    """Return one sentence for what a library rejects because of something that the user wrote, or a full memory.
 
     That is what Lightning calls a misconfiguration, and what the constructor of a class of the configuration, the
     trainer's constructor or one of Lightning's callbacks raises. The parser and Lightning wrap the original error.
@@ -103,7 +105,17 @@ def explain(error: BaseException) -> UserError | None:
         None for any other error, which is a bug and keeps its traceback; so does what our own classes raise.
     """
     chain = _chain(error)
-    return _user_error(chain) or next(filter(None, map(_explain_library, chain)), None)
+    explained = map(_explain_memory, chain), map(_explain_library, chain)
+    return _user_error(chain) or next(filter(None, itertools.chain(*explained)), None)
+
+
+def _explain_memory(error: BaseException) -> UserError | None:
+    if not is_full_memory(error):
+        return None
+    return UserError(
+        f"memory does not suffice ({memory_reason(error)}); halve data.batch_size (in fit, --global_batch keeps the "
+        "clips of a step, and model.recompute_activations takes time instead of memory)."
+    )
 
 
 def _explain_library(error: BaseException) -> UserError | None:

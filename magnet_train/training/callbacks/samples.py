@@ -127,8 +127,8 @@ class WritePredictions(BasePredictionWriter):
     """Write `predictions/SLOT.npy` and `SLOT.wav` into the run's folder, and list the clips in `predictions_RANK.jsonl`.
 
     Tokens are [K, T], int16, or uint16 for codebooks of more than 32,768 entries. The slot is the index of the caption
-    among the validation clips. The list has slot, key and text of each clip; a key can be any string, so no file is
-    named after it.
+    among the validation clips. The list has slot, key and text of each clip, and the trainer's precision; a key can be any
+    string, so no file is named after it.
 
     Args:
         codec: Codec that decodes the tokens: a hub id, packaged name or folder; None takes the codec of the data.
@@ -172,7 +172,12 @@ class WritePredictions(BasePredictionWriter):
                     file.write(tokens_to_npy(tokens[row].numpy(), pl_module.codec.card))
                 if self._codec is not None and clips is not None:
                     write_audio(listing.with_name(f"{slot:06d}.wav"), clips[row], self._codec.sample_rate)
-                record = {"slot": slot, "key": batch["key"][row], "text": batch["text"][row]}
+                record = {
+                    "slot": slot,
+                    "key": batch["key"][row],
+                    "text": batch["text"][row],
+                    "precision": str(trainer.precision),
+                }
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
                 self._clips += 1
 

@@ -320,7 +320,9 @@ def test_days_of_silence_are_not_read(
     assert not (tmp_path / "clips").exists()
 
 
-@pytest.mark.parametrize("cause", [lambda: torch.empty(2**55), cuda_is_full], ids=["cpu", "cuda"])
+@pytest.mark.parametrize(
+    "cause", [lambda: torch.empty(2**55), cuda_is_full, lambda: np.empty(2**55)], ids=["cpu", "cuda", "numpy"]
+)
 def test_memory_that_is_not_enough_is_one_sentence(
     checkpoint: Path,
     tmp_path: Path,
@@ -330,7 +332,7 @@ def test_memory_that_is_not_enough_is_one_sentence(
 ) -> None:
     monkeypatch.setattr(Magnet, "generate", lambda *_, **__: cause())
     assert generate(checkpoint, tmp_path / "clips", "--text", "a flute") == 1
-    assert "--batch_size" in capsys.readouterr().err.splitlines()[-1]
+    assert "shorter clips" in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
 
 

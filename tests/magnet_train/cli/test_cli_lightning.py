@@ -13,7 +13,8 @@ import torch
 import yaml
 
 from magnet_train.cli.main import main
-from magnet_train.models import precision
+from magnet_train.errors import UserError
+from magnet_train.models import MagnetTransformer, precision
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -43,6 +44,7 @@ def test_fit_writes_a_run_that_the_other_commands_read(trainings, tmp_path, caps
     records = [json.loads(line) for line in (predicted / "predictions_0.jsonl").read_text().splitlines()]
     assert records
     assert all(record["key"].startswith("clip") and "flute" in record["text"] for record in records)
+    assert {record["precision"] for record in records} == {"32-true"}
     for record in records:
         tokens = np.load(predicted / f"{record['slot']:06d}.npy", allow_pickle=False)
         assert (tokens.shape, tokens.dtype, tokens.min() >= 0, tokens.max() < 256) == (
@@ -66,6 +68,36 @@ def test_weights_in_16_bits_measure_the_same_but_for_rounding(trainings, tmp_pat
         (line,) = [line for line in capsys.readouterr().out.splitlines() if "val/loss " in line]
         losses.append(float(line.replace("│", " ").split()[-1]))
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nSee the documentation"),
+        MemoryError("Unable to allocate 20 GiB for an array"),
+    ],
+    ids=["torch", "numpy"],
+)
+def test_a_batch_that_memory_does_not_hold_is_one_sentence(trainings, tmp_path, capsys, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(MagnetTransformer, "states", fail)
+    assert trainings.fit(tmp_path / "run") == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("magnet-train: error: memory does not suffice (")
+    assert "20 GiB" in line
+    assert "halve data.batch_size" in line
+
+
+def test_a_training_goes_on_where_nothing_can_be_compiled(trainings, tmp_path, monkeypatch):
+    def refuse(lm):
+        raise UserError("torch cannot compile here; install a C++ compiler.")
+
+    monkeypatch.setattr(MagnetTransformer, "compile_layers", refuse)
+    with pytest.warns(UserWarning, match="model.compile has no effect: torch cannot compile here"):
+        assert trainings.fit(tmp_path / "run", "--model.compile", "true") == 0
+    assert len(losses_of(tmp_path / "run")) == 6
 
 
 def test_metrics_and_predictions_are_reported_in_full(trainings, tmp_path, capsys, caplog, recwarn):

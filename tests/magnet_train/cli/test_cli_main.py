@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
 
+import numpy as np
+import pytest
+import torch
+
+from magnet_train.cli.commands import verify
 from magnet_train.cli.main import COMMANDS, main
 
 
@@ -26,3 +31,37 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 0
     listed = capsys.readouterr().out
     assert all(f"  {name} " in listed for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        lambda: np.empty(2**55),
+        lambda: torch.empty(2**55),
+        lambda: fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")),
+        lambda: fail(
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        ),
+        lambda: fail(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.")),
+    ],
+    ids=["numpy", "cpu", "cuda", "cublas", "cpu elsewhere"],
+)
+def test_memory_that_does_not_suffice_is_one_sentence(
+    cause: Callable[[], object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "run", lambda request: cause())
+    assert main(["verify", "shards"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("magnet-train: error: memory does not suffice (")
+    assert line.endswith("); give smaller batches or less at once.")
+    assert "enforce fail" not in line  # where in torch's source
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "run", lambda request: fail(RuntimeError("no kernel")))
+    with pytest.raises(RuntimeError, match="no kernel"):
+        main(["verify", "shards"])
+
+
+def fail(error: Exception) -> None:
+    raise error

@@ -17,6 +17,7 @@ from magnet_train.codecs import load_codec
 from magnet_train.decoding import StepProfile
 from magnet_train.decoding.step_profile import PASSES
 from magnet_train.errors import UserError
+from magnet_train.models import precision
 from magnet_train.pipeline.magnet import Magnet
 
 Shards = Callable[..., Path]
@@ -112,6 +113,33 @@ def test_the_command_says_what_it_measured(
     printed = capsys.readouterr()
     assert "--quality draft: " in printed.out
     assert "756/756 passes" in printed.err  # 3 clips of 4 codebooks, each 1 + 2 + 4 + 8 + 16 + 32
+
+
+def test_a_profile_is_measured_in_what_the_device_is_faster_in(
+    checkpoint: Path,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Only the products are rounded: the stored weights are those of the checkpoint."""
+    products: set[torch.dtype] = set()
+    forward = torch.nn.functional.gelu
+    monkeypatch.setattr(torch.nn.functional, "gelu", lambda x: products.add(x.dtype) or forward(x))
+    folders = [tmp_path / "float32", tmp_path / "bfloat16"]
+    for folder, gain in zip(folders, (1.0, 3.0), strict=True):
+        products.clear()
+        monkeypatch.setattr(precision, "_cpu_gain", lambda gain=gain: gain)
+        monkeypatch.setattr(precision, "LEAST_DIM", 8)
+        assert export(checkpoint, folder, "--profile", str(shards)) == 0
+        assert f"measured on 3 clips in {folder.name}\n" in capsys.readouterr().out
+        assert products == {getattr(torch, folder.name)}
+    configs = [json.loads((folder / "config.json").read_text()) for folder in folders]
+    curves = [config["training"]["steps_profile"]["nats"] for config in configs]
+    torch.testing.assert_close(torch.tensor(curves[1]), torch.tensor(curves[0]), rtol=0.02, atol=0.0)
+    assert curves[1] != curves[0]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
+    assert weights[0] == weights[1]
 
 
 def test_a_model_in_16_bits_keeps_its_profile(measured: Path, tmp_path: Path) -> None:
