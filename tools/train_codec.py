@@ -14,7 +14,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,11 +76,12 @@ PLANS = {
             max_errors=0.3,
             hits_weight=1.5,
         ),
-        presets=("band",),
+        presets=("drums_and_bass",),
         clips=1200,
         steps=1000,
     ),
 }
+PLANS["whole_band"] = replace(PLANS["band"], presets=("band", "drums_and_bass"), steps=1500)
 
 
 def train(recipe: Recipe, audio: Sequence[Tensor], steps: int, seed: int) -> EncodecModel:

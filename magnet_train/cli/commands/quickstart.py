@@ -16,10 +16,10 @@ class QuickstartRequest:
 
     out: Path = option("output folder", default=Path("runs/quickstart"), metavar="DIR")
     preset: str = option(
-        "band: drums and bass in clips of 3.2 s, up to 10 minutes on two cores; tones: one sound in 1.28 s, about 5 "
+        "drums_and_bass: clips of 3.2 s, up to 10 minutes on two cores; band: drums, bass and chords, takes an hour; tones: one sound in 1.28 s, about 5 "
         "minutes; full: one or two sounds at irregular times in 2.56 s, takes longer",
-        choices=("band", "tones", "full"),
-        default="band",
+        choices=("drums_and_bass", "band", "tones", "full"),
+        default="drums_and_bass",
     )
     seed: int = option("seed of clips, training and generation", type=whole_number(0), default=0)
     overwrite: bool = flag("remove the files of an earlier run in --out")
