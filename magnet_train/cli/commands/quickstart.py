@@ -16,8 +16,8 @@ class QuickstartRequest:
 
     out: Path = option("output folder", default=Path("runs/quickstart"), metavar="DIR")
     preset: str = option(
-        "drums_and_bass: clips of 3.2 s, up to 10 minutes on two cores; band: drums, bass and chords, takes an hour; tones: one sound in 1.28 s, about 5 "
-        "minutes; full: one or two sounds at irregular times in 2.56 s, takes longer",
+        "drums_and_bass: clips of 3.2 s, up to 10 minutes on two cores; band: drums, bass and chords, takes an hour; "
+        "tones: one sound in 1.28 s, about 5 minutes; full: one or two sounds at irregular times in 2.56 s, takes longer",
         choices=("drums_and_bass", "band", "tones", "full"),
         default="drums_and_bass",
     )

@@ -103,7 +103,9 @@ def _bass_scores() -> tuple[list[Score], Floats]:
     return scores, np.stack([_bass_features(play(score)) for score in scores])
 
 
-def drum_features(audio: Floats, snare: tuple[float, float] = SNARE) -> Floats:
+def drum_features(
+    audio: Floats, snare: tuple[float, float] = SNARE, snare_heard: float = SNARE_HEARD
+) -> Floats:
     """Return the loudness of kick, snare and hats, each from 0 to 1, without its mean; 0 if it is not heard. Unit length.
 
     Returns:
@@ -114,7 +116,7 @@ def drum_features(audio: Floats, snare: tuple[float, float] = SNARE) -> Floats:
     bands += [_loudness(power, frequency, band) for band in (snare, HAT)]
     loudness = np.stack(bands, axis=1)
     loudest = loudness.max(axis=0)
-    heard = loudest > (0, SNARE_HEARD, HATS_HEARD * loudest[0])
+    heard = loudest > (0, snare_heard, HATS_HEARD * loudest[0])
     relative = loudness * heard / np.maximum(loudest, 1e-9)
     return unit(relative - relative.mean(axis=0))
 
@@ -139,7 +141,7 @@ def _loudness(power: Floats, frequency: Floats, band: tuple[float, float]) -> Fl
 
 
 def spectrogram(audio: Floats, window: int, hop: int = HOP) -> tuple[Floats, Floats]:
-    """Return the power of Hann windows every `hop` samples, [frames, window // 2 + 1], and the frequency of each bin (Hz)."""
+    """Return the power of Hann windows, [frames, window // 2 + 1], and the frequency of each bin (Hz)."""
     padded = np.pad(audio, window // 2)
     weights = np.hanning(window)
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop] * weights

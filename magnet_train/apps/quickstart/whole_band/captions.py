@@ -62,7 +62,11 @@ KEYS_PHRASES = (
     "{instrument} with {chord} {figure} in {root}",
     "{instrument} in {root}: {chord} {figure}",
 )
-JOINS = {1: ("{}",), 2: ("{} and {}", "{} with {}", "{} beside {}"), 3: ("{}, {} and {}", "{} with {} and {}")}
+JOINS = {
+    1: ("{}",),
+    2: ("{} and {}", "{} with {}", "{} beside {}"),
+    3: ("{}, {} and {}", "{} with {} and {}"),
+}
 
 # Never shown in training, though each pair of their values is: tempo, instrument, figure; two at each tempo.
 HELD_OUT_KEYS = (

@@ -26,7 +26,9 @@ from magnet_train.apps.quickstart.whole_band.world import FRAMES, Note, notes, p
 Floats = npt.NDArray[np.floating]
 
 SNARE = (3100.0, 4400.0)  # Hz, above all keys
+SNARE_HEARD = 0.016  # loudness, at least: real ones have .040, all else .002
 WINDOW = 2048  # samples
+LEAD = -(-WINDOW // 2 // FRAME)  # token frames of a window before its middle
 BASS = (77.8, 24)  # lowest semitone (Hz) and number of semitones, below all keys
 KEYS = (311.1, 39)
 BASS_HEARD = 0.03  # power below the keys beside that of their bands, at least: keys alone reach .003, a bass with them .2
@@ -60,7 +62,7 @@ def chance(captions: Sequence[Caption], readings: Sequence[Score], seed: int = 0
 
 
 def _hear_drums(audio: Floats) -> Score:
-    features = drum_features(audio, SNARE)
+    features = drum_features(audio, SNARE, SNARE_HEARD)
     if not features[1::3].any():  # every pattern has a snare
         return Score("")
     return part_scores("drums")[nearest(features, _drum_templates())[0]]
@@ -94,7 +96,7 @@ def _fits(score: Score, heard: Score) -> bool:
 
 @cache
 def _drum_templates() -> Floats:
-    return np.stack([drum_features(play(score), SNARE) for score in part_scores("drums")])
+    return np.stack([drum_features(play(score), SNARE, SNARE_HEARD) for score in part_scores("drums")])
 
 
 @cache
@@ -112,20 +114,19 @@ def _power(score: Score, part: str, bands: tuple[float, int]) -> Floats:
     """Return the power of a part in semitones, the sum of those of its notes."""
     power = np.zeros((FRAMES + 1, bands[1]), np.float32)
     for note in notes(score, part):
-        lead, found = _note_power(note._replace(frame=0), bands)
-        first = note.frame - lead
-        begin = max(0, first)
-        end = min(FRAMES + 1, first + len(found))
-        power[begin:end] += found[begin - first : end - first]
+        found = _note_power(note._replace(frame=0, force=1.0), bands)
+        first, last = note.frame - LEAD, note.frame - LEAD + len(found)
+        power[max(0, first) : last] += (
+            note.force**2 * found[max(0, -first) : len(found) - max(0, last - FRAMES - 1)]
+        )
     return power
 
 
 @cache
-def _note_power(note: Note, bands: tuple[float, int]) -> tuple[int, Floats]:
-    """Return the power of a note without a room, and how many frames of it come before its beginning."""
-    lead = -(-WINDOW // 2 // FRAME)
-    tone = note.force * 0.5 * sound(note.sound, note.frequency, note.seconds)
-    return lead, _semitones(np.pad(tone, (lead * FRAME, WINDOW // 2)), bands)
+def _note_power(note: Note, bands: tuple[float, int]) -> Floats:
+    """Return the power of a note without a room; it begins `LEAD` frames after the first."""
+    tone = 0.5 * sound(note.sound, note.frequency, note.seconds)
+    return _semitones(np.pad(tone, (LEAD * FRAME, WINDOW // 2)), bands)
 
 
 def _semitones(audio: Floats, bands: tuple[float, int]) -> Floats:

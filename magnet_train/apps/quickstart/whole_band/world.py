@@ -17,7 +17,13 @@ import numpy as np
 from magnet_train.apps.quickstart.band.instruments import SAMPLE_RATE, Floats, bass, hat, in_room, kick, snare
 from magnet_train.apps.quickstart.band.world import FRAME, HATS, LINES, PATTERNS, ROOTS, SAMPLES, SIXTEENTH
 from magnet_train.apps.quickstart.synthetic import Audio, SyntheticWorld
-from magnet_train.apps.quickstart.whole_band.captions import PARTS, SETS, Caption, Score, caption_for, draw_score
+from magnet_train.apps.quickstart.whole_band.captions import (
+    SETS,
+    Caption,
+    Score,
+    caption_for,
+    draw_score,
+)
 from magnet_train.apps.quickstart.whole_band.keys import INSTRUMENTS
 from magnet_train.audio import encode_wav
 from magnet_train.storage.atomic_io import explain_disk_errors
@@ -86,7 +92,9 @@ class WholeBandWorld(SyntheticWorld):
                 for caption, audio in self.stems(index, split):
                     path = folder / f"{split}-{index:05d}-{caption.score.parts}.wav"
                     path.write_bytes(encode_wav(audio, SAMPLE_RATE))
-                    path.with_suffix(".json").write_text(json.dumps(caption.to_dict()) + "\n", encoding="utf-8")
+                    path.with_suffix(".json").write_text(
+                        json.dumps(caption.to_dict()) + "\n", encoding="utf-8"
+                    )
 
 
 def play(score: Score, rng: np.random.Generator | None = None) -> Audio:
