@@ -81,7 +81,7 @@ PLANS = {
         steps=1000,
     ),
 }
-PLANS["whole_band"] = replace(PLANS["band"], presets=("band", "drums_and_bass"), clips=800)
+PLANS["whole_band"] = replace(PLANS["band"], presets=("band",))
 
 
 def train(recipe: Recipe, audio: Sequence[Tensor], steps: int, seed: int) -> EncodecModel:

@@ -4,7 +4,8 @@ Shapes: audio float [samples] at 16 kHz, of a clip that begins with a bar; power
 
 As in `band.oracle`, the loudness of a clip in bands is compared with that of every score played without variation, and
 the most similar one is what the clip plays. Drums come first, by the bands of kick, snare and hats; then the bass,
-below all keys; then the keys. Powers add: a clip is compared with the sum of the drums and the bass heard and of keys.
+below all keys; then the keys, at the tempo, feel and root of what was heard before. Powers add: a clip is compared
+with the sum of the drums and the bass heard and of keys.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ LEAD = -(-WINDOW // 2 // FRAME)  # token frames of a window before its middle
 BASS = (77.8, 24)  # lowest semitone (Hz) and number of semitones, below all keys
 KEYS = (311.1, 39)
 BASS_HEARD = 0.03  # power below the keys beside that of their bands, at least: keys alone reach .003, a bass with them .2
-ALIKE = 0.4  # similarity of a part that plays alone to the nearest score, at least
+ALIKE = 0.65  # similarity of the first tone heard to the nearest score, at least: without a bass .54, with one .77
 GAIN = 0.02  # of similarity, at least, by the part that is added to those already heard
 
 

@@ -99,7 +99,7 @@ class WholeBandWorld(SyntheticWorld):
 
 def play(score: Score, rng: np.random.Generator | None = None) -> Audio:
     """Return a clip, the sum of `play_parts`, float32 [samples]."""
-    return np.sum(list(play_parts(score, rng).values()), axis=0, dtype=np.float32)
+    return np.asarray(np.sum(list(play_parts(score, rng).values()), axis=0, dtype=np.float32))
 
 
 def play_parts(score: Score, rng: np.random.Generator | None = None) -> dict[str, Audio]:
