@@ -16,7 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,11 +81,12 @@ PLANS = {
             max_errors=0.3,
             hits_weight=1.5,
         ),
-        presets=("band",),
+        presets=("drums_and_bass",),
         clips=1200,
         steps=1000,
     ),
 }
+PLANS["whole_band"] = replace(PLANS["band"], presets=("band",))
 
 
 def train(recipe: Recipe, audio: Sequence[Tensor], steps: int, seed: int) -> EncodecModel:

@@ -15,7 +15,11 @@ from magnet_train.tokens import CodecInfo
 __all__ = ["PACKAGED", "QUICKSTART", "Codec", "load_codec", "packaged_codec"]
 
 QUICKSTART = "quickstart"
-PACKAGED = {QUICKSTART: "codec", "band": "band/codec"}  # name -> folder within apps/quickstart
+PACKAGED = {  # name -> folder within apps/quickstart
+    QUICKSTART: "codec",
+    "band": "band/codec",
+    "whole_band": "whole_band/codec",
+}
 
 
 def load_codec(
@@ -24,9 +28,10 @@ def load_codec(
     """Load a codec.
 
     Args:
-        name: "quickstart" or "band" (small ones in the package, of tones and of drums and bass), "encodec_24khz" or
-            "encodec_48khz" (the weights that the `encodec` package publishes), or a folder or hub id of an EnCodec, DAC,
-            Mimi or X-Codec in transformers' format. Or a record, which gives the remaining arguments as well.
+        name: "quickstart", "band" or "whole_band" (small ones in the package, of tones, of drums and bass, and of these
+            with chords), "encodec_24khz" or "encodec_48khz" (the weights that the `encodec` package publishes), or a
+            folder or hub id of an EnCodec, DAC, Mimi or X-Codec in transformers' format. Or a record, which gives the
+            remaining arguments as well.
         device: Where to put the weights.
         codebooks: Number of codebooks to use, the first ones, 1 or more; None uses all.
         stereo: Encode left and right by a mono codec, see `stereo.StereoCodec`.

@@ -13,6 +13,9 @@ from magnet_train.apps.quickstart.band import oracle as band_oracle
 from magnet_train.apps.quickstart.band.captions import ATTRIBUTES
 from magnet_train.apps.quickstart.band.world import BandWorld
 from magnet_train.apps.quickstart.synthetic import Scores, SyntheticWorld
+from magnet_train.apps.quickstart.whole_band import oracle as whole_band_oracle
+from magnet_train.apps.quickstart.whole_band.captions import ATTRIBUTES as WHOLE_BAND_ATTRIBUTES
+from magnet_train.apps.quickstart.whole_band.world import WholeBandWorld
 
 
 class Caption(Protocol):
@@ -57,7 +60,7 @@ class Preset:
 
 
 PRESETS = {
-    "band": Preset(
+    "drums_and_bass": Preset(
         world=BandWorld,
         oracle=band_oracle,
         codec="band",
@@ -70,6 +73,26 @@ PRESETS = {
         loop=(
             "--text",
             "house drums, offbeat hats and octave bass in e, 125 bpm",
+            "--loop",
+            "--bars",
+            "2",
+            "--bpm",
+            "125",
+        ),
+    ),
+    "band": Preset(
+        world=WholeBandWorld,
+        oracle=whole_band_oracle,
+        codec="whole_band",
+        configs=("base", "quickstart", "band", "whole_band", "trainer/cpu"),
+        training=2800,
+        validation=140,
+        goals=dict.fromkeys(WHOLE_BAND_ATTRIBUTES, 0.90),
+        unseen_goal=0.80,
+        example="rock drums with busy hats, walking bass in a and minor stabs on organ in a, 94 bpm even feel",
+        loop=(
+            "--text",
+            "house drums, offbeat hats with happy rising arpeggio on harp in e, 125 bpm no swing",
             "--loop",
             "--bars",
             "2",

@@ -58,6 +58,28 @@ class SyntheticWorld(ABC):
         return np.random.default_rng([self.seed, SPLITS.index(split), stream, index])
 
 
+def accuracy_by(attributes: Sequence[str], captions: Sequence[Any], readings: Sequence[Any]) -> Scores:
+    """Return how often each attribute is as captioned, 0..1; only captions that have the attribute count.
+
+    Args:
+        attributes: Names of attributes of a score.
+        captions: Each with its `score`.
+        readings: Scores.
+
+    Raises:
+        ValueError: The numbers of captions and readings differ, or no caption has some attribute.
+    """
+    right, total = dict.fromkeys(attributes, 0), dict.fromkeys(attributes, 0)
+    for caption, reading in zip(captions, readings, strict=True):
+        for name in attributes:
+            if value := getattr(caption.score, name):
+                total[name] += 1
+                right[name] += value == getattr(reading, name)
+    if not all(total.values()):
+        raise ValueError(f"nothing to score: the captions have {total} clips with each attribute")
+    return {name: right[name] / total[name] for name in attributes}
+
+
 def shuffled_accuracy(
     accuracy: Callable[[Sequence[T], Any], Scores], captions: Sequence[T], readings: Any, seed: int
 ) -> Scores:

@@ -16,9 +16,9 @@ class QuickstartRequest:
 
     out: Path = option("output folder", default=Path("runs/quickstart"), metavar="DIR")
     preset: str = option(
-        "band: drums and bass in clips of 3.2 s, up to 10 minutes on two cores",
-        choices=("band",),
-        default="band",
+        "drums_and_bass: clips of 3.2 s, up to 10 minutes on two cores; band: drums, bass and chords, takes an hour",
+        choices=("drums_and_bass", "band"),
+        default="drums_and_bass",
     )
     seed: int = option("seed of clips, training and generation", type=whole_number(0), default=0)
     overwrite: bool = flag("remove the files of an earlier run in --out")

@@ -27,7 +27,7 @@ from magnet_train.apps.quickstart.band.captions import (
 )
 from magnet_train.apps.quickstart.band.instruments import SAMPLE_RATE
 from magnet_train.apps.quickstart.band.world import SAMPLES, play
-from magnet_train.apps.quickstart.synthetic import shuffled_accuracy
+from magnet_train.apps.quickstart.synthetic import accuracy_by, shuffled_accuracy
 
 Floats = npt.NDArray[np.floating]
 
@@ -61,15 +61,7 @@ def accuracy(captions: Sequence[Caption], readings: Sequence[Score]) -> dict[str
     Raises:
         ValueError: The numbers of captions and readings differ, or no caption has some attribute.
     """
-    right, total = dict.fromkeys(ATTRIBUTES, 0), dict.fromkeys(ATTRIBUTES, 0)
-    for caption, reading in zip(captions, readings, strict=True):
-        for name in ATTRIBUTES:
-            if value := getattr(caption.score, name):
-                total[name] += 1
-                right[name] += value == getattr(reading, name)
-    if not all(total.values()):
-        raise ValueError(f"nothing to score: the captions have {total} clips with each attribute")
-    return {name: right[name] / total[name] for name in ATTRIBUTES}
+    return accuracy_by(ATTRIBUTES, captions, readings)
 
 
 def chance(captions: Sequence[Caption], readings: Sequence[Score], seed: int = 0) -> dict[str, float]:
@@ -78,21 +70,21 @@ def chance(captions: Sequence[Caption], readings: Sequence[Score], seed: int = 0
 
 
 def _hear_drums(audio: Floats) -> Score:
-    features = _drum_features(audio)
+    features = drum_features(audio)
     if not features[1::3].any():  # every pattern has a snare
         return Score("")
     scores, known = _drum_scores()
-    return scores[_nearest(features, known)[0]]
+    return scores[nearest(features, known)[0]]
 
 
 def _hear_bass(audio: Floats) -> Score:
     features = _bass_features(audio)
     scores, known = _bass_scores()
-    index, similarity = _nearest(features, known)
+    index, similarity = nearest(features, known)
     return scores[index] if similarity > ALIKE else Score("")
 
 
-def _nearest(features: Floats, known: Floats) -> tuple[int, float]:
+def nearest(features: Floats, known: Floats) -> tuple[int, float]:
     """Return the index of the most similar of `known` [N, size] to features [size], and the similarity."""
     similarities = known @ features
     index = int(similarities.argmax())
@@ -102,7 +94,7 @@ def _nearest(features: Floats, known: Floats) -> tuple[int, float]:
 @cache
 def _drum_scores() -> tuple[list[Score], Floats]:
     scores = [Score(*values) for values in product(TEMPOS, PATTERNS, HATS)]
-    return scores, np.stack([_drum_features(play(score)) for score in scores])
+    return scores, np.stack([drum_features(play(score)) for score in scores])
 
 
 @cache
@@ -111,32 +103,34 @@ def _bass_scores() -> tuple[list[Score], Floats]:
     return scores, np.stack([_bass_features(play(score)) for score in scores])
 
 
-def _drum_features(audio: Floats) -> Floats:
+def drum_features(
+    audio: Floats, snare: tuple[float, float] = SNARE, snare_heard: float = SNARE_HEARD
+) -> Floats:
     """Return the loudness of kick, snare and hats, each from 0 to 1, without its mean; 0 if it is not heard. Unit length.
 
     Returns:
         Float [frames * 3], the three of a frame side by side.
     """
-    power, frequency = _spectrogram(audio, WINDOW)
-    bands = [_loudness(*_spectrogram(audio, KICK_WINDOW), KICK)]
-    bands += [_loudness(power, frequency, band) for band in (SNARE, HAT)]
+    power, frequency = spectrogram(audio, WINDOW)
+    bands = [_loudness(*spectrogram(audio, KICK_WINDOW), KICK)]
+    bands += [_loudness(power, frequency, band) for band in (snare, HAT)]
     loudness = np.stack(bands, axis=1)
     loudest = loudness.max(axis=0)
-    heard = loudest > (0, SNARE_HEARD, HATS_HEARD * loudest[0])
+    heard = loudest > (0, snare_heard, HATS_HEARD * loudest[0])
     relative = loudness * heard / np.maximum(loudest, 1e-9)
-    return _unit(relative - relative.mean(axis=0))
+    return unit(relative - relative.mean(axis=0))
 
 
 def _bass_features(audio: Floats) -> Floats:
     """Return the loudness of each semitone beside the mean of its frame, [frames * SEMITONES], of unit length."""
-    power, frequency = _spectrogram(audio, BASS_WINDOW)
+    power, frequency = spectrogram(audio, BASS_WINDOW)
     centres = LOWEST * 2 ** (np.arange(SEMITONES) / 12)
     distance = 12 * np.log2(np.maximum(frequency, 1.0)[:, None] / centres)
     loudness = np.sqrt(power @ np.exp(-0.5 * (distance / 0.5) ** 2))
-    return _unit(loudness - loudness.mean(axis=1, keepdims=True))
+    return unit(loudness - loudness.mean(axis=1, keepdims=True))
 
 
-def _unit(features: Floats) -> Floats:
+def unit(features: Floats) -> Floats:
     return np.asarray(features.ravel() / max(1e-9, float(np.sqrt((features**2).sum()))))
 
 
@@ -146,10 +140,10 @@ def _loudness(power: Floats, frequency: Floats, band: tuple[float, float]) -> Fl
     return np.asarray(np.sqrt(power[:, within].sum(axis=1)))
 
 
-def _spectrogram(audio: Floats, window: int) -> tuple[Floats, Floats]:
+def spectrogram(audio: Floats, window: int, hop: int = HOP) -> tuple[Floats, Floats]:
     """Return the power of Hann windows, [frames, window // 2 + 1], and the frequency of each bin (Hz)."""
     padded = np.pad(audio, window // 2)
     weights = np.hanning(window)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::HOP] * weights
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop] * weights
     power = np.abs(np.fft.rfft(frames)) ** 2 / weights.sum() ** 2
     return power, np.fft.rfftfreq(window, 1 / SAMPLE_RATE)

@@ -54,7 +54,8 @@ def check_page(out, printed):
 
 
 @pytest.mark.parametrize(
-    "preset", ["band", *(pytest.param(name, marks=pytest.mark.slow) for name in QUICKSTARTS)]
+    "preset",
+    ["drums_and_bass", *(pytest.param(name, marks=pytest.mark.slow) for name in ("band", *QUICKSTARTS))],
 )
 def test_the_whole_chain_runs_and_reports(tmp_path, small, capfd, preset):
     out = tmp_path / "quickstart"
