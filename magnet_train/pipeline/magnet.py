@@ -190,7 +190,7 @@ class Magnet:
         Args:
             texts: B captions; None or "" makes a clip without one.
             seconds: Length; the model's segment_duration when None. Longer clips are made window by window, each
-                in sight of about half of the one before, from a beat on.
+                in sight of 1/4 to 3/4 of a window, from the beginning of a bar on if bars last at most 5/8 of one.
             seed: Makes the result repeatable on the same kind of device, 0..2^63-1; one for all clips, or one for each.
             decoding: Settings of the decoder; the model's own when None.
             prompt: Audio [channels, samples] or [B, channels, samples] at `sample_rate` to continue; a tensor or
