@@ -24,7 +24,7 @@ ENDING = 1 / 8
 PATTERN = 3 / 8  # what is compared to find a repetition
 MOST_SEEN = 3 / 4
 
-NEARLY_BEST = 0.95  # of the highest correlation: two bars away is about as good as one
+NEARLY_BEST = 0.8  # of the highest correlation: two beats away is about as good as one
 
 Features = Callable[[Tensor], Tensor]  # tokens int64 [B, K, T] -> float [B, D, T]
 
