@@ -1,7 +1,8 @@
 """Sliding window: clips longer than the training clips, and seamless loops.
 
-A model whose training clips begin on a beat has learned that frame 0 is a beat. So a window that begins elsewhere in a
-clip or loop has to begin a whole number of beats later; `find_repeat` finds such frames.
+A model whose training clips begin with a bar has learned that frame 0 is the first beat of a bar. So a window that begins
+elsewhere in a clip or loop has to begin whole bars later, or whole beats if beats are alike; `find_repeat` finds such
+frames, in long clips for bars of up to 5/8 of a window.
 
 Shapes: B clips, K codebooks, T frames of a clip, W frames of a window, D features of a frame, N frames of a pattern,
 S frames that are searched.
@@ -18,9 +19,9 @@ from torch import Tensor
 from magnet_train.decoding.generate import Progress, part_of
 
 # Parts of a window. A model ends a window as its training clips ended, so the next window generates the last frames
-# again. Windows overlap by 3/8 to 3/4, which leaves room to begin on a beat.
+# again; until then they tell where the sound repeats, so the next window sees at least PATTERN - ENDING.
 ENDING = 1 / 8
-LEAST_SEEN = 3 / 8
+PATTERN = 3 / 8  # what is compared to find a repetition
 MOST_SEEN = 3 / 4
 
 NEARLY_BEST = 0.8  # of the highest correlation: two beats away is about as good as one
@@ -46,7 +47,7 @@ def continue_tokens(
     """Fill clips from left to right, each window overlapping the one before; return int64 [B, K, T].
 
     To the model the first frame of a window is the beginning of a clip. So each window begins where the sound resembles
-    the beginning of the previous window: on a beat, if there is one.
+    the beginning of the previous window: with a bar, if bars last at most 5/8 of a window.
 
     Args:
         given: int64 [B, K, T].
@@ -61,13 +62,15 @@ def continue_tokens(
     # The last window may extend beyond the end of the clip.
     tokens = torch.cat([given, given.new_zeros(*given.shape[:2], window)], dim=-1)
     begin = torch.zeros(len(given), dtype=torch.int64, device=given.device)  # [B], first frame of the window
-    done = torch.full_like(begin, prompt)  # [B], first frame that is missing
+    done = end = torch.full_like(begin, prompt)  # [B], first frames to make, and that no window has made
     windows = 0
     while bool((done < num_frames).any()):
-        following = _next_begin(tokens, begin, done.clamp(max=num_frames), window, features)
+        following = _next_begin(
+            tokens, begin, done.clamp(max=num_frames), end.clamp(max=num_frames), window, features
+        )
         begin = torch.where(done < num_frames, following, begin)
         left = num_frames - window - int(begin.min())
-        estimate = windows + 1 + max(0, -(-left // round((1 - ENDING - LEAST_SEEN) * window)))
+        estimate = windows + 1 + max(0, -(-left // round((1 - PATTERN) * window)))
         frames = _frames(begin, window)
         made = make(
             prompt=_part(tokens, begin, window),
@@ -101,7 +104,7 @@ def close_loop(
     window, half = min(window, num_frames), min(seam, num_frames) // 2
     first = num_frames - round(MOST_SEEN * window)
     sound = features(tokens)
-    start = first + find_repeat(sound[..., : round(LEAST_SEEN * window)], sound[..., first:])  # [B]
+    start = first + find_repeat(sound[..., : round(PATTERN * window)], sound[..., first:])  # [B]
     frames = _frames(start, window) % num_frames  # [B, window]
     place = frames[:, None].expand(-1, tokens.shape[1], -1)
     at_seam = (frames < half) | (frames >= num_frames - half)
@@ -109,15 +112,17 @@ def close_loop(
     return tokens.scatter(2, place, make(prompt=tokens.gather(2, place), keep=keep, progress=None))
 
 
-def _next_begin(tokens: Tensor, begin: Tensor, done: Tensor, window: int, features: Features) -> Tensor:
+def _next_begin(
+    tokens: Tensor, begin: Tensor, done: Tensor, end: Tensor, window: int, features: Features
+) -> Tensor:
     """Return the first frame of each clip's next window, int64 [B]."""
-    least, most = round(LEAST_SEEN * window), round(MOST_SEEN * window)
-    first, last = (done - most).clamp(min=0), (done - least).clamp(min=0)
+    length, most = round(PATTERN * window), round(MOST_SEEN * window)
+    first, last = (done - most).clamp(min=0), (end - length).clamp(min=0)
     choices = int((last - first).max())
-    if choices == 0 or least < 2:
+    if choices <= 0 or length < 2:
         return first
-    pattern = features(_part(tokens, begin, least))
-    return first + find_repeat(pattern, features(_part(tokens, first, choices + least)))
+    pattern = features(_part(tokens, begin, length))
+    return first + find_repeat(pattern, features(_part(tokens, first, choices + length)))
 
 
 def _frames(start: Tensor, count: int) -> Tensor:

@@ -190,7 +190,7 @@ class Magnet:
         Args:
             texts: B captions; None or "" makes a clip without one.
             seconds: Length; the model's segment_duration when None. Longer clips are made window by window; each
-                window begins on a beat and overlaps the previous one by about half.
+                overlaps the previous one by 1/4 to 3/4, and begins with a bar if bars last at most 5/8 of a window.
             seed: Makes the result repeatable on the same kind of device, 0..2^63-1; one for all clips, or one for each.
             decoding: Settings of the decoder; the model's own when None.
             prompt: Audio [channels, samples] or [B, channels, samples] at `sample_rate` to continue; a tensor or

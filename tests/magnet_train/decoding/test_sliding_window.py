@@ -1,4 +1,4 @@
-"""Clips longer than the model's: windows begin on a beat, go on where the last one ended, and leave what is there."""
+"""Clips longer than the model's: windows begin with a bar, go on where the last one ended, and leave what is there."""
 
 from __future__ import annotations
 
@@ -60,10 +60,27 @@ def test_each_window_begins_on_a_beat_and_goes_on_where_the_last_one_ended(
     assert torch.equal(tokens, expected)
     assert int(torch.stack(make.first).max()) == 0  # every window of every clip
     for seen in make.seen[1:-1]:
-        assert ((seen >= 24) & (seen <= 48) | (seen == 64)).all()  # 64: this clip has all its frames
+        assert ((seen >= 16) & (seen <= 48) | (seen == 64)).all()  # 64: this clip has all its frames
     assert torch.equal(
         given[..., prompt:], torch.full_like(given[..., prompt:], 99)
     )  # what came in is as it was
+
+
+@pytest.mark.parametrize("bar", [12, 20, 32, 36, 40])  # frames; 40 are 5/8 of the window
+def test_windows_begin_with_a_bar_though_its_beats_sound_alike(bar: int) -> None:
+    """A model whose clips begin with a bar plays the first beat there, whatever came before."""
+    beat = bar // 4
+    place = torch.arange(10 * bar)
+    # Drums, the same on each beat, and a bass that is not.
+    song = torch.stack([place % beat, place % bar // beat])[None]
+
+    def make(prompt: Tensor, keep: Tensor, progress: object) -> Tensor:
+        return torch.where(keep[:, None], prompt, song[..., : prompt.shape[-1]])
+
+    def features(tokens: Tensor) -> Tensor:
+        return torch.cat([F.one_hot(row, 16).float().transpose(1, 2) for row in tokens.unbind(1)], dim=1)
+
+    assert torch.equal(continue_tokens(torch.zeros_like(song), 0, 64, make, features), song)
 
 
 def test_the_end_of_a_window_is_made_again_but_for_the_last() -> None:
