@@ -25,7 +25,7 @@ def write(folder: Path, tokens: torch.Tensor, card: int) -> None:
         lm=partial(MagnetTransformer, dim=4, num_heads=1, num_layers=1),
         text=NoText(),
     )
-    trainer: Any = SimpleNamespace(default_root_dir=folder, global_rank=0)
+    trainer: Any = SimpleNamespace(default_root_dir=folder, global_rank=0, precision="32-true")
     writer = WritePredictions(audio=False)
     writer.on_predict_start(trainer, module)
     slots = torch.arange(len(tokens))
