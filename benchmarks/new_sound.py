@@ -1,11 +1,12 @@
-"""Measure how well a LoRA adapter teaches a new instrument to a model, and what the model loses by it.
+"""Measure how well fine-tuning teaches a model a new sound, and what the model loses by it.
 
     python benchmarks/new_sound.py --work runs/new_sound
 
-The base learns the drums of the quickstart's band and never hears a bass; its vocabulary has the words for one, as that of a
-pretrained text encoder would. Adapters are trained on clips of the bass alone. The oracle then hears clips of three kinds of
-captions: drums (are they kept?), bass (is it learned?) and both (which neither training had). One row lets the adapter
-train on the drums too. Finished runs are not repeated.
+Two new sounds, each with a base that never had it. "breakbeat": the base learns the drums of the quickstart's band without
+one of the four patterns, so all that is new is how the drums are played. "bass": the base learns the drums alone, so the
+tokens of the new sound are new to it, too. Both bases have all words in their vocabulary, as a pretrained text encoder
+would. Models are then fine-tuned on clips of the new sound, and the oracle hears captions of the new and of the old.
+Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -23,56 +24,71 @@ import numpy as np
 import torch
 from scaling import CLIPS_PER_MINUTE, CONFIGS, generate
 
-from harness.quickstart_world import RESULTS, command, hardware, option_words, write_json
+from harness.quickstart_world import RESULTS, command, hardware, option_words, wilson, write_json
 from magnet_train import Magnet
 from magnet_train.apps.quickstart.band.captions import ATTRIBUTES, Caption, Score
 from magnet_train.apps.quickstart.band.oracle import read_clips
-from magnet_train.apps.quickstart.band.world import PARTS, BandWorld, play
+from magnet_train.apps.quickstart.band.world import BandWorld, play
 from magnet_train.audio import encode_wav
 from magnet_train.text.vocabulary import learn_words
 
 SEED = 0
-DRUMS, VALIDATION = 600, 60  # clips of drums that the base learns, and that it is validated on
-TEST = 180  # captions, a third of each of PARTS
+BASE_CLIPS, VALIDATION = 600, 60  # clips that a base learns, and that it is validated on
+TEST = {"new": 60, "old": 90}  # captions
 PASSES = (8, 1, 1, 1)  # as good as more of them, see decoding.py
+BASE_STEPS = {"breakbeat": 500, "bass": 1000}
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """What an adapter is trained on."""
+class Tuning:
+    """What a model is fine-tuned on."""
 
-    minutes: int = 10  # of bass
+    sound: str = "breakbeat"
+    minutes: int = 10  # of the new sound
     steps: int = 450
-    drums: bool = False  # as much of the drums, too
+    old: bool = False  # as many clips of the old sounds, too
+    full: bool = False  # all weights instead of an adapter
 
     @property
     def name(self) -> str:
         """Return the name of its folder."""
-        return f"bass{self.minutes}-steps{self.steps}" + ("-drums" if self.drums else "")
+        kind = "-full" * self.full + "-old" * self.old
+        return f"{self.sound}-{self.minutes}-steps{self.steps}{kind}"
 
 
-# Each adapter with the strengths that are heard.
-ADAPTERS: dict[Adapter, tuple[float, ...]] = {
-    Adapter(): (0.5, 1.0, 1.5),
-    Adapter(minutes=1): (1.0,),
-    Adapter(minutes=3): (1.0,),
-    Adapter(steps=150): (1.0,),
-    Adapter(drums=True): (1.0,),
-    Adapter(steps=1350): (1.0,),
+# Each with the strengths that are heard.
+TUNINGS: dict[Tuning, tuple[float, ...]] = {
+    Tuning(): (1.0, 0.5, 0.75, 1.5),
+    Tuning(old=True): (1.0,),
+    Tuning(steps=150): (1.0,),
+    Tuning(minutes=1, old=True): (1.0,),
+    Tuning(minutes=1): (1.0,),
+    Tuning("bass"): (1.0,),
+    Tuning("bass", full=True): (1.0,),
 }
 
 
-def make_shards(work: Path, part: str, split: str, clips: int) -> Path:
-    """Write and tokenize the first clips of one of PARTS, unless an earlier run has."""
-    audio, shards = (work / folder / f"{part}-{split}-{clips}" for folder in ("audio", "shards"))
+def captions_of(sound: str, kind: str, split: str, count: int) -> list[Caption]:
+    """Return the first captions of the new sound or of the old ones."""
+    new = kind == "new"
+    found = BandWorld(SEED).captions(15 * count, split)
+    if sound == "bass":
+        found = [caption for caption in found if caption.score.parts == ("bass" if new else "drums")]
+    else:
+        drums = [caption for caption in found if caption.score.parts == "drums"]
+        found = [caption for caption in drums if (caption.score.pattern == sound) == new]
+    return found[:count]
+
+
+def make_shards(work: Path, sound: str, kind: str, split: str, count: int) -> Path:
+    """Write and tokenize clips, unless an earlier run has."""
+    audio, shards = (work / folder / f"{sound}-{kind}-{split}-{count}" for folder in ("audio", "shards"))
     if not (shards / "manifest.json").exists():
         audio.mkdir(parents=True, exist_ok=True)
-        captions = BandWorld(SEED).captions(len(PARTS) * clips, split)[PARTS.index(part) :: len(PARTS)]
-        for index, caption in enumerate(captions):
-            path = audio / f"{part}-{index:05d}.wav"
-            path.write_bytes(
-                encode_wav(play(caption.score, np.random.default_rng([SEED, index])), BandWorld.sample_rate)
-            )
+        for index, caption in enumerate(captions_of(sound, kind, split, count)):
+            clip = play(caption.score, np.random.default_rng([SEED, index]))
+            path = audio / f"{kind}-{index:05d}.wav"
+            path.write_bytes(encode_wav(clip, BandWorld.sample_rate))
             path.with_suffix(".json").write_text(json.dumps(caption.to_dict()), encoding="utf-8")
         command("tokenize", "--audio", str(audio), "--out", str(shards), "--codec", "band")
     return shards
@@ -80,7 +96,6 @@ def make_shards(work: Path, part: str, split: str, clips: int) -> Path:
 
 def fit(folder: Path, configs: Sequence[str], steps: int, options: dict[str, object]) -> Path:
     """Train for some steps, unless an earlier run has; return the checkpoint."""
-    checkpoint = folder / "last.ckpt"
     if not (folder / "minutes").exists():
         started = time.monotonic()
         common: dict[str, object] = {
@@ -92,48 +107,54 @@ def fit(folder: Path, configs: Sequence[str], steps: int, options: dict[str, obj
         words = [word for config in (*CONFIGS, *configs) for word in ("-c", f"configs/{config}.yaml")]
         command("fit", *words, *option_words(common | options))
         (folder / "minutes").write_text(f"{(time.monotonic() - started) / 60:.2f}", encoding="utf-8")
-    return checkpoint
+    return folder / "last.ckpt"
 
 
-def train_base(work: Path, steps: int) -> Path:
-    """Train the model that knows drums alone."""
+def train_base(work: Path, sound: str) -> Path:
+    """Train the model that lacks a sound."""
     words = learn_words((caption.text for caption in BandWorld(SEED).captions(1000)), "the band")
     text = {
         "class_path": "magnet_train.text.WordText",
         "init_args": {"tokenizer": "captions", "dim": 128, "words": words},
     }
     options: dict[str, object] = {
-        "data.shards": make_shards(work, "drums", "train", DRUMS),
-        "data.val_shards": make_shards(work, "drums", "validation", VALIDATION),
+        "data.shards": make_shards(work, sound, "old", "train", BASE_CLIPS),
+        "data.val_shards": make_shards(work, sound, "old", "validation", VALIDATION),
         "model.text": json.dumps(text),
     }
-    return fit(work / f"base-{steps}", (), steps, options)
+    return fit(work / f"{sound}-base", (), BASE_STEPS[sound], options)
 
 
-def train_adapter(work: Path, base: Path, adapter: Adapter) -> Path:
-    """Train an adapter with the command of a user."""
-    clips = round(adapter.minutes * CLIPS_PER_MINUTE)
-    shards = {str(make_shards(work, "bass", "train", clips)): 1}
-    if adapter.drums:
-        shards[str(make_shards(work, "drums", "train", clips))] = 1
+def tune(work: Path, base: Path, tuning: Tuning) -> Path:
+    """Fine-tune with the command of a user."""
+    clips = round(tuning.minutes * CLIPS_PER_MINUTE)
+    shards = {str(make_shards(work, tuning.sound, "new", "train", clips)): 1}
+    if tuning.old:
+        shards[str(make_shards(work, tuning.sound, "old", "train", clips))] = 1
     options: dict[str, object] = {"init_from": base, "data.shards": json.dumps(shards)}
-    return fit(work / adapter.name, ("finetune/lora",), adapter.steps, options)
+    if tuning.full:
+        options["model.optimizer.init_args.lr"] = (
+            2e-4  # a tenth of the base's, as in full.yaml of its models'
+        )
+    return fit(
+        work / tuning.name, ("finetune/full" if tuning.full else "finetune/lora",), tuning.steps, options
+    )
 
 
-def score_model(base: Path, adapter: Path | None = None, strength: float = 1.0) -> dict[str, Any]:
-    """Return for each of PARTS how often each attribute, and all of a clip, is right, and by chance."""
-    magnet = Magnet.from_pretrained(base)
-    if adapter:
-        magnet.load_adapter(adapter, strength)
-    captions = BandWorld(SEED).captions(TEST, "test")
+def score_model(magnet: Magnet, sound: str) -> dict[str, Any]:
+    """Return for new and old captions how often each attribute, and all of a clip, is right, and by chance."""
     decoding = replace(magnet.decoding, decoding_steps=PASSES)
-    heard = read_clips(generate(magnet, captions, SEED, decoding=decoding))
-    measured = {}
-    for number, part in enumerate(PARTS):
-        own, found = captions[number :: len(PARTS)], heard[number :: len(PARTS)]
-        turns = [shares(own[n:] + own[:n], found) for n in range(1, len(own))]
-        chance = {name: round(mean(turn[name] for turn in turns), 4) for name in turns[0]}
-        measured[part] = {"right": shares(own, found), "chance": chance}
+    measured: dict[str, Any] = {}
+    for kind, count in TEST.items():
+        captions = captions_of(sound, kind, "test", count)
+        heard = read_clips(generate(magnet, captions, SEED, decoding=decoding))
+        turns = [shares(captions[n:] + captions[:n], heard) for n in range(1, count)]
+        right = shares(captions, heard)
+        measured[kind] = {
+            "right": right,
+            "interval": wilson(right["whole clip"], count),
+            "chance": {name: round(mean(turn[name] for turn in turns), 4) for name in right},
+        }
     return measured
 
 
@@ -142,44 +163,48 @@ def shares(captions: Sequence[Caption], heard: Sequence[Score]) -> dict[str, flo
     pairs = [(caption.score, score) for caption, score in zip(captions, heard, strict=True)]
     names = [name for name in ATTRIBUTES if getattr(pairs[0][0], name)]
     right = {name: mean(getattr(a, name) == getattr(b, name) for a, b in pairs) for name in names}
-    return {
-        name: round(value, 4)
-        for name, value in (right | {"whole clip": mean(a == b for a, b in pairs)}).items()
-    }
+    right["whole clip"] = mean(a == b for a, b in pairs)
+    return {name: round(value, 4) for name, value in right.items()}
+
+
+def rows_of(work: Path, base: Path, tuning: Tuning, strengths: Sequence[float]) -> list[dict[str, Any]]:
+    """Fine-tune and score at each strength; 0 is the base, which is scored for strengths of (0,)."""
+    checkpoint = tune(work, base, tuning) if any(strengths) else base
+    minutes = float((checkpoint.parent / "minutes").read_text(encoding="utf-8"))
+    rows = []
+    for strength in strengths:
+        scores = checkpoint.parent / f"scores-{strength:g}.json"
+        if not scores.exists():
+            magnet = Magnet.from_pretrained(checkpoint if tuning.full else base)
+            if strength and not tuning.full:
+                magnet.load_adapter(checkpoint, strength)
+            scores.write_text(json.dumps(score_model(magnet, tuning.sound)), encoding="utf-8")
+        row = asdict(tuning) | {"strength": strength, "fit_minutes": minutes}
+        rows.append(row | json.loads(scores.read_text(encoding="utf-8")))
+    return rows
 
 
 def main() -> None:
-    """Train the base and all adapters, and rewrite the record after each."""
+    """Train the bases and fine-tune them, and rewrite the record after each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, default=Path("runs/new_sound"), help="folder of clips and runs")
-    parser.add_argument(
-        "--base-steps", type=int, default=1000, help="training steps of the base (default: 1000)"
-    )
     parser.add_argument("--out", type=Path, default=RESULTS / "new_sound.json", help="JSON file to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    base = train_base(args.work, args.base_steps)
-    record: dict[str, Any] = {
-        "hardware": hardware(),
-        "base_steps": args.base_steps,
-        "captions": TEST // len(PARTS),
-    }
     rows: list[dict[str, Any]] = []
-    for adapter, strengths in [(None, (0.0,)), *ADAPTERS.items()]:
-        checkpoint = train_adapter(args.work, base, adapter) if adapter else None
-        minutes = float(((checkpoint or base).parent / "minutes").read_text(encoding="utf-8"))
-        for strength in strengths:
-            row = asdict(adapter) if adapter else {}
-            row |= {"strength": strength, "fit_minutes": minutes}
-            cache = (checkpoint or base).parent / f"scores-{strength:g}.json"
-            if not cache.exists():
-                cache.write_text(json.dumps(score_model(base, checkpoint, strength)), encoding="utf-8")
-            rows.append(row | json.loads(cache.read_text(encoding="utf-8")))
-            write_json(args.out, {**record, "rows": rows})
-            whole = {part: rows[-1][part]["right"]["whole clip"] for part in PARTS}
-            print(json.dumps(row), json.dumps(whole), flush=True)
+    for tuning, strengths in TUNINGS.items():
+        base = train_base(args.work, tuning.sound)
+        if not any(row["sound"] == tuning.sound for row in rows):
+            rows += rows_of(args.work, base, Tuning(tuning.sound, 0, 0), (0.0,))
+        rows += rows_of(args.work, base, tuning, strengths)
+        write_json(
+            args.out, {"hardware": hardware(), "base_steps": BASE_STEPS, "captions": TEST, "rows": rows}
+        )
+        for row in rows[-len(strengths) :]:
+            right = {kind: (row[kind]["right"]["whole clip"], row[kind]["interval"]) for kind in TEST}
+            print(tuning.name, row["strength"], json.dumps(right), flush=True)
 
 
 if __name__ == "__main__":

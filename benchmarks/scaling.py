@@ -2,10 +2,11 @@
 
     python benchmarks/scaling.py --work runs/scaling
 
-One run is the base: 53 minutes of audio, 2,000 steps, dim 128. The others change the audio or the steps. At 2,000 steps the
-base is nearly always right, so sizes, and clips that begin with a bar against random crops of longer ones, are compared
-at 1,000. Every run trains with the commands that a user would type, then generates test captions for the oracle to
-hear. Finished runs are not repeated, so an interrupted benchmark can be continued.
+One run is the base: 53 minutes of audio, 2,000 steps, dim 128. Each other run changes one of the three. Clips that begin
+with a bar are compared with random crops of longer ones at 1,000 steps, where the base is not yet always right. Every
+run trains with the commands that a user would type, then generates test captions for the oracle to hear. Finished runs
+are not repeated, so an interrupted benchmark can be continued; runs that the results file has of other variants and
+seeds stay in it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ BATCH = 40  # clips generated at a time
 AXES = {  # what the plot shows of each question: a key of its rows, and a label
     "minutes of audio": ("minutes", "minutes of audio (2,000 steps)"),
     "steps": ("steps", "steps (53 minutes)"),
-    "size": ("dim", "dim (53 minutes, 1,000 steps)"),
+    "size": ("dim", "dim (53 minutes, 2,000 steps)"),
 }
 CLIPS_PER_MINUTE = 60 / 3.2
 PLOT = Path(__file__).parents[1] / "docs" / "pictures" / "scaling.png"
@@ -71,7 +72,7 @@ SHORT = Variant(steps=1000)
 QUESTIONS: dict[str, tuple[Variant, ...]] = {
     "minutes of audio": tuple(replace(BASE, clips=clips) for clips in (94, 281, 1000, 2812)),
     "steps": tuple(replace(BASE, steps=steps) for steps in (500, 1000, 2000, 4000)),
-    "size": tuple(replace(SHORT, dim=dim) for dim in (64, 128, 256)),
+    "size": tuple(replace(BASE, dim=dim) for dim in (64, 128, 256)),
     "crops": (SHORT, replace(SHORT, crops=True)),
 }
 
