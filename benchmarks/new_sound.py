@@ -46,24 +46,24 @@ class Tuning:
     sound: str = "breakbeat"
     minutes: int = 10  # of the new sound
     steps: int = 450
-    old: bool = False  # as many clips of the old sounds, too
+    mixed: bool = False  # with as many clips of the old sounds
     full: bool = False  # all weights instead of an adapter
 
     @property
     def name(self) -> str:
         """Return the name of its folder."""
-        kind = "-full" * self.full + "-old" * self.old
+        kind = "-full" * self.full + "-mixed" * self.mixed
         return f"{self.sound}-{self.minutes}-steps{self.steps}{kind}"
 
 
 # Each with the strengths that are heard.
 TUNINGS: dict[Tuning, tuple[float, ...]] = {
     Tuning(): (1.0, 0.5, 0.75, 1.5),
-    Tuning(old=True): (1.0,),
-    Tuning(steps=150): (1.0,),
-    Tuning(minutes=1, old=True): (1.0,),
-    Tuning(minutes=1): (1.0,),
+    Tuning(mixed=True): (1.0,),
     Tuning("bass"): (1.0,),
+    Tuning(steps=150): (1.0,),
+    Tuning(minutes=1, mixed=True): (1.0,),
+    Tuning(minutes=1): (1.0,),
     Tuning("bass", full=True): (1.0,),
 }
 
@@ -129,7 +129,7 @@ def tune(work: Path, base: Path, tuning: Tuning) -> Path:
     """Fine-tune with the command of a user."""
     clips = round(tuning.minutes * CLIPS_PER_MINUTE)
     shards = {str(make_shards(work, tuning.sound, "new", "train", clips)): 1}
-    if tuning.old:
+    if tuning.mixed:
         shards[str(make_shards(work, tuning.sound, "old", "train", clips))] = 1
     options: dict[str, object] = {"init_from": base, "data.shards": json.dumps(shards)}
     if tuning.full:

@@ -212,6 +212,7 @@ def draw(summary: dict[str, list[Run]], path: Path) -> None:
             )
         cell.set(xscale="log", xlabel=label, ylim=(0, 1.05))
         cell.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        cell.margins(x=0.12)
         cell.minorticks_off()
         cell.spines[["top", "right"]].set_visible(False)
     cells[0].set_ylabel("clips right in every attribute")
