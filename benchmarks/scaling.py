@@ -2,9 +2,11 @@
 
     python benchmarks/scaling.py --work runs/scaling
 
-One run is the base: 53 minutes of audio, 2,000 steps, dim 128. Each other run changes one of the three. Every run trains
-with the commands that a user would type, then generates test captions for the oracle to hear. Finished runs are not
-repeated, so an interrupted benchmark can be continued.
+One run is the base: 53 minutes of audio, 2,000 steps, dim 128. Each other run changes one of the three. Clips that begin
+with a bar are compared with random crops of longer ones at 1,000 steps, where the base is not yet always right. Every
+run trains with the commands that a user would type, then generates test captions for the oracle to hear. Finished runs
+are not repeated, so an interrupted benchmark can be continued; runs that the results file has of other variants and
+seeds stay in it.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from harness.quickstart_world import RESULTS, command, half_width, hardware, option_words, write_json
+from harness import any_phase
+from harness.quickstart_world import RESULTS, command, hardware, option_words, wilson, write_json
 from magnet_train import Magnet
-from magnet_train.apps.quickstart.band.captions import Caption
+from magnet_train.apps.quickstart.band.captions import Caption, Score
 from magnet_train.apps.quickstart.band.oracle import accuracy, chance, read_clips
 from magnet_train.apps.quickstart.band.world import BandWorld
 from magnet_train.apps.quickstart.report import read_metrics
@@ -31,10 +34,16 @@ from magnet_train.apps.quickstart.report import read_metrics
 CONFIGS = ("base", "quickstart", "band", "trainer/cpu")
 SEEN, UNSEEN, VALIDATION = 120, 96, 120  # clips
 BATCH = 40  # clips generated at a time
+AXES = {  # what the plot shows of each question: a key of its rows, and a label
+    "minutes of audio": ("minutes", "minutes of audio (2,000 steps)"),
+    "steps": ("steps", "steps (53 minutes)"),
+    "size": ("dim", "dim (53 minutes, 2,000 steps)"),
+}
 CLIPS_PER_MINUTE = 60 / 3.2
 PLOT = Path(__file__).parents[1] / "docs" / "pictures" / "scaling.png"
 
 Scores = dict[str, float]
+Run = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,31 +54,46 @@ class Variant:
     steps: int = 2000
     dim: int = 128
     layers: int = 4
+    crops: bool = False  # random ones of clips of twice the length, half as many
 
     @property
     def name(self) -> str:
         """Return the name of its folder."""
-        return f"clips{self.clips}-steps{self.steps}-dim{self.dim}x{self.layers}"
+        name = f"clips{self.clips}-steps{self.steps}-dim{self.dim}x{self.layers}"
+        return name + ("-crops" if self.crops else "")
+
+    def made(self, run: Run) -> bool:
+        """Whether a run is of this variant; the first records lack `crops`."""
+        return all(run.get(key, False) == value for key, value in asdict(self).items())
 
 
 BASE = Variant()
+SHORT = Variant(steps=1000)
 QUESTIONS: dict[str, tuple[Variant, ...]] = {
     "minutes of audio": tuple(replace(BASE, clips=clips) for clips in (94, 281, 1000, 2812)),
     "steps": tuple(replace(BASE, steps=steps) for steps in (500, 1000, 2000, 4000)),
     "size": tuple(replace(BASE, dim=dim) for dim in (64, 128, 256)),
+    "crops": (SHORT, replace(SHORT, crops=True)),
 }
 
 
-def make_shards(work: Path, split: str, clips: int) -> Path:
+def make_shards(work: Path, split: str, clips: int, world: BandWorld | None = None, kind: str = "") -> Path:
     """Write and tokenize the first clips of a split, unless an earlier run has."""
-    audio, shards = work / "audio" / f"{split}-{clips}", work / "shards" / f"{split}-{clips}"
+    audio, shards = (work / folder / f"{split}-{clips}{kind}" for folder in ("audio", "shards"))
     if not (shards / "manifest.json").exists():
-        BandWorld().write(audio, clips, split)
+        (world or BandWorld()).write(audio, clips, split)
         command("tokenize", "--audio", str(audio), "--out", str(shards), "--codec", "band")
     return shards
 
 
-def run_one(work: Path, variant: Variant, seed: int) -> dict[str, Any]:
+def training_shards(work: Path, variant: Variant) -> Path:
+    """Return the shards that a variant learns from."""
+    if variant.crops:
+        return make_shards(work, "train", variant.clips // 2, any_phase.LongBandWorld(), "-long")
+    return make_shards(work, "train", variant.clips)
+
+
+def run_one(work: Path, variant: Variant, seed: int) -> Run:
     """Train, generate and score; keep the record beside the checkpoint."""
     folder = work / f"{variant.name}-seed{seed}"
     record = folder / "measures.json"
@@ -78,7 +102,7 @@ def run_one(work: Path, variant: Variant, seed: int) -> dict[str, Any]:
             "run": folder,
             "seed_everything": seed,
             "data.seed": seed,
-            "data.shards": make_shards(work, "train", variant.clips),
+            "data.shards": training_shards(work, variant),
             "data.val_shards": make_shards(work, "validation", VALIDATION),
             "trainer.max_steps": variant.steps,
             "trainer.val_check_interval": min(500, variant.steps),
@@ -91,7 +115,8 @@ def run_one(work: Path, variant: Variant, seed: int) -> dict[str, Any]:
         command("fit", *configs, *option_words(options))
         minutes = (time.monotonic() - started) / 60
         measured = losses(folder) | generation_scores(folder / "last.ckpt", seed)
-        run = {**asdict(variant), "seed": seed, "fit_minutes": round(minutes, 2), **measured}
+        run = {**asdict(variant), "seed": seed, "hardware": hardware(), "fit_minutes": round(minutes, 2)}
+        run |= measured
         record.write_text(json.dumps(run), encoding="utf-8")
     return dict(json.loads(record.read_text(encoding="utf-8")))
 
@@ -114,12 +139,19 @@ def generation_scores(checkpoint: Path, seed: int) -> dict[str, Scores]:
     measured = {}
     for kind, count in (("seen", SEEN), ("unseen", UNSEEN)):
         captions = BandWorld().captions(count, "test", unseen=kind == "unseen")
-        heard = read_clips(generate(magnet, captions, seed))
-        right = [caption.score == score for caption, score in zip(captions, heard, strict=True)]
-        measured[kind] = _rounded(accuracy(captions, heard) | {"whole clip": mean(right)})
+        clips = generate(magnet, captions, seed)
+        heard = read_clips(clips)
+        measured[kind] = _rounded(accuracy(captions, heard) | {"whole clip": whole_clips(captions, heard)})
+        measured[kind]["whole clip, any phase"] = whole_clips(captions, any_phase.read_clips(clips))
         if kind == "seen":
             measured["chance"] = _rounded(chance(captions, heard))
     return measured
+
+
+def whole_clips(captions: Sequence[Caption], heard: Sequence[Score]) -> float:
+    """Return the share of clips that play all of their caption."""
+    right = [caption.score == score for caption, score in zip(captions, heard, strict=True)]
+    return round(mean(right), 4)
 
 
 @torch.inference_mode()
@@ -132,49 +164,59 @@ def generate(magnet: Magnet, captions: Sequence[Caption], seed: int, **options: 
     return clips
 
 
-def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Return for each question and variant the mean over seeds of what is right, with its 95 % interval."""
-    summary: dict[str, list[dict[str, Any]]] = {}
+def keep(results: Path, run: Run) -> list[Run]:
+    """Return the runs of a results file, with this one in place of an earlier one of the same variant and seed."""
+    earlier = json.loads(results.read_text(encoding="utf-8"))["runs"] if results.exists() else []
+    variant = Variant(**{key: run.get(key, False) for key in asdict(BASE)})
+    return [old for old in earlier if not (variant.made(old) and old["seed"] == run["seed"])] + [run]
+
+
+def summarise(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return for each question and variant what is right: the mean over seeds and its 95 % interval over captions."""
+    summary: dict[str, list[Run]] = {}
     for question, variants in QUESTIONS.items():
+        measure = "whole clip, any phase" if question == "crops" else "whole clip"
         for variant in variants:
-            same = [run for run in runs if all(run[key] == value for key, value in asdict(variant).items())]
+            same = [run for run in runs if variant.made(run) and measure in run["seen"]]
             if same:
-                row: dict[str, Any] = {"minutes": round(variant.clips / CLIPS_PER_MINUTE), **asdict(variant)}
+                row: Run = {"minutes": round(variant.clips / CLIPS_PER_MINUTE), **asdict(variant)}
                 row["seeds"] = len(same)
-                for kind in ("seen", "unseen"):
-                    values = [run[kind]["whole clip"] for run in same]
-                    row[kind] = {"whole clip": mean(values), "interval": half_width(values)}
+                for kind, count in (("seen", SEEN), ("unseen", UNSEEN)):
+                    values = [run[kind][measure] for run in same]
+                    row[kind] = {measure: mean(values), "interval": wilson(mean(values), count * len(values))}
+                    row[kind]["by seed"] = values
                 row["lowest_val_loss"] = mean(run["lowest_val_loss"] for run in same)
-                row["fit_minutes"] = mean(run["fit_minutes"] for run in same)
                 summary.setdefault(question, []).append(row)
     return summary
 
 
-def draw(summary: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Draw the share of whole clips that are right over what each question varies."""
+def draw(summary: dict[str, list[Run]], path: Path) -> None:
+    """Draw the share of whole clips that are right, with its interval, over what each question varies."""
     from matplotlib.figure import Figure
 
-    axis = {"minutes of audio": "minutes", "steps": "steps", "size": "dim"}
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for cell, (question, rows) in zip(
-        figure.subplots(1, len(summary), squeeze=False)[0], summary.items(), strict=True
-    ):
-        for kind, colour in (("seen", "#1f618d"), ("unseen", "#ca6f1e")):
-            values = [row[kind]["whole clip"] for row in rows]
-            cell.plot(
-                [row[axis[question]] for row in rows],
-                values,
-                "o-",
-                color=colour,
-                label=f"{kind} combinations",
+    cells = figure.subplots(1, len(AXES), squeeze=False, sharey=True)[0]
+    for cell, (question, (axis, label)) in zip(cells, AXES.items(), strict=True):
+        rows = summary.get(question, [])
+        ticks = [row[axis] for row in rows]
+        for kind, colour, shift in (("seen", "#1f618d", 0.98), ("unseen", "#ca6f1e", 1.02)):
+            shares = [row[kind]["whole clip"] for row in rows]
+            ends = [row[kind]["interval"] for row in rows]
+            errors = [
+                [max(0.0, share - low) for share, (low, _) in zip(shares, ends, strict=True)],
+                [max(0.0, high - share) for share, (_, high) in zip(shares, ends, strict=True)],
+            ]
+            places = [tick * shift for tick in ticks]
+            cell.errorbar(
+                places, shares, errors, fmt="o-", capsize=3, color=colour, label=f"{kind} combinations"
             )
-        cell.set(xscale="log", xlabel=question, ylim=(0, 1.05))
-        ticks = [row[axis[question]] for row in rows]
+        cell.set(xscale="log", xlabel=label, ylim=(0, 1.05))
         cell.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        cell.margins(x=0.12)
         cell.minorticks_off()
         cell.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("clips right in every attribute")
-    figure.axes[0].legend(frameon=False, fontsize=9, loc="lower right")
+    cells[0].set_ylabel("clips right in every attribute")
+    cells[0].legend(frameon=False, fontsize=9, loc="lower right")
     figure.savefig(path, dpi=130)
 
 
@@ -188,16 +230,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, default=Path("runs/scaling"), help="folder of shards and runs")
-    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 6), help="seeds of each run")
+    parser.add_argument("--questions", nargs="+", default=list(QUESTIONS), choices=QUESTIONS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of each run")
     parser.add_argument("--results", type=Path, default=RESULTS / "scaling.json", help="JSON file to write")
     parser.add_argument("--plot", type=Path, default=PLOT, help="picture to draw")
     args = parser.parse_args()
-    variants = list(dict.fromkeys(variant for variants in QUESTIONS.values() for variant in variants))
-    runs: list[dict[str, Any]] = []
-    for variant, seed in track([(v, seed) for seed in range(args.seeds) for v in variants], "scaling"):
-        runs.append(run_one(args.work, variant, seed))
-        write_json(args.results, {"hardware": hardware(), "summary": summarise(runs), "runs": runs})
-    draw(summarise(runs), args.plot)
+    variants = list(dict.fromkeys(variant for question in args.questions for variant in QUESTIONS[question]))
+    for variant, seed in track([(v, seed) for seed in args.seeds for v in variants], "scaling"):
+        runs = keep(args.results, run_one(args.work, variant, seed))
+        write_json(args.results, {"summary": summarise(runs), "runs": runs})
+        draw(summarise(runs), args.plot)
     print(f"wrote {args.results} and {args.plot}")
 
 

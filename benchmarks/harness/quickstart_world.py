@@ -111,6 +111,17 @@ def half_width(gains: Sequence[float]) -> float | None:
     return T_95[len(gains)] * stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
 
 
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `count` independent clips."""
+    z = 1.96
+    centre, spread = (
+        share + z * z / (2 * count),
+        z * ((share * (1 - share) + z * z / (4 * count)) / count) ** 0.5,
+    )
+    scale = 1 + z * z / count
+    return round(max(0.0, (centre - spread) / scale), 3), round(min(1.0, (centre + spread) / scale), 3)
+
+
 def spread_over_seeds(values: Sequence[float]) -> dict[str, float | None]:
     """Return mean and standard deviation; None for one seed."""
     return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None}
