@@ -1,4 +1,4 @@
-"""Compare temperatures, guidance, arrangements and passes of decoding on the quickstart's band.
+"""Compare temperatures, guidance, arrangements and passes of decoding on the quickstart's drums and bass.
 
     magnet-train quickstart --out runs/quickstart
     magnet-train export --checkpoint runs/quickstart/run/last.ckpt --out my_model --profile runs/quickstart/shards/validation
@@ -28,9 +28,9 @@ from scaling import generate
 
 from harness.quickstart_world import RESULTS, hardware, write_json
 from magnet_train import DecodingConfig, Magnet
-from magnet_train.apps.quickstart.band.captions import Caption
-from magnet_train.apps.quickstart.band.oracle import accuracy, read_clips
-from magnet_train.apps.quickstart.band.world import BandWorld
+from magnet_train.apps.quickstart.drums_and_bass.captions import Caption
+from magnet_train.apps.quickstart.drums_and_bass.oracle import accuracy, read_clips
+from magnet_train.apps.quickstart.drums_and_bass.world import DrumsAndBassWorld
 from magnet_train.decoding.step_profile import LOSS
 
 matplotlib.use("Agg")
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=PICTURE, help="PNG file to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    magnet, world = Magnet.from_pretrained(args.model), BandWorld()
+    magnet, world = Magnet.from_pretrained(args.model), DrumsAndBassWorld()
     captions = world.captions(args.clips, "test") + world.captions(args.clips, "test", unseen=True)
     measured: dict[DecodingConfig, Row] = {}
     record = {"hardware": hardware(), "model": magnet.training, "own": repr(magnet.decoding)}

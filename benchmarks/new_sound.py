@@ -2,7 +2,7 @@
 
     python benchmarks/new_sound.py --work runs/new_sound
 
-Two new sounds, each with a base that never had it. "breakbeat": the base learns the drums of the quickstart's band without
+Two new sounds, each with a base that never had it. "breakbeat": the base learns the drums of the quickstart without
 one of the four patterns, so all that is new is how the drums are played. "bass": the base learns the drums alone, so the
 tokens of the new sound are new to it, too. Both bases have all words in their vocabulary, as a pretrained text encoder
 would. Models are then fine-tuned on clips of the new sound, and the oracle hears captions of the new and of the old.
@@ -26,9 +26,9 @@ from scaling import CLIPS_PER_MINUTE, CONFIGS, generate
 
 from harness.quickstart_world import RESULTS, command, hardware, option_words, wilson, write_json
 from magnet_train import Magnet
-from magnet_train.apps.quickstart.band.captions import ATTRIBUTES, Caption, Score
-from magnet_train.apps.quickstart.band.oracle import read_clips
-from magnet_train.apps.quickstart.band.world import BandWorld, play
+from magnet_train.apps.quickstart.drums_and_bass.captions import ATTRIBUTES, Caption, Score
+from magnet_train.apps.quickstart.drums_and_bass.oracle import read_clips
+from magnet_train.apps.quickstart.drums_and_bass.world import DrumsAndBassWorld, play
 from magnet_train.audio import encode_wav
 from magnet_train.text.vocabulary import learn_words
 
@@ -71,7 +71,7 @@ TUNINGS: dict[Tuning, tuple[float, ...]] = {
 def captions_of(sound: str, kind: str, split: str, count: int) -> list[Caption]:
     """Return the first captions of the new sound or of the old ones."""
     new = kind == "new"
-    found = BandWorld(SEED).captions(15 * count, split)
+    found = DrumsAndBassWorld(SEED).captions(15 * count, split)
     if sound == "bass":
         found = [caption for caption in found if caption.score.parts == ("bass" if new else "drums")]
     else:
@@ -88,9 +88,9 @@ def make_shards(work: Path, sound: str, kind: str, split: str, count: int) -> Pa
         for index, caption in enumerate(captions_of(sound, kind, split, count)):
             clip = play(caption.score, np.random.default_rng([SEED, index]))
             path = audio / f"{kind}-{index:05d}.wav"
-            path.write_bytes(encode_wav(clip, BandWorld.sample_rate))
+            path.write_bytes(encode_wav(clip, DrumsAndBassWorld.sample_rate))
             path.with_suffix(".json").write_text(json.dumps(caption.to_dict()), encoding="utf-8")
-        command("tokenize", "--audio", str(audio), "--out", str(shards), "--codec", "band")
+        command("tokenize", "--audio", str(audio), "--out", str(shards), "--codec", "drums_and_bass")
     return shards
 
 
@@ -112,7 +112,7 @@ def fit(folder: Path, configs: Sequence[str], steps: int, options: dict[str, obj
 
 def train_base(work: Path, sound: str) -> Path:
     """Train the model that lacks a sound."""
-    words = learn_words((caption.text for caption in BandWorld(SEED).captions(1000)), "the band")
+    words = learn_words((caption.text for caption in DrumsAndBassWorld(SEED).captions(1000)), "the band")
     text = {
         "class_path": "magnet_train.text.WordText",
         "init_args": {"tokenizer": "captions", "dim": 128, "words": words},

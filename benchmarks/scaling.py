@@ -1,4 +1,4 @@
-"""How much audio, how many steps, how large a model? Measured on the quickstart's band.
+"""How much audio, how many steps, how large a model? Measured on the quickstart's drums and bass.
 
     python benchmarks/scaling.py --work runs/scaling
 
@@ -26,12 +26,12 @@ from rich.progress import track
 from harness import any_phase
 from harness.quickstart_world import RESULTS, command, hardware, option_words, wilson, write_json
 from magnet_train import Magnet
-from magnet_train.apps.quickstart.band.captions import Caption, Score
-from magnet_train.apps.quickstart.band.oracle import accuracy, chance, read_clips
-from magnet_train.apps.quickstart.band.world import BandWorld
+from magnet_train.apps.quickstart.drums_and_bass.captions import Caption, Score
+from magnet_train.apps.quickstart.drums_and_bass.oracle import accuracy, chance, read_clips
+from magnet_train.apps.quickstart.drums_and_bass.world import DrumsAndBassWorld
 from magnet_train.apps.quickstart.report import read_metrics
 
-CONFIGS = ("base", "quickstart", "band", "trainer/cpu")
+CONFIGS = ("base", "quickstart", "drums_and_bass", "trainer/cpu")
 SEEN, UNSEEN, VALIDATION = 120, 96, 120  # clips
 BATCH = 40  # clips generated at a time
 AXES = {  # what the plot shows of each question: a key of its rows, and a label
@@ -77,12 +77,14 @@ QUESTIONS: dict[str, tuple[Variant, ...]] = {
 }
 
 
-def make_shards(work: Path, split: str, clips: int, world: BandWorld | None = None, kind: str = "") -> Path:
+def make_shards(
+    work: Path, split: str, clips: int, world: DrumsAndBassWorld | None = None, kind: str = ""
+) -> Path:
     """Write and tokenize the first clips of a split, unless an earlier run has."""
     audio, shards = (work / folder / f"{split}-{clips}{kind}" for folder in ("audio", "shards"))
     if not (shards / "manifest.json").exists():
-        (world or BandWorld()).write(audio, clips, split)
-        command("tokenize", "--audio", str(audio), "--out", str(shards), "--codec", "band")
+        (world or DrumsAndBassWorld()).write(audio, clips, split)
+        command("tokenize", "--audio", str(audio), "--out", str(shards), "--codec", "drums_and_bass")
     return shards
 
 
@@ -138,7 +140,7 @@ def generation_scores(checkpoint: Path, seed: int) -> dict[str, Scores]:
     magnet = Magnet.from_pretrained(checkpoint)
     measured = {}
     for kind, count in (("seen", SEEN), ("unseen", UNSEEN)):
-        captions = BandWorld().captions(count, "test", unseen=kind == "unseen")
+        captions = DrumsAndBassWorld().captions(count, "test", unseen=kind == "unseen")
         clips = generate(magnet, captions, seed)
         heard = read_clips(clips)
         measured[kind] = _rounded(accuracy(captions, heard) | {"whole clip": whole_clips(captions, heard)})

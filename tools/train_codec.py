@@ -1,4 +1,4 @@
-"""Train one of the small EnCodecs in the package: `python tools/train_codec.py --codec band --out DIR`.
+"""Train one of the small EnCodecs in the package: `python tools/train_codec.py --codec drums_and_bass --out DIR`.
 
 The recipe is that of `magnet-train codec`, with the sound of the quickstart or of the benchmarks, and an oracle's
 measurement at the end.
@@ -67,7 +67,7 @@ PLANS = {
         clips=1200,
         steps=1900,
     ),
-    "band": Plan(
+    "drums_and_bass": Plan(
         Recipe(
             sample_rate=16_000,
             codebooks=4,
@@ -86,7 +86,7 @@ PLANS = {
         steps=1000,
     ),
 }
-PLANS["whole_band"] = replace(PLANS["band"], presets=("band",))
+PLANS["band"] = replace(PLANS["drums_and_bass"], presets=("band",))
 
 
 def train(recipe: Recipe, audio: Sequence[Tensor], steps: int, seed: int) -> EncodecModel:

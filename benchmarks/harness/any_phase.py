@@ -1,4 +1,4 @@
-"""Hear clips of the band that begin anywhere in a bar.
+"""Hear clips of drums and bass that begin anywhere in a bar.
 
 The oracle of the quickstart compares a clip with each score played from the start of a bar. Here each score is played for
 longer, and the clip is compared with every cut of it at a token frame.
@@ -14,8 +14,16 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 
-from magnet_train.apps.quickstart.band import oracle, world
-from magnet_train.apps.quickstart.band.captions import HATS, LINES, PATTERNS, ROOTS, TEMPOS, Caption, Score
+from magnet_train.apps.quickstart.drums_and_bass import oracle, world
+from magnet_train.apps.quickstart.drums_and_bass.captions import (
+    HATS,
+    LINES,
+    PATTERNS,
+    ROOTS,
+    TEMPOS,
+    Caption,
+    Score,
+)
 
 Floats = npt.NDArray[np.floating]
 Audio = npt.NDArray[np.float32]
@@ -25,10 +33,10 @@ FRAME = world.FRAME // oracle.HOP  # the same in a token frame
 LONGEST_BAR = 160  # token frames
 
 
-class LongBandWorld(world.BandWorld):
+class LongBandWorld(world.DrumsAndBassWorld):
     """The band in clips of twice the length."""
 
-    seconds = 2 * world.BandWorld.seconds
+    seconds = 2 * world.DrumsAndBassWorld.seconds
 
     def clips(
         self, count: int, split: str = "train", *, unseen: bool = False
@@ -90,7 +98,7 @@ def _drums(audio: Floats) -> Floats:
 
 def _basses(audio: Floats) -> Floats:
     """Return the features of a bass, [frames, SEMITONES]."""
-    return oracle._bass_features(audio).reshape(-1, oracle.SEMITONES)[: len(audio) // oracle.HOP]
+    return oracle.bass_features(audio).reshape(-1, oracle.SEMITONES)[: len(audio) // oracle.HOP]
 
 
 @cache

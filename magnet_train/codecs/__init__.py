@@ -17,8 +17,8 @@ __all__ = ["PACKAGED", "QUICKSTART", "Codec", "load_codec", "packaged_codec"]
 QUICKSTART = "quickstart"
 PACKAGED = {  # name -> folder within apps/quickstart
     QUICKSTART: "codec",
+    "drums_and_bass": "drums_and_bass/codec",
     "band": "band/codec",
-    "whole_band": "whole_band/codec",
 }
 
 
@@ -28,7 +28,7 @@ def load_codec(
     """Load a codec.
 
     Args:
-        name: "quickstart", "band" or "whole_band" (small ones in the package, of tones, of drums and bass, and of these
+        name: "quickstart", "drums_and_bass" or "band" (small ones in the package, of tones, of drums and bass, and of these
             with chords), "encodec_24khz" or "encodec_48khz" (the weights that the `encodec` package publishes), or a
             folder or hub id of an EnCodec, DAC, Mimi or X-Codec in transformers' format. Or a record, which gives the
             remaining arguments as well.

@@ -1,4 +1,4 @@
-"""Clips of the band are heard wherever in the bar they begin, and shares get their interval."""
+"""Clips of drums and bass are heard wherever in the bar they begin, and shares get their interval."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 
 from harness.any_phase import CLIP, LongBandWorld, read_clips
 from harness.quickstart_world import wilson
-from magnet_train.apps.quickstart.band.oracle import HOP
-from magnet_train.apps.quickstart.band.world import FRAME
+from magnet_train.apps.quickstart.drums_and_bass.oracle import HOP
+from magnet_train.apps.quickstart.drums_and_bass.world import FRAME
 
 
 @pytest.mark.slow

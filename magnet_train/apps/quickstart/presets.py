@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from magnet_train.apps.quickstart.band import oracle as band_oracle
-from magnet_train.apps.quickstart.band.captions import ATTRIBUTES
+from magnet_train.apps.quickstart.band.captions import ATTRIBUTES as BAND_ATTRIBUTES
 from magnet_train.apps.quickstart.band.world import BandWorld
+from magnet_train.apps.quickstart.drums_and_bass import oracle as drums_and_bass_oracle
+from magnet_train.apps.quickstart.drums_and_bass.captions import ATTRIBUTES
+from magnet_train.apps.quickstart.drums_and_bass.world import DrumsAndBassWorld
 from magnet_train.apps.quickstart.synthetic import Scores, SyntheticWorld
-from magnet_train.apps.quickstart.whole_band import oracle as whole_band_oracle
-from magnet_train.apps.quickstart.whole_band.captions import ATTRIBUTES as WHOLE_BAND_ATTRIBUTES
-from magnet_train.apps.quickstart.whole_band.world import WholeBandWorld
 
 
 class Caption(Protocol):
@@ -61,10 +61,10 @@ class Preset:
 
 PRESETS = {
     "drums_and_bass": Preset(
-        world=BandWorld,
-        oracle=band_oracle,
-        codec="band",
-        configs=("base", "quickstart", "band", "trainer/cpu"),
+        world=DrumsAndBassWorld,
+        oracle=drums_and_bass_oracle,
+        codec="drums_and_bass",
+        configs=("base", "quickstart", "drums_and_bass", "trainer/cpu"),
         training=1000,
         validation=120,
         goals=dict.fromkeys(ATTRIBUTES, 0.90),
@@ -81,13 +81,13 @@ PRESETS = {
         ),
     ),
     "band": Preset(
-        world=WholeBandWorld,
-        oracle=whole_band_oracle,
-        codec="whole_band",
-        configs=("base", "quickstart", "band", "whole_band", "trainer/cpu"),
+        world=BandWorld,
+        oracle=band_oracle,
+        codec="band",
+        configs=("base", "quickstart", "drums_and_bass", "band", "trainer/cpu"),
         training=2800,
         validation=140,
-        goals=dict.fromkeys(WHOLE_BAND_ATTRIBUTES, 0.90),
+        goals=dict.fromkeys(BAND_ATTRIBUTES, 0.90),
         unseen_goal=0.80,
         example="rock drums with busy hats, walking bass in a and minor stabs on organ in a, 94 bpm even feel",
         loop=(

@@ -1,1 +1,1 @@
-"""A synthetic band: drums and a bass, their captions, and an oracle that hears what they play."""
+"""A whole synthetic band: drums, a bass and keys; their captions, and an oracle that hears what they play."""

@@ -1,99 +1,115 @@
-"""What the band plays, and captions for it.
+"""What the whole band plays, and captions for it.
 
-Drums have a tempo (4), a pattern (4) and hats (4); a bass has a tempo, a root (5) and a line (4). A clip has drums, a
-bass, or both. A caption names each value by one of three synonyms, in one of several phrases. No article
-stands in it, since "a" is a root.
+Drums and bass are those of `drums_and_bass.captions`; keys have an instrument (4), a chord (major or minor on the root
+of the bass) and a figure (4). All parts share tempo, feel and root. A clip has one, two or all three parts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 
+from magnet_train.apps.quickstart.drums_and_bass.captions import (
+    BASS_PHRASES,
+    DRUM_PHRASES,
+    HATS,
+    HELD_OUT_BASSES,
+    HELD_OUT_DRUMS,
+    LINES,
+    PATTERNS,
+    ROOTS,
+    TEMPO_PHRASES,
+    TEMPOS,
+)
 from magnet_train.apps.quickstart.synthetic import pick
 
-ATTRIBUTES = ("parts", "tempo", "pattern", "hats", "root", "line")
+ATTRIBUTES = ("parts", "tempo", "feel", "pattern", "hats", "root", "line", "instrument", "chord", "figure")
+PARTS: dict[str, tuple[str, ...]] = {  # attributes of each part beside tempo and feel
+    "drums": ("pattern", "hats"),
+    "bass": ("root", "line"),
+    "keys": ("root", "instrument", "chord", "figure"),
+}
+SETS = tuple(chosen for size in (1, 2, 3) for chosen in combinations(PARTS, size))  # of parts, in a clip
 
 # Each value with its three synonyms.
-TEMPOS: dict[str, tuple[str, str, str]] = {  # a sixteenth note lasts 10, 8, 6 or 5 token frames of 20 ms
-    "75": ("75 bpm", "slow pace", "calm tempo"),
-    "94": ("94 bpm", "medium pace", "moderate tempo"),
-    "125": ("125 bpm", "fast pace", "upbeat tempo"),
-    "150": ("150 bpm", "racing pace", "furious tempo"),
+FEELS: dict[str, tuple[str, str, str]] = {
+    "straight": ("even eighths", "no swing", "even feel"),
+    "swung": ("swung eighths", "with swing", "shuffle feel"),
 }
-PATTERNS: dict[str, tuple[str, str, str]] = {
-    "rock": ("rock", "straight", "pop"),
-    "house": ("house", "disco", "four-on-the-floor"),
-    "half-time": ("half-time", "heavy", "dragging"),
-    "breakbeat": ("breakbeat", "broken", "syncopated"),
+INSTRUMENTS: dict[str, tuple[str, str, str]] = {
+    "pluck": ("guitar", "harp", "plucked strings"),
+    "organ": ("organ", "church organ", "hammond"),
+    "pad": ("pad", "soft synth", "warm synth"),
+    "lead": ("lead", "square synth", "buzzing synth"),
 }
-HATS: dict[str, tuple[str, str, str]] = {
-    "none": ("no hats", "kick and snare only", "bare"),
-    "eighths": ("eighth-note hats", "steady hats", "ticking hats"),
-    "sixteenths": ("sixteenth-note hats", "busy hats", "shimmering hats"),
-    "offbeats": ("offbeat hats", "hats between the beats", "skipping hats"),
+CHORDS: dict[str, tuple[str, str, str]] = {
+    "major": ("major", "happy", "bright"),
+    "minor": ("minor", "sad", "dark"),
 }
-ROOTS: dict[str, tuple[str, str, str]] = {
-    "e": ("in e", "on low e", "around e"),
-    "g": ("in g", "on low g", "around g"),
-    "a": ("in a", "on the a string", "around a"),
-    "c": ("in c", "on middle c", "around c"),
-    "d": ("in d", "on the d string", "around d"),
-}
-LINES: dict[str, tuple[str, str, str]] = {
-    "held": ("held", "sustained", "long"),
-    "driving": ("driving", "pumping", "repeated"),
-    "octaves": ("octave", "bouncing", "jumping"),
-    "walking": ("walking", "strolling", "wandering"),
+FIGURES: dict[str, tuple[str, str, str]] = {
+    "block": ("block chord", "ringing chord", "resting chord"),
+    "stabs": ("stabs", "chord hits", "short chords"),
+    "rising": ("rising arpeggio", "climbing arpeggio", "upward arpeggio"),
+    "falling": ("falling arpeggio", "descending arpeggio", "downward arpeggio"),
 }
 
-DRUM_PHRASES = ("{pattern} drums, {hats}", "{pattern} kit with {hats}", "{pattern} groove: {hats}")
-BASS_PHRASES = ("{line} bass {root}", "{line} bass line {root}", "{line} bassline {root}")
-TEMPO_PHRASES = ("{parts}, {tempo}", "{parts}, at {tempo}", "{tempo}: {parts}")
-JOINS = ("{drums} and {bass}", "{drums} under {bass}", "{bass} over {drums}")
-
-# Never shown in training, though each pair of their values is; two at each tempo, so that none becomes rare.
-HELD_OUT_DRUMS = (
-    ("75", "house", "eighths"),
-    ("75", "rock", "offbeats"),
-    ("94", "half-time", "sixteenths"),
-    ("94", "breakbeat", "none"),
-    ("125", "half-time", "none"),
-    ("125", "breakbeat", "eighths"),
-    ("150", "rock", "sixteenths"),
-    ("150", "house", "offbeats"),
+KEYS_PHRASES = (
+    "{chord} {figure} on {instrument} in {root}",
+    "{instrument} with {chord} {figure} in {root}",
+    "{instrument} in {root}: {chord} {figure}",
 )
-HELD_OUT_BASSES = (
-    ("75", "e", "walking"),
-    ("75", "c", "octaves"),
-    ("94", "a", "held"),
-    ("94", "d", "driving"),
-    ("125", "g", "octaves"),
-    ("125", "e", "held"),
-    ("150", "c", "driving"),
-    ("150", "a", "walking"),
+JOINS = {
+    1: ("{}",),
+    2: ("{} and {}", "{} with {}", "{} beside {}"),
+    3: ("{}, {} and {}", "{} with {} and {}"),
+}
+
+# Never shown in training, though each pair of their values is: tempo, instrument, figure; two at each tempo.
+HELD_OUT_KEYS = (
+    ("75", "pluck", "rising"),
+    ("75", "pad", "stabs"),
+    ("94", "organ", "falling"),
+    ("94", "lead", "block"),
+    ("125", "pad", "rising"),
+    ("125", "pluck", "block"),
+    ("150", "lead", "falling"),
+    ("150", "organ", "stabs"),
 )
 
 
 @dataclass(frozen=True, order=True)
 class Score:
-    """What a clip plays: keys of the tables above, "" where a part is missing."""
+    """What a clip plays: keys of the tables, "" where a part is missing or, for the feel, does not tell."""
 
     tempo: str
+    feel: str = ""
     pattern: str = ""
     hats: str = ""
     root: str = ""
     line: str = ""
+    instrument: str = ""
+    chord: str = ""
+    figure: str = ""
+
+    @property
+    def played(self) -> tuple[str, ...]:
+        """Return the parts, keys of `PARTS`."""
+        told = {"drums": self.pattern, "bass": self.line, "keys": self.instrument}
+        return tuple(part for part in PARTS if told[part])
 
     @property
     def parts(self) -> str:
-        """Return "drums", "bass" or "both"."""
-        if self.pattern and self.root:
-            return "both"
-        return "drums" if self.pattern else "bass" if self.root else ""
+        """Return the parts as a text: "drums and keys"; "" without any."""
+        return " and ".join(self.played)
+
+    def only(self, part: str) -> Score:
+        """Return the score of one of the parts."""
+        values = {name: getattr(self, name) for name in PARTS[part]}
+        return with_feel(Score(self.tempo, **values), self.feel)
 
 
 @dataclass(frozen=True)
@@ -108,43 +124,66 @@ class Caption:
         return {"text": self.text} | {name: getattr(self.score, name) for name in ATTRIBUTES}
 
 
-def drum_scores(*, unseen: bool = False) -> list[Score]:
-    """Return all drums that training shows, or all that it does not."""
-    values = product(TEMPOS, PATTERNS, HATS)
-    return [Score(*triple) for triple in values if (triple in HELD_OUT_DRUMS) == unseen]
+def with_feel(score: Score, feel: str) -> Score:
+    """Return the score with a feel, or with "" if it plays nothing between the beats."""
+    still = score.pattern in ("", "house") and score.hats in ("", "none")
+    still &= score.line in ("", "held", "walking") and score.figure in ("", "block")
+    return replace(score, feel="" if still else feel)
 
 
-def bass_scores(*, unseen: bool = False) -> list[Score]:
-    """Return all bass parts that training shows, or all that it does not."""
-    values = product(TEMPOS, ROOTS, LINES)
-    return [
-        Score(tempo, root=root, line=line)
-        for tempo, root, line in values
-        if ((tempo, root, line) in HELD_OUT_BASSES) == unseen
-    ]
+@cache
+def part_scores(part: str, *, unseen: bool | None = None) -> tuple[Score, ...]:
+    """Return what a part can play, by default in all; else what training shows (False), or what it does not (True)."""
+    if part == "drums":
+        values = [((t, p, h), Score(t, pattern=p, hats=h)) for t, p, h in product(TEMPOS, PATTERNS, HATS)]
+    elif part == "bass":
+        values = [((t, r, n), Score(t, root=r, line=n)) for t, r, n in product(TEMPOS, ROOTS, LINES)]
+    else:
+        values = [
+            ((t, i, f), Score(t, root=r, instrument=i, chord=c, figure=f))
+            for t, r, i, c, f in product(TEMPOS, ROOTS, INSTRUMENTS, CHORDS, FIGURES)
+        ]
+    held_out = HELD_OUT_DRUMS + HELD_OUT_BASSES + HELD_OUT_KEYS
+    shown = [score for key, score in values if unseen is None or (key in held_out) == unseen]
+    return tuple(sorted({with_feel(score, feel) for score in shown for feel in FEELS}))
 
 
-def draw_score(parts: str, rng: np.random.Generator, *, unseen: bool = False) -> Score:
-    """Return a random score of "drums", "bass" or "both"; if `unseen`, each part is one that training never shows."""
-    drums = pick(drum_scores(unseen=unseen), rng)
-    basses = bass_scores(unseen=unseen)
-    if parts == "drums":
-        return drums
-    if parts == "bass":
-        return pick(basses, rng)
-    bass = pick([bass for bass in basses if bass.tempo == drums.tempo], rng)
-    return Score(drums.tempo, drums.pattern, drums.hats, bass.root, bass.line)
+def draw_score(parts: tuple[str, ...], rng: np.random.Generator, *, unseen: bool = False) -> Score:
+    """Return a random score of some parts; if `unseen`, each part is one that training never shows."""
+    drawn, feel = Score(pick(tuple(TEMPOS), rng)), pick(tuple(FEELS), rng)
+    for part in parts:
+        fitting = [
+            score
+            for score in part_scores(part, unseen=unseen)
+            if score.tempo == drawn.tempo and not (drawn.root and score.root and score.root != drawn.root)
+        ]
+        chosen = pick(sorted({replace(score, feel="") for score in fitting}), rng)
+        drawn = replace(drawn, **{name: getattr(chosen, name) for name in PARTS[part]})
+    return with_feel(drawn, feel)
 
 
 def caption_for(score: Score, rng: np.random.Generator) -> Caption:
     """Return a random caption of a score."""
-    drums = bass = ""
-    if score.pattern:
+    phrases = [_phrase(part, score, rng) for part in score.played]
+    order = [phrases[int(place)] for place in rng.permutation(len(phrases))]
+    tempo = pick(TEMPOS[score.tempo], rng)
+    if score.feel:
+        tempo = pick(("{}, {}", "{} {}"), rng).format(tempo, pick(FEELS[score.feel], rng))
+    parts = pick(JOINS[len(order)], rng).format(*order)
+    return Caption(pick(TEMPO_PHRASES, rng).format(parts=parts, tempo=tempo), score)
+
+
+def _phrase(part: str, score: Score, rng: np.random.Generator) -> str:
+    if part == "drums":
         words = {"pattern": pick(PATTERNS[score.pattern], rng), "hats": pick(HATS[score.hats], rng)}
-        drums = pick(DRUM_PHRASES, rng).format(**words)
-    if score.root:
+        return pick(DRUM_PHRASES, rng).format(**words)
+    if part == "bass":
         words = {"line": pick(LINES[score.line], rng), "root": pick(ROOTS[score.root], rng)}
-        bass = pick(BASS_PHRASES, rng).format(**words)
-    parts = pick(JOINS, rng).format(drums=drums, bass=bass) if drums and bass else drums or bass
-    text = pick(TEMPO_PHRASES, rng).format(parts=parts, tempo=pick(TEMPOS[score.tempo], rng))
-    return Caption(text, score)
+        return pick(BASS_PHRASES, rng).format(**words)
+    words = {
+        "instrument": pick(INSTRUMENTS[score.instrument], rng),
+        "chord": pick(CHORDS[score.chord], rng),
+        "figure": pick(FIGURES[score.figure], rng),
+        "root": score.root,
+    }
+    return pick(KEYS_PHRASES, rng).format(**words)

@@ -1,45 +1,40 @@
-"""Hear what a clip of the band plays, and score clips against captions; nothing is learned.
+"""Hear what a clip of the whole band plays, and score clips against captions; nothing is learned.
 
-Shapes: audio float [samples] at 16 kHz, of a clip that begins with a bar; features float [frames, bands].
+Shapes: audio float [samples] at 16 kHz, of a clip that begins with a bar; power float32 [FRAMES, semitones].
 
-The loudness of a clip in bands is compared with that of every score played without variation: the drums by the bands
-of kick, snare and hats, the bass by semitones. The most similar one is what the clip plays.
+As in `drums_and_bass.oracle`, the loudness of a clip in bands is compared with that of every score played without
+variation, and the most similar one is what the clip plays. Drums come first, by the bands of kick, snare and hats; then
+the bass, below all keys; then the keys, at the tempo, feel and root of what was heard before. Powers add: a clip is
+compared with the sum of the drums and the bass heard and of keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
-from magnet_train.apps.quickstart.band.captions import (
-    ATTRIBUTES,
-    HATS,
-    LINES,
-    PATTERNS,
-    ROOTS,
-    TEMPOS,
-    Caption,
-    Score,
-)
-from magnet_train.apps.quickstart.band.instruments import SAMPLE_RATE
-from magnet_train.apps.quickstart.band.world import SAMPLES, play
-from magnet_train.apps.quickstart.synthetic import accuracy_by, shuffled_accuracy
+from magnet_train.apps.quickstart.band.captions import ATTRIBUTES, PARTS, Caption, Score, part_scores
+from magnet_train.apps.quickstart.band.world import FRAMES, Note, notes, play, sound
+from magnet_train.apps.quickstart.drums_and_bass.instruments import SAMPLE_RATE
+from magnet_train.apps.quickstart.drums_and_bass.oracle import drum_features, nearest, spectrogram
+from magnet_train.apps.quickstart.drums_and_bass.world import FRAME, SAMPLES
+from magnet_train.apps.quickstart.synthetic import Scores, accuracy_by, shuffled_accuracy
 
 Floats = npt.NDArray[np.floating]
 
-HOP = 160  # samples (10 ms) between two frames
-KICK_WINDOW, WINDOW, BASS_WINDOW = 1024, 512, 2048  # samples; the kick is to be told from the bass above it
-KICK, SNARE, HAT = (30.0, 62.0), (2300.0, 4200.0), (5500.0, 7500.0)  # Hz
-LOWEST, SEMITONES = 77.8, 36  # Hz and number of the bands of the bass, one semitone each
-SNARE_HEARD = 0.023  # loudness, at least: half of that of the quietest real one
-HATS_HEARD = 0.2  # of the loudness of the kick, at least: half of that of the quietest real ones
-ALIKE = (
-    0.4  # similarity of a bass to the nearest score, at least: drums alone reach .3, a bass beside drums .75
-)
+SNARE = (3100.0, 4400.0)  # Hz, above all keys
+SNARE_HEARD = 0.016  # loudness, at least: real ones have .040, all else .002
+WINDOW = 2048  # samples
+LEAD = -(-WINDOW // 2 // FRAME)  # token frames of a window before its middle
+BASS = (77.8, 24)  # lowest semitone (Hz) and number of semitones, below all keys
+KEYS = (311.1, 39)
+BASS_HEARD = 0.03  # power below the keys beside that of their bands, at least: keys alone reach .003, a bass with them .2
+ALIKE = 0.65  # similarity of the first tone heard to the nearest score, at least: without a bass .54, with one .77
+GAIN = 0.02  # of similarity, at least, by the part that is added to those already heard
 
 
 def read_clips(clips: Iterable[Floats]) -> list[Score]:
@@ -50,100 +45,107 @@ def read_clips(clips: Iterable[Floats]) -> list[Score]:
 def read_clip(audio: Floats) -> Score:
     """Return what the first 3.2 s of a clip play; a part that is not heard is ""."""
     audio = np.pad(np.asarray(audio[:SAMPLES], dtype=np.float64), (0, max(0, SAMPLES - len(audio))))
-    drums, bass = _hear_drums(audio), _hear_bass(audio)
-    tempo = drums.tempo or bass.tempo
-    return Score(tempo, drums.pattern, drums.hats, bass.root, bass.line)
+    heard = _hear_drums(audio)
+    low, high = _semitones(audio, BASS), _semitones(audio, KEYS)
+    if low.sum() > BASS_HEARD * high.sum():
+        heard = _hear_tones("bass", low, BASS, heard)
+    return _hear_tones("keys", high, KEYS, heard)
 
 
-def accuracy(captions: Sequence[Caption], readings: Sequence[Score]) -> dict[str, float]:
-    """Return how often each attribute is as captioned, 0..1; only captions that have the attribute count.
-
-    Raises:
-        ValueError: The numbers of captions and readings differ, or no caption has some attribute.
-    """
+def accuracy(captions: Sequence[Caption], readings: Sequence[Score]) -> Scores:
+    """Return how often each attribute is as captioned, 0..1; see `accuracy_by`."""
     return accuracy_by(ATTRIBUTES, captions, readings)
 
 
-def chance(captions: Sequence[Caption], readings: Sequence[Score], seed: int = 0) -> dict[str, float]:
+def chance(captions: Sequence[Caption], readings: Sequence[Score], seed: int = 0) -> Scores:
     """Return the accuracy of clips against shuffled captions."""
     return shuffled_accuracy(accuracy, captions, readings, seed)
 
 
 def _hear_drums(audio: Floats) -> Score:
-    features = drum_features(audio)
+    features = drum_features(audio, SNARE, SNARE_HEARD)
     if not features[1::3].any():  # every pattern has a snare
         return Score("")
-    scores, known = _drum_scores()
-    return scores[nearest(features, known)[0]]
+    return part_scores("drums")[nearest(features, _drum_templates())[0]]
 
 
-def _hear_bass(audio: Floats) -> Score:
-    features = _bass_features(audio)
-    scores, known = _bass_scores()
-    index, similarity = nearest(features, known)
-    return scores[index] if similarity > ALIKE else Score("")
+def _hear_tones(part: str, power: Floats, bands: tuple[float, int], heard: Score) -> Score:
+    """Return what was heard with the values of the bass or the keys added, if it plays."""
+    features, scores = _features(power), part_scores(part)
+    fitting = [number for number, score in enumerate(scores) if _fits(score, heard)]
+    if heard.tempo:
+        known = sum((_power(heard.only(played), played, bands) for played in heard.played), start=0 * power)
+        templates = _features(known + _powers(part, bands)[fitting])
+        least = float(_features(known) @ features) + GAIN
+    else:
+        templates, least = _lone_templates(part, bands)[fitting], ALIKE
+    index, similarity = nearest(features, templates)
+    if similarity < least:
+        return heard
+    found = scores[fitting[index]]
+    values = {name: getattr(found, name) for name in PARTS[part]}
+    return replace(heard, tempo=found.tempo, feel=heard.feel or found.feel, **values)
 
 
-def nearest(features: Floats, known: Floats) -> tuple[int, float]:
-    """Return the index of the most similar of `known` [N, size] to features [size], and the similarity."""
-    similarities = known @ features
-    index = int(similarities.argmax())
-    return index, float(similarities[index])
+def _fits(score: Score, heard: Score) -> bool:
+    """Return whether a part can play along with those heard."""
+    return all(
+        not getattr(score, name) or getattr(heard, name) in ("", getattr(score, name))
+        for name in ("tempo", "feel", "root")
+    )
 
 
 @cache
-def _drum_scores() -> tuple[list[Score], Floats]:
-    scores = [Score(*values) for values in product(TEMPOS, PATTERNS, HATS)]
-    return scores, np.stack([drum_features(play(score)) for score in scores])
+def _drum_templates() -> Floats:
+    return np.stack([drum_features(play(score), SNARE, SNARE_HEARD) for score in part_scores("drums")])
 
 
 @cache
-def _bass_scores() -> tuple[list[Score], Floats]:
-    scores = [Score(tempo, root=root, line=line) for tempo, root, line in product(TEMPOS, ROOTS, LINES)]
-    return scores, np.stack([_bass_features(play(score)) for score in scores])
+def _powers(part: str, bands: tuple[float, int]) -> Floats:
+    return np.stack([_power(score, part, bands) for score in part_scores(part)])
 
 
-def drum_features(
-    audio: Floats, snare: tuple[float, float] = SNARE, snare_heard: float = SNARE_HEARD
-) -> Floats:
-    """Return the loudness of kick, snare and hats, each from 0 to 1, without its mean; 0 if it is not heard. Unit length.
-
-    Returns:
-        Float [frames * 3], the three of a frame side by side.
-    """
-    power, frequency = spectrogram(audio, WINDOW)
-    bands = [_loudness(*spectrogram(audio, KICK_WINDOW), KICK)]
-    bands += [_loudness(power, frequency, band) for band in (snare, HAT)]
-    loudness = np.stack(bands, axis=1)
-    loudest = loudness.max(axis=0)
-    heard = loudest > (0, snare_heard, HATS_HEARD * loudest[0])
-    relative = loudness * heard / np.maximum(loudest, 1e-9)
-    return unit(relative - relative.mean(axis=0))
+@cache
+def _lone_templates(part: str, bands: tuple[float, int]) -> Floats:
+    return _features(_powers(part, bands))
 
 
-def _bass_features(audio: Floats) -> Floats:
-    """Return the loudness of each semitone beside the mean of its frame, [frames * SEMITONES], of unit length."""
-    power, frequency = spectrogram(audio, BASS_WINDOW)
-    centres = LOWEST * 2 ** (np.arange(SEMITONES) / 12)
-    distance = 12 * np.log2(np.maximum(frequency, 1.0)[:, None] / centres)
-    loudness = np.sqrt(power @ np.exp(-0.5 * (distance / 0.5) ** 2))
-    return unit(loudness - loudness.mean(axis=1, keepdims=True))
+@cache
+def _power(score: Score, part: str, bands: tuple[float, int]) -> Floats:
+    """Return the power of a part in semitones, the sum of those of its notes."""
+    power = np.zeros((FRAMES + 1, bands[1]), np.float32)
+    for note in notes(score, part):
+        found = _note_power(note._replace(frame=0, force=1.0), bands)
+        first, last = note.frame - LEAD, note.frame - LEAD + len(found)
+        power[max(0, first) : last] += (
+            note.force**2 * found[max(0, -first) : len(found) - max(0, last - FRAMES - 1)]
+        )
+    return power
 
 
-def unit(features: Floats) -> Floats:
-    return np.asarray(features.ravel() / max(1e-9, float(np.sqrt((features**2).sum()))))
+@cache
+def _note_power(note: Note, bands: tuple[float, int]) -> Floats:
+    """Return the power of a note without a room; it begins `LEAD` frames after the first."""
+    tone = 0.5 * sound(note.sound, note.frequency, note.seconds)
+    return _semitones(np.pad(tone, (LEAD * FRAME, WINDOW // 2)), bands)
 
 
-def _loudness(power: Floats, frequency: Floats, band: tuple[float, float]) -> Floats:
-    """Return the loudness of a band (Hz), [frames]."""
-    within = (frequency >= band[0]) & (frequency < band[1])
-    return np.asarray(np.sqrt(power[:, within].sum(axis=1)))
+def _semitones(audio: Floats, bands: tuple[float, int]) -> Floats:
+    """Return the power in semitones, every token frame."""
+    power, _ = spectrogram(audio, WINDOW, FRAME)
+    return (power @ _semitone_weights(bands)).astype(np.float32)
 
 
-def spectrogram(audio: Floats, window: int, hop: int = HOP) -> tuple[Floats, Floats]:
-    """Return the power of Hann windows, [frames, window // 2 + 1], and the frequency of each bin (Hz)."""
-    padded = np.pad(audio, window // 2)
-    weights = np.hanning(window)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop] * weights
-    power = np.abs(np.fft.rfft(frames)) ** 2 / weights.sum() ** 2
-    return power, np.fft.rfftfreq(window, 1 / SAMPLE_RATE)
+@cache
+def _semitone_weights(bands: tuple[float, int]) -> Floats:
+    frequency, (lowest, number) = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE), bands
+    distance = 12 * np.log2(np.maximum(frequency, 1.0)[:, None] / (lowest * 2 ** (np.arange(number) / 12)))
+    return np.asarray(np.exp(-0.5 * (distance / 0.5) ** 2))
+
+
+def _features(power: Floats) -> Floats:
+    """Return the loudness of each semitone beside the mean of its frame, of unit length, [..., frames * semitones]."""
+    loudness = np.sqrt(power)
+    loudness -= loudness.mean(axis=-1, keepdims=True)
+    flat = loudness.reshape(*loudness.shape[:-2], -1)
+    return np.asarray(flat / np.maximum(1e-9, np.sqrt((flat**2).sum(axis=-1, keepdims=True))))

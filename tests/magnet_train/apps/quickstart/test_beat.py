@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 
 from magnet_train import Magnet
-from magnet_train.apps.quickstart.band.captions import Caption
-from magnet_train.apps.quickstart.band.oracle import accuracy, chance, read_clips
-from magnet_train.apps.quickstart.band.world import SAMPLE_RATE, SAMPLES, SIXTEENTH, BandWorld
+from magnet_train.apps.quickstart.drums_and_bass.captions import Caption
+from magnet_train.apps.quickstart.drums_and_bass.oracle import accuracy, chance, read_clips
+from magnet_train.apps.quickstart.drums_and_bass.world import (
+    SAMPLE_RATE,
+    SAMPLES,
+    SIXTEENTH,
+    DrumsAndBassWorld,
+)
 from magnet_train.apps.quickstart.report import Report
 from magnet_train.cli.main import main
 from magnet_train.codecs.chunked import decode_loop
@@ -42,7 +47,9 @@ def test_quickstart_learns(trained: Path) -> None:
 
 
 def captions_of(tempo: str) -> list[Caption]:
-    return [caption for caption in BandWorld().captions(200, "test") if caption.score.tempo == tempo][:CLIPS]
+    return [caption for caption in DrumsAndBassWorld().captions(200, "test") if caption.score.tempo == tempo][
+        :CLIPS
+    ]
 
 
 @pytest.mark.slow

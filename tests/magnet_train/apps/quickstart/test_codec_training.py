@@ -32,8 +32,8 @@ def test_the_script_writes_a_codec_that_loads(tmp_path, capsys, name):
     assert set(record["ceiling"]) == set(train_codec.PLANS[name].presets)
     first = {
         "quickstart": ("default", "pitch"),
-        "band": ("drums_and_bass", "root"),
-        "whole_band": ("band", "root"),
+        "drums_and_bass": ("drums_and_bass", "root"),
+        "band": ("band", "root"),
     }[name]
     assert record["ceiling"][first[0]][first[1]] > 0.9  # the first steps keep the initialization
     assert oct((tmp_path / "model.safetensors").stat().st_mode & 0o777) == "0o644"  # others may read it

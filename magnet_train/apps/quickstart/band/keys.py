@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from magnet_train.apps.quickstart.band.instruments import SAMPLE_RATE, Floats
+from magnet_train.apps.quickstart.drums_and_bass.instruments import SAMPLE_RATE, Floats
 
 HIGHEST = 2900.0  # Hz
 RELEASE = 0.03  # seconds
