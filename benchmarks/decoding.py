@@ -14,11 +14,13 @@ benchmarks/arrangements.py does the same in the world of tones.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+from unittest.mock import patch
 
 import matplotlib
 import torch
@@ -31,6 +33,7 @@ from magnet_train import DecodingConfig, Magnet
 from magnet_train.apps.quickstart.drums_and_bass.captions import Caption
 from magnet_train.apps.quickstart.drums_and_bass.oracle import accuracy, read_clips
 from magnet_train.apps.quickstart.drums_and_bass.world import DrumsAndBassWorld
+from magnet_train.decoding.config import DecodingStep, decoding_schedule
 from magnet_train.decoding.step_profile import LOSS
 
 matplotlib.use("Agg")
@@ -38,6 +41,7 @@ import matplotlib.pyplot as plt
 
 Row = dict[str, Any]
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "passes.png"
+LATE = "guidance 2, late"
 # Each row's changes of the model's own settings.
 WAYS: dict[str, dict[str, Any]] = {
     "own": {},
@@ -54,6 +58,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "guidance 3, falling": {"max_cfg_coef": 3.0},
     "guidance 2, constant": {"max_cfg_coef": 2.0, "min_cfg_coef": 2.0},
     "guidance 2, rising": {"max_cfg_coef": 1.0, "min_cfg_coef": 2.0},
+    LATE: {"max_cfg_coef": 2.0},  # see `late_guidance`
     "spread": {"span_arrangement": "spread"},
     "stride1": {"span_arrangement": "stride1"},
     "spread, 16 1 1 1 passes": {"span_arrangement": "spread", "decoding_steps": (16, 1, 1, 1)},
@@ -66,6 +71,12 @@ def settings(magnet: Magnet, way: str) -> DecodingConfig:
     if way in LOSS:
         return magnet.decoding_for(way)
     return replace(magnet.decoding, **WAYS[way])
+
+
+def late_guidance(decoding: DecodingConfig) -> Iterator[DecodingStep]:
+    """Yield the passes of `decoding_schedule` with guidance only where less than half of a codebook is masked."""
+    for step in decoding_schedule(decoding):
+        yield replace(step, cfg_coef=decoding.max_cfg_coef if float(step.mask_rate) < 0.5 else 1.0)
 
 
 def likeness(magnet: Magnet, captions: Sequence[Caption], decoding: DecodingConfig) -> float:
@@ -143,13 +154,17 @@ def main() -> None:
     torch.set_num_threads(1)
     magnet, world = Magnet.from_pretrained(args.model), DrumsAndBassWorld()
     captions = world.captions(args.clips, "test") + world.captions(args.clips, "test", unseen=True)
-    measured: dict[DecodingConfig, Row] = {}
+    measured: dict[tuple[DecodingConfig, bool], Row] = {}
     record = {"hardware": hardware(), "model": magnet.training, "own": repr(magnet.decoding)}
     rows: list[Row] = []
     for way in track(dict.fromkeys(("own", *args.ways)), "decode"):
-        decoding = settings(magnet, way)
-        row = measured[decoding] = measured.get(decoding) or measure(magnet, captions, decoding)
-        rows.append({"way": way, **row, **compare(row, measured[magnet.decoding])})
+        decoding, late = settings(magnet, way), way == LATE
+        if (decoding, late) not in measured:
+            window = patch("magnet_train.decoding.generate.decoding_schedule", late_guidance)
+            with window if late else nullcontext():
+                measured[decoding, late] = measure(magnet, captions, decoding)
+        row = measured[decoding, late]
+        rows.append({"way": way, **row, **compare(row, measured[magnet.decoding, False])})
         write_json(args.out, {**record, "clips": len(captions), "rows": rows})
     if len(rows) == len(WAYS):
         draw({**record, "rows": rows}, args.picture)

@@ -6,7 +6,8 @@ Two new sounds, each with a base that never had it. "breakbeat": the base learns
 one of the four patterns, so all that is new is how the drums are played. "bass": the base learns the drums alone, so the
 tokens of the new sound are new to it, too. Both bases have all words in their vocabulary, as a pretrained text encoder
 would. Models are then fine-tuned on clips of the new sound, and the oracle hears captions of the new and of the old.
-Finished runs are not repeated.
+A seed has its own base and its own draws of clips and masks; the clips are the same. Finished runs are not repeated, and
+rows of other sounds and seeds that the results file has stay in it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -32,7 +34,7 @@ from magnet_train.apps.quickstart.drums_and_bass.world import DrumsAndBassWorld,
 from magnet_train.audio import encode_wav
 from magnet_train.text.vocabulary import learn_words
 
-SEED = 0
+WORLD = 0  # seed of the clips
 BASE_CLIPS, VALIDATION = 600, 60  # clips that a base learns, and that it is validated on
 TEST = {"new": 60, "old": 90}  # captions
 PASSES = (8, 1, 1, 1)  # as good as more of them, see decoding.py
@@ -71,7 +73,7 @@ TUNINGS: dict[Tuning, tuple[float, ...]] = {
 def captions_of(sound: str, kind: str, split: str, count: int) -> list[Caption]:
     """Return the first captions of the new sound or of the old ones."""
     new = kind == "new"
-    found = DrumsAndBassWorld(SEED).captions(15 * count, split)
+    found = DrumsAndBassWorld(WORLD).captions(15 * count, split)
     if sound == "bass":
         found = [caption for caption in found if caption.score.parts == ("bass" if new else "drums")]
     else:
@@ -86,7 +88,7 @@ def make_shards(work: Path, sound: str, kind: str, split: str, count: int) -> Pa
     if not (shards / "manifest.json").exists():
         audio.mkdir(parents=True, exist_ok=True)
         for index, caption in enumerate(captions_of(sound, kind, split, count)):
-            clip = play(caption.score, np.random.default_rng([SEED, index]))
+            clip = play(caption.score, np.random.default_rng([WORLD, index]))
             path = audio / f"{kind}-{index:05d}.wav"
             path.write_bytes(encode_wav(clip, DrumsAndBassWorld.sample_rate))
             path.with_suffix(".json").write_text(json.dumps(caption.to_dict()), encoding="utf-8")
@@ -94,12 +96,14 @@ def make_shards(work: Path, sound: str, kind: str, split: str, count: int) -> Pa
     return shards
 
 
-def fit(folder: Path, configs: Sequence[str], steps: int, options: dict[str, object]) -> Path:
+def fit(folder: Path, seed: int, configs: Sequence[str], steps: int, options: dict[str, object]) -> Path:
     """Train for some steps, unless an earlier run has; return the checkpoint."""
     if not (folder / "minutes").exists():
         started = time.monotonic()
         common: dict[str, object] = {
             "run": folder,
+            "seed_everything": seed,
+            "data.seed": seed,
             "trainer.max_steps": steps,
             "trainer.val_check_interval": min(steps, 150),
             "trainer.enable_progress_bar": "false",
@@ -110,9 +114,9 @@ def fit(folder: Path, configs: Sequence[str], steps: int, options: dict[str, obj
     return folder / "last.ckpt"
 
 
-def train_base(work: Path, sound: str) -> Path:
+def train_base(work: Path, sound: str, seed: int) -> Path:
     """Train the model that lacks a sound."""
-    words = learn_words((caption.text for caption in DrumsAndBassWorld(SEED).captions(1000)), "the band")
+    words = learn_words((caption.text for caption in DrumsAndBassWorld(WORLD).captions(1000)), "the band")
     text = {
         "class_path": "magnet_train.text.WordText",
         "init_args": {"tokenizer": "captions", "dim": 128, "words": words},
@@ -122,10 +126,10 @@ def train_base(work: Path, sound: str) -> Path:
         "data.val_shards": make_shards(work, sound, "old", "validation", VALIDATION),
         "model.text": json.dumps(text),
     }
-    return fit(work / f"{sound}-base", (), BASE_STEPS[sound], options)
+    return fit(work / f"seed{seed}" / f"{sound}-base", seed, (), BASE_STEPS[sound], options)
 
 
-def tune(work: Path, base: Path, tuning: Tuning) -> Path:
+def tune(work: Path, base: Path, tuning: Tuning, seed: int) -> Path:
     """Fine-tune with the command of a user."""
     clips = round(tuning.minutes * CLIPS_PER_MINUTE)
     shards = {str(make_shards(work, tuning.sound, "new", "train", clips)): 1}
@@ -133,21 +137,18 @@ def tune(work: Path, base: Path, tuning: Tuning) -> Path:
         shards[str(make_shards(work, tuning.sound, "old", "train", clips))] = 1
     options: dict[str, object] = {"init_from": base, "data.shards": json.dumps(shards)}
     if tuning.full:
-        options["model.optimizer.init_args.lr"] = (
-            2e-4  # a tenth of the base's, as in full.yaml of its models'
-        )
-    return fit(
-        work / tuning.name, ("finetune/full" if tuning.full else "finetune/lora",), tuning.steps, options
-    )
+        options["model.optimizer.init_args.lr"] = 2e-4  # a tenth of the base's
+    configs = ("finetune/full" if tuning.full else "finetune/lora",)
+    return fit(work / f"seed{seed}" / tuning.name, seed, configs, tuning.steps, options)
 
 
-def score_model(magnet: Magnet, sound: str) -> dict[str, Any]:
+def score_model(magnet: Magnet, sound: str, seed: int) -> dict[str, Any]:
     """Return for new and old captions how often each attribute, and all of a clip, is right, and by chance."""
     decoding = replace(magnet.decoding, decoding_steps=PASSES)
     measured: dict[str, Any] = {}
     for kind, count in TEST.items():
         captions = captions_of(sound, kind, "test", count)
-        heard = read_clips(generate(magnet, captions, SEED, decoding=decoding))
+        heard = read_clips(generate(magnet, captions, seed, decoding=decoding))
         turns = [shares(captions[n:] + captions[:n], heard) for n in range(1, count)]
         right = shares(captions, heard)
         measured[kind] = {
@@ -167,9 +168,10 @@ def shares(captions: Sequence[Caption], heard: Sequence[Score]) -> dict[str, flo
     return {name: round(value, 4) for name, value in right.items()}
 
 
-def rows_of(work: Path, base: Path, tuning: Tuning, strengths: Sequence[float]) -> list[dict[str, Any]]:
+def rows_of(work: Path, tuning: Tuning, strengths: Sequence[float], seed: int) -> list[dict[str, Any]]:
     """Fine-tune and score at each strength; 0 is the base, which is scored for strengths of (0,)."""
-    checkpoint = tune(work, base, tuning) if any(strengths) else base
+    base = train_base(work, tuning.sound, seed)
+    checkpoint = tune(work, base, tuning, seed) if any(strengths) else base
     minutes = float((checkpoint.parent / "minutes").read_text(encoding="utf-8"))
     rows = []
     for strength in strengths:
@@ -178,10 +180,28 @@ def rows_of(work: Path, base: Path, tuning: Tuning, strengths: Sequence[float]) 
             magnet = Magnet.from_pretrained(checkpoint if tuning.full else base)
             if strength and not tuning.full:
                 magnet.load_adapter(checkpoint, strength)
-            scores.write_text(json.dumps(score_model(magnet, tuning.sound)), encoding="utf-8")
-        row = asdict(tuning) | {"strength": strength, "fit_minutes": minutes}
+            scores.write_text(json.dumps(score_model(magnet, tuning.sound, seed)), encoding="utf-8")
+        row = asdict(tuning) | {"strength": strength, "seed": seed, "fit_minutes": minutes}
+        row["hardware"] = hardware()
         rows.append(row | json.loads(scores.read_text(encoding="utf-8")))
     return rows
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return for each tuning and strength which share of whole clips is right, with its interval over captions."""
+    kinds: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    names = (*asdict(Tuning()), "strength")
+    for row in rows:
+        kinds.setdefault(tuple(row[name] for name in names), []).append(row)
+    summary = []
+    for values, same in kinds.items():
+        entry = dict(zip(names, values, strict=True)) | {"seeds": len(same)}
+        for kind, count in TEST.items():
+            by_seed = [row[kind]["right"]["whole clip"] for row in same]
+            interval = wilson(mean(by_seed), count * len(by_seed))
+            entry[kind] = {"whole clip": mean(by_seed), "interval": interval, "by seed": by_seed}
+        summary.append(entry)
+    return summary
 
 
 def main() -> None:
@@ -190,21 +210,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, default=Path("runs/new_sound"), help="folder of clips and runs")
+    parser.add_argument("--sounds", nargs="+", default=list(BASE_STEPS), choices=BASE_STEPS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of each training")
     parser.add_argument("--out", type=Path, default=RESULTS / "new_sound.json", help="JSON file to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    for tuning, strengths in TUNINGS.items():
-        base = train_base(args.work, tuning.sound)
-        if not any(row["sound"] == tuning.sound for row in rows):
-            rows += rows_of(args.work, base, Tuning(tuning.sound, 0, 0), (0.0,))
-        rows += rows_of(args.work, base, tuning, strengths)
-        write_json(
-            args.out, {"hardware": hardware(), "base_steps": BASE_STEPS, "captions": TEST, "rows": rows}
-        )
-        for row in rows[-len(strengths) :]:
-            right = {kind: (row[kind]["right"]["whole clip"], row[kind]["interval"]) for kind in TEST}
-            print(tuning.name, row["strength"], json.dumps(right), flush=True)
+    rows = json.loads(args.out.read_text(encoding="utf-8"))["rows"] if args.out.exists() else []
+    for seed, sound in product(args.seeds, args.sounds):
+        rows = [row for row in rows if (row["seed"], row["sound"]) != (seed, sound)]
+        tunings = {tuning: strengths for tuning, strengths in TUNINGS.items() if tuning.sound == sound}
+        for tuning, strengths in ({Tuning(sound, 0, 0): (0.0,)} | tunings).items():
+            new = rows_of(args.work, tuning, strengths, seed)
+            rows += new
+            record = {"base_steps": BASE_STEPS, "captions": TEST, "summary": summarise(rows), "rows": rows}
+            write_json(args.out, record)
+            for row in new:
+                right = {kind: (row[kind]["right"]["whole clip"], row[kind]["interval"]) for kind in TEST}
+                print(seed, tuning.name, row["strength"], json.dumps(right), flush=True)
 
 
 if __name__ == "__main__":
