@@ -63,6 +63,8 @@ def continue_tokens(
     tokens = torch.cat([given, given.new_zeros(*given.shape[:2], window)], dim=-1)
     begin = torch.zeros(len(given), dtype=torch.int64, device=given.device)  # [B], first frame of the window
     done = end = torch.full_like(begin, prompt)  # [B], first frames to make, and that no window has made
+    # Less in a window of a few frames, so that each window makes at least one.
+    remade = min(round(ENDING * window), window - _most_seen(window) - 1)
     windows = 0
     while bool((done < num_frames).any()):
         following = _next_begin(
@@ -80,7 +82,7 @@ def continue_tokens(
         tokens.scatter_(2, frames[:, None].expand_as(made), made)
         windows += 1
         end = begin + window
-        again = torch.where(end < num_frames, round(ENDING * window), 0)
+        again = torch.where(end < num_frames, remade, 0)
         done = torch.maximum(done, end - again)
     return tokens[..., :num_frames]
 
@@ -116,13 +118,18 @@ def _next_begin(
     tokens: Tensor, begin: Tensor, done: Tensor, end: Tensor, window: int, features: Features
 ) -> Tensor:
     """Return the first frame of each clip's next window, int64 [B]."""
-    length, most = round(PATTERN * window), round(MOST_SEEN * window)
+    length, most = round(PATTERN * window), _most_seen(window)
     first, last = (done - most).clamp(min=0), (end - length).clamp(min=0)
     choices = int((last - first).max())
     if choices <= 0 or length < 2:
         return first
     pattern = features(_part(tokens, begin, length))
     return first + find_repeat(pattern, features(_part(tokens, first, choices + length)))
+
+
+def _most_seen(window: int) -> int:
+    """Return the most frames of a window that the window before has made; less than all."""
+    return min(round(MOST_SEEN * window), window - 1)
 
 
 def _frames(start: Tensor, count: int) -> Tensor:

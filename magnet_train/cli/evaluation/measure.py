@@ -22,7 +22,7 @@ from magnet_train.cli.evaluation.training_clips import (
     TrainingShards,
     measure_training_distance,
 )
-from magnet_train.errors import UserError
+from magnet_train.errors import UserError, memory_reason
 from magnet_train.evaluation import AudioTagger, Clap, ClapScore, Fad, PairedDivergence
 from magnet_train.evaluation.measures import Floats, measure_clap_score, measure_divergence, measure_fad
 from magnet_train.evaluation.windows import as_noise, through_windows
@@ -89,7 +89,10 @@ class EvaluationResult:
         except MEMORY_ERRORS as error:
             if not is_full_memory(error):
                 raise
-            reason = "the memory of the device is full; give a smaller --batch_size."
+            # Batches of a model have been halved down to one window by then.
+            reason = (
+                f"memory does not suffice ({memory_reason(error)}); free some, or choose another --device."
+            )
             self.not_computed |= dict.fromkeys(names, reason)
         return None
 

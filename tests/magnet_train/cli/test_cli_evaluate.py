@@ -155,6 +155,18 @@ def test_windows_that_memory_does_not_hold_go_in_smaller_batches(folders, evalua
     assert found["measures"].keys() == whole["measures"].keys()
 
 
+def test_a_window_that_memory_does_not_hold_is_no_matter_of_the_batch_size(folders, evaluate, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB. GPU 0 has 1 GiB free.")
+
+    monkeypatch.setattr(Clap, "embed_audio", fail)
+    code, found = evaluate(folders)
+    assert code == 0
+    reason = found["not_computed"]["fad_clap"]
+    assert reason.startswith("memory does not suffice (CUDA out of memory. Tried to allocate 20 GiB);")
+    assert "--batch_size" not in reason
+
+
 def test_the_same_folder_twice_is_at_zero(folders, evaluate, capsys):
     _, found = evaluate((folders[1], folders[1]))
     assert found["measures"]["fad_clap"]["distance"] == pytest.approx(0, abs=1e-9)

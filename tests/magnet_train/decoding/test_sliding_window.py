@@ -96,6 +96,21 @@ def test_the_end_of_a_window_is_made_again_but_for_the_last() -> None:
     assert int(tokens[..., :-64].max()) == 0
 
 
+@pytest.mark.parametrize("window", range(1, 9))
+def test_windows_of_a_few_frames_come_to_an_end(window: int) -> None:
+    count_on, windows = CountOn([100]), 0
+
+    def make(prompt: Tensor, keep: Tensor, progress: object) -> Tensor:
+        nonlocal windows
+        windows += 1
+        assert windows <= 12
+        return count_on(prompt, keep, progress)
+
+    tokens = continue_tokens(torch.full((1, 1, 12), 99), 0, window, make, one_hot)
+    if window > 1:  # else no frame is seen, and each begins with 0
+        assert tokens[0, 0].tolist() == list(range(12))
+
+
 def test_nothing_is_made_where_nothing_is_missing() -> None:
     given = torch.arange(100).expand(1, 1, -1)
     assert torch.equal(continue_tokens(given, 100, 64, CountOn([7]), one_hot), given)

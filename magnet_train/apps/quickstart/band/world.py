@@ -1,7 +1,7 @@
 """Play the whole band from a seed, all together or part by part.
 
-Shapes: audio float32 [samples], mono, 16 kHz, within -1..1. A clip lasts 3.2 s (160 token frames at 50 Hz) and begins
-with a bar; each note begins with a token frame.
+Shapes: audio float32 [samples], mono, 16 kHz, full scale -1..1, beyond which few samples of one clip in thousands lie.
+A clip lasts 3.2 s (160 token frames at 50 Hz) and begins with a bar; each note begins with a token frame.
 """
 
 from __future__ import annotations
@@ -75,12 +75,7 @@ class BandWorld(SyntheticWorld):
 
     def captions(self, count: int, split: str = "train", *, unseen: bool = False) -> list[Caption]:
         """Return the first `count` captions of one of `SPLITS`; `unseen` ones are of the combinations held out."""
-        found = []
-        for index in range(count):
-            rng = self._rng(index, split, stream=int(unseen))
-            score = draw_score(SETS[index % len(SETS)], rng, unseen=unseen)
-            found.append(caption_for(score, rng))
-        return found
+        return [self._caption(index, split, unseen) for index in range(count)]
 
     def clips(
         self, count: int, split: str = "train", *, unseen: bool = False
@@ -91,7 +86,7 @@ class BandWorld(SyntheticWorld):
 
     def stems(self, index: int, split: str = "train") -> Iterator[tuple[Caption, Audio]]:
         """Yield the parts of a clip, each alone and with its own caption; their sum is the clip."""
-        score = self.captions(index + 1, split)[index].score
+        score = self._caption(index, split).score
         words = self._rng(index, split, stream=4)
         for part, audio in play_parts(score, self._rng(index, split, stream=2)).items():
             yield caption_for(score.only(part), words), audio
@@ -111,6 +106,10 @@ class BandWorld(SyntheticWorld):
                     path.with_suffix(".json").write_text(
                         json.dumps(caption.to_dict()) + "\n", encoding="utf-8"
                     )
+
+    def _caption(self, index: int, split: str, unseen: bool = False) -> Caption:
+        rng = self._rng(index, split, stream=int(unseen))
+        return caption_for(draw_score(SETS[index % len(SETS)], rng, unseen=unseen), rng)
 
 
 def play(score: Score, rng: np.random.Generator | None = None) -> Audio:

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from magnet_train.apps.quickstart.band import captions as words
+from magnet_train.apps.quickstart.band import world as world_module
 from magnet_train.apps.quickstart.band.captions import (
     ATTRIBUTES,
     PARTS,
@@ -86,6 +87,18 @@ def test_stems_add_up_to_the_mix_and_have_their_own_captions(tmp_path):
     np.testing.assert_allclose(written, stems[1][1], atol=1e-4)
     assert rate == SAMPLE_RATE
     assert json.loads((tmp_path / "train-00006-bass.json").read_text()) == stems[1][0].to_dict()
+
+
+def test_each_caption_is_drawn_once_for_stems(tmp_path, monkeypatch):
+    drawn = []
+
+    def count(parts, rng, *, unseen=False):
+        drawn.append(parts)
+        return draw_score(parts, rng, unseen=unseen)
+
+    monkeypatch.setattr(world_module, "draw_score", count)
+    BandWorld(1).write_stems(tmp_path, 7, "train")
+    assert len(drawn) == 7
 
 
 def test_clips_depend_on_seed_split_and_number_alone():
