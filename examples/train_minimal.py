@@ -10,6 +10,7 @@ weights, validation.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import torch
@@ -52,9 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("shards", type=Path, help="folder that `magnet-train tokenize` wrote")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps (default: 1000)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("sample.wav"), help="what the model makes at the end"
-    )
+    parser.add_argument("--out", type=Path, default=Path("sample.wav"), help="what the model makes")
     args = parser.parse_args()
 
     torch.manual_seed(0)
@@ -64,8 +63,10 @@ def main() -> None:
     frames = codec.frames(SECONDS)
 
     # The model: a bidirectional transformer over the sum of K token embeddings, conditioned by cross-attention to the
-    # caption (section 3). One vector for each word stands in for T5.
-    text = WordText(dim=DIM)
+    # caption (section 3). One vector for each word of the captions stands in for T5.
+    texts = [str(reader[number].metadata.get("text", "")) for number in range(len(reader))]
+    vocabulary = {word for caption in texts for word in re.findall(r"\w+|[^\w\s]+", caption.lower())}
+    text = WordText("captions", dim=DIM, words=sorted(vocabulary))
     lm = MagnetTransformer(codec.n_q, codec.card, text_dim=DIM, dim=DIM, num_heads=4, num_layers=4)
     lm.set_codec(codec.frame_rate, codec.streams)
     optimizer = torch.optim.AdamW([*lm.parameters(), *text.parameters()], lr=2e-3, betas=(0.9, 0.95))
@@ -98,7 +99,7 @@ def main() -> None:
 
     # Decoding: codebook by codebook from all masked, keeping the most probable spans of each step (section 3.3).
     lm.eval()
-    caption = str(reader[0].metadata.get("text", ""))
+    caption = texts[0]
     with torch.inference_mode():
         states, words = text([caption])
         decoding = DecodingConfig(decoding_steps=(10,) + (4,) * (codec.n_q - 1), max_cfg_coef=2.0)

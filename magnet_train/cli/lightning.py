@@ -87,7 +87,7 @@ def run(arguments: Sequence[str]) -> None:
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 save_config_callback=RunRecord,
-                save_config_kwargs={"overwrite": True},
+                save_config_kwargs={"save_to_log_dir": False},  # not into the folder of the first logger
                 auto_configure_optimizers=False,  # model.optimizer and model.schedule are the only ones
                 trainer_defaults={"callbacks": []},
                 parser_class=OneSentenceParser,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from importlib import resources
 from pathlib import Path
 
@@ -12,13 +13,20 @@ from magnet_train.storage.hub import find_folder, unreadable
 from magnet_train.storage.plain_text import load_json, read_text
 from magnet_train.tokens import CodecInfo
 
-__all__ = ["PACKAGED", "QUICKSTART", "Codec", "load_codec", "packaged_codec"]
+__all__ = ["KINDS", "PACKAGED", "QUICKSTART", "Codec", "load_codec", "packaged_codec"]
 
 QUICKSTART = "quickstart"
 PACKAGED = {  # name -> folder within apps/quickstart
     QUICKSTART: "codec",
     "drums_and_bass": "drums_and_bass/codec",
     "band": "band/codec",
+}
+# `model_type` in a folder's config.json -> "module:class", imported when needed; it has `from_pretrained(folder, id)`.
+KINDS = {
+    "dac": "magnet_train.codecs.dac:DacCodec",
+    "encodec": "magnet_train.codecs.encodec:EncodecCodec",
+    "mimi": "magnet_train.codecs.mimi:MimiCodec",
+    "xcodec": "magnet_train.codecs.xcodec:XcodecCodec",
 }
 
 
@@ -59,27 +67,24 @@ def load_codec(
 
 def _load(name: str) -> Codec:
     # Imported here: transformers takes seconds, and only some commands load a codec.
-    from magnet_train.codecs.dac import DacCodec
-    from magnet_train.codecs.encodec import WEIGHTS, EncodecCodec, load_published
-    from magnet_train.codecs.mimi import MimiCodec
-    from magnet_train.codecs.xcodec import XcodecCodec
+    from magnet_train.codecs.encodec import WEIGHTS, load_published
 
     if name in WEIGHTS:
         return load_published(name)
     folder = packaged_codec(name) if name in PACKAGED else find_folder(name, "codec")
-    kinds = {kind.config_class.model_type: kind for kind in (DacCodec, EncodecCodec, MimiCodec, XcodecCodec)}
     try:
         config = load_json(read_text(folder / "config.json"))
     except (OSError, ValueError) as error:
         raise unreadable(name, "codec", error) from error
     found = config.get("model_type") if isinstance(config, dict) else None
-    if found not in kinds:
+    if found not in KINDS:
         has = f"model_type {found}" if found else "no model_type"
         raise UserError(
-            f"codec {name} is not a transformers model of type {', '.join(kinds)}: its config.json has {has}; choose "
+            f"codec {name} is not a transformers model of type {', '.join(KINDS)}: its config.json has {has}; choose "
             "another --codec."
         )
-    return kinds[found].from_pretrained(folder, id=name)
+    codec: Codec = pkgutil.resolve_name(KINDS[found]).from_pretrained(folder, id=name)
+    return codec
 
 
 def packaged_codec(name: str = QUICKSTART) -> Path:

@@ -13,8 +13,8 @@ from magnet_train.tokens import CodecInfo
 class Codec(Protocol):
     """Audio to tokens and back, without gradients.
 
-    A new kind of codec is a class with these attributes and methods, and an entry in `load_codec`. `id` is the name
-    that `load_codec` takes, `sha256` a hash of the weights; the others are described at `CodecInfo`. A frame is a whole
+    A new kind of codec is a class with these attributes and methods, listed in `magnet_train.codecs.KINDS`. `id` is the
+    name that `load_codec` takes, `sha256` a hash of the weights; the others are described at `CodecInfo`. A frame is a whole
     number of samples, `sample_rate / frame_rate`. `context_seconds` is how much audio beyond a chunk `encode_blocks`
     encodes with it, on each side.
     """

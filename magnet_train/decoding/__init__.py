@@ -3,6 +3,7 @@
 from magnet_train.decoding.config import DecodingConfig, DecodingStep, decoding_schedule
 from magnet_train.decoding.generate import LogitsAtFrames, LogitsFn, Progress, Rescorer, generate_tokens
 from magnet_train.decoding.likelihood import log_likelihood
+from magnet_train.decoding.remasking import Remasking
 from magnet_train.decoding.sampling import clip_generators
 from magnet_train.decoding.step_profile import StepProfile
 
@@ -12,6 +13,7 @@ __all__ = [
     "LogitsAtFrames",
     "LogitsFn",
     "Progress",
+    "Remasking",
     "Rescorer",
     "StepProfile",
     "clip_generators",

@@ -80,6 +80,7 @@ def generate_tokens(
     prompt: Tensor | None = None,
     keep: Tensor | None = None,
     rescorer: Rescorer | None = None,
+    remasking: Remasking | None = None,
     generator: Generators = None,
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
@@ -95,6 +96,7 @@ def generate_tokens(
         prompt: int64 [B, K, P], P <= T, tokens at the beginning of the clip.
         keep: bool [B, K, P] or [B, P], the tokens of the prompt that stay; None keeps all.
         rescorer: Helps to rank spans, with weight `decoding.rescorer_weight`.
+        remasking: A strategy of one's own, instead of that of `decoding.span_arrangement`.
         generator: Makes sampling repeatable; on `device`. One for each clip makes clips independent of their batch.
         progress: Called after each step with (steps done, steps in all).
         device: Device of the tokens.
@@ -116,14 +118,15 @@ def generate_tokens(
         raise UserError(
             f"a clip of {num_frames} frames is shorter than one span of {span_len}; ask for more seconds."
         )
-    if rescorer is not None and decoding.span_arrangement == "spread":
+    if rescorer is not None and remasking is None and decoding.span_arrangement == "spread":
         raise UserError(
             'span_arrangement "spread" does not rank spans; choose another arrangement, or leave the rescorer out.'
         )
     if decoding.parity and decoding.span_arrangement == "nonoverlap":
         num_frames -= num_frames % span_len
     tokens, kept = given_tokens(prompt, keep, (batch, n_q, num_frames), card, device)
-    remasking = remasking_for(decoding, num_frames, span_len, generator, device)
+    if remasking is None:
+        remasking = remasking_for(decoding, num_frames, span_len, generator, device)
     draw_noise = partial(exponential_noise, (batch, num_frames, card), generator, device)
     rescorer = rescorer if decoding.rescorer_weight > 0 else None
     return _fill(logits_fn, tokens, kept, decoding, card, remasking, rescorer, draw_noise, progress)

@@ -147,7 +147,7 @@ def take_architecture(settings: Any, base: ModelBundle) -> None:
         arguments["pretrained"] = not arguments["trainable"]
         if base.text_folder is not None:
             arguments.pop("revision", None)
-    settings.text.class_path = f"magnet_train.text.{KINDS[kind].__name__}"
+    settings.text.class_path = f"{KINDS[kind].__module__}.{KINDS[kind].__qualname__}"
     settings.text.init_args = type(settings)(**arguments)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
@@ -32,7 +32,13 @@ from magnet_train.text import TextEncoder
 from magnet_train.tokens import CONDITION, SCHEDULE, SPANS, CodecInfo, TokenBatch
 from magnet_train.training.lightning_internals import loaded_checkpoint
 from magnet_train.training.metrics import MaskedTokenMetrics
-from magnet_train.training.objective import gradient_scale, predict_masked, sum_losses
+from magnet_train.training.objective import (
+    LossSums,
+    StagePrediction,
+    gradient_scale,
+    predict_masked,
+    sum_losses,
+)
 from magnet_train.training.optim import WarmupCosine
 from magnet_train.training.parallel import (
     is_sharded,
@@ -113,6 +119,7 @@ class MagnetModule(pl.LightningModule):
         )
         self.segment_duration = segment_duration
         self.seed = seed
+        self.warmup_steps = warmup_steps
         self.cfg_dropout = cfg_dropout
         self.stage_weights = stage_weights or [1.0] * self.codec.n_q
         self.stage_sampling = stage_sampling
@@ -196,10 +203,18 @@ class MagnetModule(pl.LightningModule):
             with_text,
             run_all_stages,
         )
-        sums = sum_losses(predictions, self.codec.n_q, self.device)
+        sums = self.sum_losses(predictions)
         step_sums = torch.stack([sums.nats, sums.counts])
         self._sums = step_sums if self._sums is None else self._sums + step_sums
         return sums.total / mask.shape[-1]
+
+    def sum_losses(self, predictions: Iterator[StagePrediction]) -> LossSums:
+        """Sum the cross-entropy of a micro-batch by codebook; override it to try another loss.
+
+        The gradient of a step is that of `total`, summed over its micro-batches and ranks and divided by the sum of
+        `counts`. Logged losses are `nats` by `counts`. Iterate over all predictions: each runs a part of the model.
+        """
+        return sum_losses(predictions, self.codec.n_q, self.device)
 
     def on_train_start(self) -> None:
         self._sums = None  # of an accumulation that an earlier run did not finish

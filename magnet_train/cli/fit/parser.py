@@ -58,9 +58,12 @@ _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"class_path[ =]'([\w.]+)'")
 _UNKNOWN = re.compile(r"Option '(\S+)' is not|does not accept option '(\S+)'|unrecognized arguments: (\S+)")
 _REQUIRED = re.compile(r"arguments are required: (.*)")
-_VALUE = re.compile(r"(?:Got|Given) value: (?!NestedArg)(.{0,80})$|: (\S+) does not conform", re.MULTILINE)
+_VALUE = re.compile(
+    r"(?:Got|Given) value: (?!NestedArg|Namespace)(.{0,80})$|: (\S+) does not conform", re.MULTILINE
+)
 _NO_REASON = re.compile(
-    r"[ -]*(Parser key|Does not validate|Subtypes|Errors|Problem with|Subclass types|a class path \(|a dict )"
+    r"[ -]*(Parser key|Does not validate|Subtypes|Errors|Problem with|Subclass types|a class path \(|a dict |"
+    r"Expected a path but )"  # where a function or class is expected
 )
 # The classes that the command line assumes where no configuration names one.
 _ANY_DATA, _OUR_MODEL = "lightning.LightningDataModule", "magnet_train.training.module.MagnetModule"
@@ -129,10 +132,11 @@ def _reasons(tree: str) -> list[str]:
     for line, indent in zip(lines, indents, strict=True):
         if indent == max(indents):
             reason = line.strip(" -").partition(". Got value: ")[0].replace("NoneType", "null")
-            reason = re.sub(r"an? <class '(?:\w+\.)*(\w+)'>", r"\1", reason)
+            reason = re.sub(r"(?:an? )?<class '(?:\w+\.)*(\w+)'>\.?", r"\1", reason)
             reason = re.sub(
                 r"Not of type \w+:.* does not conform to restriction", "Expected a number", reason
             )
+            reason = re.sub(r"Type \S+\.Callable\[.*\] expects a function or a callable class: ", "", reason)
             reason = re.sub(r"a typing\.Literal\[(.*)\]", r"one of \1", reason)
             reasons.append(reason.removeprefix("Expected ") if reasons else reason)
     return reasons

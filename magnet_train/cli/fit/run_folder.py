@@ -109,7 +109,12 @@ class RunRecord(SaveConfigCallback):
         super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Log the configuration; Lightning writes the file."""
+        """Write config.yaml into the run's folder, whichever loggers there are, and log the configuration."""
+        run = Path(trainer.default_root_dir)
+        run.mkdir(parents=True, exist_ok=True)
+        self.parser.save(
+            self.config, run / self.config_filename, skip_none=False, overwrite=True, multifile=False
+        )
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # config.yaml is beside its metrics

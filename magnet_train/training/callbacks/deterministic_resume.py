@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim.lr_scheduler import LambdaLR
 
+from magnet_train.errors import UserError
 from magnet_train.training import lightning_internals as internals
 
 # Entries of parameter groups that the configuration sets; an optimizer may keep state in others.
@@ -26,7 +27,8 @@ class DeterministicResume(Callback):
       makes the resumed run validate first.
     - Each optimizer step seeds torch from (seed, step, rank), so dropout needs no state in the checkpoint.
     - Learning rate, weight decay and the like are those of the resumed run's configuration. Changes are printed, also
-      those of the run's length, the clips of a step, and what the model learns from a clip.
+      those of the run's length, the schedule, the clips of a step, and what the model learns from a clip. Another
+      optimizer is refused.
     """
 
     def __init__(self) -> None:
@@ -42,7 +44,19 @@ class DeterministicResume(Callback):
         self._restored = dict(state_dict)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the configured optimizer settings, before Lightning restores the optimizer state."""
+        """Check that the optimizer state fits, and remember the configured settings, before Lightning restores it.
+
+        Raises:
+            UserError: The checkpoint holds the state of another optimizer or of other parameters.
+        """
+        for name, now in _optimizer_shape(trainer).items():
+            then = self._restored.get(name, now)
+            if then != now:
+                raise UserError(
+                    f"{internals.loaded_checkpoint(pl_module)} was saved with {name} {then} and this run has {now}, which "
+                    "the saved optimizer state does not fit; give the same model.optimizer and tuning, or start a new run "
+                    "from the weights with --init_from."
+                )
         self._configured = [
             [{name: group[name] for name in _SETTINGS if name in group} for group in optimizer.param_groups]
             for optimizer in trainer.optimizers
@@ -50,7 +64,7 @@ class DeterministicResume(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Overwrite the restored optimizer settings with the configured ones, and print what changed."""
-        self._settings = _run_settings(trainer, pl_module)
+        self._settings = _run_settings(trainer, pl_module) | _optimizer_shape(trainer)
         if trainer.ckpt_path is None:
             return
         changes = {
@@ -60,8 +74,10 @@ class DeterministicResume(Callback):
         }
         for optimizer, configured in zip(trainer.optimizers, self._configured, strict=True):
             for group, settings in zip(optimizer.param_groups, configured, strict=True):
-                changed = {name: value for name, value in settings.items() if group[name] != value}
-                changes |= {name.removeprefix("initial_"): (group[name], changed[name]) for name in changed}
+                changed = {name: value for name, value in settings.items() if group.get(name) != value}
+                changes |= {
+                    name.removeprefix("initial_"): (group.get(name), now) for name, now in changed.items()
+                }
                 group.update(changed)
         for name, (then, now) in changes.items():
             rank_zero_info(f"resuming with {name} {now}; it was {then} when the checkpoint was saved")
@@ -109,6 +125,16 @@ class LastRow(Callback):
                 internals.log_unfinished_step(trainer, self._before)
 
 
+def _optimizer_shape(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return, as primitives, what the state of an optimizer belongs to."""
+    return {
+        "optimizer": ", ".join(type(optimizer).__qualname__ for optimizer in trainer.optimizers),
+        "sizes of parameter groups": [
+            len(group["params"]) for optimizer in trainer.optimizers for group in optimizer.param_groups
+        ],
+    }
+
+
 def _run_settings(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
     """Collect, as primitives, what determines the clips of a step and what the model learns from each."""
     data = trainer.datamodule  # type: ignore[attr-defined]
@@ -123,7 +149,11 @@ def _run_settings(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, 
         settings["segment_duration"] = float(data.segment_duration)
     if hasattr(data, "captions"):
         settings["captions"] = str(data.captions)
-    names = ("cfg_dropout", "stage_weights", "stage_sampling")
+    settings["model"] = type(module).__qualname__
+    settings["schedule"] = ", ".join(
+        type(config.scheduler).__qualname__ for config in trainer.lr_scheduler_configs
+    )
+    names = ("warmup_steps", "cfg_dropout", "stage_weights", "stage_sampling")
     return settings | {name: getattr(module, name) for name in names if hasattr(module, name)}
 
 

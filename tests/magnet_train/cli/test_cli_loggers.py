@@ -166,6 +166,44 @@ def test_tensorboard_and_csv_hold_the_same_curves(trainings, tmp_path, overlay, 
     assert len(events.Tags()["audio"]) == 2
 
 
+OWN_LOGGER = """
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger
+
+class Lines(Logger):
+    name, version = "lines", ""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = Path(path)
+
+    def log_metrics(self, metrics, step=None):
+        with self.path.open("a") as file:
+            print(step, *metrics, file=file)
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        self.path.write_text(f"max_steps {params['trainer']['max_steps']}\\n")
+"""
+
+
+def test_a_logger_of_ones_own_without_a_folder(trainings, tmp_path, monkeypatch):
+    (tmp_path / "own_logger.py").write_text(OWN_LOGGER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    overlay = tmp_path / "logger.yaml"
+    lines = tmp_path / "lines.txt"
+    own = f"{{class_path: own_logger.Lines, init_args: {{path: {lines}}}}}"
+    csv_elsewhere = (
+        f"{{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {{save_dir: {tmp_path / 'csv'}}}}}"
+    )
+    overlay.write_text(f"trainer: {{logger: [{own}, {csv_elsewhere}]}}\n")
+    assert trainings.fit(tmp_path / "run", "-c", str(overlay)) == 0
+    assert (tmp_path / "run" / "config.yaml").is_file()
+    written = lines.read_text().splitlines()
+    assert written[0] == "max_steps 6"
+    assert any("train/loss" in line for line in written)
+
+
 def test_the_start_summary_is_printed_once_with_options_without_effect(trainings, tmp_path, caplog):
     options = ("--trainer.val_check_interval", "50", "--trainer.log_every_n_steps", "10", *PROMPTS)
     overlay = tmp_path / "no_samples.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -162,6 +163,38 @@ def test_the_configuration_overrides_the_checkpoint(trainings, tmp_path, load, c
     assert "lr 0.004; it was 0.002" in caplog.text
     assert "max_steps 8; it was 6" in caplog.text
     assert "clips of a step" not in caplog.text
+
+
+def test_another_optimizer_is_refused_in_one_sentence(trainings, tmp_path, monkeypatch, capsys, caplog):
+    (tmp_path / "own_optim.py").write_text(
+        "import torch\n"
+        "from magnet_train.training.optim import WarmupCosine\n"
+        "class Grouped(torch.optim.AdamW):\n"
+        "    def __init__(self, named, lr: float = 0.002):\n"
+        "        named = list(named)\n"
+        "        wide, rest = ([p for _, p in named if (p.ndim > 1) is wide] for wide in (True, False))\n"
+        "        super().__init__([{'params': wide}, {'params': rest}], lr=lr)\n"
+        "class Schedule(WarmupCosine):\n"
+        "    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = tmp_path / "run"
+    assert trainings.fit(run) == 0
+    before = sorted(path.name for path in run.iterdir())
+    resume = ("--resume", "auto", "--trainer.max_steps", "8", "--model.optimizer")
+    for other in ("torch.optim.SGD", "own_optim.Grouped"):
+        capsys.readouterr()
+        assert trainings.fit(run, *resume, other, "--model.optimizer.lr", "0.1") == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert re.search(r"last\.ckpt|step=0000006\.ckpt", error)
+        assert f"optimizer AdamW and this run has {other.rpartition('.')[2]}" in error
+        assert "--init_from" in error
+        assert sorted(path.name for path in run.iterdir()) == before
+    options = ("--model.schedule", "own_optim.Schedule", "--model.warmup_steps", "3")
+    with caplog.at_level("INFO"):
+        assert trainings.fit(run, *resume[:-1], *options) == 0
+    assert "schedule Schedule; it was WarmupCosine" in caplog.text
+    assert "warmup_steps 3; it was 2" in caplog.text
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -36,6 +36,16 @@ BASE = ("-c", "configs/base.yaml", "-c", "configs/quickstart.yaml")
         ),
         ("data: {init_args: {batch_size: many}}", ["data.batch_size: expected int (given 'many')"]),
         ("resume: always", ["resume: expected one of 'never', 'auto', 'required' (given 'always')"]),
+        (
+            "model: {init_args: {schedule: {class_path: torch.optim.lr_scheduler.OneCycleLR}}}",
+            ["model.schedule: expected 'torch.optim.lr_scheduler.OneCycleLR' to be a subclass of LambdaLR."],
+        ),
+        (
+            "model: {init_args: {optimizer: torch.nn.functional.relu}}",
+            [
+                "model.optimizer: expected 'torch.nn.functional.relu' to be a function that returns Optimizer (given"
+            ],
+        ),
         ("rank_timeout: -1", ["rank_timeout: expected a number v>0", "(given '-1')"]),
         (
             "trainer: {precision: fp16}",

@@ -14,7 +14,8 @@ from random_codecs import CARD, KINDS, dac, music
 from transformers import DacModel
 
 from datamodules.shards.manifest import read_codec
-from magnet_train.codecs import load_codec
+from magnet_train import codecs
+from magnet_train.codecs import Codec, load_codec
 from magnet_train.codecs.dac import DacCodec
 from magnet_train.errors import UserError
 from magnet_train.tokens import CodecInfo
@@ -41,6 +42,32 @@ def test_the_record_is_exact(folder: Path) -> None:
     assert (info.sample_rate, info.channels, info.frame_rate, info.n_q) == RECORDED[folder.name]
     assert (info.id, info.card, info.streams, len(info.sha256)) == (str(folder), CARD, 1, 64)
     assert CodecInfo.from_dict(json.loads(json.dumps(info.to_dict()))) == info
+
+
+class OwnCodec(Codec):
+    """A codec from outside the package: the level of each frame of 100 samples."""
+
+    kind, sha256 = "own", "0" * 64
+    sample_rate, channels, frame_rate, n_q, card = 8000, 1, 80.0, 1, 16
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, id: str) -> OwnCodec:
+        codec = cls()
+        codec.id = id
+        return codec
+
+    def to(self, device: torch.device | str) -> OwnCodec:
+        return self
+
+
+def test_a_codec_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "own"}')
+    with pytest.raises(UserError, match="model_type own"):
+        load_codec(str(tmp_path))
+    monkeypatch.setitem(codecs.KINDS, "own", f"{__name__}:OwnCodec")
+    info = load_codec(str(tmp_path)).info
+    assert (info.id, info.kind, info.n_q) == (str(tmp_path), "own", 1)
+    assert load_codec(CodecInfo.from_dict(info.to_dict())).info == info
 
 
 def test_records_of_before_read_the_same() -> None:

@@ -71,6 +71,40 @@ def test_no_mask_is_left_and_seeds_repeat(arrangement, scoring):
     assert not torch.equal(first, other)
 
 
+class FromTheLeft:
+    """A strategy of one's own: the last frames are masked again."""
+
+    def start(self, keep):
+        self.open = (~keep).sum(dim=-1)
+        return torch.zeros(keep.shape)
+
+    def choose(self, scores, rate):
+        count = (rate * self.open).int().clamp(min=1)
+        frames = scores.shape[-1]
+        return torch.arange(frames) >= frames - count[:, None], int(count.max())
+
+    def score(self, probs, chosen, masked):
+        return probs
+
+
+@pytest.mark.parametrize("arrangement", ["nonoverlap", "spread"])
+def test_a_strategy_of_ones_own(arrangement):
+    oracle = Oracle(target_of(2, 30))
+    decoding = DecodingConfig(decoding_steps=STEPS, span_arrangement=arrangement)
+
+    def rescorer(tokens, stage):
+        return torch.ones(tokens.shape[0], tokens.shape[2])
+
+    made = generate(oracle, (2, 4, 30), decoding=decoding, remasking=FromTheLeft(), rescorer=rescorer)
+    assert torch.equal(made, oracle.target)
+    for tokens, stage, _ in oracle.calls:
+        masked = tokens[:, stage] == CARD
+        assert torch.equal(masked, masked.sort(dim=-1).values)  # known on the left
+    assert [int((tokens[0, 0] == CARD).sum()) for tokens, stage, _ in oracle.calls if stage == 0] == [
+        *(30, 27, 21, 11, 1)  # 30 * cos(pi/2 * step/4), at least 1
+    ]
+
+
 def test_stages_see_only_what_is_known():
     oracle = Oracle(target_of(1, 30))
     generate(oracle, (1, 4, 30))

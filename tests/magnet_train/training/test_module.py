@@ -17,7 +17,12 @@ from magnet_train.models import MagnetTransformer
 from magnet_train.text import ClassLabels, NoText
 from magnet_train.tokens import CodecInfo
 from magnet_train.training.module import MagnetModule
-from magnet_train.training.objective import group_by_context, masked_cross_entropy_sum, predict_masked
+from magnet_train.training.objective import (
+    LossSums,
+    group_by_context,
+    masked_cross_entropy_sum,
+    predict_masked,
+)
 
 CODEC = CodecInfo("tiny", "0" * 64, 8000, 1, 50.0, n_q=2, card=16)
 FRAMES = 32
@@ -196,6 +201,29 @@ def test_other_masks_are_one_method():
     lm = partial(MagnetTransformer, dim=32, num_heads=4, num_layers=2)
     module = Everything(CODEC, lm, NoText(), decoding=DecodingConfig(decoding_steps=(3, 2)))
     assert sums_of(module, batch_of(), [0] * 4)[1] == 4 * FRAMES
+
+
+def test_another_loss_is_one_method():
+    class SecondAlone(MagnetModule):
+        def sum_losses(self, predictions):
+            total = torch.zeros(())
+            nats, counts = torch.zeros(2, self.codec.n_q)
+            for stage, logits, targets, _ in predictions:
+                loss = masked_cross_entropy_sum(logits, targets)
+                total = total + (stage == 1) * loss
+                nats[stage], counts[stage] = loss.detach(), len(targets)
+            return LossSums(total, nats, counts)
+
+    lm = partial(MagnetTransformer, dim=32, num_heads=4, num_layers=2)
+    module = SecondAlone(CODEC, lm, NoText(), decoding=DecodingConfig(decoding_steps=(3, 2)))
+    batch = batch_of()
+    assert module.stages_of(batch) == [0, 1, 0, 1]
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    second, _ = sums_of(module, {name: values[1::2] for name, values in batch.items()}, [1, 1])
+    assert loss.item() * FRAMES == pytest.approx(second, rel=1e-6)
+    gradients = module.lm.heads.grad.flatten(1).abs().sum(dim=1)  # [K]
+    assert gradients[0] == 0 < gradients[1]
 
 
 def test_the_objective_asks_the_device_nothing():

@@ -21,7 +21,7 @@ from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
 from magnet_train.errors import UserError
 from magnet_train.models import MagnetTransformer
-from magnet_train.text import NoText
+from magnet_train.text import KINDS, NoText
 from magnet_train.training.finetune import LoRA, start
 from magnet_train.training.module import MagnetModule
 
@@ -44,6 +44,24 @@ def shards(write_clips: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fit(shards: Path, run: Path, *options: str) -> int:
     return main(["fit", *OPTIONS, "--data.shards", str(shards), "--run", str(run), *options])
+
+
+class OwnText(NoText):
+    """A text encoder from outside the package."""
+
+    kind = "own"
+
+
+def test_a_text_encoder_of_ones_own_goes_on_from_a_model(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KINDS, "own", OwnText)
+    sizes = ["--model.lm.dim", "32", "--model.lm.num_layers", "1"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    text = ["--model.text", f"{__name__}.OwnText"]
+    assert fit(shards, first, *SHORT, *sizes, *text) == 0
+    assert fit(shards, second, *SHORT, "--init_from", str(first / "last.ckpt")) == 0
+    assert read_bundle(second / "last.ckpt").text == {"kind": "own", "dim": 8}
 
 
 @pytest.fixture(scope="module")
