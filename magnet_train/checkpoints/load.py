@@ -101,6 +101,8 @@ def _read_folder(path: Path) -> ModelBundle:
         return load_export(path)
     if (path / STATE_FILE).is_file():
         return read_audiocraft(path)
+    if (path / "last.ckpt").is_file():
+        raise UserError(f"{path} is the folder of a run; name its checkpoint, {path / 'last.ckpt'}.")
     raise UserError(
         f"{path} holds no model: it has neither {CONFIG} nor {STATE_FILE}; name a folder that `export` wrote, a release "
         "of audiocraft, or a .ckpt."

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from magnet_train import __version__
 from magnet_train.cli.ranks import is_only_process
@@ -61,6 +62,25 @@ FAILURE = 1
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
+class _CommandParser(argparse.ArgumentParser):
+    """A parser of `words` whose errors name the nearest option for one that is misspelt."""
+
+    def __init__(self, words: Sequence[str], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._words = words
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2; a misspelt option comes before what is missing because of it."""
+        options = [name for name in self._option_string_actions if name.startswith("--")]
+        for word in self._words:
+            given = word.partition("=")[0]
+            near = difflib.get_close_matches(given, options, n=1) if given.startswith("--") else []
+            if near and not any(name.startswith(given) for name in options):
+                message = f"there is no option {given}; did you mean {near[0]}?"
+                break
+        super().error(message)
+
+
 def _overview() -> argparse.ArgumentParser:
     listing = "\n".join(f"  {name:<10}  {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
@@ -92,7 +112,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> None:
         importlib.import_module("magnet_train.cli.lightning").run([name, *words])
         return
     module = importlib.import_module(f"magnet_train.cli.commands.{name}")
-    parser = argparse.ArgumentParser(prog=f"magnet-train {name}", description=module.__doc__)
+    parser = _CommandParser(words, prog=f"magnet-train {name}", description=module.__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser)
     values = vars(parser.parse_args(words))

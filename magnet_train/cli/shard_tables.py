@@ -34,7 +34,7 @@ class _Statistics:
 
     counts: npt.NDArray[np.int64]  # [K, card]
     words: list[int] = field(default_factory=list)
-    fields: Counter[str] = field(default_factory=Counter)
+    fields: Counter[str] = field(default_factory=Counter)  # clips in which each is filled in
     examples: list[Sample] = field(default_factory=list)
 
 
@@ -64,7 +64,7 @@ def _read(reader: ShardReader, chosen: npt.NDArray[np.int64]) -> _Statistics:
         for codebook, tokens in enumerate(sample.tokens):
             found.counts[codebook] += np.bincount(tokens, minlength=codec.card)
         found.words.append(len(str(sample.metadata.get("text", "")).split()))
-        found.fields.update(sample.metadata.keys())
+        found.fields.update(name for name, value in sample.metadata.items() if value not in (None, ""))
         if clip in examples:
             found.examples.append(sample)
     return found
@@ -104,7 +104,7 @@ def _captions(statistics: _Statistics, read: str) -> Table:
     facts = {
         "words": f"{words.min()} / {np.median(words):g} / {words.max()} (fewest / median / most)",
         "empty": f"{(words == 0).sum()}",
-        "fields": ", ".join(f"{name} {n}" for name, n in statistics.fields.most_common(12)),
+        "filled in": ", ".join(f"{name} {n}" for name, n in statistics.fields.most_common(12)),
     }
     return facts_table(f"captions ({read})", facts)
 

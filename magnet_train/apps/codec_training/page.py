@@ -14,6 +14,7 @@ from torch import Tensor
 from magnet_train.apps import html_page
 from magnet_train.apps.codec_training.measures import Measured
 from magnet_train.apps.html_page import Html, element, joined, player, table
+from magnet_train.cli.console import count
 
 PLAYED_FILES, PLAYED_SECONDS = 6, 6
 GOOD_FOR = (
@@ -51,7 +52,8 @@ def write_page(
     minutes, steps = record["seconds_of_audio"] / 60, record["steps"]
     summary = (
         f"{rate} Hz mono, {record['frame_rate']} frames a second, {record['codebooks']} codebooks of "
-        f"{record['card']} entries; made from {minutes:.1f} minutes of {record['files']} files in {steps:,} steps."
+        f"{record['card']} entries; made from {minutes:.1f} minutes of {count(record['files'], 'file')} in "
+        f"{count(steps, 'step')}."
     )
     measures = element("p", "No held-out file has sound.")
     if measured is not None:

@@ -138,7 +138,7 @@ def _print_result(
     out: Path, excerpts: Excerpts, measured: Measured | None, steps: int, seconds: float
 ) -> None:
     made_from = f"{duration(excerpts.seconds)} of {count(excerpts.files, 'file')}"
-    print(f"wrote {out}: made from {made_from}, {steps:,} steps, in {duration(seconds)}")
+    print(f"wrote {out}: made from {made_from}, {count(steps, 'step')}, in {duration(seconds)}")
     if excerpts.left_out:
         name, reason = next(iter(excerpts.left_out.items()))
         files = count(len(excerpts.left_out), "file")

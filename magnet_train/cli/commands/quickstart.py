@@ -16,7 +16,8 @@ class QuickstartRequest:
 
     out: Path = option("output folder", default=Path("runs/quickstart"), metavar="DIR")
     preset: str = option(
-        "drums_and_bass: clips of 3.2 s, up to 10 minutes on two cores; band: drums, bass and chords, takes an hour",
+        "drums_and_bass: clips of 3.2 s, up to 10 minutes on two cores; band: drums, bass and chords, about 50 minutes on "
+        "one core",
         choices=("drums_and_bass", "band"),
         default="drums_and_bass",
     )

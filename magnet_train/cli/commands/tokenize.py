@@ -53,8 +53,8 @@ class TokenizeRequest(DeviceOptions):
     )
     out: Path = option("folder for the shards", required=True, metavar="DIR")
     codec: str = option(
-        "hub id or folder of an EnCodec, DAC, Mimi or X-Codec; encodec_24khz or encodec_48khz; or quickstart, the small "
-        "codec in this package",
+        "hub id or folder of an EnCodec, DAC, Mimi or X-Codec; encodec_24khz or encodec_48khz; or quickstart, "
+        "drums_and_bass or band, small codecs of synthetic sound in this package",
         default="facebook/encodec_32khz",
         metavar="NAME",
     )

@@ -47,7 +47,7 @@ def describe_run(trainer: pl.Trainer, model: MagnetModule, data: TokenDataModule
     with_text = "" if isinstance(model.text, NoText) else ", those of the text encoder included"
     return (
         f"clips       {data.segment_duration:g} s, {data.segment_frames} frames of {model.codec.codebooks} "
-        f"(codec {data.codec.id}); {data.train_clips:,} to train on, at most {duration(seconds)}\n"
+        f"(codec {data.codec.id}); {data.train_clips:,} to train on, at most {duration(seconds)} in a pass\n"
         f"step        {_batch(trainer, data)}; {trainer.max_steps:,} steps; precision {trainer.precision}\n"
         f"parameters  {share}{with_text}; frozen: {text}\n"
         f"memory      about {megabytes:,.0f} MB for weights, gradients, Adam and average if not sharded; activations are "

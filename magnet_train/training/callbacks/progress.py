@@ -180,15 +180,23 @@ class StepProgressBar(RichProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Update after the last step, and otherwise when enough time has passed."""
+        """Update when enough time has passed; the bar also after the last step, whose line `on_train_end` prints."""
         wait = _BAR_SECONDS if self._terminal else self.line_seconds
         now, last = time.monotonic(), trainer.global_step == trainer.max_steps
-        if not trainer.is_global_zero or (now - self._updated_at < wait and not last):
+        due = self._terminal if last else now - self._updated_at >= wait
+        if not trainer.is_global_zero or not due:
             return
         self._updated_at = now
         if self._terminal:  # Lightning's bar shows the number after the one that it is given
             super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
         else:
+            print(self.describe(trainer, pl_module), file=sys.stderr, flush=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the line of the last step, after the validation at the end."""
+        super().on_train_end(trainer, pl_module)
+        last = trainer.global_step == trainer.max_steps
+        if trainer.is_global_zero and not self._terminal and last:
             print(self.describe(trainer, pl_module), file=sys.stderr, flush=True)
 
     def get_metrics(

@@ -199,6 +199,12 @@ def test_empty_folder_holds_no_model(tmp_path: Path) -> None:
         Magnet.from_pretrained(tmp_path)
 
 
+def test_folder_of_a_run_names_its_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").touch()
+    with pytest.raises(UserError, match=r"is the folder of a run; name its checkpoint, .*last\.ckpt\."):
+        Magnet.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [

@@ -29,7 +29,7 @@ def shards(tmp_path: Path) -> Path:
     with ShardWriter(folder, CODEC) as writer:
         for number in range(10):
             tokens = np.array([[number % 2] * 100, list(range(4)) * 25])
-            writer.add(f"clip{number}", tokens, {"text": "a [red] drum " * number, "bpm": 90})
+            writer.add(f"clip{number}", tokens, {"text": "a [red] drum " * number, "bpm": 90, "mood": None})
     return folder
 
 
@@ -57,7 +57,7 @@ def test_shards(shards: Path, capsys: Any) -> None:
     for words, clips in lengths:
         assert [words, str(clips), "█" * (10 * clips)] in table_rows
     assert ["1", "0    1    2    3    0    1    2    3    0    1"] in table_rows  # first tokens of codebook 1
-    assert ["fields", "text 10, bpm 10"] in table_rows
+    assert ["filled in", "bpm 10, text 9"] in table_rows
 
 
 def test_some_clips_of_many(shards: Path, capsys: Any) -> None:

@@ -105,7 +105,7 @@ def test_metrics_and_predictions_are_reported_in_full(trainings, tmp_path, capsy
     run = tmp_path / "run"
     with caplog.at_level("INFO"):
         assert trainings.fit(run) == 0
-    assert "36 to train on, at most 46.1 s" in caplog.text
+    assert "36 to train on, at most 46.1 s in a pass" in caplog.text
     for command, prefix in (("validate", "val"), ("test", "test")):
         words = trainings.words(command, run, "--ckpt_path", str(run / "last.ckpt"))
         capsys.readouterr()

@@ -25,6 +25,25 @@ def test_an_unknown_command(word: str, hint: str, capsys: pytest.CaptureFixture[
     assert len(output.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "words", [["--audoi", "a", "--out", "b"], ["--audio", "a", "--out", "b", "--work-rs=3"]]
+)
+def test_a_misspelt_option_is_named_with_the_nearest(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["tokenize", *words])
+    assert caught.value.code == 2
+    wrong, near = ("--audoi", "--audio") if "--audoi" in words else ("--work_rs", "--workers")
+    assert f"error: there is no option {wrong}; did you mean {near}?" in capsys.readouterr().err
+
+
+def test_an_abbreviated_option_is_not_misspelt(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["tokenize", "--aud", "a"])
+    assert "the following arguments are required: --out" in capsys.readouterr().err
+
+
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])

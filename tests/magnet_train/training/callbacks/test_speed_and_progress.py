@@ -17,7 +17,7 @@ from magnet_train.models import MagnetTransformer
 from magnet_train.text import ClassLabels
 from magnet_train.tokens import CodecInfo
 from magnet_train.training.callbacks import ThroughputMonitor
-from magnet_train.training.callbacks.progress import spell_time
+from magnet_train.training.callbacks.progress import StepProgressBar, spell_time
 from magnet_train.training.module import MagnetModule
 
 CARD, FRAMES, CLIPS = 256, 160, 6
@@ -76,6 +76,34 @@ def test_operations_of_real_steps_are_those_that_torch_counts(context, sampling,
     seconds = 2 / float(trainer.logged_metrics["speed/steps_per_second"])
     told = float(trainer.logged_metrics["speed/mfu"]) * seconds * 1e12
     assert 0.98 * told < counter.get_total_flops() < most * told
+
+
+def test_the_last_line_of_a_log_has_the_loss_of_the_validation_at_the_end(tmp_path, capsys):
+    module = MagnetModule(
+        codec=CodecInfo("test", "0" * 64, 16_000, 1, 50.0, 4, CARD),
+        lm=lambda n_q, card, text_dim: MagnetTransformer(
+            n_q, card, text_dim, dim=64, num_heads=4, num_layers=1
+        ),
+        text=ClassLabels(["a", "b"], dim=16),
+        optimizer=partial(torch.optim.AdamW, lr=1e-2),
+        segment_duration=FRAMES / 50,
+        warmup_steps=1,
+    )
+    trainer = pl.Trainer(
+        max_steps=4,
+        val_check_interval=2,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[StepProgressBar(line_seconds=0)],
+    )
+    trainer.fit(module, batches(4), batches(1))
+    steps = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert [line.split(" \u00b7 ")[0] for line in steps] == [f"step {step}/4" for step in (1, 2, 3, 4)]
+    assert f"val loss {float(trainer.callback_metrics['val/loss']):.3f}" in steps[-1]
+    assert steps[-1].split(" \u00b7 ")[2] != steps[-2].split(" \u00b7 ")[2]
 
 
 @pytest.mark.parametrize(
