@@ -136,11 +136,18 @@ def require_same(folder: Path, begun: Mapping[str, Any], settings: Mapping[str, 
     """
     for name in {**begun, **settings}:
         before, now = begun.get(name), settings.get(name)
-        if name not in STATE and before != now:
+        if name not in STATE and _compared(name, before) != _compared(name, now):
             raise UserError(
                 f"{folder} was begun with {_option(name, before)}, and now there is {_option(name, now)}; "
                 "give the same options again to go on with it, another --out, or start again with --overwrite."
             )
+
+
+def _compared(name: str, value: Any) -> Any:
+    """Return what has to be equal: of a codec with a known hash all but its name, which is a path if it is local."""
+    if name == "codec" and isinstance(value, Mapping) and value.get("sha256"):
+        return {field: value[field] for field in value if field != "id"}
+    return value
 
 
 def _stat(path: str | Path) -> list[int] | None:

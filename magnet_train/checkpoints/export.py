@@ -126,7 +126,8 @@ def _write(model: ModelBundle, folder: Path) -> None:
     local = Path(model.codec.id).is_absolute() and not model.codec.id.startswith(THEIR_STORE)
     if model.codec_folder is not None and local:
         model = replace(model, codec=replace(model.codec, id=CODEC_FOLDER))
-    if model.text_folder is not None and Path(str(model.text.get("name"))).exists():
+    text = Path(str(model.text.get("name")))
+    if model.text_folder is not None and (text.exists() or text.is_absolute()):
         model = replace(model, text={**model.text, "name": TEXT_FOLDER})
     # safetensors refuses tied tensors (a T5's embedding is twice in its state dict), so each is a copy.
     weights = {name: tensor.detach().clone().contiguous() for name, tensor in model.weights.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from magnet_train.codecs.protocol import Codec
 from magnet_train.errors import UserError
 from magnet_train.models.precision import usable_device
-from magnet_train.storage.hub import find_folder, unreadable
+from magnet_train.storage.hub import find_folder, recorded_name, unreadable
 from magnet_train.storage.plain_text import load_json, read_text
 from magnet_train.tokens import CodecInfo
 
@@ -71,7 +71,8 @@ def _load(name: str) -> Codec:
 
     if name in WEIGHTS:
         return load_published(name)
-    folder = packaged_codec(name) if name in PACKAGED else find_folder(name, "codec")
+    packaged = name in PACKAGED
+    folder = packaged_codec(name) if packaged else find_folder(name, "codec")
     try:
         config = load_json(read_text(folder / "config.json"))
     except (OSError, ValueError) as error:
@@ -83,7 +84,8 @@ def _load(name: str) -> Codec:
             f"codec {name} is not a transformers model of type {', '.join(KINDS)}: its config.json has {has}; choose "
             "another --codec."
         )
-    codec: Codec = pkgutil.resolve_name(KINDS[found]).from_pretrained(folder, id=name)
+    kind = pkgutil.resolve_name(KINDS[found])
+    codec: Codec = kind.from_pretrained(folder, id=name if packaged else recorded_name(name))
     return codec
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from magnet_train.codecs.protocol import Codec
 from magnet_train.errors import UserError
-from magnet_train.storage.hub import find_folder, load_pretrained, unreadable
+from magnet_train.storage.hub import find_folder, load_pretrained, recorded_name, unreadable
 from magnet_train.storage.weight_checks import require_finite, require_modest
 
 HIGHEST_RATE = 1_000_000  # Hz
@@ -51,7 +51,7 @@ class PretrainedCodec(Codec):
         Raises:
             UserError: The codec is missing, unreadable or of another kind, or the hub cannot be reached.
         """
-        name = id or str(source)
+        name = id or recorded_name(str(source))
         folder = find_folder(str(source), "codec")
         check, remedy = partial(cls._require_modest, folder, name), "choose another --codec"
         kind = cls.config_class.model_type

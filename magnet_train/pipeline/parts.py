@@ -131,7 +131,7 @@ class ModelParts:
             )
         bundle = self.bundle
         text_folder, name = bundle.text_folder, bundle.text.get("name")
-        local = name is not None and name != QUICKSTART and Path(name).is_dir()
+        local = name is not None and name != QUICKSTART and (Path(name).is_dir() or Path(name).is_absolute())
         if text_folder is None and name and (local or (self._text is not None and self._text.trainable)):
             text_folder = scratch
             self.text.save(text_folder)

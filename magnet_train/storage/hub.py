@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,11 @@ def find_folder(
     if set(WEIGHTS) <= set(files) and not any(any(folder.rglob(kind)) for kind in ("*.safetensors", "*.bin")):
         folder = _fetch(name, what, files + PICKLED_WEIGHTS, revision)
     return folder
+
+
+def recorded_name(name: str) -> str:
+    """Return the name that other commands find a model by, wherever they run: of a local folder its full path."""
+    return os.path.abspath(name) if Path(name).is_dir() else name
 
 
 def find_dataset(url: str) -> Path:

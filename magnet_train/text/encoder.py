@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from magnet_train.errors import UserError
-from magnet_train.storage.hub import SETTINGS, find_folder, unreadable
+from magnet_train.storage.hub import SETTINGS, find_folder, recorded_name, unreadable
 from magnet_train.text.vocabulary import CAPTIONS, word_tokenizer
 
 QUICKSTART = "quickstart"
@@ -96,6 +96,11 @@ def folder_of(name: str, files: tuple[str, ...] = SETTINGS, revision: str | None
     if name == QUICKSTART:
         return Path(str(resources.files("magnet_train.apps.quickstart") / "text"))
     return find_folder(name, "text encoder", files, revision)
+
+
+def recorded_id(name: str) -> str:
+    """Return the id of a text encoder for checkpoints: of a local folder its full path."""
+    return name if name == QUICKSTART else recorded_name(name)
 
 
 def _read_tokenizer(name: str, revision: str | None) -> Any:

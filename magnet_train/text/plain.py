@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from magnet_train.errors import UserError
-from magnet_train.text.encoder import QUICKSTART, TextEncoder, Tokenizer, field, words_of
+from magnet_train.text.encoder import QUICKSTART, TextEncoder, Tokenizer, field, recorded_id, words_of
 from magnet_train.text.vocabulary import CAPTIONS
 
 
@@ -43,6 +43,7 @@ class WordText(TextEncoder):
             self.set_words(words or [])
         else:
             self.tokenizer = Tokenizer(tokenizer, max_length)
+            self.id = recorded_id(tokenizer)
             self.embedding = nn.Embedding(len(self.tokenizer.tokenizer), dim)
 
     def set_words(self, words: Sequence[str]) -> None:

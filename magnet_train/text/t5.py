@@ -17,7 +17,7 @@ from transformers import AutoConfig, T5EncoderModel
 from magnet_train.errors import UserError
 from magnet_train.storage import hub
 from magnet_train.storage.weight_checks import require_finite, require_modest
-from magnet_train.text.encoder import TextEncoder, Tokenizer, field, folder_of, words_of
+from magnet_train.text.encoder import TextEncoder, Tokenizer, field, folder_of, recorded_id, words_of
 from magnet_train.text.vocabulary import CAPTIONS, small_t5
 
 
@@ -76,7 +76,7 @@ class T5Text(TextEncoder):
             self.set_words(words or [])
             return
         folder = folder_of(name, hub.SETTINGS + hub.WEIGHTS if pretrained else hub.SETTINGS, revision)
-        self.revision = hub.revision_of(folder)
+        self.id, self.revision = recorded_id(name), hub.revision_of(folder)
         self.tokenizer = Tokenizer(name, max_length, self.revision)
         model = _load_t5(folder, name, pretrained)
         self.dim = int(model.config.d_model)

@@ -268,6 +268,13 @@ def test_other_settings_are_refused(undisturbed: Path) -> None:
     assert contents(undisturbed) == before
 
 
+def test_the_same_codec_in_another_place_goes_on(undisturbed: Path) -> None:
+    before = contents(undisturbed)
+    moved = CodecInfo(**{**CODEC.to_dict(), "id": "/elsewhere/tiny"})
+    assert ShardJob(undisturbed, moved, {"source": "made up"}, [], PER_SHARD).is_usable
+    assert contents(undisturbed) == before
+
+
 def test_two_processes_do_not_write_one_shard(tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     with next(make_job(folder).units())[0]:

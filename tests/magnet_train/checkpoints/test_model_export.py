@@ -252,3 +252,19 @@ def test_local_codec_that_is_gone_is_no_silent_loss(change_checkpoint: Change, t
     with pytest.raises(UserError, match="gone"):
         magnet.save_pretrained(tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
+
+
+def test_local_text_encoder_that_is_gone_is_no_silent_loss(change_checkpoint: Change, tmp_path: Path) -> None:
+    gone = str(tmp_path / "gone")
+
+    def freeze_text(content: dict[str, Any]) -> None:
+        content["magnet_train"]["text"] = {"kind": "t5", "name": gone, "trainable": False, "max_length": 64}
+        for name in ("state_dict", "current_model_state"):
+            weights = content.get(name, {})
+            for key in [key for key in weights if key.removeprefix("module.").startswith("text.")]:
+                del weights[key]
+
+    magnet = Magnet.from_pretrained(change_checkpoint(freeze_text))
+    with pytest.raises(UserError, match="gone"):
+        magnet.save_pretrained(tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()

@@ -250,3 +250,14 @@ def test_a_codec_in_half_precision_computes_in_float32(tmp_path: Path) -> None:
     assert isinstance(codec, DacCodec)
     assert isinstance(codec.model, DacModel)
     assert {p.dtype for p in codec.model.parameters()} == {torch.float32}
+
+
+def test_a_relative_folder_is_recorded_with_its_full_path(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other commands may run elsewhere, where the relative path would be taken for a hub id."""
+    monkeypatch.chdir(folder.parent)
+    info = load_codec(folder.name).info
+    assert info.id == str(folder)
+    monkeypatch.chdir(tmp_path)
+    assert load_codec(info).info == info

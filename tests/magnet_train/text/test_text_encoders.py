@@ -272,3 +272,14 @@ def test_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def test_unknown_descriptions(spec: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         text_encoder_from_spec(spec)
+
+
+@pytest.mark.parametrize("kind", [T5Text, WordText])
+def test_a_relative_folder_is_recorded_with_its_full_path(
+    kind: Callable[[str], TextEncoder], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    spec = kind(folder.name).spec()
+    assert spec["name"] == str(folder)
+    monkeypatch.chdir(tmp_path)
+    text_encoder_from_spec(spec, None)
