@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import pkgutil
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -72,7 +74,7 @@ def _load(name: str) -> Codec:
     if name in WEIGHTS:
         return load_published(name)
     packaged = name in PACKAGED
-    folder = packaged_codec(name) if packaged else find_folder(name, "codec")
+    folder = packaged_codec(name) if packaged else _find(name, (*PACKAGED, *WEIGHTS))
     try:
         config = load_json(read_text(folder / "config.json"))
     except (OSError, ValueError) as error:
@@ -87,6 +89,15 @@ def _load(name: str) -> Codec:
     kind = pkgutil.resolve_name(KINDS[found])
     codec: Codec = kind.from_pretrained(folder, id=name if packaged else recorded_name(name))
     return codec
+
+
+def _find(name: str, known: Sequence[str]) -> Path:
+    try:
+        return find_folder(name, "codec")
+    except UserError as error:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`magnet-train codec` makes one from your own audio."
+        raise UserError(f"{str(error).removesuffix('.')}; {hint}") from error
 
 
 def packaged_codec(name: str = QUICKSTART) -> Path:

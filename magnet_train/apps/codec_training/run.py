@@ -32,6 +32,7 @@ SECONDS_PER_MINUTE = 180.0  # of training audio per minute of wall time
 MOST_SECONDS = 1800.0  # more audio hardly improves a codec of this size
 FIT_CLIPS = 1200  # to fit transform and codebooks
 MAX_ERRORS = 0.9
+FEW_STEPS = 100  # of training; fewer hardly change the decoder
 MEASURING = 0.05  # share of the wall time
 
 
@@ -139,6 +140,8 @@ def _print_result(
 ) -> None:
     made_from = f"{duration(excerpts.seconds)} of {count(excerpts.files, 'file')}"
     print(f"wrote {out}: made from {made_from}, {count(steps, 'step')}, in {duration(seconds)}")
+    if steps < FEW_STEPS:
+        print("the decoder had little training: give more --minutes for a better sound")
     if excerpts.left_out:
         name, reason = next(iter(excerpts.left_out.items()))
         files = count(len(excerpts.left_out), "file")

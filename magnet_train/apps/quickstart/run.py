@@ -25,10 +25,11 @@ from magnet_train.apps.quickstart.page import Example, write_page
 from magnet_train.apps.quickstart.presets import Caption, Preset
 from magnet_train.apps.quickstart.report import Report, read_metrics
 from magnet_train.apps.quickstart.synthetic import SyntheticWorld
-from magnet_train.cli.main import main
+from magnet_train.cli.main import INTERRUPTED, main
 from magnet_train.codecs import Codec, load_codec
 from magnet_train.errors import UserError
 from magnet_train.storage.atomic_io import explain_disk_errors
+from magnet_train.training.stop_request import PREEMPTED
 
 SEEN, UNSEEN, UNCONDITIONAL = 240, 96, 120  # clips to generate and score
 FOLDERS = ("audio", "shards", "run", "prompts", "generated")  # in --out, removed by --overwrite
@@ -93,9 +94,17 @@ def run_quickstart(
 
 
 def run_command(*words: str) -> None:
-    """Print a command as a user would type it, and run it in this process; raises `UserError` if it fails."""
+    """Print a command as a user would type it, and run it in this process.
+
+    Raises:
+        UserError: The command failed.
+        KeyboardInterrupt: A signal stopped it.
+    """
     print(f"\n$ magnet-train {shlex.join(words)}", flush=True)
-    if main(words) != 0:
+    code = main(words)
+    if code in (PREEMPTED, INTERRUPTED):
+        raise KeyboardInterrupt("the quickstart is stopped; start again with --overwrite")
+    if code != 0:
         raise UserError(
             f"`magnet-train {words[0]}` failed, so the quickstart stops; fix the error above, and start again "
             "with --overwrite."

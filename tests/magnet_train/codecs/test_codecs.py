@@ -172,9 +172,11 @@ def test_without_a_network_the_answer_comes_at_once(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     began = time.monotonic()
-    with pytest.raises(UserError, match="network"):
+    with pytest.raises(UserError, match=r"network.*; `magnet-train codec` makes one from your own audio"):
         load_codec("nobody/no-such-codec")
     assert time.monotonic() - began < 5
+    with pytest.raises(UserError, match=r"did you mean drums_and_bass\?$"):
+        load_codec("drum_and_bass")
 
 
 @pytest.fixture

@@ -116,9 +116,13 @@ def test_steps_and_seed_give_the_same_bytes(folder: Path, made: Path, tmp_path: 
     assert first != other
 
 
-def test_without_steps_the_minutes_are_filled(folder: Path, tmp_path: Path) -> None:
+def test_without_steps_the_minutes_are_filled(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert codec(folder, tmp_path / "timed") == 0
-    assert json.loads((tmp_path / "timed" / "training.json").read_text())["steps"] >= 1
+    steps = json.loads((tmp_path / "timed" / "training.json").read_text())["steps"]
+    assert steps >= 1
+    assert ("give more --minutes" in capsys.readouterr().out) == (steps < 100)
 
 
 def silence(path: Path) -> None:

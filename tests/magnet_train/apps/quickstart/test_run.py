@@ -131,6 +131,13 @@ def test_a_command_that_fails_stops_the_run(tmp_path, capsys):
     assert "magnet-train: error:" in printed.err
 
 
+@pytest.mark.parametrize("code", [75, 130])
+def test_a_command_that_a_signal_stopped_stops_the_run(monkeypatch, code):
+    monkeypatch.setattr(run, "main", lambda words: code)
+    with pytest.raises(KeyboardInterrupt, match="quickstart is stopped; start again with --overwrite"):
+        run_command("generate")
+
+
 def test_prompts_are_files_that_generate_reads(tmp_path):
     captions = ToneWorld("full", 1).captions(3, "test")
     path = Path(run._write_prompts(tmp_path, "seen", captions))
