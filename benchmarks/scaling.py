@@ -3,10 +3,10 @@
     python benchmarks/scaling.py --work runs/scaling
 
 One run is the base: 53 minutes of audio, 2,000 steps, dim 128. Each other run changes one of the three. Clips that begin
-with a bar are compared with random crops of longer ones at 1,000 steps, where the base is not yet always right. Every
-run trains with the commands that a user would type, then generates test captions for the oracle to hear. Finished runs
-are not repeated, so an interrupted benchmark can be continued; runs that the results file has of other variants and
-seeds stay in it.
+with a bar are compared with random crops of longer ones at 1,000 steps, where the base is not yet always right, and with
+four times as many steps. Every run trains with the commands that a user would type, then generates test captions for the
+oracle to hear. Finished runs are not repeated, so an interrupted benchmark can be continued; runs that the results file
+has of other variants and seeds stay in it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ QUESTIONS: dict[str, tuple[Variant, ...]] = {
     "minutes of audio": tuple(replace(BASE, clips=clips) for clips in (94, 281, 1000, 2812)),
     "steps": tuple(replace(BASE, steps=steps) for steps in (500, 1000, 2000, 4000)),
     "size": tuple(replace(BASE, dim=dim) for dim in (64, 128, 256)),
-    "crops": (SHORT, replace(SHORT, crops=True)),
+    "crops": (SHORT, replace(SHORT, crops=True), replace(BASE, steps=4000, crops=True)),
 }
 
 
