@@ -63,11 +63,14 @@ INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
 class _CommandParser(argparse.ArgumentParser):
-    """A parser of `words` whose errors name the nearest option for one that is misspelt."""
+    """A parser whose errors name the nearest option for one that is misspelt."""
 
-    def __init__(self, words: Sequence[str], **settings: Any) -> None:
-        super().__init__(**settings)
-        self._words = words
+    _words: Sequence[str] = ()  # that it parses
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and remember the words."""
+        self._words = list(args or ())
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2; a misspelt option comes before what is missing because of it."""
@@ -112,7 +115,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> None:
         importlib.import_module("magnet_train.cli.lightning").run([name, *words])
         return
     module = importlib.import_module(f"magnet_train.cli.commands.{name}")
-    parser = _CommandParser(words, prog=f"magnet-train {name}", description=module.__doc__)
+    parser = _CommandParser(prog=f"magnet-train {name}", description=module.__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser)
     values = vars(parser.parse_args(words))

@@ -26,15 +26,18 @@ def test_an_unknown_command(word: str, hint: str, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    "words", [["--audoi", "a", "--out", "b"], ["--audio", "a", "--out", "b", "--work-rs=3"]]
+    ("words", "wrong", "near"),
+    [
+        ("tokenize --audoi a --out b", "--audoi", "--audio"),
+        ("tokenize --audio a --out b --work-rs=3", "--work_rs", "--workers"),
+    ],
 )
 def test_a_misspelt_option_is_named_with_the_nearest(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+    words: str, wrong: str, near: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["tokenize", *words])
+        main(words.split())
     assert caught.value.code == 2
-    wrong, near = ("--audoi", "--audio") if "--audoi" in words else ("--work_rs", "--workers")
     assert f"error: there is no option {wrong}; did you mean {near}?" in capsys.readouterr().err
 
 
