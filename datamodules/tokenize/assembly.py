@@ -142,7 +142,8 @@ class Assembly:
         for key, caption in self._captions.items():
             edits[key] = partial(_recaption, caption, schema, settled) if isinstance(caption, dict) else None
         hashes = np.array([key_hash(key) for key in edits], dtype=np.uint64)
-        touched = set(rows["shard"][np.isin(rows["key_hash"], hashes)].tolist())
+        # sorted, since numpy 2.0 fails to index a table by 64-bit hashes
+        touched = set(rows["shard"][np.isin(rows["key_hash"], hashes, kind="sort")].tolist())
         ends = np.searchsorted(rows["shard"], range(1, len(manifest.shards)))
         shards = []
         for number, (entry, its_rows) in enumerate(zip(manifest.shards, np.split(rows, ends), strict=True)):

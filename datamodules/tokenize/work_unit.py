@@ -71,6 +71,8 @@ class WorkUnit:
         return self._entry_path.exists()
 
     def __enter__(self) -> Self:
+        with explain_disk_errors(self.tar_path):
+            self.tar_path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
