@@ -86,7 +86,9 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = getattr(model, "model", model)  # transformers 5.0 has no inner model
     for parameter in [*parts.audio_tower.parameters(), *parts.multi_modal_projector.parameters()]:
         torch.nn.init.normal_(parameter, std=0.5)  # else all files would sound alike to it
-    model.lm_head.weight.data[:7] = 0  # says the words and not the others, so it goes on to the end
+    model.get_output_embeddings().weight.data[:7] = (
+        0  # says the words and not the others, so it goes on to the end
+    )
     model.save_pretrained(folder)
     extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=1)
     Qwen2AudioProcessor(extractor, tokenizer()).save_pretrained(folder)
@@ -177,8 +179,9 @@ def test_only_what_this_model_has_not_heard(qwen, music, tmp_path):
     assert state == (everything(music), (music / "click.wav.describe.json").stat().st_mtime_ns)
     other = shutil.copytree(qwen, tmp_path / "other")
     model = Qwen2AudioForConditionalGeneration.from_pretrained(other)
-    torch.nn.init.zeros_(model.lm_head.weight)  # all words alike: the first, <unk>, which is skipped
-    model.lm_head.weight.data[WORDS.index("drum")] = 1e-3
+    head = model.get_output_embeddings().weight
+    torch.nn.init.zeros_(head)  # all words alike: the first, <unk>, which is skipped
+    head.data[WORDS.index("drum")] = 1e-3
     model.save_pretrained(other)
     assert main([*words, str(other)]) == 0
     assert (
