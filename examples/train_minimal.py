@@ -10,7 +10,6 @@ weights, validation.
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from magnet_train.decoding import DecodingConfig, generate_tokens
 from magnet_train.masking import mask_rate, span_mask
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.text import WordText
+from magnet_train.text.vocabulary import split_words
 from magnet_train.training.objective import predict_masked, sum_losses
 
 BATCH, SECONDS = 16, 1.28  # clips in a batch, length of a clip
@@ -65,7 +65,7 @@ def main() -> None:
     # The model: a bidirectional transformer over the sum of K token embeddings, conditioned by cross-attention to the
     # caption (section 3). One vector for each word of the captions stands in for T5.
     texts = [str(reader[number].metadata.get("text", "")) for number in range(len(reader))]
-    vocabulary = {word for caption in texts for word in re.findall(r"\w+|[^\w\s]+", caption.lower())}
+    vocabulary = {word for caption in texts for word in split_words(caption)}
     text = WordText("captions", dim=DIM, words=sorted(vocabulary))
     lm = MagnetTransformer(codec.n_q, codec.card, text_dim=DIM, dim=DIM, num_heads=4, num_layers=4)
     lm.set_codec(codec.frame_rate, codec.streams)

@@ -18,6 +18,12 @@ MOST_WORDS = 10_000
 WIDTH, LAYERS = 128, 2  # of the T5 "captions"; checkpoints rely on them
 
 
+def split_words(caption: str) -> list[str]:
+    """Return the words and punctuation marks of a caption in lower case, as `word_tokenizer` splits it."""
+    lower = normalizers.Lowercase().normalize_str(caption)
+    return [word for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(lower)]
+
+
 def learn_words(captions: Iterable[str], where: str) -> list[str]:
     """Return the words and punctuation marks of captions in lower case, sorted; at most the `MOST_WORDS` most frequent.
 
@@ -30,10 +36,9 @@ def learn_words(captions: Iterable[str], where: str) -> list[str]:
     """
     counts: Counter[str] = Counter()
     clips, first, differ = 0, "", False
-    split, lower = pre_tokenizers.Whitespace(), normalizers.Lowercase()
     for caption in filter(str.strip, captions):
         clips, first, differ = clips + 1, first or caption, differ or (bool(first) and caption != first)
-        counts.update(word for word, _ in split.pre_tokenize_str(lower.normalize_str(caption)))
+        counts.update(split_words(caption))
     if not clips:
         raise UserError(
             f"no clip in {where} has a caption, so there are no words to learn; tokenize with captions, or use "
