@@ -3,10 +3,10 @@
     python benchmarks/scaling.py --work runs/scaling
 
 One run is the base: 53 minutes of audio, 2,000 steps, dim 128. Each other run changes one of the three. Clips that begin
-with a bar are compared with random crops of longer ones, each with both kinds of positions, at 1,000 steps, where the base
-is not yet always right, and the crops with four times as many steps. Every run trains with the commands that a user would type, then generates test captions for the
-oracle to hear. Finished runs are not repeated, so an interrupted benchmark can be continued; runs that the results file
-has of other variants and seeds stay in it.
+with a bar are compared with random crops of longer ones, each with both kinds of positions, at 1,000 steps, where the
+base is not yet always right, and the crops with four times as many steps. Every run trains with the commands that a user
+would type, then generates test captions for the oracle to hear. Finished runs are not repeated, so an interrupted
+benchmark can be continued; runs that the results file has of other variants and seeds stay in it.
 """
 
 from __future__ import annotations

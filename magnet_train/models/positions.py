@@ -7,7 +7,7 @@ Sources: arXiv 1706.03762, section 3.5 (sinusoidal); arXiv 2104.09864, section 3
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,32 +26,24 @@ def sinusoidal_positions(num_frames: int, dim: int, device: torch.device | str =
     return torch.cat([phase.cos(), phase.sin()], dim=-1)
 
 
-class Rotation(NamedTuple):
-    """Cosines and sines of the angle by which each pair of channels of a head turns at each frame, float32 [T, D/2H]."""
-
-    cosines: Tensor
-    sines: Tensor
-
-
 def rotary_frequencies(head_dim: int, device: torch.device | str = "cpu") -> Tensor:
     """Return by how much each pair of channels turns a frame, 10,000^(-2i / head_dim), float32 [head_dim / 2]."""
     exponent = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
     return 1.0 / PERIOD**exponent
 
 
-def rotation_of(num_frames: int, head_dim: int, device: torch.device | str = "cpu") -> Rotation:
-    """Return the rotation of frames 0..T-1."""
+def rotation_of(num_frames: int, head_dim: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return e^(i angle) of each pair of channels at frames 0..T-1, complex64 [T, head_dim / 2]."""
     frame = torch.arange(num_frames, device=device, dtype=torch.float32)
     angle = torch.outer(frame, rotary_frequencies(head_dim, device))
-    return Rotation(angle.cos(), angle.sin())
+    return torch.polar(torch.ones_like(angle), angle)
 
 
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Turn channels 2i and 2i + 1 of each head of queries or keys [B, T, D].
 
     A product of a query and a key then depends on the frames' distance, and not on their places.
     """
-    cosines, sines = (part[:, None] for part in rotation)  # [T, 1, D/2H]
-    even, odd = x.float().view(*x.shape[:2], -1, cosines.shape[-1], 2).unbind(-1)  # [B, T, H, D/2H]
-    turned = torch.stack([even * cosines - odd * sines, even * sines + odd * cosines], dim=-1)
-    return turned.view_as(x).to(x.dtype)
+    pairs = x.float().view(*x.shape[:2], -1, rotation.shape[-1], 2)  # [B, T, H, D/2H, 2]
+    turned = torch.view_as_complex(pairs) * rotation[:, None]  # [B, T, H, D/2H]
+    return torch.view_as_real(turned).view_as(x).to(x.dtype)

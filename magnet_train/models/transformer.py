@@ -24,7 +24,7 @@ from magnet_train.models.attention import (
     Window,
     window_of,
 )
-from magnet_train.models.positions import POSITIONS, Positions, Rotation, rotation_of, sinusoidal_positions
+from magnet_train.models.positions import POSITIONS, Positions, rotation_of, sinusoidal_positions
 
 FEED_FORWARD_SCALE = 4
 NORM_EPS = 1e-5
@@ -53,9 +53,12 @@ class Layer(nn.Module):
         window: Window | None,
         text: TextStates | TextMemory | None,
         query_frames: Tensor | None = None,
-        rotation: Rotation | None = None,
+        rotation: Tensor | None = None,
     ) -> Tensor:
-        """Return [B, T, D], or [B, M, D] of `query_frames` int64 [B, M]; the first R clips attend to `text`."""
+        """Return [B, T, D], or [B, M, D] of `query_frames` int64 [B, M]; the first R clips attend to `text`.
+
+        `rotation` is that of rotary positions, complex64 [T, D/2H].
+        """
         x = x + self.self_attention(self.norm_self(x), window, rotation)  # [B, T, D]
         if query_frames is not None:
             x = at_frames(x, query_frames)  # [B, M, D]

@@ -8,7 +8,7 @@ import torch
 from magnet_train.decoding import DecodingConfig, generate_tokens
 from magnet_train.errors import UserError
 from magnet_train.models import GuidedLogits, MagnetTransformer
-from magnet_train.models.positions import Rotation, rotate, rotation_of
+from magnet_train.models.positions import rotate, rotation_of
 
 
 def tiny(**changes) -> MagnetTransformer:
@@ -27,15 +27,14 @@ def test_products_of_turned_queries_and_keys_depend_on_the_distance():
         torch.randn(1, 1, 16, generator=generator).expand(1, 40, 16) for _ in range(2)
     )  # everywhere the same
     rotation = rotation_of(40, head_dim=8)
-    assert [part.shape for part in rotation] == [(40, 4)] * 2
+    assert rotation.shape == (40, 4)
     products = torch.einsum("bqhd,bkhd->hqk", *(rotate(x, rotation).view(1, 40, 2, 8) for x in (q, k)))
     for head in products:
         for distance in range(-39, 40):
             diagonal = head.diagonal(distance)
             torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5, rtol=0)
     assert products[0, 0, :10].std() > 0.1
-    still = Rotation(torch.ones(40, 4), torch.zeros(40, 4))
-    assert torch.equal(rotate(q, still), q)
+    assert torch.equal(rotate(q, torch.ones_like(rotation)), q)
     assert rotate(q.bfloat16(), rotation).dtype == torch.bfloat16
 
 
