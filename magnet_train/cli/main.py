@@ -57,6 +57,10 @@ COMMANDS = {
 }
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 
+# How often a thread of torch (GNU OpenMP) looks for work before it sleeps. At the library's 300,000, threads that wait
+# for each other beside another busy process take all of their shares of the cores for it, see benchmarks/README.md.
+SPINS = "5000"
+
 USAGE_ERROR = 2
 FAILURE = 1
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
@@ -190,4 +194,6 @@ def run() -> None:
     if sys.argv[1:2] == ["fit"]:
         # From the first moment: importing torch alone takes seconds.
         stop_request.listen(limit=0.0 if is_only_process() else START_LIMIT)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
     sys.exit(main())
