@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -35,9 +36,10 @@ from magnet_train.cli.folder_lock import folder_lock
 from magnet_train.cli.main import COMMANDS, FAILURE, INTERRUPTED, LIGHTNING_COMMANDS
 from magnet_train.cli.ranks import check_restarts, is_first_process, print_once, read_ranks
 from magnet_train.errors import AgreedError, Preempted
+from magnet_train.text import NoText
 from magnet_train.training import lightning_internals as internals
 from magnet_train.training.callbacks import SaveOnStop
-from magnet_train.training.checkpointing import AtomicCheckpointIO, peek
+from magnet_train.training.checkpointing import LAST, AtomicCheckpointIO, peek
 from magnet_train.training.finetune import start, take_architecture
 from magnet_train.training.module import MagnetModule
 from magnet_train.training.parallel import accumulate
@@ -202,6 +204,11 @@ class MagnetCLI(LightningCLI):
             trainer.fit(ckpt_path=ckpt_path, **arguments)
         if reason := failures.early_stop(trainer):
             print_once(reason)
+        if (folder / LAST).exists():
+            text = "--unconditional 4" if isinstance(self.model.text, NoText) else "--text '...'"
+            print_once(
+                f"try it: magnet-train generate --model {shlex.quote(str(folder / LAST))} {text} --out clips"
+            )
 
     def _resumes(self, checkpoint: Path) -> bool:
         """Return whether anything is left to do after a checkpoint; if so, check that it is of this run."""

@@ -28,6 +28,8 @@ def losses_of(run: Path, column: str = "train/loss") -> list[float]:
 def test_fit_writes_a_run_that_the_other_commands_read(trainings, tmp_path, capsys):
     run = tmp_path / "run"
     assert trainings.fit(run) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told == f"try it: magnet-train generate --model {run / 'last.ckpt'} --text '...' --out clips"
     assert {"config.yaml", "last.ckpt", "metrics.csv"} <= {p.name for p in run.iterdir()}
     assert len(losses_of(run)) == 6
     for k in range(4):
