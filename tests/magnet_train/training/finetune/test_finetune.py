@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from magnet_train import Magnet
+from magnet_train.checkpoints.adapter import merge_adapter
 from magnet_train.checkpoints.load import read_bundle, read_model
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
@@ -338,6 +339,14 @@ def test_adapter_that_is_none(lora: Path, base: Path) -> None:
         Magnet.from_pretrained(base).load_adapter(base)
     with pytest.raises(UserError, match="another card, text_dim, dim"):
         Magnet.from_pretrained(RECORDED / "lm_a").load_adapter(lora)
+
+
+@pytest.mark.parametrize("rotary", [0, 1])
+def test_adapter_of_a_model_with_other_positions(lora: Path, base: Path, rotary: int) -> None:
+    models = [read_model(base), read_bundle(lora)]
+    models[rotary].lm["positions"] = "rotary"
+    with pytest.raises(UserError, match="a model with another positions than"):
+        merge_adapter(*models)
 
 
 @pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": -1.0}, {"dropout": 1.0}, {"targets": ()}])
