@@ -3,10 +3,10 @@
     python benchmarks/scaling.py --work runs/scaling
 
 One run is the base: 53 minutes of audio, 2,000 steps, dim 128. Each other run changes one of the three. Clips that begin
-with a bar are compared with random crops of longer ones at 1,000 steps, where the base is not yet always right, and with
-four times as many steps. Every run trains with the commands that a user would type, then generates test captions for the
-oracle to hear. Finished runs are not repeated, so an interrupted benchmark can be continued; runs that the results file
-has of other variants and seeds stay in it.
+with a bar are compared with random crops of longer ones, each with both kinds of positions, at 1,000 steps, where the
+base is not yet always right, and the crops with four times as many steps. Every run trains with the commands that a user
+would type, then generates test captions for the oracle to hear. Finished runs are not repeated, so an interrupted
+benchmark can be continued; runs that the results file has of other variants and seeds stay in it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from magnet_train.apps.quickstart.drums_and_bass.captions import Caption, Score
 from magnet_train.apps.quickstart.drums_and_bass.oracle import accuracy, chance, read_clips
 from magnet_train.apps.quickstart.drums_and_bass.world import DrumsAndBassWorld
 from magnet_train.apps.quickstart.report import read_metrics
+from magnet_train.models.positions import POSITIONS
 
 CONFIGS = ("base", "quickstart", "drums_and_bass", "trainer/cpu")
 SEEN, UNSEEN, VALIDATION = 120, 96, 120  # clips
@@ -55,16 +56,17 @@ class Variant:
     dim: int = 128
     layers: int = 4
     crops: bool = False  # random ones of clips of twice the length, half as many
+    positions: str = "sinusoidal"
 
     @property
     def name(self) -> str:
         """Return the name of its folder."""
         name = f"clips{self.clips}-steps{self.steps}-dim{self.dim}x{self.layers}"
-        return name + ("-crops" if self.crops else "")
+        return name + ("-crops" if self.crops else "") + ("-rotary" if self.positions == "rotary" else "")
 
     def made(self, run: Run) -> bool:
-        """Whether a run is of this variant; the first records lack `crops`."""
-        return all(run.get(key, False) == value for key, value in asdict(self).items())
+        """Whether a run is of this variant; the first records lack `crops` and `positions`."""
+        return all(run.get(key, getattr(BASE, key)) == value for key, value in asdict(self).items())
 
 
 BASE = Variant()
@@ -73,7 +75,10 @@ QUESTIONS: dict[str, tuple[Variant, ...]] = {
     "minutes of audio": tuple(replace(BASE, clips=clips) for clips in (94, 281, 1000, 2812)),
     "steps": tuple(replace(BASE, steps=steps) for steps in (500, 1000, 2000, 4000)),
     "size": tuple(replace(BASE, dim=dim) for dim in (64, 128, 256)),
-    "crops": (SHORT, replace(SHORT, crops=True), replace(BASE, steps=4000, crops=True)),
+    "crops": (
+        *(replace(SHORT, crops=crops, positions=kind) for kind in POSITIONS for crops in (False, True)),
+        *(replace(BASE, steps=4000, crops=True, positions=kind) for kind in POSITIONS),
+    ),
 }
 
 
@@ -111,6 +116,7 @@ def run_one(work: Path, variant: Variant, seed: int) -> Run:
             "trainer.enable_progress_bar": "false",
             "model.lm.dim": variant.dim,
             "model.lm.num_layers": variant.layers,
+            "model.lm.positions": variant.positions,
         }
         started = time.monotonic()
         configs = [word for config in CONFIGS for word in ("-c", f"configs/{config}.yaml")]
@@ -169,7 +175,7 @@ def generate(magnet: Magnet, captions: Sequence[Caption], seed: int, **options: 
 def keep(results: Path, run: Run) -> list[Run]:
     """Return the runs of a results file, with this one in place of an earlier one of the same variant and seed."""
     earlier = json.loads(results.read_text(encoding="utf-8"))["runs"] if results.exists() else []
-    variant = Variant(**{key: run.get(key, False) for key in asdict(BASE)})
+    variant = Variant(**{key: run.get(key, value) for key, value in asdict(BASE).items()})
     return [old for old in earlier if not (variant.made(old) and old["seed"] == run["seed"])] + [run]
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from magnet_train.decoding import DecodingConfig
 from magnet_train.decoding.sampling import MIN_TEMPERATURE
 from magnet_train.models.attention import Projections
-from magnet_train.models.transformer import FEED_FORWARD_SCALE, NORM_EPS, sinusoidal_positions
+from magnet_train.models.positions import sinusoidal_positions
+from magnet_train.models.transformer import FEED_FORWARD_SCALE, NORM_EPS
 
 IGNORED = -1  # target that cross-entropy skips
 SETTLED = -1e4

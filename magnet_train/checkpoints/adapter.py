@@ -36,7 +36,8 @@ def merge_adapter(base: ModelBundle, adapter: ModelBundle, strength: float = 1.0
         UserError: The two do not fit together.
     """
     if base.lm != adapter.lm:
-        differing = [name for name in adapter.lm if base.lm.get(name) != adapter.lm[name]]
+        names = {**adapter.lm, **base.lm}  # either may leave out what is the default
+        differing = [name for name in names if base.lm.get(name) != adapter.lm.get(name)]
         raise UserError(
             f"adapter {adapter.source} is for a model with another {', '.join(differing)} than {base.source}; "
             "name the base that it was trained on."

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from magnet_train.decoding import DecodingConfig, StepProfile
 from magnet_train.decoding.config import MOST_STEPS
 from magnet_train.errors import UserError
+from magnet_train.models.positions import POSITIONS
+from magnet_train.models.transformer import LEFT_OUT
 from magnet_train.storage.weight_checks import require_backed
 from magnet_train.tokens import CodecInfo
 
@@ -163,7 +165,7 @@ def require_lm(lm: Mapping[str, Any], weights: Mapping[str, Tensor] | None, wher
 
     The weights have our names or the reference's; None for an adapter's.
     """
-    missing, unknown = _LM.keys() - lm.keys(), lm.keys() - _LM.keys() - {"streams"}
+    missing, unknown = _LM.keys() - lm.keys(), lm.keys() - _LM.keys() - LEFT_OUT.keys()
     if missing or unknown:
         what, names = ("lacks", missing) if missing else ("has unknown settings", unknown)
         listed = ", ".join(sorted(map(str, names)))
@@ -180,6 +182,8 @@ def require_lm(lm: Mapping[str, Any], weights: Mapping[str, Tensor] | None, wher
             raise _invalid(where, name, lm[name], f"at most {LONGEST_SPAN} frames")
     if lm.get("streams", 1) not in (1, 2) or type(lm.get("streams", 1)) is not int:
         raise _invalid(where, "streams", lm["streams"], "1 or 2")
+    if lm.get("positions", POSITIONS[0]) not in POSITIONS:
+        raise _invalid(where, "positions", lm["positions"], " or ".join(POSITIONS))
     if weights is not None:
         _require_modest(lm, weights, where)
 

@@ -66,7 +66,8 @@ def facts(model: ModelBundle) -> Iterator[tuple[str, str]]:
     """Yield the facts of a model as (name, text) in Markdown."""
     lm, codec, base = model.lm, model.codec, model.base
     layers = f"{lm['num_layers']} layers, width {lm['dim']}, {lm['num_heads']} heads"
-    yield "architecture", f"{layers}, {_parameters(model)}"
+    positions = "" if lm.get("positions") != "rotary" else ", rotary positions"
+    yield "architecture", f"{layers}{positions}, {_parameters(model)}"
     context = lm["subcodes_context"]
     of_each = " of each side" if codec.streams == 2 else ""
     attention = "all frames in view" if context == -1 else f"context of {context} frames"

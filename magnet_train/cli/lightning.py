@@ -204,7 +204,8 @@ class MagnetCLI(LightningCLI):
             trainer.fit(ckpt_path=ckpt_path, **arguments)
         if reason := failures.early_stop(trainer):
             print_once(reason)
-        if (folder / LAST).exists():
+        # Without checkpoints an earlier one may lie there.
+        if (peek(folder / LAST) or {}).get("global_step") == trainer.global_step:
             text = "--unconditional 4" if isinstance(self.model.text, NoText) else "--text '...'"
             print_once(
                 f"try it: magnet-train generate --model {shlex.quote(str(folder / LAST))} {text} --out clips"

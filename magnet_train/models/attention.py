@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from magnet_train.models.positions import rotate
+
 BLOCK_FRAMES = 32  # measured on a CPU: 16 is as fast, 64 a tenth slower
 SHORT_FRAMES = 128  # shorter clips are one block: cutting them costs more than it saves
 
@@ -103,8 +105,10 @@ class Projections(nn.Module):
 class SelfAttention(Projections):
     """Attention of the frames of a clip to each other: to all of them, or to those within a window."""
 
-    def forward(self, x: Tensor, window: Window | None) -> Tensor:
+    def forward(self, x: Tensor, window: Window | None, rotation: Tensor | None = None) -> Tensor:
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # [B, T, D]
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
         if window is None:
             return self.out_proj(attention(q, k, v, self.num_heads))  # type: ignore[no-any-return]
         return self.out_proj(windowed_attention(q, k, v, self.num_heads, window))  # type: ignore[no-any-return]

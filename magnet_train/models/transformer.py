@@ -24,11 +24,12 @@ from magnet_train.models.attention import (
     Window,
     window_of,
 )
+from magnet_train.models.positions import POSITIONS, Positions, rotation_of, sinusoidal_positions
 
-POSITION_PERIOD = 10_000
 FEED_FORWARD_SCALE = 4
 NORM_EPS = 1e-5
 MOST_GRAPHS = 32  # of compiled layers
+LEFT_OUT = {"streams": 1, "positions": "sinusoidal"}  # arguments that models from before do not have
 SPAN_SECONDS = 0.06  # best of 20 to 200 ms in the paper
 CONTEXT_SECONDS = 0.1
 
@@ -52,9 +53,13 @@ class Layer(nn.Module):
         window: Window | None,
         text: TextStates | TextMemory | None,
         query_frames: Tensor | None = None,
+        rotation: Tensor | None = None,
     ) -> Tensor:
-        """Return [B, T, D], or [B, M, D] of `query_frames` int64 [B, M]; the first R clips attend to `text`."""
-        x = x + self.self_attention(self.norm_self(x), window)  # [B, T, D]
+        """Return [B, T, D], or [B, M, D] of `query_frames` int64 [B, M]; the first R clips attend to `text`.
+
+        `rotation` is that of rotary positions, complex64 [T, D/2H].
+        """
+        x = x + self.self_attention(self.norm_self(x), window, rotation)  # [B, T, D]
         if query_frames is not None:
             x = at_frames(x, query_frames)  # [B, M, D]
         if text is not None:
@@ -82,6 +87,8 @@ class MagnetTransformer(nn.Module):
         text_key_mask: Hide the padding behind a text, so that a clip does not depend on the other texts of its
             batch. False keeps padding as keys with zero value, as the released weights were trained.
         streams: Codebooks that attend to all frames, the first ones: 1, or 2 of a codec with streams for left and right.
+        positions: "sinusoidal", from the start of the clip, as in the paper; "rotary", relative to each other, for
+            training on crops that begin anywhere in a bar (needs an even `dim / num_heads`).
 
     Raises:
         UserError: A size is out of range, or two do not fit together.
@@ -101,6 +108,7 @@ class MagnetTransformer(nn.Module):
         subcodes_context: int | None = None,
         text_key_mask: bool = True,
         streams: int = 1,
+        positions: Positions = "sinusoidal",
     ) -> None:
         super().__init__()
         if num_heads < 1 or num_layers < 1:
@@ -111,7 +119,15 @@ class MagnetTransformer(nn.Module):
             )
         if streams not in (1, 2) or n_q % streams:
             raise UserError(f"model.lm.streams {streams} must be 1, or 2 with an even number of codebooks.")
+        if positions not in POSITIONS:
+            raise UserError(f"model.lm.positions '{positions}' must be one of {', '.join(POSITIONS)}.")
+        if positions == "rotary" and dim // num_heads % 2:
+            raise UserError(
+                f"model.lm.positions rotary needs heads of even width, not {dim // num_heads} (model.lm.dim {dim} / "
+                f"num_heads {num_heads})."
+            )
         self.n_q, self.card, self.dim, self.text_key_mask = n_q, card, dim, text_key_mask
+        self.positions = positions
         self._sizes = {"n_q": n_q, "card": card, "text_dim": text_dim, "dim": dim}
         self._sizes |= {"num_heads": num_heads, "num_layers": num_layers}
         self._span_len, self._subcodes_context = span_len, subcodes_context
@@ -146,10 +162,11 @@ class MagnetTransformer(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that build this model; one stream is the default and left out."""
+        """The arguments that build this model; those of `LEFT_OUT` only where they differ."""
         lengths = {"span_len": self.span_len, "subcodes_context": self.subcodes_context}
-        streams = {} if self.streams == 1 else {"streams": self.streams}
-        return {**self._sizes, **lengths, "text_key_mask": self.text_key_mask, **streams}
+        newer = {"streams": self.streams, "positions": self.positions}
+        newer = {name: value for name, value in newer.items() if value != LEFT_OUT[name]}
+        return {**self._sizes, **lengths, "text_key_mask": self.text_key_mask, **newer}
 
     @property
     def mask_id(self) -> int:
@@ -261,12 +278,17 @@ class MagnetTransformer(nn.Module):
             raise ValueError(f"stage {stage} should lie in 0..{self.n_q - 1}.")
         num_frames = tokens.shape[-1]
         x = self.embed(tokens)  # [B, T, D]
-        x = x + sinusoidal_positions(num_frames, self.dim, x.device).to(x.dtype)
+        rotation = None
+        if self.positions == "rotary":
+            rotation = rotation_of(num_frames, self.dim // self._sizes["num_heads"], x.device)
+        else:
+            x = x + sinusoidal_positions(num_frames, self.dim, x.device).to(x.dtype)
         restricted = stage >= self.streams and self.subcodes_context >= 0
         window = window_of(num_frames, self.subcodes_context, x.device) if restricted else None
         for depth, layer in enumerate(self.layers):
             text = None if texts is None else texts[depth]
-            x = layer(x, window, text, query_frames if depth == len(self.layers) - 1 else None)
+            queried = query_frames if depth == len(self.layers) - 1 else None
+            x = layer(x, window, text, queried, rotation)
         return self.out_norm(x.to(self.out_norm.weight.dtype))  # type: ignore[no-any-return]
 
     def read_text(
@@ -297,15 +319,6 @@ class MagnetTransformer(nn.Module):
             for module in layer.modules():
                 if isinstance(module, nn.Linear):
                     _truncated_normal(module.weight, (module.in_features * 2 * depth) ** -0.5)
-
-
-def sinusoidal_positions(num_frames: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
-    """Encode positions 0..T-1 as cosines, then sines, of dim/2 frequencies from 1 to 1/10,000: float32 [T, dim]."""
-    half = dim // 2
-    frequency = torch.arange(half, device=device, dtype=torch.float32) / (half - 1)
-    position = torch.arange(num_frames, device=device, dtype=torch.float32)[:, None]
-    phase = position / POSITION_PERIOD**frequency
-    return torch.cat([phase.cos(), phase.sin()], dim=-1)
 
 
 def _frames(seconds: float, frame_rate: float) -> int:

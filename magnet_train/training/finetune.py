@@ -16,12 +16,12 @@ from magnet_train.checkpoints.adapter import ADAPTER, is_adapter_weight, weights
 from magnet_train.checkpoints.bundle import UNSPECIFIED, ModelBundle, load_weights
 from magnet_train.checkpoints.card import note_on
 from magnet_train.errors import UserError
-from magnet_train.models.transformer import count_parameters
+from magnet_train.models.transformer import LEFT_OUT, count_parameters
 from magnet_train.text import KINDS
 from magnet_train.training.module import MagnetModule
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj", "linear_in", "linear_out")
-LINKED = ("n_q", "card", "text_dim")  # set by the codec of the data and by the text encoder
+LINKED = ("n_q", "card", "text_dim", "streams")  # set by the codec of the data and by the text encoder
 
 
 class TrainableParameters(ABC):
@@ -131,7 +131,7 @@ def take_architecture(settings: Any, base: ModelBundle) -> None:
     Raises:
         UserError: This version does not know the text encoder.
     """
-    for name, value in base.lm.items():
+    for name, value in {**LEFT_OUT, **base.lm}.items():
         if name not in LINKED:
             settings.lm.init_args[name] = value
     arguments = dict(base.text)

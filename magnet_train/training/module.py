@@ -28,6 +28,7 @@ from magnet_train.errors import UserError, first_line
 from magnet_train.masking import draw_stage, mask_rate, span_mask, stratified_stages
 from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.models.memory import FittingBatches
+from magnet_train.models.transformer import LEFT_OUT
 from magnet_train.text import TextEncoder
 from magnet_train.tokens import CONDITION, SCHEDULE, SPANS, CodecInfo, TokenBatch
 from magnet_train.training.lightning_internals import loaded_checkpoint
@@ -414,10 +415,10 @@ class MagnetModule(pl.LightningModule):
             raise UserError(f"{where} was not written by magnet-train; name one that `fit` saved.")
         CodecInfo.from_dict(stored["codec"]).require_same_tokens(self.codec, where, "the data")
         self.origin = {name: stored[name] for name in ORIGIN if name in stored} | self.origin
-        lm = {**self.lm.config, **stored["lm"]}
-        self.lm.set_lengths(lm["span_len"], lm["subcodes_context"])
-        for name, now in self.lm.config.items():
-            then = stored["lm"].get(name)
+        theirs = {**LEFT_OUT, **stored["lm"]}
+        self.lm.set_lengths(theirs["span_len"], theirs["subcodes_context"])
+        for name, now in {**LEFT_OUT, **self.lm.config}.items():
+            then = theirs.get(name)
             if then != now:
                 raise UserError(
                     f"{where} has a model with {name} {then} and this run has model.lm.{name} {now}; give the same config."

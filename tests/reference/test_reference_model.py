@@ -6,7 +6,7 @@ import pytest
 import torch
 from recorded import case_id, cases_of, load_conditions, load_lm, read_json, read_tensors
 
-from magnet_train.checkpoints.audiocraft.names import to_audiocraft_names
+from magnet_train.checkpoints.audiocraft.names import rope_frequencies, to_audiocraft_names
 from magnet_train.masking import mask_for_stage
 from magnet_train.models.transformer import count_parameters
 from magnet_train.training.objective import masked_cross_entropy_sum
@@ -72,5 +72,6 @@ def test_every_parameter_has_a_place(model):
     description = read_json(f"lm_{model}/model.json")
     lm = load_lm(model)
     assert count_parameters(lm) == description["n_params"]
-    shapes = {name: list(tensor.shape) for name, tensor in to_audiocraft_names(lm.state_dict()).items()}
+    theirs = to_audiocraft_names(lm.state_dict()) | rope_frequencies(lm.config)
+    shapes = {name: list(tensor.shape) for name, tensor in theirs.items()}
     assert shapes == description["state_dict"]

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from magnet_train.models.positions import rotary_frequencies
+
 STATE_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
 PRETRAINED = "//pretrained/"  # before a hub id in the reference's configurations
 THEIR_STORE = "//"  # begins a name in a private store of the reference's authors
@@ -41,12 +43,14 @@ ARCHITECTURE: dict[str, Any] = {
     "transformer_lm.past_context": None,
     "transformer_lm.causal": False,
     "transformer_lm.layer_scale": None,
-    "transformer_lm.positional_embedding": "sin",
     "transformer_lm.xpos": False,
     "transformer_lm.qk_layer_norm": False,
     "transformer_lm.qk_layer_norm_cross": False,
     "transformer_lm.kv_repeat": 1,
 }
+
+# Of `transformer_lm.positional_embedding`, and ours.
+POSITIONS = {"sin": "sinusoidal", "rope": "rotary"}
 
 _RENAMED = {"temperature": "temp", "anneal_temperature": "anneal_temp"}
 _SHARED = ("top_p", "top_k", "use_sampling", "max_cfg_coef", "min_cfg_coef")
@@ -56,6 +60,7 @@ DECODING = {
     for name in ("decoding_steps", "span_arrangement", "span_scoring", *_RENAMED, *_SHARED)
 }
 
+FREQUENCIES = "rope.frequencies"  # of rotary positions: buffers, which the reference stores and asks for
 HEAD = re.compile(r"linears\.(\d+)\.weight")
 PACKED = "in_proj_weight"  # rows [q; k; v]
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -76,11 +81,13 @@ TO_OURS = {theirs: ours for ours, theirs in TO_THEIRS.items()}
 
 
 def from_audiocraft_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a release's tensors to ours, with q, k, v apart and the K heads in one."""
+    """Rename a release's tensors to ours, with q, k, v apart and the K heads in one; frequencies are left out."""
     ours: dict[str, Tensor] = {}
     heads: dict[int, Tensor] = {}
     for name, tensor in state.items():
         head = HEAD.fullmatch(name)
+        if name.endswith(FREQUENCIES):
+            continue
         if head:
             heads[int(head[1])] = tensor
         elif name.endswith(PACKED):
@@ -95,7 +102,7 @@ def from_audiocraft_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_audiocraft_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename our tensors to the reference's; the inverse of `from_audiocraft_names`."""
+    """Rename our tensors to the reference's; the inverse of `from_audiocraft_names`, without frequencies."""
     theirs: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name == "heads":
@@ -107,6 +114,14 @@ def to_audiocraft_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif not name.endswith((".k_proj.weight", ".v_proj.weight")):
             theirs[_translate(name, TO_THEIRS)] = tensor
     return theirs
+
+
+def rope_frequencies(lm: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the reference's buffers of a model with rotary positions by their names, float32 [D/2H]; else none."""
+    if lm.get("positions") != "rotary":
+        return {}
+    prefixes = ["transformer.", *(f"transformer.layers.{i}.self_attn." for i in range(lm["num_layers"]))]
+    return {prefix + FREQUENCIES: rotary_frequencies(lm["dim"] // lm["num_heads"]) for prefix in prefixes}
 
 
 def _translate(name: str, pieces: Mapping[str, str]) -> str:

@@ -21,11 +21,13 @@ from magnet_train.checkpoints.audiocraft.names import (
     CODEC_FILE,
     DECODING,
     OURS,
+    POSITIONS,
     PRETRAINED,
     STATE_FILE,
     TEXT_WEIGHT,
     WRAPPED,
     from_audiocraft_names,
+    rope_frequencies,
     to_audiocraft_names,
 )
 from magnet_train.checkpoints.bundle import (
@@ -103,6 +105,10 @@ def _require_architecture(config: Mapping[str, Any], file: Path) -> None:
             value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
         if value is not _ABSENT and value != needed:
             wrong.append(f"{name} {reprlib.repr(value)} instead of {needed!r}")
+    positions = config["transformer_lm"].get("positional_embedding", "sin")
+    if positions not in list(POSITIONS):
+        known = " or ".join(map(repr, POSITIONS))
+        wrong.append(f"transformer_lm.positional_embedding {reprlib.repr(positions)} instead of {known}")
     if wrong:
         raise UserError(
             f"{file} has another architecture than magnet-train builds: {'; '.join(wrong)}; train or export a model with "
@@ -120,6 +126,7 @@ def _read_package(config: dict[str, Any], state: dict[str, Tensor], file: Path) 
     require_lm(lm, state, str(file))
     require_all(reference_layout(lm), state, str(file))
     require_finite(state, str(file))
+    _require_frequencies(lm, state, file)
     codec_id, codec_folder = _codec_beside(file, str(config["compression_model_checkpoint"]))
     codec = {
         "id": codec_id,
@@ -159,6 +166,7 @@ def _lm_config(config: Mapping[str, Any], text_dim: int) -> dict[str, Any]:
         "subcodes_context": int(lm["subcodes_context"]),
         # The reference keeps padded text as keys; our exports record how the model was trained.
         "text_key_mask": bool(config.get(OURS, {}).get("text_key_mask", False)),
+        **({"positions": "rotary"} if lm.get("positional_embedding") == "rope" else {}),
     }
 
 
@@ -169,7 +177,15 @@ def reference_layout(lm: Mapping[str, Any]) -> dict[str, Tensor]:
             model = MagnetTransformer(**lm)
         except UserError as error:  # names our options, where the caller names the file
             raise ValueError(str(error)) from error
-    return to_audiocraft_names(model.state_dict())
+        return to_audiocraft_names(model.state_dict()) | rope_frequencies(lm)
+
+
+def _require_frequencies(lm: Mapping[str, Any], state: Mapping[str, Tensor], file: Path) -> None:
+    for name, needed in rope_frequencies(lm).items():
+        if not torch.allclose(state[name].float(), needed, rtol=5e-3, atol=1e-6):  # rounded to 16 bits in most releases
+            raise UserError(
+                f"{file} has {name} of another period than 10,000; train or export a model with the released settings."
+            )
 
 
 def _decoding(config: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from magnet_train.checkpoints.audiocraft.names import (
     CODEC_FILE,
     DECODING,
     OURS,
+    POSITIONS,
     PRETRAINED,
     STATE_FILE,
     THEIR_STORE,
+    rope_frequencies,
     to_audiocraft_names,
 )
 from magnet_train.checkpoints.bundle import ModelBundle
@@ -50,6 +52,7 @@ def save_audiocraft(model: ModelBundle, folder: Path) -> None:
         raise UserError(f"audiocraft cannot read {model.source}: {obstacle} use --format magnet.")
     with whole_folder(folder) as partial:
         state = to_audiocraft_names({name.removeprefix("lm."): t for name, t in model.weights.items()})
+        state |= rope_frequencies(model.lm)
         package = {
             "best_state": {name: tensor.detach().clone().contiguous() for name, tensor in state.items()},
             "xp.cfg": yaml.safe_dump(audiocraft_config(model), sort_keys=False),
@@ -100,6 +103,7 @@ FIXED_LM: dict[str, Any] = {
 def audiocraft_config(model: ModelBundle) -> dict[str, Any]:
     """Return the configuration that the reference's builders expect, and under `OURS` what only we read."""
     lm, codec = model.lm, model.codec
+    positional = {ours: theirs for theirs, ours in POSITIONS.items()}[lm.get("positions", "sinusoidal")]
     seconds, frame_rate = int(model.segment_duration), int(codec.frame_rate)  # the reference slices with them
     sizes = ("dim", "num_heads", "num_layers", "n_q", "card", "subcodes_context", "span_len")
     config: dict[str, Any] = copy.deepcopy(FIXED) | {
@@ -114,6 +118,7 @@ def audiocraft_config(model: ModelBundle) -> dict[str, Any]:
             **{name: lm[name] for name in sizes},
             "compression_model_framerate": frame_rate,
             "segment_duration": seconds,
+            "positional_embedding": positional,
             **FIXED_LM,
         },
         OURS: {

@@ -207,7 +207,8 @@ def test_configuration_for_another_model(rewrite: Rewrite, setting: str, value: 
     ("section", "setting", "value"),
     [
         ("transformer_lm", "bias_ff", True),
-        ("transformer_lm", "positional_embedding", "rope"),
+        ("transformer_lm", "positional_embedding", "sin_rope"),
+        ("transformer_lm", "positional_embedding", ["sin"]),
         ("codebooks_pattern", "modeling", "delay"),
         ("fuser", "prepend", ["description"]),
     ],
@@ -216,6 +217,35 @@ def test_architecture_that_we_do_not_build(rewrite: Rewrite, section: str, setti
     assert f"{section}.{setting}" in refusal(
         rewrite(lambda _, config: config[section].update({setting: value}))
     )
+
+
+def test_rotary_positions_of_a_release(release: Path, rewrite: Rewrite) -> None:
+    """Their frequencies are buffers of the file; float16 rounds them."""
+    shutil.copy(RECORDED / "lm_rope" / "state_dict.bin", release)
+    own = Magnet.from_pretrained(release)
+    assert own.lm.positions == "rotary"
+
+    def in_half(package: dict[str, Any], _: dict[str, Any]) -> None:
+        package["best_state"] = {name: tensor.half() for name, tensor in package["best_state"].items()}
+
+    assert Magnet.from_pretrained(rewrite(in_half)).lm.positions == "rotary"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.pop("transformer.rope.frequencies"), "missing transformer.rope.frequencies"),
+        (
+            lambda state: state["transformer.layers.1.self_attn.rope.frequencies"].mul_(1.1),
+            "transformer.layers.1.self_attn.rope.frequencies of another period than 10,000",
+        ),
+    ],
+)
+def test_rotary_positions_of_another_kind(
+    release: Path, rewrite: Rewrite, change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    shutil.copy(RECORDED / "lm_rope" / "state_dict.bin", release)
+    assert words in refusal(rewrite(lambda package, _: change(package["best_state"])))
 
 
 @pytest.mark.parametrize("section", ["transformer_lm", "masking", "dataset", "conditioners", "sample_rate"])

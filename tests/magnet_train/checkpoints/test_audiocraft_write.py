@@ -111,6 +111,18 @@ def test_audiocraft_to_ours_and_back(release: Callable[[str], Path], model: str,
         assert "compression_state_dict.bin" in (tmp_path / "back" / "README.md").read_text()
 
 
+def test_rotary_positions_there_and_back(release: Callable[[str], Path], tmp_path: Path) -> None:
+    model = read_model(release("lm_a"))
+    model.lm["positions"] = "rotary"
+    save_audiocraft(model, tmp_path / "theirs")
+    assert _config(tmp_path / "theirs")["transformer_lm"]["positional_embedding"] == "rope"
+    again = Magnet.from_pretrained(tmp_path / "theirs")
+    assert again.lm.positions == "rotary"
+    again.save_pretrained(tmp_path / "ours")
+    assert read_model(tmp_path / "ours").lm == model.lm
+    assert "rotary positions" in (tmp_path / "ours" / "README.md").read_text()
+
+
 def test_ours_to_audiocraft_and_back(change_checkpoint: Change, tmp_path: Path) -> None:
     """A model of ours with a hub codec and a hub text encoder; its padded text is hidden, unlike the reference's."""
 

@@ -58,6 +58,15 @@ def test_fit_writes_a_run_that_the_other_commands_read(trainings, tmp_path, caps
         assert (predicted / f"{record['slot']:06d}.wav").stat().st_size > 10_000
 
 
+def test_fit_without_checkpoints_names_no_earlier_model(trainings, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert trainings.fit(run, "--trainer.max_steps", "3") == 0
+    assert "try it" in capsys.readouterr().out
+    off = ["--trainer.enable_checkpointing", "false"]
+    assert trainings.fit(run, "--resume", "auto", *off) == 0
+    assert "try it" not in capsys.readouterr().out
+
+
 def test_weights_in_16_bits_measure_the_same_but_for_rounding(trainings, tmp_path, capsys):
     """Sums of losses are kept in float32 whatever the weights are in."""
     run = tmp_path / "run"

@@ -19,13 +19,14 @@ def _forget_graphs():
     torch._dynamo.reset()
 
 
-def tiny() -> MagnetTransformer:
+def tiny(positions: str = "sinusoidal") -> MagnetTransformer:
     torch.manual_seed(0)
-    return MagnetTransformer(4, 16, text_dim=12, dim=32, num_heads=4, num_layers=3)
+    return MagnetTransformer(4, 16, text_dim=12, dim=32, num_heads=4, num_layers=3, positions=positions)
 
 
-def test_no_step_and_no_stage_compiles_anew():
-    plain, lm = tiny(), tiny()
+@pytest.mark.parametrize("positions", ["sinusoidal", "rotary"])
+def test_no_step_and_no_stage_compiles_anew(positions):
+    plain, lm = tiny(positions), tiny(positions)
     counter = CompileCounter()
     lm.compile_layers(counter)
     counter.clear()  # compile_layers first tries whether anything can be compiled

@@ -148,6 +148,18 @@ def test_lengths_that_are_not_given_are_those_of_the_checkpoint():
         build(codec=codec, lm=partial(lm, span_len=4)).on_load_checkpoint(checkpoint)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_positions_are_those_of_the_checkpoint(order):
+    """Their weights have the same shapes, so that nothing else would tell them apart."""
+    saved, now = ["sinusoidal", "rotary"][::order]
+    lm = partial(MagnetTransformer, dim=32, num_heads=4, num_layers=1)
+    checkpoint: dict = {}
+    build(lm=partial(lm, positions=saved)).on_save_checkpoint(checkpoint)
+    build(lm=partial(lm, positions=saved)).on_load_checkpoint(checkpoint)
+    with pytest.raises(UserError, match=rf"positions {saved} and this run has model\.lm\.positions {now}"):
+        build(lm=partial(lm, positions=now)).on_load_checkpoint(checkpoint)
+
+
 def test_samples_repeat_with_their_seed():
     module = build().eval()
     first = module.sample(["a", None], seed=3)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from magnet_train import Magnet
+from magnet_train.checkpoints.adapter import merge_adapter
 from magnet_train.checkpoints.load import read_bundle, read_model
 from magnet_train.cli.main import main
 from magnet_train.codecs import load_codec
@@ -94,7 +95,8 @@ def test_sizes_and_weights_are_those_of_the_base(
     shards: Path, base: Path, tmp_path: Path, caplog: Any
 ) -> None:
     frozen = ["--model.optimizer.lr", "0", "--trainer.callbacks.every_n_train_steps", str(STEPS)]
-    assert fit(shards, tmp_path / "run", *SHORT, *frozen, "--init_from", str(base)) == 0
+    others = ["--model.lm.positions", "rotary"]  # of which the weights would say nothing
+    assert fit(shards, tmp_path / "run", *SHORT, *frozen, *others, "--init_from", str(base)) == 0
     assert "licence CC-BY-NC-4.0. Not for commercial use" in caplog.text
     before, after = read_model(base), read_model(tmp_path / "run" / "last.ckpt", raw=True)
     assert before.lm == after.lm
@@ -337,6 +339,14 @@ def test_adapter_that_is_none(lora: Path, base: Path) -> None:
         Magnet.from_pretrained(base).load_adapter(base)
     with pytest.raises(UserError, match="another card, text_dim, dim"):
         Magnet.from_pretrained(RECORDED / "lm_a").load_adapter(lora)
+
+
+@pytest.mark.parametrize("rotary", [0, 1])
+def test_adapter_of_a_model_with_other_positions(lora: Path, base: Path, rotary: int) -> None:
+    models = [read_model(base), read_bundle(lora)]
+    models[rotary].lm["positions"] = "rotary"
+    with pytest.raises(UserError, match="a model with another positions than"):
+        merge_adapter(*models)
 
 
 @pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": -1.0}, {"dropout": 1.0}, {"targets": ()}])
