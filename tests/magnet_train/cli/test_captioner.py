@@ -86,9 +86,8 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = getattr(model, "model", model)  # transformers 5.0 has no inner model
     for parameter in [*parts.audio_tower.parameters(), *parts.multi_modal_projector.parameters()]:
         torch.nn.init.normal_(parameter, std=0.5)  # else all files would sound alike to it
-    model.get_output_embeddings().weight.data[:7] = (
-        0  # says the words and not the others, so it goes on to the end
-    )
+    # It says the words and not the others, so it goes on to the end.
+    model.get_output_embeddings().weight.data[:7] = 0
     model.save_pretrained(folder)
     extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=1)
     Qwen2AudioProcessor(extractor, tokenizer()).save_pretrained(folder)

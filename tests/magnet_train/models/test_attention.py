@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_model import tiny, tokens_of
 from torch import nn
 
 from harness.attention import context_mask
@@ -104,16 +105,6 @@ def test_an_adapter_is_not_bypassed():
 def text_of(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
     return random(len(lengths), max(lengths), 12), mask
-
-
-def tiny(**changes) -> MagnetTransformer:
-    torch.manual_seed(0)
-    options = {"n_q": 4, "card": 16, "text_dim": 12, "dim": 32, "num_heads": 4, "num_layers": 2} | changes
-    return MagnetTransformer(**options).eval()
-
-
-def tokens_of(batch: int, frames: int) -> torch.Tensor:
-    return torch.randint(17, (batch, 4, frames), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("stage", [0, 2])

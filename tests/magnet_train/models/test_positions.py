@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_model import tiny, tokens_of
 
 from magnet_train.decoding import DecodingConfig, generate_tokens
 from magnet_train.errors import UserError
@@ -11,21 +12,10 @@ from magnet_train.models import GuidedLogits, MagnetTransformer
 from magnet_train.models.positions import rotate, rotation_of
 
 
-def tiny(**changes) -> MagnetTransformer:
-    torch.manual_seed(0)
-    options = {"n_q": 4, "card": 16, "text_dim": 12, "dim": 32, "num_heads": 4, "num_layers": 2} | changes
-    return MagnetTransformer(**options).eval()
-
-
-def tokens_of(batch: int, frames: int) -> torch.Tensor:
-    return torch.randint(17, (batch, 4, frames), generator=torch.Generator().manual_seed(1))
-
-
 def test_products_of_turned_queries_and_keys_depend_on_the_distance():
     generator = torch.Generator().manual_seed(0)
-    q, k = (
-        torch.randn(1, 1, 16, generator=generator).expand(1, 40, 16) for _ in range(2)
-    )  # everywhere the same
+    # The same at each of 40 frames.
+    q, k = (torch.randn(1, 1, 16, generator=generator).expand(1, 40, 16) for _ in range(2))
     rotation = rotation_of(40, head_dim=8)
     assert rotation.shape == (40, 4)
     products = torch.einsum("bqhd,bkhd->hqk", *(rotate(x, rotation).view(1, 40, 2, 8) for x in (q, k)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny_model import tiny, tokens_of
 
 from magnet_train.cli.configs import packaged_config
 from magnet_train.errors import UserError
@@ -15,16 +16,6 @@ from magnet_train.models.transformer import count_parameters
 
 # The first three: counted from the released configurations with T5-base. tiny: counted once, here.
 PRESETS = {"small": 420_371_456, "medium": 1_838_737_920, "large": 3_256_956_928, "tiny": 10_693_376}
-
-
-def tiny(**changes) -> MagnetTransformer:
-    torch.manual_seed(0)
-    options = {"n_q": 4, "card": 16, "text_dim": 12, "dim": 32, "num_heads": 4, "num_layers": 2} | changes
-    return MagnetTransformer(**options).eval()
-
-
-def tokens_of(batch: int, frames: int) -> torch.Tensor:
-    return torch.randint(17, (batch, 4, frames), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize(("name", "parameters"), PRESETS.items())
